@@ -1,0 +1,1 @@
+"""Makes the embedded pair from nothing: ``python -m training`` (or ``make pair``)."""
