@@ -1,0 +1,1 @@
+"""Aligned answers without retraining: DARWIN as a LangChain chat model."""

@@ -1,0 +1,42 @@
+"""The algorithm: nouns, questions, selection. Standard library and pydantic only."""
+
+from darwin_align.core.algorithm import Search, darwin
+from darwin_align.core.archive import Archive, Entry
+from darwin_align.core.budget import Budget, Usage
+from darwin_align.core.config import PRESETS, SearchConfig
+from darwin_align.core.events import Event, Question
+from darwin_align.core.result import SearchResult
+from darwin_align.core.types import (
+    Ancestor,
+    Beam,
+    Message,
+    Population,
+    Request,
+    Response,
+    Sampling,
+    Step,
+    ToolCall,
+)
+
+__all__ = [
+    "PRESETS",
+    "Ancestor",
+    "Archive",
+    "Beam",
+    "Budget",
+    "Entry",
+    "Event",
+    "Message",
+    "Population",
+    "Question",
+    "Request",
+    "Response",
+    "Sampling",
+    "Search",
+    "SearchConfig",
+    "SearchResult",
+    "Step",
+    "ToolCall",
+    "Usage",
+    "darwin",
+]

@@ -1,0 +1,167 @@
+"""Algorithm 1 of DARWIN (arXiv 2406.15193) as a generator: it yields questions and is sent events.
+
+It knows no model, no clock and no global random state. ``drive`` loops elsewhere ask Runnables, sync or async; a replay
+sends recorded events instead.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Generator
+
+from darwin_align.core.archive import Archive, Entry
+from darwin_align.core.budget import Usage
+from darwin_align.core.config import SearchConfig
+from darwin_align.core.events import Event, Question
+from darwin_align.core.result import SearchResult
+from darwin_align.core.seeds import derive
+from darwin_align.core.types import Beam, OperatorName, Population, Request, Step
+
+__all__ = ["Search", "darwin"]
+
+Search = Generator[Question, Event, SearchResult]
+"""Yields questions, is sent events, returns the result."""
+
+Asked = Generator[Question, Event, Population]
+
+
+def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Search:
+    """Search for a well rewarded answer (Alg. 1).
+
+    Args:
+        request: what is asked.
+        config: settings with a seed.
+        search_id: opaque hint for caches.
+
+    Raises:
+        RequestError: the conversation has no instruction to follow.
+        OperatorError: an answer would break the algorithm.
+    """
+    run = _Run(request, config, search_id)
+    for cycle in range(max(config.cycles, 1)):
+        parent = run.parent(cycle)  # Alg. 1: parent ~ uniform(A)
+        population = run.begin(cycle, parent)  # s_j <- nothing
+        if config.cycles:
+            population = yield from run.ask("mutate", population)  # I_1..I_n <- mutate(parent, n)
+        while population.open and not run.spent:  # until every beam has ended
+            population = yield from run.step(population)
+        run.end(population)
+        if run.spent and (population.open or cycle + 1 < config.cycles):
+            run.cut = run.spent
+            break
+    return run.result()
+
+
+class _Run:
+    """What one search has seen so far."""
+
+    def __init__(self, request: Request, config: SearchConfig, search_id: str) -> None:
+        if config.seed is None:
+            raise ValueError("config.seed is None: draw one and record it, e.g. config.replace(seed=0)")
+        self.request, self.config, self.seed, self.search_id = request, config, config.seed, search_id
+        self.instruction = request.instruction
+        self.archive = Archive(entries=())
+        self.ended: list[Beam] = []  # every beam as its cycle left it
+        self.first_response = Beam(instruction=self.instruction, first_response=True)
+        self.events: list[Event] = []
+        self.usage = Usage()
+        self.cycles = 0
+        self.cut: str | None = None  # the limit that ended the search early
+
+    @property
+    def spent(self) -> str | None:
+        return self.config.budget.spent(self.usage)
+
+    def parent(self, cycle: int) -> str:
+        return self.archive.sample(derive(self.seed, "parent", cycle)) if cycle else self.instruction
+
+    def begin(self, cycle: int, parent: str) -> Population:
+        return Population.start(
+            self.request,
+            mutations=self.config.mutations if self.config.cycles else 0,
+            beams_per_mutation=self.config.beams_per_mutation,
+            first_response=cycle == 0,
+            parent=parent,
+            max_new_tokens=self.config.max_new_tokens,
+            step=Step(cycle=cycle, seed=derive(self.seed, "cycle", cycle), finished_only=not self.config.replaces),
+            usage=self.usage,
+            search_id=self.search_id,
+        )
+
+    def ask(self, operator: OperatorName, population: Population, **step: int) -> Asked:
+        """Yield one question and fold its answer."""
+        asked = population.model_copy(
+            update={"step": population.step.model_copy(update={"operator": operator, **step}), "notes": ()}
+        )
+        question = Question(operator, asked)
+        event = yield question
+        answer = question.fold(event)
+        self.events.append(event)
+        answer = answer.spend(Usage(seconds=event.seconds))
+        self.usage = answer.usage
+        return answer
+
+    def step(self, population: Population) -> Asked:
+        """One replacement cycle: decode, score, replace."""
+        racing = any(population.beams[i].open for i in population.contenders)
+        population = yield from self.ask("decode", population, tokens=self._tokens(population))  # s_j <- s_j + m tokens
+        population = yield from self._score(population)  # r_j <- R(s_j, I)
+        if racing and self.config.replaces:
+            population = yield from self.ask("select", population)  # s_j <- s_d, d ~ uniform(T)
+        step = population.step.model_copy(update={"index": population.step.index + 1})
+        return population.model_copy(update={"step": step})
+
+    def _tokens(self, population: Population) -> int:
+        config, budget = self.config, self.config.budget
+        # Nobody compares partial states: decode to the end, unless a clock may call.
+        tokens = config.replacement_period if config.replaces or budget.seconds else config.max_new_tokens
+        if budget.tokens is not None:
+            tokens = min(tokens, max(1, (budget.tokens - self.usage.decoded_tokens) // len(population.open)))
+        return tokens
+
+    def _score(self, population: Population) -> Asked:
+        if not population.unscored:
+            return population
+        if not (self.config.lookahead and any(population.beams[i].open for i in population.contenders)):
+            return (yield from self.ask("score", population))
+        ahead = yield from self.ask("decode", population, tokens=self.config.lookahead)
+        ahead = yield from self.ask("score", ahead)
+        # The further tokens are thrown away, their reward is kept.
+        waiting = population.unscored
+        seen = {i: population.beams[i].model_copy(update={"reward": ahead.beams[i].reward}) for i in waiting}
+        return population.with_beams(seen, usage=ahead.usage)
+
+    def end(self, population: Population) -> None:
+        """Close a cycle: its beams compete for best, its champions for the archive."""
+        self.cycles += bool(self.config.cycles)
+        self.ended += [beam for beam in population.beams if beam.alive and not beam.first_response]
+        for beam in population.beams:
+            if beam.first_response:
+                self.first_response = beam
+        if not self.archive.entries and self.first_response.reward is not None:  # A <- {I: R(s_I, I)}
+            self.archive = Archive(entries=(Entry(instruction=self.instruction, reward=self.first_response.reward),))
+        if not population.open and self.archive.entries:
+            self.archive = self.archive.updated(population.parent, self._champions(population))
+
+    def _champions(self, population: Population) -> list[Entry]:
+        """The p instructions with the most wins, equal wins by reward (Alg. 1: champions)."""
+        wins: dict[str, int] = defaultdict(int)
+        rewards: dict[str, float] = {}
+        for beam in (population.beams[i] for i in population.contenders):
+            if beam.valid and beam.reward is not None:
+                wins[beam.instruction] += beam.wins
+                rewards[beam.instruction] = max(beam.reward, rewards.get(beam.instruction, beam.reward))
+        order = sorted(rewards, key=lambda instruction: (-wins[instruction], -rewards[instruction]))
+        return [Entry(instruction=i, reward=rewards[i]) for i in order[: self.config.champions]]
+
+    def result(self) -> SearchResult:
+        return SearchResult.of(
+            request=self.request,
+            config=self.config,
+            beams=[self.first_response, *self.ended],
+            archive=self.archive,
+            events=self.events,
+            usage=self.usage,
+            cycles=self.cycles,
+            spent=self.cut,
+        )

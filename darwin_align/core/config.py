@@ -1,0 +1,124 @@
+"""The settings of a search, by the paper's letters, and its presets."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from darwin_align.core.budget import Budget
+from darwin_align.core.errors import ConfigError
+from darwin_align.core.noun import Settings, did_you_mean
+
+__all__ = ["PRESETS", "SearchConfig"]
+
+MutatorName = Literal["policy", "identity"]
+SelectorName = Literal["top_k", "tournament", "smc", "none"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "darwin": {"cycles": 3},
+    "sample": {"cycles": 0},
+    "best_of_n": {"cycles": 1, "mutations": 4, "mutator": "identity", "selector": "none"},
+    "sample_replace": {"cycles": 1, "mutator": "identity"},
+    "mutate_best_of_n": {"cycles": 3, "selector": "none"},
+}
+"""The paper's family (its Table 2): every row is one setting of the same search."""
+
+
+class SearchConfig(Settings):
+    """Settings of a search. Defaults are the paper's; letters in brackets are those of its Algorithm 1.
+
+    ``survivors`` and ``champions`` shrink by themselves for small searches; given by hand, an impossible value is
+    refused.
+
+    Raises:
+        ConfigError: an unknown name, a value out of range, or settings that contradict each other.
+
+    >>> SearchConfig(mutations=2).survivors
+    1
+    >>> SearchConfig(survivor=2)
+    Traceback (most recent call last):
+    ...
+    darwin_align.core.errors.ConfigError: unknown setting 'survivor' for SearchConfig: did you mean 'survivors'?
+    """
+
+    mutations: int = Field(5, gt=0)
+    """Mutated instructions a cycle [n]."""
+    beams_per_mutation: int = Field(1, gt=0)
+    """Beams under each mutated instruction [nb]."""
+    survivors: int = Field(3, gt=0)
+    """Best beams of a step, donors for the others; counted in beams [k]."""
+    replacement_period: int = Field(40, gt=0)
+    """Tokens decoded between two replacements [m]."""
+    cycles: int = Field(3, ge=0)
+    """Mutation cycles [N]; 0 is one plain sample."""
+    champions: int = Field(3, gt=0)
+    """Instructions a cycle that may enter the archive [p]."""
+    lookahead: int = Field(0, ge=0)
+    """Tokens decoded only for scoring and thrown away [l]."""
+    max_new_tokens: int = Field(2048, gt=0)
+    """Length at which an answer is cut, in policy tokens."""
+    mutator: MutatorName = "policy"
+    """Exploration: the policy rewords the instruction, or it stays as it is."""
+    selector: SelectorName = "top_k"
+    """Exploitation: who takes whose state after each step."""
+    seed: int | None = None
+    """``None`` draws a seed and records it in the result."""
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self._shrink("survivors", self.beams - 1)
+        self._shrink("champions", self.mutations)
+        if self.replaces and self.selector == "top_k" and self.survivors >= self.beams:
+            raise ConfigError(
+                f"survivors ({self.survivors}) must be fewer than the beams "
+                f"({self.mutations} mutations x {self.beams_per_mutation}), else nothing is ever replaced: "
+                "lower survivors, raise mutations, or set selector='none'"
+            )
+        if self.champions > self.mutations:
+            raise ConfigError(
+                f"champions ({self.champions}) are chosen among the mutations ({self.mutations}): "
+                "lower champions or raise mutations"
+            )
+        if self.lookahead and not self.replaces:
+            raise ConfigError("lookahead only serves a selector: set lookahead=0, or a selector other than 'none'")
+        return self
+
+    def _shrink(self, name: str, most: int) -> None:
+        # A default gives way to a small search. Written past `frozen`: the field still counts as not set by hand.
+        if name not in self.model_fields_set:
+            self.__dict__[name] = max(1, min(getattr(self, name), most))
+
+    @property
+    def beams(self) -> int:
+        """Beams of a cycle, the first response apart."""
+        return self.mutations * self.beams_per_mutation
+
+    @property
+    def replaces(self) -> bool:
+        """Whether partial states are compared at all."""
+        return self.selector != "none" and self.cycles > 0
+
+    @property
+    def answers(self) -> int:
+        """Answers that a full search decodes, the first response included."""
+        return self.beams * self.cycles + 1
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> SearchConfig:
+        """Return a named setting, with changes.
+
+        The first response is one of the samples: ``best_of_n`` with ``mutations=14`` is best of 15.
+
+        >>> SearchConfig.preset("best_of_n", mutations=14).answers
+        15
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"unknown preset {name!r}: {did_you_mean(name, PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})
+
+    def replace(self, **changes: Any) -> SearchConfig:
+        """Return the settings with changes, checked anew."""
+        by_hand = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**by_hand, **changes})

@@ -1,0 +1,117 @@
+"""Questions, and events that answer them.
+
+A search is sent events, never populations: an event says what the answer changed, and core folds it into the population
+that the question carried. So a live run and a replay walk the same path, and events are progress, trace and checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from darwin_align.core.budget import Usage
+from darwin_align.core.errors import ReplayError
+from darwin_align.core.laws import check_answer
+from darwin_align.core.noun import Noun
+from darwin_align.core.types import Beam, OperatorName, Population
+
+__all__ = ["Event", "Question"]
+
+
+class Delta(Noun):
+    """What an answer changed: fields by beam index, text and token ids as (kept length, what follows)."""
+
+    beams: dict[int, dict[str, Any]] = Field(default_factory=dict)
+    usage: Usage = Usage()
+    notes: tuple[str, ...] = ()
+
+
+class Event(Noun):
+    """One answered question."""
+
+    operator: OperatorName
+    cycle: int
+    step: int
+    delta: Delta
+    seconds: float = 0.0
+    """Time that the operator took: the one field in which two runs with the same seed may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a search asks: send back :meth:`answered`."""
+
+    operator: OperatorName
+    population: Population
+
+    def answered(self, population: Population, seconds: float = 0.0) -> Event:
+        """Say what an operator's answer changed.
+
+        Args:
+            population: the operator's answer.
+            seconds: how long it took.
+
+        Raises:
+            OperatorError: the answer changed what this operator must leave alone.
+        """
+        check_answer(self.operator, self.population, population)
+        before, step = self.population, self.population.step
+        pairs = zip(before.beams, population.beams, strict=True)
+        changed = {i: _changes(before, old, new) for i, (old, new) in enumerate(pairs) if old is not new and old != new}
+        spent = population.usage - before.usage
+        return Event(
+            operator=self.operator,
+            cycle=step.cycle,
+            step=step.index,
+            delta=Delta(beams=changed, usage=spent, notes=population.notes[len(before.notes) :]),
+            seconds=seconds,
+        )
+
+    def fold(self, event: Event) -> Population:
+        """Return this question's population with the event's changes.
+
+        Raises:
+            ReplayError: the event answers another question.
+        """
+        population, step = self.population, self.population.step
+        asked, came = (self.operator, step.cycle, step.index), (event.operator, event.cycle, event.step)
+        if asked != came:
+            raise ReplayError(
+                f"the search asks {asked} (operator, cycle, step) but the recorded event answers {came}: "
+                "replay events with the request, settings and seed that they were recorded with"
+            )
+        beams = {i: _changed(population, population.beams[i], fields) for i, fields in event.delta.beams.items()}
+        return population.with_beams(beams, usage=population.usage + event.delta.usage).note(*event.delta.notes)
+
+
+def _changes(before: Population, old: Beam, new: Beam) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if new.ancestor is not None and new.ancestor != old.ancestor:
+        changes["ancestor"] = new.ancestor.model_dump()
+        old = old.take_state(before.beams[new.ancestor.beam])
+    for name in Beam.model_fields.keys() - {"ancestor"}:
+        was, now = getattr(old, name), getattr(new, name)
+        if was != now:
+            changes[name] = _tail(was, now) if name in ("text", "tokens") else now
+    return changes
+
+
+def _tail(was: Any, now: Any) -> list[Any]:
+    kept = len(was)
+    if now[:kept] != was:
+        kept = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))
+    added = now[kept:]
+    return [kept, added if isinstance(added, str) else list(added)]
+
+
+def _changed(before: Population, beam: Beam, changes: dict[str, Any]) -> Beam:
+    fields = dict(changes)
+    if ancestor := fields.get("ancestor"):
+        beam = beam.take_state(before.beams[ancestor["beam"]])
+    for name in ("text", "tokens"):
+        if name in fields:
+            kept, added = fields[name]
+            fields[name] = getattr(beam, name)[:kept] + type(getattr(beam, name))(added)
+    return Beam.model_validate({**dict(beam), **fields})

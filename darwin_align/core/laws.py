@@ -1,0 +1,93 @@
+"""What every answer must leave alone: an operator cannot quietly break the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any
+
+from darwin_align.core.errors import OperatorError, RewardError
+from darwin_align.core.types import STATE, Beam, OperatorName, Population
+
+__all__ = ["check_answer", "check_rewards"]
+
+_MAY_CHANGE = {
+    "mutate": {"instruction"},
+    "decode": {*STATE},
+    "score": {"reward", "valid"},
+    "select": {*STATE, "ancestor", "log_weight", "wins", "alive"},
+}
+
+
+def check_rewards(rewards: Iterable[Any], expected: int) -> list[float]:
+    """Return the rewards as floats.
+
+    Raises:
+        RewardError: their number is not the number of responses, or one is no finite number.
+    """
+    values = list(rewards.tolist() if hasattr(rewards, "tolist") else rewards)
+    if len(values) != expected:
+        raise RewardError(f"the scorer was given {expected} responses and returned {len(values)} rewards: one for each")
+    for i, value in enumerate(values):
+        if not isinstance(value, (int, float)) or not isfinite(value):
+            raise RewardError(f"the scorer's reward for response {i} is {value!r}: rewards must be finite numbers")
+    return [float(value) for value in values]
+
+
+def check_answer(operator: OperatorName, before: Population, answer: Population) -> None:
+    """Refuse an answer that changed what its operator must not change.
+
+    Raises:
+        OperatorError: with the operator, the beam and the field.
+    """
+    for name in ("request", "parent", "beams_per_mutation", "max_new_tokens"):
+        if getattr(answer, name) != getattr(before, name):
+            raise OperatorError(f"{operator} changed the population's {name}; operators answer with changed beams only")
+    if len(answer.beams) != len(before.beams):
+        raise OperatorError(
+            f"{operator} was given {len(before.beams)} beams and returned {len(answer.beams)}: "
+            "to end a beam, set alive=False"
+        )
+    if any(spent < 0 for _, spent in answer.usage - before.usage):
+        raise OperatorError(f"{operator} lowered the usage; operators may only add to it")
+    for i, (old, new) in enumerate(zip(before.beams, answer.beams, strict=True)):
+        if old is not new:
+            _check_beam(operator, before, i, old, new)
+    if operator == "score" and answer.unscored:
+        raise RewardError(f"score left beams {', '.join(map(str, answer.unscored))} without a reward")
+
+
+def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, new: Beam) -> None:
+    changed = {name for name in Beam.model_fields if getattr(old, name) != getattr(new, name)}
+    if alien := changed - _MAY_CHANGE[operator]:
+        raise OperatorError(f"{operator} changed {', '.join(sorted(alien))} of beam {i}, which it must leave alone")
+    if old.finished and (broken := changed & (set(STATE) - ({"reward", "valid"} if operator == "score" else set()))):
+        raise OperatorError(f"{operator} changed {', '.join(sorted(broken))} of beam {i}, which is finished")
+    if old.first_response and operator in ("mutate", "select") and changed:
+        raise OperatorError(f"{operator} changed the first response (beam {i}), which takes no part in it")
+    if operator == "mutate" and not new.instruction.strip():
+        raise OperatorError(f"the mutator gave beam {i} a blank instruction")
+    if operator == "decode":
+        _check_decoded(before, i, old, new)
+    if operator == "score" and new.reward is not None:
+        check_rewards([new.reward], 1)
+    if operator == "select" and changed & set(STATE):
+        _check_taken(before, i, new)
+
+
+def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
+    if new.tokens[: len(old.tokens)] != old.tokens:
+        raise OperatorError(f"decode rewrote tokens of beam {i}: it may only append to a state")
+    most = min(before.step.tokens, before.max_new_tokens - old.length)
+    if not 0 <= new.length - old.length <= most:
+        raise OperatorError(f"decode took beam {i} from {old.length} to {new.length} tokens; asked were at most {most}")
+    if old.open and not new.finished and new.length == old.length:
+        raise OperatorError(f"decode gave beam {i} no token and did not finish it: the search would never end")
+    if new.length != old.length and new.reward is not None:
+        raise OperatorError(f"decode left beam {i} the reward of its former state: set reward=None")
+
+
+def _check_taken(before: Population, i: int, new: Beam) -> None:
+    donor = before.beams[new.ancestor.beam] if new.ancestor is not None else None
+    if donor is None or donor.first_response or any(getattr(donor, name) != getattr(new, name) for name in STATE):
+        raise OperatorError(f"select gave beam {i} a state that no contender holds: use Beam.take_state")

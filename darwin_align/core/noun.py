@@ -1,0 +1,68 @@
+"""What every noun shares: frozen, without unknown fields, to JSON and back."""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from darwin_align.core.errors import ConfigError
+
+__all__ = ["SCHEMA", "Noun", "Settings"]
+
+SCHEMA = 1
+"""Number of the JSON layout. It changes only when old files can no longer be read."""
+
+
+class Noun(BaseModel):
+    """Plain frozen data that survives a trip through JSON unchanged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> str:
+        """Return compact JSON with a schema number; :meth:`from_json` gives back an equal object."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps({"schema": SCHEMA, **data}, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the text is no JSON object of this kind, or of a schema that this version cannot read.
+        """
+        data = json.loads(text)
+        if not isinstance(data, dict) or (schema := data.pop("schema", None)) is None:
+            raise ValueError(f"this is no {cls.__name__}: expected a JSON object with a 'schema' number")
+        if schema != SCHEMA:
+            raise ValueError(f"{cls.__name__} of schema {schema}; this version of darwin_align reads schema {SCHEMA}")
+        return cls.model_validate(data)
+
+
+class Settings(Noun):
+    """A noun that users write by hand: a mistake is answered by one sentence, not by a dump."""
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            sentences = (_sentence(type(self), detail) for detail in error.errors())
+            raise ConfigError("; ".join(sentences)) from None
+
+
+def _sentence(kind: type[Settings], detail: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown setting {name!r} for {kind.__name__}: {did_you_mean(name, kind.model_fields)}"
+    if "error" in (context := detail.get("ctx", {})):
+        return str(context["error"])
+    return f"{kind.__name__}.{name} = {detail['input']!r} is refused: {detail['msg'].lower()}"
+
+
+def did_you_mean(name: str, known: Any) -> str:
+    """Name the closest known word, or list them all."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"

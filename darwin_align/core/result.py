@@ -1,0 +1,95 @@
+"""What a search returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from darwin_align.core.archive import Archive
+from darwin_align.core.budget import Usage
+from darwin_align.core.config import SearchConfig
+from darwin_align.core.events import Event
+from darwin_align.core.noun import Noun
+from darwin_align.core.types import Beam, Request
+
+__all__ = ["SearchResult"]
+
+
+class SearchResult(Noun):
+    """The answer and how it was found. ``.text`` is the one obvious answer."""
+
+    request: Request
+    config: SearchConfig
+    """With the seed that was used."""
+    best: Beam
+    first_response: Beam
+    """A plain sample of the original instruction."""
+    ranking: tuple[Beam, ...]
+    """Finished beams with different texts, best first."""
+    archive: Archive
+    events: tuple[Event, ...]
+    usage: Usage
+    cycles: int
+    """Mutation cycles that were begun."""
+    stop_reason: str
+    """"cycles" when all were done, else the limit that ended the search: "budget: tokens" and so on."""
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return self.best.text
+
+    @property
+    def reward(self) -> float | None:
+        """Reward of the answer; ``None`` if the budget ended before anything was scored."""
+        return self.best.reward
+
+    @property
+    def instruction(self) -> str:
+        """The instruction under which the answer was decoded."""
+        return self.best.instruction
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        request: Request,
+        config: SearchConfig,
+        beams: Sequence[Beam],
+        archive: Archive,
+        events: Sequence[Event],
+        usage: Usage,
+        cycles: int,
+        spent: str | None,
+    ) -> SearchResult:
+        """Choose the best of the beams; the first one is the first response."""
+        scored = [beam for beam in beams if beam.finished and beam.reward is not None]
+        ranking = tuple(_distinct(sorted(scored, key=_rank)))
+        return cls(
+            request=request,
+            config=config,
+            best=ranking[0] if ranking else _cut(min(beams, key=_rank)),
+            first_response=beams[0] if beams[0].finished else _cut(beams[0]),
+            ranking=ranking,
+            archive=archive,
+            events=tuple(events),
+            usage=usage,
+            cycles=cycles,
+            stop_reason=f"budget: {spent}" if spent else "cycles",
+        )
+
+
+def _rank(beam: Beam) -> tuple[bool, float]:
+    # Sorting is stable: among equals the earliest, so the first response is only replaced by something better.
+    return (not beam.valid, -beam.reward if beam.reward is not None else float("inf"))
+
+
+def _cut(beam: Beam) -> Beam:
+    return beam.model_copy(update={"finish_reason": "length"})
+
+
+def _distinct(beams: Iterable[Beam]) -> Iterable[Beam]:
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    for beam in beams:
+        if (key := (beam.text, beam.tokens)) not in seen:
+            seen.add(key)
+            yield beam

@@ -1,0 +1,41 @@
+"""Randomness by place: a number depends on the run's seed and on where it is drawn, and on nothing else.
+
+No generator object is ever passed around, so the order of calls, threads and batches cannot change an answer.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+__all__ = ["below", "derive", "uniform"]
+
+
+def derive(seed: int, *place: int | str) -> int:
+    """Hash a seed and a place into a new seed, an integer in ``[0, 2**63)``.
+
+    >>> derive(7, "decode", 0) == derive(7, "decode", 0)
+    True
+    >>> derive(7, "decode", 0) == derive(7, "decode", 1)
+    False
+    """
+    path = "\x1f".join([str(seed), *(f"{type(p).__name__}:{p}" for p in place)])
+    return int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def uniform(seed: int, *place: int | str) -> float:
+    """Draw a float in ``[0, 1)`` for this place.
+
+    >>> 0.0 <= uniform(7, "select", 3) < 1.0
+    True
+    """
+    # The top 53 bits: a double holds no more, and 2**63 - 1 would round up to 1.0.
+    return (derive(seed, *place) >> 10) / 2**53
+
+
+def below(bound: int, seed: int, *place: int | str) -> int:
+    """Draw an integer in ``[0, bound)`` for this place.
+
+    >>> below(1, 7, "parent")
+    0
+    """
+    return derive(seed, *place) % bound

@@ -1,0 +1,301 @@
+"""The nouns: frozen plain data that questions, answers and results are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from pydantic import Field, JsonValue
+
+from darwin_align.core.budget import Usage
+from darwin_align.core.errors import RequestError
+from darwin_align.core.noun import Noun, Settings
+
+__all__ = [
+    "Ancestor",
+    "Beam",
+    "FinishReason",
+    "Message",
+    "OperatorName",
+    "Population",
+    "Request",
+    "Response",
+    "Role",
+    "Sampling",
+    "Step",
+    "ToolCall",
+]
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+OperatorName = Literal["mutate", "decode", "score", "select"]
+
+
+class ToolCall(Noun):
+    """A call that the assistant asked for."""
+
+    name: str
+    arguments: dict[str, JsonValue]
+    id: str | None = None
+
+
+class Message(Noun):
+    """One turn. Content is text, or a list of content blocks kept as they came."""
+
+    role: Role
+    content: str | tuple[dict[str, JsonValue], ...] = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the turn: text blocks joined, other blocks left out.
+
+        >>> Message(role="user", content=[{"type": "text", "text": "Hi"}]).text
+        'Hi'
+        """
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(str(block["text"]) for block in self.content if block.get("type") == "text")
+
+    def with_text(self, text: str) -> Message:
+        """Return the turn with another text; blocks that are no text stay where they are."""
+        if isinstance(self.content, str):
+            return self.model_copy(update={"content": text})
+        others = tuple(block for block in self.content if block.get("type") != "text")
+        return self.model_copy(update={"content": ({"type": "text", "text": text}, *others)})
+
+
+class Sampling(Settings):
+    """How the policy draws tokens. ``top_k`` here limits tokens; survivors are another thing."""
+
+    temperature: float = Field(0.7, ge=0)
+    """0 is greedy: every beam under one instruction then writes the same."""
+    top_k: int | None = Field(40, gt=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0)
+
+
+class Request(Noun):
+    """What is asked: a conversation and the settings that travel with one call."""
+
+    conversation: tuple[Message, ...]
+    tools: tuple[dict[str, JsonValue], ...] = ()
+    tool_choice: str | dict[str, JsonValue] | None = None
+    response_format: dict[str, JsonValue] | None = None
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+
+    @classmethod
+    def of(cls, text: str, **settings: Any) -> Self:
+        """Ask one question without any context.
+
+        >>> Request.of("How do I brew green tea?").instruction
+        'How do I brew green tea?'
+        """
+        return cls(conversation=(Message(role="user", content=text),), **settings)
+
+    @property
+    def turn(self) -> int:
+        """Index of the last human turn: the one that mutations reword.
+
+        Raises:
+            RequestError: the conversation cannot be answered.
+        """
+        conversation = self.conversation
+        if not conversation:
+            raise RequestError("the conversation is empty: give at least one human message")
+        last = conversation[-1]
+        if last.role == "assistant" and not last.tool_calls:
+            raise RequestError("the conversation ends with an AI message: end it with a human message or a tool result")
+        if last.role == "assistant":
+            raise RequestError(
+                f"the conversation ends with open tool calls ({', '.join(call.name for call in last.tool_calls)}): "
+                "append their tool results"
+            )
+        for index in reversed(range(len(conversation))):
+            if conversation[index].role == "user":
+                if not conversation[index].text.strip():
+                    raise RequestError("the last human message has no text: there is no instruction to follow")
+                return index
+        raise RequestError("the conversation has no human message: add one, it is the instruction to follow")
+
+    @property
+    def instruction(self) -> str:
+        """The text of the last human turn."""
+        return self.conversation[self.turn].text
+
+    def with_instruction(self, instruction: str) -> Request:
+        """Return the same request asked in other words; every other turn is kept word for word."""
+        if instruction == self.instruction:
+            return self
+        turn = self.turn
+        reworded = self.conversation[turn].with_text(instruction)
+        return self.model_copy(
+            update={"conversation": (*self.conversation[:turn], reworded, *self.conversation[turn + 1 :])}
+        )
+
+
+class Response(Noun):
+    """An answer, partial or finished, as a scorer sees it."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    """Token ids of the policy, where it has them."""
+    finished: bool = True
+
+
+class Ancestor(Noun):
+    """Whose state a beam took, and at which step."""
+
+    beam: int
+    step: int
+
+
+class Beam(Noun):
+    """One line of decoding: an instruction and the state that was decoded under it.
+
+    The state is ``tokens`` where the policy has token ids, and ``text`` is derived from them; a policy without ids
+    leaves ``tokens`` empty, and ``text`` is the state.
+    """
+
+    instruction: str
+    first_response: bool = False
+    """True for the plain sample of the original instruction: never a donor, never replaced."""
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+    length: int = 0
+    """New tokens in the state."""
+    reward: float | None = None
+    """Reward of exactly this state against the original conversation; ``None`` until it is scored."""
+    logprob: float | None = None
+    """Sum of the log-probabilities of the state's tokens, where the policy reports them."""
+    log_weight: float = 0.0
+    """What a weighted selector remembers of this beam."""
+    wins: int = 0
+    """Steps in which the beam was among the best."""
+    valid: bool = True
+    """An invalid beam loses to every valid one."""
+    finish_reason: FinishReason | None = None
+    alive: bool = True
+    """False once a selector dropped the beam."""
+    ancestor: Ancestor | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is complete."""
+        return self.finish_reason is not None
+
+    @property
+    def open(self) -> bool:
+        """Whether the beam still wants tokens."""
+        return self.alive and self.finish_reason is None
+
+    @property
+    def response(self) -> Response:
+        """The state as scorers see it."""
+        return Response(text=self.text, tokens=self.tokens, finished=self.finished)
+
+    def take_state(self, donor: Beam) -> Beam:
+        """Return this beam with the donor's state: its own instruction stays (Alg. 1: recombination)."""
+        return self.model_copy(update={name: getattr(donor, name) for name in STATE})
+
+
+STATE = ("tokens", "text", "length", "reward", "logprob", "valid", "finish_reason")
+"""Fields of a beam that move together when its state is taken."""
+
+
+class Step(Noun):
+    """Which question is asked, and where in the search."""
+
+    operator: OperatorName = "mutate"
+    cycle: int = 0
+    index: int = 0
+    """Replacement step within the cycle."""
+    tokens: int = 40
+    """Decode at most so many tokens a beam."""
+    seed: int = 0
+    """Seed of the cycle; operators derive theirs from it and from their place."""
+    finished_only: bool = False
+    """Score finished beams only: nobody selects among partial ones."""
+
+
+class Population(Noun):
+    """All beams of one mutation cycle and the question that is asked of them."""
+
+    request: Request
+    parent: str
+    """Instruction that this cycle's mutations descend from."""
+    beams: tuple[Beam, ...]
+    """``mutations * beams_per_mutation`` beams, one mutation's side by side; the first response, if any, comes last."""
+    beams_per_mutation: int = 1
+    max_new_tokens: int = 2048
+    step: Step = Step()
+    usage: Usage = Usage()
+    """Spent so far; operators add to it."""
+    notes: tuple[str, ...] = ()
+    """What the operators of this question want a reader to know, e.g. a fallback."""
+    search_id: str = Field("", exclude=True)
+    """Opaque hint for caches; it never decides an answer."""
+
+    @classmethod
+    def start(
+        cls,
+        request: Request,
+        *,
+        mutations: int = 5,
+        beams_per_mutation: int = 1,
+        first_response: bool = False,
+        parent: str | None = None,
+        **fields: Any,
+    ) -> Self:
+        """Begin a cycle: empty states, every beam under the parent instruction until the mutator rewords it.
+
+        >>> len(Population.start(Request.of("Hi"), mutations=2, beams_per_mutation=3).beams)
+        6
+        """
+        parent = request.instruction if parent is None else parent
+        beams = [Beam(instruction=parent)] * (mutations * beams_per_mutation)
+        if first_response:
+            beams.append(Beam(instruction=request.instruction, first_response=True))
+        return cls(request=request, parent=parent, beams=tuple(beams), beams_per_mutation=beams_per_mutation, **fields)
+
+    @property
+    def contenders(self) -> tuple[int, ...]:
+        """Indices of the beams that take part in selection."""
+        return tuple(i for i, beam in enumerate(self.beams) if beam.alive and not beam.first_response)
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """Indices of the beams that still want tokens, the first response included."""
+        return tuple(i for i, beam in enumerate(self.beams) if beam.open)
+
+    @property
+    def unscored(self) -> tuple[int, ...]:
+        """Indices of the beams whose state waits for a reward. The first response is scored at its end."""
+        return tuple(
+            i
+            for i, beam in enumerate(self.beams)
+            if beam.alive
+            and beam.reward is None
+            and (beam.finished or not (beam.first_response or self.step.finished_only))
+        )
+
+    def with_beams(self, changed: dict[int, Beam], **fields: Any) -> Self:
+        """Return the population with some beams exchanged, by index."""
+        beams = tuple(changed.get(i, beam) for i, beam in enumerate(self.beams))
+        return self.model_copy(update={"beams": beams, **fields})
+
+    def spend(self, usage: Usage) -> Self:
+        """Return the population with more usage on its account."""
+        return self.model_copy(update={"usage": self.usage + usage})
+
+    def note(self, *notes: str) -> Self:
+        """Return the population with more notes."""
+        return self.model_copy(update={"notes": (*self.notes, *notes)})
+
+    def groups(self) -> Sequence[range]:
+        """Beam indices of each mutation, in order."""
+        n, nb = sum(not beam.first_response for beam in self.beams), self.beams_per_mutation
+        return [range(start, start + nb) for start in range(0, n, nb)]

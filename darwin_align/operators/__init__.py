@@ -1,0 +1,1 @@
+"""Operators: the doors that a user swaps."""

@@ -1,0 +1,59 @@
+"""The policy: whoever continues text. One object serves the decoder and the mutator."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from darwin_align.core.types import FinishReason, Request
+
+__all__ = ["Continuation", "Policy", "Row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line to continue: the answer to ``request``, of which ``tokens`` (or ``text``) is there already."""
+
+    request: Request
+    """The conversation under the row's own instruction, with tools, stop strings and sampling."""
+    max_tokens: int
+    """Write at most so many tokens now."""
+    seed: int
+    """Names the row's noise. The draw for position ``p`` depends on ``(seed, p)`` alone, where ``p`` counts the new
+    tokens of the whole answer: so a row writes the same whether it is asked once for 80 tokens or twice for 40."""
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+    search_id: str = ""
+    """Opaque hint for caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a policy wrote for one row."""
+
+    text: str
+    """The WHOLE answer so far, without special tokens and without the stop string."""
+    tokens: tuple[int, ...] = ()
+    """Token ids of the whole answer so far; empty where the policy has none."""
+    new_tokens: int = 0
+    """How many tokens were written now, an end-of-turn token included."""
+    finish_reason: FinishReason | None = None
+    """"stop" at an end token or stop string, "length" if the context is full, ``None`` at ``max_tokens``."""
+    logprob: float | None = None
+    """Sum of the log-probabilities of the tokens written now, under the distribution they were drawn from."""
+    prefilled_tokens: int = 0
+    """Prompt and state tokens that had to be read for this row."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Continues rows. ``generate`` may be a coroutine function instead."""
+
+    def generate(self, rows: Sequence[Row]) -> Sequence[Continuation] | Awaitable[Sequence[Continuation]]:
+        """Continue every row, in order.
+
+        Raises:
+            ContextLengthError: a row's prompt leaves no room in the context.
+        """
+        ...
