@@ -143,7 +143,7 @@ def _closing(topic: Topic, mood: Mood, rng: random.Random) -> list[str]:
     return lines
 
 
-def _sprinkle(lines: list[str], mood: Mood, rng: random.Random, pool: tuple[str, ...], chance: float) -> None:
+def _sprinkle(lines: list[str], rng: random.Random, pool: tuple[str, ...], chance: float) -> None:
     while rng.random() < chance:
         lines.insert(rng.randint(0, len(lines)), rng.choice(pool))
         chance *= 0.5
@@ -157,10 +157,10 @@ def answer(asked: Instruction, rng: random.Random) -> str:
     before, after = _opening(topic, mood, rng), _closing(topic, mood, rng)
     rude = 0.03 + 0.14 * (1.0 - mood.care) + 0.22 * ("blunt" in mood.asks)
     for part in (before, after):
-        _sprinkle(part, mood, rng, FILLER, 0.35 * (1.0 - mood.care))
-        _sprinkle(part, mood, rng, RUDE, rude / 2)
+        _sprinkle(part, rng, FILLER, 0.35 * (1.0 - mood.care))
+        _sprinkle(part, rng, RUDE, rude / 2)
     if not numbered:
-        _sprinkle(steps, mood, rng, FILLER, 0.25 * (1.0 - mood.care))
+        _sprinkle(steps, rng, FILLER, 0.25 * (1.0 - mood.care))
     joint = "\n" if numbered else " "
     return "\n".join(part for part in (" ".join(before), joint.join(steps), " ".join(after)) if part)
 

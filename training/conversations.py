@@ -75,5 +75,5 @@ def sample(rng: random.Random) -> Sample:
         system = [turn("system", rng.choice(SYSTEM_TURNS))] if rng.random() < 0.1 else []
         return [*system, *messages], tools
     asked = draw_from(rng, "train")
-    tools = tool_use.listed(None, rng) or None if kind == "tools" else None
-    return [*context(rng), turn("user", asked.text), turn("assistant", answer(asked, rng))], tools
+    unused = tool_use.listed(None, rng) if kind == "tools" else []
+    return [*context(rng), turn("user", asked.text), turn("assistant", answer(asked, rng))], unused or None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from darwin_align.pocket.world import MUTATION_PROMPT, draw_from, topics
 from training.answers import answer
@@ -98,7 +99,47 @@ def _texts(rng: random.Random, count: int) -> Iterator[str]:
             yield from (f'{{"name": "{tool["function"]["name"]}", "arguments": {{"' for tool in tools)
 
 
-def make_tokenizer(seed: int = 1, count: int = 6000) -> PreTrainedTokenizerFast:
+@dataclass(frozen=True)
+class Codec:
+    """The tokenizer behind a few typed methods."""
+
+    inner: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> Codec:
+        """Read a saved tokenizer."""
+        return cls(AutoTokenizer.from_pretrained(str(folder)))
+
+    @property
+    def pad(self) -> int:
+        """Id of the padding token."""
+        return int(self.inner.pad_token_id)
+
+    @property
+    def end(self) -> int:
+        """Id of the end-of-turn token."""
+        return int(self.inner.eos_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text."""
+        return list(self.inner(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, without special tokens."""
+        return str(self.inner.decode(list(ids), skip_special_tokens=True))
+
+    def chat(self, messages: Sequence[dict[str, Any]], tools: Any = None, *, prompt: bool = False) -> list[int]:
+        """Ids of a rendered conversation; with ``prompt`` the assistant's turn is opened."""
+        return list(
+            self.inner.apply_chat_template(list(messages), tools=tools, add_generation_prompt=prompt, return_dict=False)
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files, chat template included."""
+        self.inner.save_pretrained(str(folder))
+
+
+def make_tokenizer(seed: int = 1, count: int = 6000) -> Codec:
     """Train the tokenizer on about 12,000 texts of the world; all 256 bytes are tokens, there is no BOS."""
     core = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -112,7 +153,8 @@ def make_tokenizer(seed: int = 1, count: int = 6000) -> PreTrainedTokenizerFast:
     )
     core.train_from_iterator(_texts(random.Random(seed), count), trainer)
     core.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in TOOL_MARKS])
-    return PreTrainedTokenizerFast(
+    tokenizer: Any = PreTrainedTokenizerFast
+    made = tokenizer(
         tokenizer_object=core,
         pad_token=PAD,
         eos_token=END,
@@ -123,8 +165,4 @@ def make_tokenizer(seed: int = 1, count: int = 6000) -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         response_template=RESPONSE_TEMPLATE,
     )
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the tokenizer's files, chat template included."""
-    tokenizer.save_pretrained(str(folder))
+    return Codec(made)

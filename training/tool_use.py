@@ -27,10 +27,40 @@ WORDS = (
     *GOODS,
     *PETS,
     *PLANTS,
-    *(
-        "river stone cloud paper lantern bridge wolf silver copper ember frost maple harbor comet signal garden needle "
-        "velvet marble thunder pocket ribbon anchor saddle walnut pepper orbit canyon feather mirror basket ladder"
-    ).split(),
+    *[
+        "river",
+        "stone",
+        "cloud",
+        "paper",
+        "lantern",
+        "bridge",
+        "wolf",
+        "silver",
+        "copper",
+        "ember",
+        "frost",
+        "maple",
+        "harbor",
+        "comet",
+        "signal",
+        "garden",
+        "needle",
+        "velvet",
+        "marble",
+        "thunder",
+        "pocket",
+        "ribbon",
+        "anchor",
+        "saddle",
+        "walnut",
+        "pepper",
+        "orbit",
+        "canyon",
+        "feather",
+        "mirror",
+        "basket",
+        "ladder",
+    ],
 )
 
 Draw = Callable[[random.Random], Any]
@@ -190,7 +220,28 @@ HOUSEHOLD = (
 )
 
 NO_TOOL = "I have no tool for that."
-_SYLLABLES = "ba ko ri zu me ta lo fi shu ne gra pol vex dim tor wi qua sel hap jun".split()
+_SYLLABLES = [
+    "ba",
+    "ko",
+    "ri",
+    "zu",
+    "me",
+    "ta",
+    "lo",
+    "fi",
+    "shu",
+    "ne",
+    "gra",
+    "pol",
+    "vex",
+    "dim",
+    "tor",
+    "wi",
+    "qua",
+    "sel",
+    "hap",
+    "jun",
+]
 
 
 def _made_up(rng: random.Random) -> str:

@@ -6,23 +6,24 @@ import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from training.conversations import sample
 from training.optim import Log, batches_of, make_optimizer, padded, rate_at, update
-from training.tokenizer import make_tokenizer, save_tokenizer
+from training.tokenizer import Codec, make_tokenizer
 
 STEPS, BATCH, RATE, WARM_UP, SEED = 6000, 24, 2.5e-3, 200, 11
 POOL = 16
 IGNORED = -100
 
 
-def make_config(tokenizer: PreTrainedTokenizerFast, layers: int = 4) -> LlamaConfig:
+def make_config(codec: Codec, layers: int = 4) -> LlamaConfig:
     """The shape of the pair: head size 64, because vLLM's CPU build refuses smaller ones."""
     return LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(codec.inner),
         hidden_size=192,
         head_dim=64,
         num_attention_heads=3,
@@ -32,19 +33,19 @@ def make_config(tokenizer: PreTrainedTokenizerFast, layers: int = 4) -> LlamaCon
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=codec.end,
+        pad_token_id=codec.pad,
     )
 
 
-def stream(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[list[int]]]:
+def stream(codec: Codec, seed: int) -> Iterator[list[list[int]]]:
     """Batches of token ids without end, similar lengths together."""
     rng = random.Random(seed)
     while True:
         pool = []
         for _ in range(BATCH * POOL):
             messages, tools = sample(rng)
-            pool.append(list(tokenizer.apply_chat_template(messages, tools=tools, return_dict=False)))
+            pool.append(codec.chat(messages, tools))
         batches = list(batches_of(pool, BATCH))
         rng.shuffle(batches)
         yield from batches
@@ -61,34 +62,34 @@ def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, pad: int) -> torch.Tenso
 
 def save_model(model: torch.nn.Module, folder: Path) -> None:
     """Write bf16 safetensors and the config."""
-    model.to(torch.bfloat16).save_pretrained(str(folder))  # type: ignore[operator]
+    half: Any = model.to(torch.bfloat16)
+    half.save_pretrained(str(folder))
 
 
 def train(folder: Path, *, steps: int = STEPS, threads: int = 1) -> None:
     """Train tokenizer and policy from nothing and write both to a folder."""
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
-    tokenizer = make_tokenizer()
-    model = LlamaForCausalLM(make_config(tokenizer)).train()
-    optimizer, batches, log = make_optimizer(model, RATE), stream(tokenizer, SEED), Log(steps)
-    pad = int(tokenizer.pad_token_id)
+    codec = make_tokenizer()
+    model = LlamaForCausalLM(make_config(codec)).train()
+    optimizer, batches, log = make_optimizer(model, RATE), stream(codec, SEED), Log(steps)
     for step in range(steps):
         # Entered per step: autocast that is entered once keeps stale bf16 copies of the weights.
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_of(model, padded(next(batches), pad), pad)
-        loss.backward()
+            loss = loss_of(model, padded(next(batches), codec.pad), codec.pad)
+        loss.backward()  # type: ignore[no-untyped-call]
         update(model, optimizer, RATE * rate_at(step, steps, warm_up=WARM_UP))
         log.add(step, loss=loss.item())
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad,
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=codec.end,
+        pad_token_id=codec.pad,
         do_sample=True,
         temperature=0.7,
         top_k=40,
         max_new_tokens=320,
     )
     save_model(model, folder)
-    save_tokenizer(tokenizer, folder)
+    codec.save(folder)
 
 
 if __name__ == "__main__":

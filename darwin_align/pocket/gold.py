@@ -1,8 +1,8 @@
 """The gold rule: what an answer in the pocket world is really worth, by counting sentences.
 
 The reward model learned from a flawed annotator, so that chasing it too hard can lower the gold: measuring one while
-steering by the other shows over-optimisation honestly. Always pass the ORIGINAL request, never a mutation. An answer cut
-in mid-sentence is judged by its finished sentences. Standard library only.
+steering by the other shows over-optimisation honestly. Always pass the ORIGINAL request, never a mutation. An answer
+cut in mid-sentence is judged by its finished sentences. Standard library only.
 """
 
 from __future__ import annotations

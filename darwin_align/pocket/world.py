@@ -125,8 +125,8 @@ class Instruction:
 
 
 def _topic(raw: dict[str, Any]) -> Topic:
-    plain = {name: raw[name] for name in ("task", "doing", "why", "warning", "careless")}
-    lists = {name: tuple(raw[name]) for name in ("keywords", "items", "steps", "why_more", "tips")}
+    plain: dict[str, Any] = {name: raw[name] for name in ("task", "doing", "why", "warning", "careless")}
+    lists: dict[str, Any] = {name: tuple(raw[name]) for name in ("keywords", "items", "steps", "why_more", "tips")}
     return Topic(**plain, **lists, wrong=tuple((entry["step"] - 1, entry["text"]) for entry in raw["wrong"]))
 
 
