@@ -1,1 +1,64 @@
-"""Aligned answers without retraining: DARWIN as a LangChain chat model."""
+"""Aligned answers without retraining: DARWIN (arXiv 2406.15193) as a LangChain chat model.
+
+Names load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from darwin_align.chat_model import DarwinChatModel
+    from darwin_align.core import Budget, Population, Request, Response, Sampling, SearchConfig, SearchResult
+    from darwin_align.core.errors import DarwinError
+    from darwin_align.operators import Decoder, Mutator, Scorer, Selector
+    from darwin_align.search import DarwinSearch
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Budget": "darwin_align.core",
+    "DarwinChatModel": "darwin_align.chat_model",
+    "DarwinError": "darwin_align.core.errors",
+    "DarwinSearch": "darwin_align.search",
+    "Decoder": "darwin_align.operators",
+    "Mutator": "darwin_align.operators",
+    "Population": "darwin_align.core",
+    "Request": "darwin_align.core",
+    "Response": "darwin_align.core",
+    "Sampling": "darwin_align.core",
+    "Scorer": "darwin_align.operators",
+    "SearchConfig": "darwin_align.core",
+    "SearchResult": "darwin_align.core",
+    "Selector": "darwin_align.operators",
+}
+
+__all__ = [
+    "Budget",
+    "DarwinChatModel",
+    "DarwinError",
+    "DarwinSearch",
+    "Decoder",
+    "Mutator",
+    "Population",
+    "Request",
+    "Response",
+    "Sampling",
+    "Scorer",
+    "SearchConfig",
+    "SearchResult",
+    "Selector",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -70,7 +70,8 @@ class SearchConfig(Settings):
     def _possible(self) -> Self:
         self._shrink("survivors", self.beams - 1)
         self._shrink("champions", self.mutations)
-        if self.replaces and self.selector == "top_k" and self.survivors >= self.beams:
+        by_hand = "survivors" in self.model_fields_set
+        if by_hand and self.replaces and self.selector == "top_k" and self.survivors >= self.beams:
             raise ConfigError(
                 f"survivors ({self.survivors}) must be fewer than the beams "
                 f"({self.mutations} mutations x {self.beams_per_mutation}), else nothing is ever replaced: "

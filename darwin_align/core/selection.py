@@ -14,7 +14,16 @@ from typing import NamedTuple
 
 from darwin_align.core.seeds import below, uniform
 
-__all__ = ["LAWS", "Law", "Selection", "no_selection", "systematic_resampling", "top_k_replacement", "tournament"]
+__all__ = [
+    "LAWS",
+    "Law",
+    "Selection",
+    "no_selection",
+    "systematic_resampling",
+    "top_k_replacement",
+    "tournament",
+    "winners_of",
+]
 
 
 class Law(StrEnum):
@@ -75,7 +84,7 @@ def tournament(
         return best if rewards[best] > rewards[i] else i
 
     ancestors = tuple(i if finished[i] else winner(i) for i in range(n))
-    return Selection(ancestors, tuple(weights), _winners(ancestors, finished))
+    return Selection(ancestors, tuple(weights), winners_of(ancestors, finished))
 
 
 def systematic_resampling(
@@ -93,8 +102,8 @@ def systematic_resampling(
     in ``log_weight``. Unfinished beams are redrawn with one uniform number once their effective sample size
     falls under ``threshold`` times their count; then they share their mean weight, so their total is kept.
 
-    >>> systematic_resampling([0.0, 9.0], [False, False], [0.0, 0.0], seed=1).ancestors
-    (1, 1)
+    >>> systematic_resampling([0.0, 0.0, 20.0], [False] * 3, [0.0] * 3, seed=1).ancestors
+    (2, 2, 2)
     """
     slots = [i for i, done in enumerate(finished) if not done]
     log_w = [rewards[i] / temperature + weights[i] for i in slots]
@@ -102,13 +111,13 @@ def systematic_resampling(
     w = [exp(value - top) for value in log_w]
     total, own = sum(w), tuple(range(len(rewards)))
     if not slots or total**2 / sum(value * value for value in w) >= threshold * len(slots):
-        return Selection(own, tuple(weights), _winners(own, finished))
+        return Selection(own, tuple(weights), winners_of(own, finished))
     ancestors, carried = list(own), list(weights)
     mean = top + log(total / len(slots))
     for slot, donor in zip(slots, _systematic([value / total for value in w], uniform(seed, "resample")), strict=True):
         ancestors[slot] = slots[donor]
         carried[slot] = mean - rewards[slots[donor]] / temperature
-    return Selection(tuple(ancestors), tuple(carried), _winners(ancestors, finished))
+    return Selection(tuple(ancestors), tuple(carried), winners_of(ancestors, finished))
 
 
 def no_selection(
@@ -138,7 +147,8 @@ def _systematic(probabilities: Sequence[float], start: float) -> list[int]:
     return [i if counts[i] else spare.pop() for i in range(n)]
 
 
-def _winners(ancestors: Sequence[int | None], finished: Sequence[bool]) -> frozenset[int]:
+def winners_of(ancestors: Sequence[int | None], finished: Sequence[bool]) -> frozenset[int]:
+    """Whom a step was won by, where a selector does not say: unfinished beams that stayed, and donors."""
     return frozenset(a for i, a in enumerate(ancestors) if a is not None and not (finished[i] and a == i))
 
 

@@ -1,1 +1,58 @@
 """Operators: the doors that a user swaps."""
+
+from darwin_align.operators.base import Check, Decoder, Mutator, Operator, Report, Scorer, Selector
+from darwin_align.operators.checks import EmbeddingIntent, JudgeIntent, LexicalIntent
+from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector
+from darwin_align.operators.mutators import (
+    ChatModelMutator,
+    FunctionMutator,
+    IdentityMutator,
+    PolicyMutator,
+    RuleMutator,
+)
+from darwin_align.operators.policy import Continuation, Policy, Row
+from darwin_align.operators.prompts import MutationPrompt
+from darwin_align.operators.scorers import ChainScorer, Ensemble, FunctionScorer, LengthPenalty, WeightedSum
+from darwin_align.operators.selectors import (
+    FunctionSelector,
+    NoSelection,
+    SMCSelector,
+    TopKReplacement,
+    Tournament,
+)
+
+__all__ = [
+    "ChainScorer",
+    "ChatModelMutator",
+    "Check",
+    "Continuation",
+    "Decoder",
+    "EmbeddingIntent",
+    "Ensemble",
+    "FunctionMutator",
+    "FunctionScorer",
+    "FunctionSelector",
+    "IdentityMutator",
+    "JudgeIntent",
+    "LengthPenalty",
+    "LexicalIntent",
+    "MutationPrompt",
+    "Mutator",
+    "NoSelection",
+    "Operator",
+    "Policy",
+    "PolicyMutator",
+    "Report",
+    "Row",
+    "RuleMutator",
+    "SMCSelector",
+    "Scorer",
+    "Selector",
+    "TopKReplacement",
+    "Tournament",
+    "WeightedSum",
+    "as_decoder",
+    "as_mutator",
+    "as_scorer",
+    "as_selector",
+]

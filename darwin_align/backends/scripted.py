@@ -1,0 +1,85 @@
+"""Tiny exact fakes: a policy and a scorer whose every answer follows from their arguments. For tests and docs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from darwin_align.core.seeds import below
+from darwin_align.core.types import Request, Response
+from darwin_align.operators.base import Scorer
+from darwin_align.operators.policy import Continuation, Row
+
+__all__ = ["ScriptedPolicy", "ScriptedScorer"]
+
+
+class ScriptedPolicy:
+    """A policy over a vocabulary of words: one word is one token, drawn by the row's seed and position.
+
+    It answers a prompt found in ``replies`` with that text instead, word by word. Token 0 ends the answer; it is drawn
+    once ``length`` words are out.
+
+    >>> policy = ScriptedPolicy(["red", "green", "blue"], length=3)
+    >>> row = Row(request=Request.of("Hi"), max_tokens=9, seed=1)
+    >>> [continuation] = policy.generate([row])
+    >>> len(continuation.text.split()), continuation.finish_reason
+    (3, 'stop')
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str] = ("good", "fair", "poor", "bad"),
+        *,
+        length: int = 12,
+        replies: dict[str, str] | None = None,
+    ) -> None:
+        self.vocabulary: list[str] = ["<end>", *words]
+        self.length = length
+        self.replies = replies or {}
+        self.calls = 0
+        """How often ``generate`` was called."""
+
+    def generate(self, rows: Sequence[Row]) -> list[Continuation]:
+        """Continue every row."""
+        self.calls += 1
+        return [self._continue(row) for row in rows]
+
+    def _continue(self, row: Row) -> Continuation:
+        script = self._script(row)
+        tokens = list(row.tokens)
+        while len(tokens) - len(row.tokens) < row.max_tokens and (not tokens or tokens[-1] != 0):
+            tokens.append(self._token(row, script, len(tokens)))
+        words = [self.vocabulary[token] for token in tokens if token]
+        return Continuation(
+            text=" ".join(words),
+            tokens=tuple(tokens),
+            new_tokens=len(tokens) - len(row.tokens),
+            finish_reason="stop" if tokens and tokens[-1] == 0 else None,
+            prefilled_tokens=len(row.request.instruction.split()) + len(row.tokens),
+        )
+
+    def _script(self, row: Row) -> list[str] | None:
+        reply = self.replies.get(row.request.instruction)
+        return None if reply is None else reply.split(" ")
+
+    def _token(self, row: Row, script: list[str] | None, position: int) -> int:
+        if position >= (self.length if script is None else len(script)):
+            return 0
+        if script is None:
+            return 1 + below(len(self.vocabulary) - 1, row.seed, position)
+        if script[position] not in self.vocabulary:
+            self.vocabulary.append(script[position])
+        return self.vocabulary.index(script[position])
+
+
+class ScriptedScorer(Scorer):
+    """A reward for each response text, by a function; the default counts the word "good".
+
+    >>> ScriptedScorer().score(Request.of("Hi"), [Response(text="good good bad")])
+    [2.0]
+    """
+
+    reward: Callable[[str], float] = lambda text: float(text.split().count("good"))
+
+    def score(self, request: Request, responses: Sequence[Response]) -> list[float]:  # noqa: ARG002
+        """Apply the function."""
+        return [self.reward(response.text) for response in responses]

@@ -1,0 +1,226 @@
+"""DarwinChatModel: a thin LangChain face over :class:`~darwin_align.search.DarwinSearch`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Self
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.chat_models import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig
+from pydantic import ConfigDict, model_validator
+
+from darwin_align.core import Beam, SearchResult
+from darwin_align.core.errors import ConfigError
+from darwin_align.core.noun import did_you_mean
+from darwin_align.search import DarwinSearch
+
+__all__ = ["DarwinChatModel"]
+
+Bypass = Callable[[list[BaseMessage]], bool]
+
+
+class DarwinChatModel(BaseChatModel):
+    """A chat model whose answers are searched for under a reward model while they are decoded.
+
+    Without arguments it is the embedded pair. Give ``search``, or what :class:`DarwinSearch` takes (``policy``,
+    ``scorer``, ``selector``, ``config`` …), or use :meth:`from_pretrained` for models of your own.
+
+    Raises:
+        ConfigError: an unknown argument, or arguments that contradict each other.
+
+    >>> from darwin_align import DarwinChatModel
+    >>> model = DarwinChatModel()
+    >>> answer = model.invoke("How do I brew green tea?", seed=1)
+    >>> answer.response_metadata["darwin"]["reward"] >= answer.response_metadata["darwin"]["first_reward"]
+    True
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    search: DarwinSearch
+    bypass: Bypass | None = None
+    """Says of a conversation that it is answered by one plain sample, without a search. Never, by default."""
+    model_name: str = "darwin"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _build_search(cls, given: dict[str, Any]) -> dict[str, Any]:
+        own = {name: given[name] for name in given if name in cls.model_fields and name != "search"}
+        parts = {name: given[name] for name in given if name not in cls.model_fields}
+        if unknown := sorted(parts.keys() - DarwinSearch.model_fields.keys()):
+            known = cls.model_fields.keys() | DarwinSearch.model_fields.keys()
+            raise ConfigError(f"DarwinChatModel has no argument {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+        if "search" not in given:
+            return {**own, **_embedded(own, parts)}
+        if parts:
+            raise ConfigError(f"search=… already holds its parts: leave out {', '.join(sorted(parts))}, or search")
+        return {**own, "search": given["search"]}
+
+    @classmethod
+    def from_pretrained(
+        cls, policy: str, reward: str, *, device: str = "auto", dtype: str = "auto", **arguments: Any
+    ) -> Self:
+        """Load a policy and a reward model from folders or hub ids.
+
+        Args:
+            policy: a causal language model with a chat template.
+            reward: a sequence-classification model with one logit.
+            device: "auto", "cpu", "cuda:0" …
+            dtype: "auto", "float32", "bfloat16" …
+            arguments: further arguments of :class:`DarwinChatModel`, e.g. ``config``.
+
+        Raises:
+            ModelLoadError: a folder is missing or does not fit its role.
+        """
+        from darwin_align.backends.local import LocalPolicy, LocalScorer
+
+        arguments.setdefault("model_name", policy)
+        return cls(
+            policy=LocalPolicy.from_pretrained(policy, device=device, dtype=dtype),
+            scorer=LocalScorer.from_pretrained(reward, device=device, dtype=dtype),
+            **arguments,
+        )
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        n, settings = self._settings(messages, stop, kwargs)
+        return _chat_result(self.search.invoke(messages, _config(run_manager), **settings), n, self.model_name)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        n, settings = self._settings(messages, stop, kwargs)
+        return _chat_result(await self.search.ainvoke(messages, _config(run_manager), **settings), n, self.model_name)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        """Yield the answer once it is decided: until then every word may still be replaced."""
+        yield _chunk(self._generate(messages, stop, run_manager, **kwargs))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        yield _chunk(await self._agenerate(messages, stop, run_manager, **kwargs))
+
+    def _settings(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> tuple[int, dict[str, Any]]:
+        settings = {**kwargs, **({"stop": stop} if stop else {})}
+        n = settings.pop("n", None) or 1
+        if not isinstance(n, int) or n < 1:
+            raise ConfigError(f"n = {n!r}: it is the number of answers to return, best first, so at least 1")
+        if self.bypass is not None and self.bypass(messages):
+            settings.update(cycles=0, lookahead=0)
+        return n, settings
+
+    @property
+    def _llm_type(self) -> str:
+        return "darwin"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """Every setting that decides the answer: LangChain's cache keys are made of it."""
+        operators = {role: repr(operator) for role, operator in self.search.operators(self.search.config).items()}
+        return {
+            "model_name": self.model_name,
+            "config": self.search.config.model_dump(mode="json"),
+            "sampling": self.search.sampling.model_dump(mode="json"),
+            "bypass": repr(self.bypass),
+            **operators,
+        }
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "darwin_align"
+        params["ls_model_name"] = self.model_name
+        return params
+
+
+def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    if parts.keys() & {"policy", "decoder", "scorer"}:
+        return {"search": DarwinSearch(**parts)}
+    from darwin_align.pocket.pair import pocket_search
+
+    return {"model_name": own.get("model_name", "pocket"), "search": pocket_search(**parts)}
+
+
+def _config(run_manager: Any) -> RunnableConfig | None:
+    """Run the operators as children of the model's own run. LangChain's LLM run managers have no ``get_child``."""
+    if run_manager is None:
+        return None
+    children = CallbackManager(handlers=[], parent_run_id=run_manager.run_id)
+    children.set_handlers(run_manager.inheritable_handlers)
+    children.add_tags(run_manager.inheritable_tags)
+    children.add_metadata(run_manager.inheritable_metadata)
+    return RunnableConfig(callbacks=children)
+
+
+def _chat_result(result: SearchResult, n: int, model_name: str) -> ChatResult:
+    beams = result.ranking[:n] or (result.best,)
+    usage = UsageMetadata(
+        input_tokens=result.usage.prefilled_tokens,
+        output_tokens=result.usage.decoded_tokens,
+        total_tokens=result.usage.prefilled_tokens + result.usage.decoded_tokens,
+    )
+    generations = []
+    for rank, beam in enumerate(beams):
+        metadata = {
+            "model_name": model_name,
+            "finish_reason": beam.finish_reason,
+            "darwin": _darwin_metadata(result, beam),
+        }
+        # What the whole search spent is counted once, on its best answer.
+        message = AIMessage(beam.text, response_metadata=metadata, usage_metadata=usage if rank == 0 else None)
+        generations.append(ChatGeneration(message=message, generation_info={"finish_reason": beam.finish_reason}))
+    return ChatResult(generations=generations, llm_output={"model_name": model_name, "usage": usage})
+
+
+def _darwin_metadata(result: SearchResult, beam: Beam) -> dict[str, Any]:
+    return {
+        "reward": beam.reward,
+        "first_response": result.first_response.text,
+        "first_reward": result.first_response.reward,
+        "instruction": beam.instruction,
+        "cycles": result.cycles,
+        "stop_reason": result.stop_reason,
+        "seed": result.config.seed,
+        "usage": result.usage.model_dump(),
+    }
+
+
+def _chunk(result: ChatResult) -> ChatGenerationChunk:
+    message = result.generations[0].message
+    assert isinstance(message, AIMessage)  # noqa: S101 - built by _chat_result
+    chunk = AIMessageChunk(
+        message.content,  # type: ignore[arg-type]
+        response_metadata=message.response_metadata,
+        usage_metadata=message.usage_metadata,
+    )
+    return ChatGenerationChunk(message=chunk, generation_info=result.generations[0].generation_info)

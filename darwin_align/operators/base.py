@@ -1,0 +1,306 @@
+"""The four operators: Runnables from population to population, each with one small method to override.
+
+``decoder | scorer | selector`` is a chain that can be run by hand; the selector advances the step.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar, Union
+
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from pydantic import ConfigDict
+
+from darwin_align.core.budget import Usage
+from darwin_align.core.errors import OperatorError, RewardError
+from darwin_align.core.laws import check_rewards
+from darwin_align.core.seeds import derive
+from darwin_align.core.selection import Selection, winners_of
+from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
+from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.portal import acall, call
+
+__all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Scorer", "Selector"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Reply = Union[T, Awaitable[T]]  # noqa: UP007 - a generic alias needs the old spelling
+Ask = tuple[Callable[..., Any], tuple[Any, ...]]
+Dialogue = Generator[Ask, Any, Population]
+Check = Callable[[Request, str], Reply[str | None]]
+"""``check(request, mutation)`` returns the reason for which a mutation is refused, or ``None``."""
+
+
+@dataclass(frozen=True)
+class Report(Generic[T_co]):
+    """An operator method's answer together with what it spent: return it instead of the bare answer."""
+
+    answer: T_co
+    usage: Usage = field(default_factory=Usage)
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(reply: T | Report[T]) -> Report[T]:
+        """Wrap a bare answer."""
+        return reply if isinstance(reply, Report) else Report(reply)
+
+
+class Operator(RunnableSerializable[Population, Population]):
+    """A Runnable over a population. Its method may be plain or ``async``; both drivers run both."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    role: ClassVar[OperatorName]
+
+    @abstractmethod
+    def _dialogue(self, population: Population) -> Dialogue:
+        """Yield ``(method, args)``, be sent its reply, return the answer: one text for sync and async."""
+
+    def invoke(self, input: Population, config: RunnableConfig | None = None, **kwargs: Any) -> Population:
+        """Answer the population's question."""
+        _refuse(kwargs, self)
+        return self._call_with_config(self._answer, input, config)
+
+    async def ainvoke(self, input: Population, config: RunnableConfig | None = None, **kwargs: Any) -> Population:
+        """Answer the population's question without blocking the event loop."""
+        _refuse(kwargs, self)
+        return await self._acall_with_config(self._aanswer, input, config)
+
+    def _answer(self, population: Population) -> Population:
+        dialogue = self._dialogue(population)
+        try:
+            method, args = next(dialogue)
+            while True:
+                method, args = dialogue.send(call(method, *args))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    async def _aanswer(self, population: Population) -> Population:
+        dialogue = self._dialogue(population)
+        try:
+            method, args = next(dialogue)
+            while True:
+                reply = await acall(method, *args)
+                method, args = dialogue.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+class Mutator(Operator):
+    """Rewords the parent instruction: override :meth:`mutate`.
+
+    A mutation that a check refuses, or that is missing, is asked for once more; then the parent fills its place. Both
+    show in the event.
+    """
+
+    role: ClassVar[OperatorName] = "mutate"
+    checks: tuple[Check, ...] = ()
+
+    @abstractmethod
+    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Reply[list[str] | Report[list[str]]]:
+        """Return up to ``n`` rewordings of ``instruction``, which descends from ``request.instruction``."""
+
+    def guarded(self, *checks: Check) -> Mutator:
+        """Return this mutator with further checks."""
+        return self.model_copy(update={"checks": (*self.checks, *checks)})
+
+    def _dialogue(self, population: Population) -> Dialogue:
+        groups, parent = population.groups(), population.parent
+        kept: list[str] = []
+        for attempt in range(2):
+            if missing := len(groups) - len(kept):
+                seed = derive(population.step.seed, "mutate", attempt)
+                report = Report.of((yield self.mutate, (population.request, parent, missing, seed)))
+                population = population.spend(report.usage).note(*report.notes)
+                if len(report.answer) > missing:
+                    raise OperatorError(
+                        f"the mutator was asked for {missing} instructions and returned {len(report.answer)}"
+                    )
+                for mutation in report.answer:
+                    if reason := (yield from self._refusal(population.request, mutation)):
+                        population = population.note(f"refused {mutation!r}: {reason}")
+                    else:
+                        kept.append(mutation)
+        if missing := len(groups) - len(kept):
+            population = population.note(f"the parent fills {missing} of {len(groups)} places")
+        kept += [parent] * missing
+        reworded = {
+            i: population.beams[i].model_copy(update={"instruction": mutation})
+            for mutation, group in zip(kept, groups, strict=True)
+            for i in group
+        }
+        return population.with_beams(reworded)
+
+    def _refusal(self, request: Request, mutation: str) -> Generator[Ask, Any, str | None]:
+        if not mutation.strip():
+            return "it is blank"
+        for check in self.checks:
+            if reason := (yield check, (request, mutation)):
+                return str(reason)
+        return None
+
+
+class Decoder(Operator):
+    """Lets a policy continue every open beam by at most ``step.tokens`` tokens."""
+
+    role: ClassVar[OperatorName] = "decode"
+    policy: Any
+    """A :class:`~darwin_align.operators.policy.Policy`."""
+
+    def _dialogue(self, population: Population) -> Dialogue:
+        indices = population.open
+        if not indices:
+            return population
+        rows = [self._row(population, i) for i in indices]
+        reply: Sequence[Continuation] = yield self.policy.generate, (rows,)
+        if len(reply) != len(rows):
+            raise OperatorError(f"the policy was given {len(rows)} rows and returned {len(reply)} continuations")
+        limit = population.max_new_tokens
+        beams = {i: _continued(population.beams[i], c, limit) for i, c in zip(indices, reply, strict=True)}
+        spent = Usage(
+            prefilled_tokens=sum(c.prefilled_tokens for c in reply),
+            decoded_tokens=sum(c.new_tokens for c in reply),
+            policy_calls=len(rows),
+        )
+        return population.with_beams(beams).spend(spent)
+
+    @staticmethod
+    def _row(population: Population, i: int) -> Row:
+        beam, step = population.beams[i], population.step
+        # The first response is the same sample whatever search surrounds it.
+        place = "first response" if beam.first_response else i
+        return Row(
+            request=population.request.with_instruction(beam.instruction),
+            max_tokens=min(step.tokens, population.max_new_tokens - beam.length),
+            seed=derive(step.seed, "decode", place),
+            tokens=beam.tokens,
+            text=beam.text,
+            search_id=population.search_id,
+        )
+
+
+class Scorer(Operator):
+    """Rewards responses, partial or finished, against the ORIGINAL conversation: override :meth:`score`."""
+
+    role: ClassVar[OperatorName] = "score"
+
+    @abstractmethod
+    def score(
+        self, request: Request, responses: Sequence[Response]
+    ) -> Reply[Sequence[float] | Report[Sequence[float]]]:
+        """Return one finite reward for each response, in order; larger is better."""
+
+    def _dialogue(self, population: Population) -> Dialogue:
+        indices = population.unscored
+        # Beams that share a state are scored once.
+        places: dict[Response, list[int]] = {}
+        for i in indices:
+            places.setdefault(population.beams[i].response, []).append(i)
+        if not places:
+            return population
+        responses = list(places)
+        report = Report.of((yield self.score, (population.request, responses)))
+        rewards = check_rewards(report.answer, len(responses))
+        scored = {
+            i: population.beams[i].model_copy(update={"reward": reward})
+            for response, reward in zip(responses, rewards, strict=True)
+            for i in places[response]
+        }
+        return (
+            population.with_beams(scored).spend(report.usage + Usage(reward_calls=len(responses))).note(*report.notes)
+        )
+
+
+class Selector(Operator):
+    """Decides who goes on with whose state: override :meth:`select`. Then the step is over."""
+
+    role: ClassVar[OperatorName] = "select"
+
+    @abstractmethod
+    def select(
+        self, rewards: Sequence[float], finished: Sequence[bool], weights: Sequence[float], seed: int
+    ) -> Reply[Selection | tuple[Sequence[int | None], Sequence[float]]]:
+        """Return an ancestor for each contender and the weights that they carry on.
+
+        The ancestor is the index of the contender whose state is taken: its own to stay as it is, ``None`` to be
+        dropped. A finished contender must keep its own. An invalid contender comes with a reward below all others.
+        """
+
+    def _dialogue(self, population: Population) -> Dialogue:
+        indices, step = population.contenders, population.step
+        beams = [population.beams[i] for i in indices]
+        if unscored := [i for i, beam in zip(indices, beams, strict=True) if beam.reward is None]:
+            raise RewardError(
+                f"select needs a reward for every beam; beams {unscored} have none: put a scorer before it"
+            )
+        finished = [beam.finished for beam in beams]
+        seed = derive(step.seed, "select", step.index)
+        reply = yield self.select, (_rewards(beams), finished, [beam.log_weight for beam in beams], seed)
+        selection = reply if isinstance(reply, Selection) else _selection(reply, finished)
+        _check_selection(selection, len(beams), finished)
+        taken = {i: _select(population, indices, j, selection) for j, i in enumerate(indices)}
+        advanced = step.model_copy(update={"operator": "decode", "index": step.index + 1})
+        return population.with_beams(taken, step=advanced)
+
+
+def _refuse(kwargs: dict[str, Any], operator: Operator) -> None:
+    if kwargs:
+        raise TypeError(f"{type(operator).__name__} takes no call arguments: {', '.join(kwargs)}")
+
+
+def _continued(beam: Beam, continuation: Continuation, limit: int) -> Beam:
+    length = beam.length + continuation.new_tokens
+    logprob = None if continuation.logprob is None else (beam.logprob or 0.0) + continuation.logprob
+    return beam.model_copy(
+        update={
+            "tokens": tuple(continuation.tokens),
+            "text": continuation.text,
+            "length": length,
+            "reward": None,
+            "logprob": logprob,
+            "finish_reason": continuation.finish_reason or ("length" if length >= limit else None),
+        }
+    )
+
+
+def _rewards(beams: Sequence[Beam]) -> list[float]:
+    rewards = [beam.reward for beam in beams if beam.reward is not None]
+    below_all = min(rewards, default=0.0) - 1.0
+    return [reward if beam.valid else below_all for beam, reward in zip(beams, rewards, strict=True)]
+
+
+def _selection(reply: Any, finished: Sequence[bool]) -> Selection:
+    try:
+        ancestors, weights = reply
+    except (TypeError, ValueError):
+        raise OperatorError(f"select must return (ancestors, weights), not {reply!r}") from None
+    return Selection(tuple(ancestors), tuple(weights), winners_of(ancestors, finished))
+
+
+def _check_selection(selection: Selection, n: int, finished: Sequence[bool]) -> None:
+    ancestors, weights, _ = selection
+    if len(ancestors) != n or len(weights) != n:
+        raise OperatorError(
+            f"select was given {n} contenders and returned {len(ancestors)} ancestors and {len(weights)} weights"
+        )
+    for i, ancestor in enumerate(ancestors):
+        if ancestor is not None and ancestor not in range(n):
+            raise OperatorError(f"select gave contender {i} the ancestor {ancestor!r}; contenders are 0 to {n - 1}")
+        if finished[i] and ancestor != i:
+            raise OperatorError(f"select gave contender {i} the ancestor {ancestor}, but it is finished and must stay")
+
+
+def _select(population: Population, indices: Sequence[int], j: int, selection: Selection) -> Beam:
+    beam, ancestor = population.beams[indices[j]], selection.ancestors[j]
+    update: dict[str, Any] = {
+        "log_weight": float(selection.log_weights[j]),
+        "wins": beam.wins + (j in selection.winners),
+    }
+    if ancestor is None:
+        return beam.model_copy(update={**update, "alive": False})
+    if ancestor != j:
+        donor = indices[ancestor]
+        beam = beam.take_state(population.beams[donor])
+        update["ancestor"] = Ancestor(beam=donor, step=population.step.index)
+    return beam.model_copy(update=update)

@@ -1,0 +1,96 @@
+"""What users may pass in an operator's place: a function, a LangChain chain, or an object with the method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableLambda
+from langchain_core.runnables.configurable import DynamicRunnable
+
+from darwin_align.core.errors import ConfigError
+from darwin_align.operators.base import Decoder, Mutator, Operator, Scorer, Selector
+from darwin_align.operators.mutators import ChatModelMutator, FunctionMutator
+from darwin_align.operators.scorers import ChainScorer, FunctionScorer
+from darwin_align.operators.selectors import FunctionSelector
+
+__all__ = ["as_decoder", "as_mutator", "as_scorer", "as_selector"]
+
+PopulationRunnable = Runnable[Any, Any]
+
+
+def as_mutator(given: Any) -> PopulationRunnable:
+    """Make a mutator of a Mutator, a chat model, an object with ``mutate``, or a function like it.
+
+    >>> as_mutator(lambda request, instruction, n, seed: [instruction.upper()] * n).role
+    'mutate'
+    """
+    if _is(given, Mutator):
+        return given  # type: ignore[no-any-return]
+    if isinstance(given, BaseChatModel):
+        return ChatModelMutator(model=given)
+    if (method := _method(given, "mutate")) is not None:
+        return FunctionMutator(function=method)
+    raise _refusal("mutator", "mutate(request, instruction, n, seed) -> list[str]", given)
+
+
+def as_decoder(given: Any) -> PopulationRunnable:
+    """Make a decoder of a Decoder, or of a policy: an object with ``generate``."""
+    if _is(given, Decoder):
+        return given  # type: ignore[no-any-return]
+    if callable(getattr(given, "generate", None)) and not isinstance(given, Runnable):
+        return Decoder(policy=given)
+    raise _refusal("decoder", "generate(rows) -> continuations", given)
+
+
+def as_scorer(given: Any) -> PopulationRunnable:
+    """Make a scorer of a Scorer, a chain to a number, an object with ``score``, or a function like it.
+
+    >>> as_scorer(lambda request, responses: [0.0 for _ in responses]).role
+    'score'
+    """
+    if _is(given, Scorer):
+        return given  # type: ignore[no-any-return]
+    if isinstance(given, Runnable) and not isinstance(given, Operator):
+        return ChainScorer(chain=given)
+    if (method := _method(given, "score")) is not None:
+        return FunctionScorer(function=method)
+    raise _refusal("scorer", "score(request, responses) -> list[float]", given)
+
+
+def as_selector(given: Any) -> PopulationRunnable:
+    """Make a selector of a Selector, an object with ``select``, or a function like it.
+
+    >>> as_selector(lambda rewards, finished, weights, seed: (range(len(rewards)), weights)).role
+    'select'
+    """
+    if _is(given, Selector):
+        return given  # type: ignore[no-any-return]
+    if (method := _method(given, "select")) is not None:
+        return FunctionSelector(function=method)
+    raise _refusal("selector", "select(rewards, finished, weights, seed) -> (ancestors, weights)", given)
+
+
+def _is(given: Any, kind: Any) -> bool:
+    """Whether this is such an operator, bare or behind LangChain's bindings and alternatives."""
+    if isinstance(given, DynamicRunnable):
+        return _is(given.default, kind)
+    if isinstance(given, RunnableBinding):
+        return _is(given.bound, kind)
+    return isinstance(given, kind)
+
+
+def _method(given: Any, name: str) -> Any:
+    if isinstance(given, RunnableLambda):
+        return getattr(given, "func", None) or given.afunc
+    if isinstance(given, Runnable):
+        return None
+    method = getattr(given, name, None)
+    return method if callable(method) else given if callable(given) and not isinstance(given, type) else None
+
+
+def _refusal(kind: str, signature: str, given: Any) -> ConfigError:
+    return ConfigError(
+        f"cannot use {type(given).__name__} {given!r:.80} as {kind}: "
+        f"give a {kind.capitalize()}, a function, or an object with the method {signature}"
+    )

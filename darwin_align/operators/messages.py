@@ -1,0 +1,80 @@
+"""Between LangChain's messages and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from darwin_align.core.errors import RequestError
+from darwin_align.core.types import Message, Role, ToolCall
+
+__all__ = ["from_langchain", "to_langchain"]
+
+_ROLES: dict[str, Role] = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+_CHAT_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+
+
+def from_langchain(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+    """Convert LangChain's messages.
+
+    Raises:
+        RequestError: a message of a kind that chat templates do not know.
+
+    >>> from_langchain([HumanMessage("Hi")])[0].role
+    'user'
+    """
+    return tuple(_from(message) for message in messages)
+
+
+def to_langchain(conversation: Sequence[Message]) -> list[BaseMessage]:
+    """Convert back; :func:`from_langchain` of the result is the same conversation.
+
+    >>> to_langchain([Message(role="user", content="Hi")])[0].text
+    'Hi'
+    """
+    return [_to(message) for message in conversation]
+
+
+def _from(message: BaseMessage) -> Message:
+    role = _CHAT_ROLES.get(message.role) if isinstance(message, ChatMessage) else _ROLES.get(message.type)
+    if role is None:
+        kind = f"role {message.role!r}" if isinstance(message, ChatMessage) else f"type {message.type!r}"
+        raise RequestError(f"a message of {kind} cannot be answered: use system, human, ai and tool messages")
+    return Message(
+        role=role,
+        content=message.content if isinstance(message.content, str) else tuple(map(_block, message.content)),
+        name=message.name,
+        tool_calls=tuple(_calls(message)) if isinstance(message, AIMessage) else (),
+        tool_call_id=(message.tool_call_id or None) if isinstance(message, ToolMessage) else None,
+    )
+
+
+def _block(block: str | dict[Any, Any]) -> dict[str, Any]:
+    return {"type": "text", "text": block} if isinstance(block, str) else dict(block)
+
+
+def _calls(message: AIMessage) -> list[ToolCall]:
+    return [ToolCall(name=call["name"], arguments=call["args"], id=call["id"]) for call in message.tool_calls]
+
+
+def _to(message: Message) -> BaseMessage:
+    content: Any = message.content if isinstance(message.content, str) else [dict(block) for block in message.content]
+    match message.role:
+        case "system":
+            return SystemMessage(content, name=message.name)
+        case "user":
+            return HumanMessage(content, name=message.name)
+        case "tool":
+            return ToolMessage(content, name=message.name, tool_call_id=message.tool_call_id or "")
+        case "assistant":
+            calls = [{"name": c.name, "args": dict(c.arguments), "id": c.id} for c in message.tool_calls]
+            return AIMessage(content, name=message.name, tool_calls=calls)

@@ -1,0 +1,102 @@
+"""Mutators: how the next instructions are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import Field
+
+from darwin_align.core.budget import Usage
+from darwin_align.core.seeds import below, derive
+from darwin_align.core.types import Request, Sampling
+from darwin_align.operators.base import Check, Mutator, Report
+from darwin_align.operators.checks import words_it_as_request
+from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.portal import call
+from darwin_align.operators.prompts import MANY, MutationPrompt
+
+__all__ = ["ChatModelMutator", "FunctionMutator", "IdentityMutator", "PolicyMutator", "RuleMutator"]
+
+
+class PolicyMutator(Mutator):
+    """The policy rewords the instruction itself, as in the paper, by a prompt in our own words."""
+
+    policy: Any
+    """A :class:`~darwin_align.operators.policy.Policy`."""
+    prompt: MutationPrompt = MANY
+    sampling: Sampling = Sampling(temperature=1.0)
+    max_tokens: int = Field(512, gt=0)
+    """Tokens of one reply."""
+    checks: tuple[Check, ...] = (words_it_as_request,)
+
+    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
+        """Ask the policy, once for a list or n times for one rewording, as the prompt says."""
+        asked = Request.of(self.prompt.render(request, instruction, n), sampling=self.sampling)
+        replies = n if self.prompt.one_per_reply else 1
+        rows = [Row(request=asked, max_tokens=self.max_tokens, seed=derive(seed, i)) for i in range(replies)]
+        continuations: Sequence[Continuation] = call(self.policy.generate, rows)
+        found = [mutation for c in continuations for mutation in self.prompt.read(c.text)]
+        spent = Usage(
+            prefilled_tokens=sum(c.prefilled_tokens for c in continuations),
+            decoded_tokens=sum(c.new_tokens for c in continuations),
+            policy_calls=len(rows),
+        )
+        return Report(found[:n], spent)
+
+
+class ChatModelMutator(Mutator):
+    """Any LangChain chat model rewords the instruction. A run repeats if the model repeats itself."""
+
+    model: BaseChatModel
+    prompt: MutationPrompt = MANY
+    checks: tuple[Check, ...] = (words_it_as_request,)
+
+    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002
+        """Ask the chat model."""
+        asked = self.prompt.render(request, instruction, n)
+        replies = self.model.batch([asked] * (n if self.prompt.one_per_reply else 1))
+        return [mutation for reply in replies for mutation in self.prompt.read(reply.text)][:n]
+
+
+class RuleMutator(Mutator):
+    """A table of templates with ``{instruction}``, drawn without repetition as long as there are enough.
+
+    >>> rules = RuleMutator(templates=("{instruction} Explain step by step.", "{instruction} Name what can go wrong."))
+    >>> sorted(rules.mutate(Request.of("Hi"), "Hi", 2, seed=1))
+    ['Hi Explain step by step.', 'Hi Name what can go wrong.']
+    """
+
+    templates: tuple[str, ...] = Field(min_length=1)
+
+    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002
+        """Fill n templates."""
+        base = request.instruction  # templates on top of templates would pile up over the cycles
+        chosen: list[str] = []
+        for i in range(n):
+            rest = [template for template in self.templates if template not in chosen] or list(self.templates)
+            chosen.append(rest[below(len(rest), seed, i)])
+        return [template.replace("{instruction}", base) for template in chosen]
+
+
+class IdentityMutator(Mutator):
+    """No exploration: every beam decodes the parent instruction (best-of-n and sample-and-replace).
+
+    >>> IdentityMutator().mutate(Request.of("Hi"), "Hi", 2, seed=1)
+    ['Hi', 'Hi']
+    """
+
+    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002
+        """Return the instruction n times."""
+        return [instruction] * n
+
+
+class FunctionMutator(Mutator):
+    """A function ``(request, instruction, n, seed) -> up to n rewordings``, plain or ``async``."""
+
+    function: Callable[..., Any]
+
+    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Any:
+        """Call the function."""
+        return self.function(request, instruction, n, seed)

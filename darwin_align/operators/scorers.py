@@ -1,0 +1,143 @@
+"""Scorers that need no model of their own: functions, chains, and combinations of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, pstdev
+from typing import Any, Self
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable
+from pydantic import Field, model_validator
+
+from darwin_align.core.budget import Usage
+from darwin_align.core.errors import ConfigError, RewardError
+from darwin_align.core.laws import check_rewards
+from darwin_align.core.types import Request, Response
+from darwin_align.operators.base import Report, Scorer
+from darwin_align.operators.messages import to_langchain
+from darwin_align.operators.portal import call
+
+__all__ = ["ChainScorer", "Ensemble", "FunctionScorer", "LengthPenalty", "WeightedSum"]
+
+
+class FunctionScorer(Scorer):
+    """A function ``(request, responses) -> rewards``, plain or ``async``.
+
+    >>> short = FunctionScorer(function=lambda request, responses: [-len(r.text) for r in responses])
+    >>> short.score(Request.of("Hi"), [Response(text="Hello")])
+    [-5]
+    """
+
+    function: Callable[..., Any]
+
+    def score(self, request: Request, responses: Sequence[Response]) -> Any:
+        """Call the function."""
+        return self.function(request, responses)
+
+
+class ChainScorer(Scorer):
+    """A LangChain chain from one response to one number, e.g. ``prompt | judge | parser``.
+
+    The chain is given ``instruction``, ``response``, ``messages`` (the conversation) and ``finished``, and answers with
+    a number, or with a text or message that is nothing but a number.
+    """
+
+    chain: Runnable[Any, Any]
+
+    def score(self, request: Request, responses: Sequence[Response]) -> list[float]:
+        """Run the chain over all responses as one batch."""
+        messages = to_langchain(request.conversation)
+        inputs = [
+            {"instruction": request.instruction, "response": r.text, "messages": messages, "finished": r.finished}
+            for r in responses
+        ]
+        return [_number(output) for output in self.chain.batch(inputs)]
+
+
+class _Composite(Scorer):
+    """A scorer made of scorers."""
+
+    scorers: tuple[Scorer, ...] = Field(min_length=1)
+
+    def _all(self, request: Request, responses: Sequence[Response]) -> Report[list[list[float]]]:
+        """Rewards by scorer, then by response."""
+        reports = [Report.of(call(scorer.score, request, responses)) for scorer in self.scorers]
+        rewards = [check_rewards(report.answer, len(responses)) for report in reports]
+        usage = sum((report.usage for report in reports), Usage())
+        return Report(rewards, usage, tuple(note for report in reports for note in report.notes))
+
+
+class WeightedSum(_Composite):
+    """The weighted sum of other scorers' rewards.
+
+    >>> one = FunctionScorer(function=lambda request, responses: [1.0] * len(responses))
+    >>> WeightedSum(scorers=(one, one), weights=(2.0, -0.5)).score(Request.of("Hi"), [Response(text="")]).answer
+    [1.5]
+    """
+
+    weights: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.weights) != len(self.scorers):
+            raise ConfigError(f"{len(self.scorers)} scorers but {len(self.weights)} weights: give one weight for each")
+        return self
+
+    def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
+        """Sum, weighted."""
+        report = self._all(request, responses)
+        sums = [
+            sum(w * r for w, r in zip(self.weights, column, strict=True)) for column in zip(*report.answer, strict=True)
+        ]
+        return Report(sums, report.usage, report.notes)
+
+
+class Ensemble(_Composite):
+    """Pessimism under disagreement: the mean of several scorers minus ``caution`` standard deviations.
+
+    It makes sense for scorers on one scale, e.g. reward models trained from different seeds.
+
+    >>> low, high = (FunctionScorer(function=lambda q, r, x=x: [x] * len(r)) for x in (1.0, 3.0))
+    >>> Ensemble(scorers=(low, high), caution=0.5).score(Request.of("Hi"), [Response(text="")]).answer
+    [1.5]
+    """
+
+    caution: float = Field(1.0, ge=0)
+
+    def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
+        """Mean minus caution times deviation (population standard deviation)."""
+        report = self._all(request, responses)
+        rewards = [fmean(column) - self.caution * pstdev(column) for column in zip(*report.answer, strict=True)]
+        return Report(rewards, report.usage, report.notes)
+
+
+class LengthPenalty(Scorer):
+    """Another scorer's reward, less ``per_word`` for every word beyond ``free_words``.
+
+    >>> zero = FunctionScorer(function=lambda request, responses: [0.0] * len(responses))
+    >>> LengthPenalty(scorer=zero, per_word=0.5, free_words=1).score(Request.of("Hi"), [Response(text="a b c")]).answer
+    [-1.0]
+    """
+
+    scorer: Scorer
+    per_word: float = Field(0.01, ge=0)
+    free_words: int = Field(0, ge=0)
+
+    def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
+        """Subtract the penalty."""
+        report = Report.of(call(self.scorer.score, request, responses))
+        rewards = check_rewards(report.answer, len(responses))
+        excess = [max(0, len(response.text.split()) - self.free_words) for response in responses]
+        penalised = [reward - self.per_word * words for reward, words in zip(rewards, excess, strict=True)]
+        return Report(penalised, report.usage, report.notes)
+
+
+def _number(output: Any) -> float:
+    value = output.text if isinstance(output, BaseMessage) else output
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise RewardError(
+            f"the scoring chain answered {value!r}, which is no number: end it with a parser that returns one"
+        ) from None
