@@ -20,7 +20,7 @@ from pydantic import ConfigDict, model_validator
 
 from darwin_align.core import Beam, SearchResult
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.search import DarwinSearch
 
 __all__ = ["DarwinChatModel"]
@@ -50,6 +50,10 @@ class DarwinChatModel(BaseChatModel):
     bypass: Bypass | None = None
     """Says of a conversation that it is answered by one plain sample, without a search. Never, by default."""
     model_name: str = "darwin"
+
+    def __init__(self, **arguments: Any) -> None:
+        with plain_errors(type(self)):
+            super().__init__(**arguments)
 
     @model_validator(mode="before")
     @classmethod
@@ -147,13 +151,13 @@ class DarwinChatModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Every setting that decides the answer: LangChain's cache keys are made of it."""
-        operators = {role: repr(operator) for role, operator in self.search.operators(self.search.config).items()}
+        operators = self.search.operators(self.search.config)
         return {
             "model_name": self.model_name,
             "config": self.search.config.model_dump(mode="json"),
             "sampling": self.search.sampling.model_dump(mode="json"),
             "bypass": repr(self.bypass),
-            **operators,
+            "operators": {role: repr(operator) for role, operator in operators.items()},
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -219,7 +223,7 @@ def _chunk(result: ChatResult) -> ChatGenerationChunk:
     message = result.generations[0].message
     assert isinstance(message, AIMessage)  # noqa: S101 - built by _chat_result
     chunk = AIMessageChunk(
-        message.content,  # type: ignore[arg-type]
+        content=message.content,
         response_metadata=message.response_metadata,
         usage_metadata=message.usage_metadata,
     )

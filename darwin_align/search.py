@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from darwin_align.core import Event, Population, Question, Request, Sampling, SearchConfig, SearchResult, darwin
 from darwin_align.core.errors import ConfigError, ReplayError, RequestError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import OperatorName
 from darwin_align.operators.base import Check, Mutator
 from darwin_align.operators.checks import LexicalIntent, fits
@@ -74,6 +74,10 @@ class DarwinSearch(RunnableSerializable[SearchInput, SearchResult]):
 
     _decoder: Runnable[Any, Any] = PrivateAttr()
     _scorer: Runnable[Any, Any] = PrivateAttr()
+
+    def __init__(self, **parts: Any) -> None:
+        with plain_errors(type(self)):
+            super().__init__(**parts)
 
     @model_validator(mode="after")
     def _coerce(self) -> Self:

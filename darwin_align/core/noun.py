@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Self
 
@@ -11,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from darwin_align.core.errors import ConfigError
 
-__all__ = ["SCHEMA", "Noun", "Settings"]
+__all__ = ["SCHEMA", "Noun", "Settings", "did_you_mean", "plain_errors"]
 
 SCHEMA = 1
 """Number of the JSON layout. It changes only when old files can no longer be read."""
@@ -46,14 +48,20 @@ class Settings(Noun):
     """A noun that users write by hand: a mistake is answered by one sentence, not by a dump."""
 
     def __init__(self, **settings: Any) -> None:
-        try:
+        with plain_errors(type(self)):
             super().__init__(**settings)
-        except ValidationError as error:
-            sentences = (_sentence(type(self), detail) for detail in error.errors())
-            raise ConfigError("; ".join(sentences)) from None
 
 
-def _sentence(kind: type[Settings], detail: ErrorDetails) -> str:
+@contextmanager
+def plain_errors(kind: type[BaseModel]) -> Iterator[None]:
+    """Turn what pydantic says of a user's mistake into one :class:`ConfigError` of plain sentences."""
+    try:
+        yield
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(kind, detail) for detail in error.errors())) from None
+
+
+def _sentence(kind: type[BaseModel], detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name!r} for {kind.__name__}: {did_you_mean(name, kind.model_fields)}"

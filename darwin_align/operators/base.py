@@ -16,6 +16,7 @@ from pydantic import ConfigDict
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import OperatorError, RewardError
 from darwin_align.core.laws import check_rewards
+from darwin_align.core.noun import plain_errors
 from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
@@ -52,6 +53,10 @@ class Operator(RunnableSerializable[Population, Population]):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     role: ClassVar[OperatorName]
+
+    def __init__(self, **fields: Any) -> None:
+        with plain_errors(type(self)):
+            super().__init__(**fields)
 
     @abstractmethod
     def _dialogue(self, population: Population) -> Dialogue:
