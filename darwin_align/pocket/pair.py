@@ -1,0 +1,41 @@
+"""The embedded pair as a search, with the settings that suit it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from darwin_align.core import SearchConfig
+from darwin_align.operators.prompts import MutationPrompt
+from darwin_align.pocket import MUTATION_PROMPT, policy_path, reward_path
+from darwin_align.search import DarwinSearch
+
+__all__ = ["DEFAULTS", "pocket_config", "pocket_search"]
+
+DEFAULTS: dict[str, Any] = {"replacement_period": 24, "max_new_tokens": 320}
+"""Its answers are short: about a sentence and a half between two replacements."""
+
+
+def pocket_config(config: SearchConfig | None = None) -> SearchConfig:
+    """Fill in the embedded pair's defaults for what was not set by hand.
+
+    >>> pocket_config(SearchConfig(cycles=1)).replacement_period
+    24
+    """
+    by_hand = {name: getattr(config, name) for name in config.model_fields_set} if config else {}
+    return SearchConfig(**{**DEFAULTS, **by_hand})
+
+
+def pocket_search(config: SearchConfig | None = None, **parts: Any) -> DarwinSearch:
+    """Return a search over the embedded pair; ``parts`` are further arguments of :class:`DarwinSearch`."""
+    from darwin_align.backends.local import LocalPolicy, LocalScorer
+
+    # One thread: for models this small, more threads only wait for each other.
+    return DarwinSearch(
+        policy=LocalPolicy.from_pretrained(str(policy_path()), threads=1),
+        scorer=LocalScorer.from_pretrained(str(reward_path()), threads=1),
+        mutation_prompt=MutationPrompt(
+            MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}")
+        ),
+        config=pocket_config(config),
+        **parts,
+    )

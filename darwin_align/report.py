@@ -1,0 +1,141 @@
+"""The demo's screen: one search told to a newcomer. Needs rich (the extra ``cli``)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from darwin_align.core import Beam, Event, Population, SearchResult
+from darwin_align.core.errors import ConfigError
+
+try:
+    from rich.columns import Columns
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+except ImportError:
+    raise ConfigError("the report needs rich: pip install 'darwin-align[cli]', or use --json") from None
+
+if TYPE_CHECKING:
+    from darwin_align.pocket import Gold
+    from darwin_align.search import DarwinSearch
+
+__all__ = ["print_report", "watched"]
+
+History = list[tuple[Event, Population]]
+
+
+def watched(search: DarwinSearch, instruction: str, seed: int) -> tuple[SearchResult, History]:
+    """Run a search under a live progress line and keep the populations that it went through."""
+    history: History = []
+    console = Console(stderr=True)
+    with console.status("starting …") as status:
+
+        def on_event(event: Event, population: Population) -> None:
+            history.append((event, population))
+            status.update(_progress(event, population, search.config.cycles))
+
+        result = search.invoke(instruction, seed=seed, on_event=on_event)
+    return result, history
+
+
+def _progress(event: Event, population: Population, cycles: int) -> str:
+    rewards = [beam.reward for beam in population.beams if beam.reward is not None]
+    best = f" · best {max(rewards):.2f}" if rewards else ""
+    return (
+        f"cycle {event.cycle + 1}/{max(cycles, 1)} · step {event.step + 1} · {event.operator} · "
+        f"{len(population.open)} of {len(population.beams)} beams decoding{best} · "
+        f"{population.usage.decoded_tokens} tokens"
+    )
+
+
+def print_report(result: SearchResult, history: History, gold: Gold | None, first_gold: Gold | None) -> None:
+    """Print plain sample against searched answer, then how it came about."""
+    console = Console()
+    console.print(Text.assemble(("You asked: ", "bold"), result.request.instruction), "")
+    answers = [
+        _answer("A plain sample", result.first_response, first_gold, "white"),
+        _answer("DARWIN's answer", result.best, gold, "green"),
+    ]
+    wide = console.width >= 100
+    console.print(Columns(answers, equal=True, expand=True, width=(console.width - 2) // 2) if wide else answers[0])
+    if not wide:
+        console.print(answers[1])
+    if gold and first_gold:
+        console.print(_breakdown(gold, first_gold))
+    cycles = _cycles(history)
+    for table in cycles:
+        console.print(table)
+    console.print(_story(result))
+
+
+def _answer(title: str, beam: Beam, gold: Gold | None, colour: str) -> Panel:
+    verdict = f"reward {beam.reward:.2f}" if beam.reward is not None else "unscored"
+    if gold:
+        verdict += f" · gold {gold.total:.1f}"
+    return Panel(Text(beam.text or "(empty)"), title=title, subtitle=verdict, border_style=colour, title_align="left")
+
+
+def _breakdown(gold: Gold, first: Gold) -> Table:
+    table = Table(
+        title="Gold: a rule that counts what each answer is worth; the search never sees it",
+        title_justify="left",
+        box=None,
+    )
+    names = sorted({*gold.parts, *first.parts}, key=lambda name: -gold.parts.get(name, 0.0))
+    table.add_column("")
+    for name in (*names, "total"):
+        table.add_column(name, justify="right")
+    for label, verdict in (("plain", first), ("DARWIN", gold)):
+        points = [f"{verdict.parts[name]:+.1f}" if name in verdict.parts else "·" for name in names]
+        table.add_row(label, *points, f"{verdict.total:+.1f}")
+    return table
+
+
+def _cycles(history: History) -> list[Table]:
+    """One table a cycle: each beam's instruction, whose state it took and when, its wins and its final reward."""
+    taken: dict[tuple[int, int], list[str]] = defaultdict(list)
+    last: dict[int, Population] = {}
+    for event, population in history:
+        last[event.cycle] = population
+        if event.operator == "select":
+            for i, changes in event.delta.beams.items():
+                if "ancestor" in changes:
+                    taken[event.cycle, i].append(f"{changes['ancestor']['beam'] + 1} at step {event.step + 1}")
+    return [_cycle(cycle, population, taken) for cycle, population in last.items() if population.groups()]
+
+
+def _cycle(cycle: int, population: Population, taken: dict[tuple[int, int], list[str]]) -> Table:
+    steps = population.step.index + 1
+    table = Table(
+        title=f"Cycle {cycle + 1}: mutations of “{population.parent}”, {steps} steps",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("beam", justify="right")
+    table.add_column("decoded under", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("took the text of beam", overflow="fold")
+    table.add_column("wins", justify="right")
+    table.add_column("reward", justify="right")
+    contenders = [population.beams[i] for i in population.contenders]
+    top = max((beam.reward for beam in contenders if beam.reward is not None), default=None)
+    for i, beam in enumerate(population.beams):
+        if not beam.first_response:
+            reward = "·" if beam.reward is None else f"{beam.reward:.2f}"
+            moves = ", ".join(taken[cycle, i]) or "–"
+            style = "green" if beam.reward is not None and beam.reward == top else ""
+            table.add_row(str(i + 1), beam.instruction, moves, str(beam.wins), reward, style=style)
+    return table
+
+
+def _story(result: SearchResult) -> Text:
+    usage = result.usage
+    won = "the plain sample itself" if result.best.first_response else f"“{result.instruction}”"
+    return Text.assemble(
+        ("\nWon under: ", "bold"),
+        won,
+        f"\n{result.cycles} cycles · {usage.decoded_tokens} tokens decoded · {usage.reward_calls} responses scored · "
+        f"{usage.seconds:.1f} s in models · stopped by {result.stop_reason} · seed {result.config.seed}",
+    )
