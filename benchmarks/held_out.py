@@ -1,8 +1,8 @@
 """Is DARWIN's answer better than a plain sample, by the gold rule that the search never sees?
 
 The reward is higher by construction: the search keeps its best. The gold is not. Runs every held-out instruction of the
-embedded world once and counts on how many the answer's gold is higher than, equal to and lower than the gold of the first
-response, a plain sample of the same instruction.
+embedded world once and counts on how many the answer's gold is higher than, equal to and lower than the gold of the
+first response, a plain sample of the same instruction.
 
     python -m benchmarks.held_out [--preset darwin] [--n 100] [--seed 0]
 """

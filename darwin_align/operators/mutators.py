@@ -34,6 +34,9 @@ class PolicyMutator(Mutator):
     def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
         """Ask the policy, once for a list or n times for one rewording, as the prompt says."""
         asked = Request.of(self.prompt.render(request, instruction, n), sampling=self.sampling)
+        refusal = getattr(self.policy, "refusal", None)
+        if refusal and (reason := refusal(asked, 1)):
+            return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         replies = n if self.prompt.one_per_reply else 1
         rows = [Row(request=asked, max_tokens=self.max_tokens, seed=derive(seed, i)) for i in range(replies)]
         continuations: Sequence[Continuation] = call(self.policy.generate, rows)
