@@ -1,0 +1,324 @@
+"""The one place that renders chat templates, for the policy's prompts and for what a reward model reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import TemplateError
+
+from darwin_align.backends.local.detokenizer import Detokenizer
+from darwin_align.core.errors import ModelLoadError, RequestError
+from darwin_align.core.types import Message, Request, Response
+
+__all__ = ["BosFrom", "ChatTemplate", "Frame", "Turn", "to_chat"]
+
+logger = logging.getLogger(__name__)
+
+Turn = Literal["closed", "open"]
+BosFrom = Literal["template", "tokenizer"]
+Chat = list[dict[str, Any]]
+
+# Letters only: no template trims it, no tokenizer knows it, nobody writes it.
+_MARK = "QzDarwinAlignMarkZq"
+_REASONING = ("reasoning", "thinking")
+_CALLS = ("tool_call", "tool_use", "function_call")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a template writes around the assistant's last turn."""
+
+    before: str
+    after: str
+
+
+def to_chat(conversation: Sequence[Message]) -> Chat:
+    """Convert messages to the dictionaries that chat templates read: text content, OpenAI-style tool calls.
+
+    Raises:
+        RequestError: a content block that a text model cannot read, e.g. an image.
+    """
+    return [_to_dict(message) for message in conversation]
+
+
+def _to_dict(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.text}
+    if thoughts := _thoughts(message):
+        turn["reasoning_content"] = thoughts
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+                **({} if call.id is None else {"id": call.id}),
+            }
+            for call in message.tool_calls
+        ]
+    return turn
+
+
+def _thoughts(message: Message) -> str:
+    """The reasoning that an assistant's blocks hold; any other block that is no text is refused."""
+    if isinstance(message.content, str):
+        return ""
+    # Tool calls are in the message's tool_calls as well.
+    known = ("text", *_REASONING, *_CALLS) if message.role == "assistant" else ("text",)
+    thoughts = []
+    for block in message.content:
+        kind = str(block.get("type"))
+        if kind not in known:
+            raise RequestError(
+                f"a {message.role} message has a content block of type {kind!r}: a local text model reads text only"
+            )
+        if kind in _REASONING:
+            thoughts.append(str(block.get(kind, "")))
+    return "\n".join(thoughts)
+
+
+class ChatTemplate:
+    """A tokenizer's chat template: renders requests to token ids and frames answers for a reward model.
+
+    What a template can do is found out by rendering a marker and looking for it, not by the model's name.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
+        name: what error messages call the model.
+        bos: "template" tokenises the rendered text as it is, like ``apply_chat_template``; "tokenizer" takes a leading
+            BOS off the text and lets the tokenizer add its special tokens. Either way there is one BOS at most.
+
+    Raises:
+        ModelLoadError: there is no chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        chat_template: str | Path | None = None,
+        *,
+        name: str = "the model",
+        bos: BosFrom = "template",
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._source = chat_template.read_text("utf-8") if isinstance(chat_template, Path) else chat_template
+        self._bos = bos
+        if not (self._source or tokenizer.chat_template):
+            raise ModelLoadError(
+                f"the tokenizer of {name} has no chat template, as is usual for base models: use an instruction-tuned "
+                "model, or give chat_template=… (Jinja source, or a Path to a file with it) that renders `messages` in "
+                "the form that the model was trained on"
+            )
+        # Rendering is quick; tokenising a long conversation again for every chunk is not.
+        self._encode: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=256)(self._encoded)
+
+    # -- prompts
+
+    def prompt_ids(self, request: Request) -> list[int]:
+        """Token ids of the conversation up to where the assistant's answer begins.
+
+        Raises:
+            RequestError: the template refuses the conversation, or the request wants what this policy cannot give.
+        """
+        _check_constraints(request)
+        tools = self._tools(request)
+        if tools and not self.takes_tools:
+            raise RequestError(
+                "the request has tools, but the model's chat template does not show tools to the model: use a model "
+                "that was trained with tools, or give a chat_template=… that renders `tools`"
+            )
+        return list(self._encode(self._render(self._chat(request), tools, answer_next=True)))
+
+    def _tools(self, request: Request) -> list[dict[str, Any]] | None:
+        # tool_choice="none" forbids calls: a model that is not shown the tools cannot call them.
+        return [dict(tool) for tool in request.tools] if request.tools and request.tool_choice != "none" else None
+
+    def _chat(self, request: Request) -> Chat:
+        conversation = request.conversation
+        has_tool_turns = any(message.role == "tool" or message.tool_calls for message in conversation)
+        if has_tool_turns and not self.takes_tool_turns:
+            raise RequestError(
+                "the conversation has tool calls and results, but the model's chat template does not render them: use "
+                "a model that was trained with tools, or give another chat_template=…"
+            )
+        chat = to_chat(conversation)
+        if any(turn["role"] == "system" for turn in chat) and not self.takes_system:
+            return _with_system_folded(chat)
+        return chat
+
+    def _render(self, chat: Chat, tools: list[dict[str, Any]] | None = None, *, answer_next: bool) -> str:
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                chat,
+                tools=tools,
+                chat_template=self._source,
+                tokenize=False,
+                add_generation_prompt=answer_next,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise RequestError(f"the model's chat template refuses this conversation: {error}") from error
+        return text
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        bos = self._tokenizer.bos_token
+        own = self._bos == "tokenizer"
+        if own and bos and text.startswith(bos):
+            text = text.removeprefix(bos)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=own, verbose=False))
+
+    # -- answers, for a reward model
+
+    def answer_ids(self, request: Request, responses: Sequence[Response], turn: Turn) -> list[list[int]]:
+        """Token ids of the conversation and an answer to it, one list for each response.
+
+        A response whose token ids spell its text in this tokenizer is framed by id: no white space is trimmed, nothing
+        is tokenised anew. Another tokenizer's response goes by its text, also unchanged where the template allows it.
+
+        Args:
+            request: the conversation.
+            responses: its answers, finished or not.
+            turn: "closed" ends the turn as the template ends it, "open" stops behind the answer.
+
+        Raises:
+            RequestError: the template refuses the conversation.
+        """
+        chat, tools = self._chat(request), self._shown_tools(request)
+        frame = self._frame(chat, tools)
+        if frame is None:
+            return [self._whole(chat, tools, response.text, turn) for response in responses]
+        if turn == "open":
+            frame = Frame(frame.before, "")
+        return [self._framed(frame, response) for response in responses]
+
+    def _framed(self, frame: Frame, response: Response) -> list[int]:
+        if not self.detokenizer.spells(response.tokens, response.text):
+            return list(self._encoded(frame.before + response.text + frame.after))
+        before, after = self._frame_ids(frame)
+        return [*before, *self.detokenizer.without_end(response.tokens), *after]
+
+    def _frame(self, chat: Chat, tools: list[dict[str, Any]] | None) -> Frame | None:
+        rendered = self._render([*chat, {"role": "assistant", "content": _MARK}], tools, answer_next=False)
+        before, found, after = rendered.partition(_MARK)
+        return Frame(before, after) if found and _MARK not in after else None
+
+    def _frame_ids(self, frame: Frame) -> tuple[list[int], list[int]]:
+        # Tokenised behind a word, because some tokenizers treat the beginning of a text as the beginning of a word.
+        word = self._encode(frame.before + "x")
+        whole = self._encode(frame.before + "x" + frame.after)
+        after = whole[len(word) :] if whole[: len(word)] == word else self._encode(frame.after)
+        return list(self._encode(frame.before)), list(after)
+
+    def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, text: str, turn: Turn) -> list[int]:
+        if turn == "open":
+            return list(self._encoded(self._render(chat, tools, answer_next=True) + text))
+        closed = [*chat, {"role": "assistant", "content": text}]
+        return list(self._encoded(self._render(closed, tools, answer_next=False)))
+
+    def _shown_tools(self, request: Request) -> list[dict[str, Any]] | None:
+        tools = self._tools(request)
+        if tools and not self.takes_tools:
+            _log_once("the reward model's chat template takes no tools: it judges answers without seeing them")
+            return None
+        return tools
+
+    # -- what the template can do
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether a system turn reaches the model."""
+        chat = [{"role": "system", "content": _MARK}, {"role": "user", "content": "x"}]
+        return _MARK in self._probe(chat)
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether tools reach the model."""
+        parameters = {"type": "object", "properties": {}}
+        about = {"name": _MARK, "description": "x", "parameters": parameters}
+        return _MARK in self._probe([{"role": "user", "content": "x"}], [{"type": "function", "function": about}])
+
+    @cached_property
+    def takes_tool_turns(self) -> bool:
+        """Whether tool calls and their results reach the model."""
+        return all(_MARK in self._probe(_tool_turns(*names)) for names in ((_MARK, "x"), ("x", _MARK)))
+
+    @cached_property
+    def detokenizer(self) -> Detokenizer:
+        """Decodes states; hidden are the tokens that end or frame turns."""
+        special = _special_ids(self._tokenizer)
+        user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
+        probes: list[Chat] = [[user], [user, answer, user], [user, answer]]
+        if self.takes_system:
+            probes.append([{"role": "system", "content": "x"}, user])
+        framing = {token for chat in probes for token in self._probe_ids(chat)} & special
+        ends = {self._tokenizer.eos_token_id, self._tokenizer.pad_token_id, self._tokenizer.bos_token_id}
+        return Detokenizer(self._tokenizer, {*framing, *ends} - {None})
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """Id of the special token by which the template ends an assistant's turn, if it does so."""
+        frame = self._frame([{"role": "user", "content": "x"}], None)
+        after = self._frame_ids(frame)[1] if frame else []
+        return after[0] if after and after[0] in _special_ids(self._tokenizer) else None
+
+    def _probe(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> str:
+        try:
+            return self._render(chat, tools, answer_next=chat[-1]["role"] != "assistant")
+        except RequestError:
+            return ""
+
+    def _probe_ids(self, chat: Chat) -> Sequence[int]:
+        return self._encoded(self._probe(chat))
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
+    return {*added, *tokenizer.all_special_ids}
+
+
+def _tool_turns(name: str, result: str) -> Chat:
+    # Nine letters: some templates insist on that length.
+    call_id = "abcdefghi"
+    call = {"type": "function", "id": call_id, "function": {"name": name, "arguments": {}}}
+    return [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": result, "name": name, "tool_call_id": call_id},
+    ]
+
+
+def _with_system_folded(chat: Chat) -> Chat:
+    _log_once("the chat template takes no system turn: its text goes in front of the first user turn")
+    system = [turn["content"] for turn in chat if turn["role"] == "system"]
+    others = [turn for turn in chat if turn["role"] != "system"]
+    first = next((i for i, turn in enumerate(others) if turn["role"] == "user"), None)
+    if first is None:
+        raise RequestError("the conversation has no human message: add one, it is the instruction to follow")
+    user = others[first]
+    folded = {**user, "content": "\n\n".join([*system, user["content"]])}
+    return [*others[:first], folded, *others[first + 1 :]]
+
+
+def _check_constraints(request: Request) -> None:
+    if request.response_format is not None:
+        raise RequestError(
+            "response_format is not supported by local models yet (constrained decoding comes later): ask for the "
+            "format in the instruction, or use an endpoint that enforces it"
+        )
+    if request.tool_choice not in (None, "auto", "none"):
+        raise RequestError(
+            f"tool_choice={request.tool_choice!r} is not supported by local models yet (constrained decoding comes "
+            "later): use 'auto' or 'none'"
+        )
+
+
+@lru_cache
+def _log_once(sentence: str) -> None:
+    logger.warning(sentence)
