@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 from langchain_core.callbacks import (
@@ -71,7 +72,15 @@ class DarwinChatModel(BaseChatModel):
 
     @classmethod
     def from_pretrained(
-        cls, policy: str, reward: str, *, device: str = "auto", dtype: str = "auto", **arguments: Any
+        cls,
+        policy: str | Path,
+        reward: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int | None = None,
+        trust_remote_code: bool = False,
+        **arguments: Any,
     ) -> Self:
         """Load a policy and a reward model from folders or hub ids.
 
@@ -80,6 +89,8 @@ class DarwinChatModel(BaseChatModel):
             reward: a sequence-classification model with one logit.
             device: "auto", "cpu", "cuda:0" …
             dtype: "auto", "float32", "bfloat16" …
+            threads: CPU threads while these models work; ``None`` leaves torch's number. One is best for tiny models.
+            trust_remote_code: run Python code that comes with the models. Off by default, for it can do anything.
             arguments: further arguments of :class:`DarwinChatModel`, e.g. ``config``.
 
         Raises:
@@ -87,10 +98,11 @@ class DarwinChatModel(BaseChatModel):
         """
         from darwin_align.backends.local import LocalPolicy, LocalScorer
 
-        arguments.setdefault("model_name", policy)
+        how = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
+        arguments.setdefault("model_name", str(policy))
         return cls(
-            policy=LocalPolicy.from_pretrained(policy, device=device, dtype=dtype),
-            scorer=LocalScorer.from_pretrained(reward, device=device, dtype=dtype),
+            policy=LocalPolicy.from_pretrained(policy, **how),  # type: ignore[arg-type]
+            scorer=LocalScorer.from_pretrained(reward, **how),  # type: ignore[arg-type]
             **arguments,
         )
 

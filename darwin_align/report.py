@@ -113,6 +113,7 @@ def _cycle(cycle: int, population: Population, taken: dict[tuple[int, int], list
         title_justify="left",
         box=None,
         pad_edge=False,
+        expand=True,
     )
     table.add_column("beam", justify="right")
     table.add_column("decoded under", overflow="ellipsis", no_wrap=True, ratio=1)
