@@ -26,7 +26,8 @@ def _start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def _finish(*running: subprocess.Popen[bytes]) -> None:
-    if any([process.wait() for process in running]):
+    codes = [process.wait() for process in running]
+    if any(codes):
         raise SystemExit("a training failed: see above")
 
 

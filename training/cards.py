@@ -11,10 +11,10 @@ from darwin_align.pocket.world import CLAUSES, PHRASINGS, topics
 from training import comparisons, conversations, train_policy, train_reward
 
 _DATA = """## Data
-Our own text only: {topics} hand-written everyday topics (`darwin_align/pocket/topics`), each with three items, five steps,
-a reason, tips, a warning and some wrong lines; {phrasings} phrasings of a request and {clauses} kinds of request clauses.
-A program (`training/`) writes the requests and the answers. Requests of about one in sixteen combinations of topic,
-phrasing and clauses are held out, and as many are kept for tuning: **held out means unseen combinations, the topics are
+Our own text only: {topics} hand-written everyday topics (`darwin_align/pocket/topics`), each with three items, five
+steps, a reason, tips, a warning and some wrong lines; {phrasings} phrasings of a request and {clauses} kinds of request
+clauses. A program (`training/`) writes the requests and the answers. About one in sixteen combinations of topic,
+phrasing and clauses is held out, and as many are kept for tuning: **held out means unseen combinations, the topics are
 seen**. Answers are flawed on purpose, and the clauses of a request move their quality: that rewording a request can win
 something is built in.
 """
@@ -51,12 +51,13 @@ outside its training are unreliable (see the table), as is everything past about
 _REWARD = """# The embedded reward model{kind}
 
 A Llama of 1.5 million parameters (the policy's embeddings and first 3 layers) with one logit, trained on the choices of
-a flawed annotator. It scores the chat template's rendering of a conversation and one assistant turn closed by `<|end|>`{cut}.
+a flawed annotator. It scores the chat template's rendering of a conversation and one assistant turn closed by
+`<|end|>`{cut}.
 
 {data}
-Groups of {replies} replies to one request: of mixed quality, {off:.0%} off the topic, {twins:.0%} of the draws are twins
-that share their replies, so that only the request tells which is better, {tools:.0%} are about tool calls. The annotator
-counts like the gold rule, but overlooks 35% of the wrong facts, likes long answers (+0.012 a word), and errs
+Groups of {replies} replies to one request: of mixed quality, {off:.0%} off the topic; {twins:.0%} of the draws are
+twins that share their replies, so that only the request tells which is better; {tools:.0%} are about tool calls. The
+annotator counts like the gold rule, but overlooks 35% of the wrong facts, likes long answers (+0.012 a word), and errs
 (Bradley-Terry). The gold rule itself was never shown to the model: what it wins by fooling the annotator shows in gold.
 
 ## Recipe
@@ -86,8 +87,8 @@ _POLICY_FIGURES = (
     "distinct",
     "tool calls",
 )
-_REWARD_FIGURES = ("pair accuracy", "prefix pair", "prompt sens", "sensitivity", "own samples", "gold, ")
-_SEARCH_FIGURES = ("search", "sample", "best_of", "mutate", "darwin")
+_REWARD_FIGURES = ("pair accuracy", "prefix pair", "prompt sens", "sensitivity", "own samples", "plain gold")
+_SEARCH_FIGURES = ("search", "best_of", "mutate", "darwin")
 
 
 def _table(figures: dict[str, float], starts: Iterable[str], cut: str = "") -> str:

@@ -34,6 +34,8 @@ from training.optim import padded
 from training.tokenizer import Codec
 
 TEMPERATURE, TOP_K, MAX_NEW = 0.7, 40, 320
+MUTATION_TEMPERATURE = 1.0
+"""The default of the library's mutator."""
 Figures = dict[str, float]
 Prompt = tuple[list[Message], list[dict[str, Any]] | None]
 
@@ -199,7 +201,7 @@ def sampled_figures(pair: Pair, count: int = 60, each: int = 5) -> Figures:
         hits += _agreement(truth, found)
         best["sample"].append(truth[0])
         best["best of five"].append(truth[found.index(max(found))])
-    return {"own samples pair accuracy": _mean(hits), **{f"gold, {name}": _mean(g) for name, g in best.items()}}
+    return {"own samples pair accuracy": _mean(hits), **{f"plain gold, {name}": _mean(g) for name, g in best.items()}}
 
 
 Twins = tuple[Instruction, Instruction, list[str]]

@@ -60,6 +60,9 @@ def batches_of(pool: list[list[int]], size: int) -> Iterator[list[list[int]]]:
 
 
 def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-    """Right-pad rows of ids, shape (rows, longest)."""
-    width = max(map(len, rows))
+    """Right-pad rows of ids, shape (rows, longest, rounded up).
+
+    Few different widths keep torch's cache of compiled matrix products, and so the memory, small.
+    """
+    width = -max(map(len, rows)) // 16 * -16
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows])

@@ -19,11 +19,11 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from training.annotator import preference, verdict
 from training.comparisons import REPLIES, Group, groups
-from training.optim import Log, make_optimizer, rate_at, update
+from training.optim import Log, make_optimizer, padded, rate_at, update
 from training.tokenizer import Codec
 from training.train_policy import make_config, save_model
 
-STEPS, BATCH, RATE, WARM_UP, SEED = 3000, 12, 1.2e-3, 150, 23
+STEPS, BATCH, RATE, WARM_UP, SEED = 2500, 12, 1.2e-3, 150, 23
 LAYERS, CUTS, POOL = 3, 4, 12
 PREFIX_WEIGHT, SQUARE_WEIGHT = 0.5, 1e-3
 FINAL_SHARE = 0.5
@@ -66,8 +66,9 @@ def rows_of(group: Group, codec: Codec, rng: random.Random, cuts: int) -> list[R
 
 def tensors(rows: list[Row], pad: int, end: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, positions, mask and the columns to read (cuts, then the end) of a batch of rows."""
-    width, cuts = max(len(row.ids) for row in rows), len(rows[0].cuts)
-    ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) + [end] * cuts for row in rows])
+    whole, cuts = padded([row.ids for row in rows], pad), len(rows[0].cuts)
+    width = whole.shape[1]
+    ids = torch.cat([whole, torch.full((len(rows), cuts), end)], dim=1)
     cut_at = torch.tensor([row.cuts for row in rows]).reshape(len(rows), cuts)
     positions = torch.cat([torch.arange(width).expand(len(rows), width), cut_at], dim=1)
     mask = torch.zeros(len(rows), width + cuts, width + cuts, dtype=torch.bool)
