@@ -12,7 +12,7 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel
-from langchain_core.language_models.chat_models import LangSmithParams
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -98,11 +98,16 @@ class DarwinChatModel(BaseChatModel):
         """
         from darwin_align.backends.local import LocalPolicy, LocalScorer
 
-        how = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
+        how: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "threads": threads,
+            "trust_remote_code": trust_remote_code,
+        }
         arguments.setdefault("model_name", str(policy))
         return cls(
-            policy=LocalPolicy.from_pretrained(policy, **how),  # type: ignore[arg-type]
-            scorer=LocalScorer.from_pretrained(reward, **how),  # type: ignore[arg-type]
+            policy=LocalPolicy.from_pretrained(policy, **how),
+            scorer=LocalScorer.from_pretrained(reward, **how),
             **arguments,
         )
 

@@ -66,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _search(arguments: argparse.Namespace) -> DarwinSearch:
     config = SearchConfig.preset(arguments.preset)
-    _quiet_loading()
     if (arguments.policy is None) != (arguments.reward is None):
         raise ConfigError("--policy and --reward go together: give both, or neither for the embedded pair")
     if arguments.policy is None:
@@ -76,12 +75,6 @@ def _search(arguments: argparse.Namespace) -> DarwinSearch:
     from darwin_align.chat_model import DarwinChatModel
 
     return DarwinChatModel.from_pretrained(arguments.policy, arguments.reward, config=config).search
-
-
-def _quiet_loading() -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _demo(arguments: argparse.Namespace) -> int:
