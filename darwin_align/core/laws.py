@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isfinite
+from sys import float_info
 from typing import Any
 
 from darwin_align.core.errors import OperatorError, RewardError
@@ -25,13 +26,21 @@ def check_rewards(rewards: Iterable[Any], expected: int) -> list[float]:
     Raises:
         RewardError: their number is not the number of responses, or one is no finite number.
     """
-    values = list(rewards.tolist() if hasattr(rewards, "tolist") else rewards)
+    try:
+        values = [_plain(value) for value in _plain(rewards)]
+    except TypeError:
+        raise RewardError(f"the scorer returned {rewards!r:.80}, not a list of {expected} rewards") from None
     if len(values) != expected:
         raise RewardError(f"the scorer was given {expected} responses and returned {len(values)} rewards: one for each")
     for i, value in enumerate(values):
-        if not isinstance(value, (int, float)) or not isfinite(value):
+        if not isinstance(value, (int, float)) or not abs(value) <= float_info.max:
             raise RewardError(f"the scorer's reward for response {i} is {value!r}: rewards must be finite numbers")
     return [float(value) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    # Tensors and numpy arrays come as a whole, or as a list of scalars.
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def check_answer(operator: OperatorName, before: Population, answer: Population) -> None:
@@ -40,6 +49,8 @@ def check_answer(operator: OperatorName, before: Population, answer: Population)
     Raises:
         OperatorError: with the operator, the beam and the field.
     """
+    if not isinstance(answer, Population):
+        raise OperatorError(f"{operator} answered with {answer!r:.80}; operators answer with a population")
     for name in ("request", "parent", "beams_per_mutation", "max_new_tokens"):
         if getattr(answer, name) != getattr(before, name):
             raise OperatorError(f"{operator} changed the population's {name}; operators answer with changed beams only")
@@ -50,9 +61,12 @@ def check_answer(operator: OperatorName, before: Population, answer: Population)
         )
     if any(spent < 0 for _, spent in answer.usage - before.usage):
         raise OperatorError(f"{operator} lowered the usage; operators may only add to it")
+    waiting = before.unscored
     for i, (old, new) in enumerate(zip(before.beams, answer.beams, strict=True)):
-        if old is not new:
+        if old is not new or (operator == "decode" and old.open):
             _check_beam(operator, before, i, old, new)
+        if operator == "score" and i not in waiting and old != new:
+            raise OperatorError(f"score changed beam {i}, which waits for no reward")
     if operator == "score" and answer.unscored:
         raise RewardError(f"score left beams {', '.join(map(str, answer.unscored))} without a reward")
 
@@ -61,8 +75,11 @@ def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, n
     changed = {name for name in Beam.model_fields if getattr(old, name) != getattr(new, name)}
     if alien := changed - _MAY_CHANGE[operator]:
         raise OperatorError(f"{operator} changed {', '.join(sorted(alien))} of beam {i}, which it must leave alone")
-    if old.finished and (broken := changed & (set(STATE) - ({"reward", "valid"} if operator == "score" else set()))):
+    kept = {*STATE, "alive", "ancestor"} - (_MAY_CHANGE["score"] if operator == "score" else set())
+    if old.finished and (broken := changed & kept):
         raise OperatorError(f"{operator} changed {', '.join(sorted(broken))} of beam {i}, which is finished")
+    if not old.alive and changed:
+        raise OperatorError(f"{operator} changed {', '.join(sorted(changed))} of beam {i}, which was dropped")
     if old.first_response and operator in ("mutate", "select") and changed:
         raise OperatorError(f"{operator} changed the first response (beam {i}), which takes no part in it")
     if operator == "mutate" and not new.instruction.strip():
@@ -71,7 +88,9 @@ def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, n
         _check_decoded(before, i, old, new)
     if operator == "score" and new.reward is not None:
         check_rewards([new.reward], 1)
-    if operator == "select" and changed & set(STATE):
+    if operator == "select" and not isfinite(new.log_weight):
+        raise OperatorError(f"select gave beam {i} the weight {new.log_weight!r}: weights must be finite numbers")
+    if operator == "select" and changed & {*STATE, "ancestor"}:
         _check_taken(before, i, new)
 
 
@@ -83,11 +102,11 @@ def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
         raise OperatorError(f"decode took beam {i} from {old.length} to {new.length} tokens; asked were at most {most}")
     if old.open and not new.finished and new.length == old.length:
         raise OperatorError(f"decode gave beam {i} no token and did not finish it: the search would never end")
-    if new.length != old.length and new.reward is not None:
+    if old != new and new.reward is not None:
         raise OperatorError(f"decode left beam {i} the reward of its former state: set reward=None")
 
 
 def _check_taken(before: Population, i: int, new: Beam) -> None:
-    donor = before.beams[new.ancestor.beam] if new.ancestor is not None else None
-    if donor is None or donor.first_response or any(getattr(donor, name) != getattr(new, name) for name in STATE):
+    taken = -1 if new.ancestor is None else new.ancestor.beam
+    if taken not in before.contenders or any(getattr(before.beams[taken], f) != getattr(new, f) for f in STATE):
         raise OperatorError(f"select gave beam {i} a state that no contender holds: use Beam.take_state")
