@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from darwin_align.core.budget import Budget
 from darwin_align.core.errors import ConfigError
@@ -90,6 +90,12 @@ class SearchConfig(Settings):
         # A default gives way to a small search. Written past `frozen`: the field still counts as not set by hand.
         if name not in self.model_fields_set:
             self.__dict__[name] = max(1, min(getattr(self, name), most))
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What gave way is not written: read back it would pass for set by hand, and could be refused.
+        given_way = {"survivors", "champions"} - self.model_fields_set
+        return {name: value for name, value in dump(self).items() if name not in given_way}
 
     @property
     def beams(self) -> int:
