@@ -59,6 +59,7 @@ class _Run:
         if config.seed is None:
             raise ValueError("config.seed is None: draw one and record it, e.g. config.replace(seed=0)")
         self.request, self.config, self.seed, self.search_id = request, config, config.seed, search_id
+        self.fingerprint = derive(config.seed, "search", request.to_json(), config.to_json())
         self.instruction = request.instruction
         self.archive = Archive(entries=())
         self.ended: list[Beam] = []  # every beam as its cycle left it
@@ -93,7 +94,7 @@ class _Run:
         asked = population.model_copy(
             update={"step": population.step.model_copy(update={"operator": operator, **step}), "notes": ()}
         )
-        question = Question(operator, asked)
+        question = Question(operator, asked, self.fingerprint)
         event = yield question
         answer = question.fold(event)
         self.events.append(event)
@@ -124,11 +125,16 @@ class _Run:
             return population
         if not (self.config.lookahead and any(population.beams[i].open for i in population.contenders)):
             return (yield from self.ask("score", population))
-        ahead = yield from self.ask("decode", population, tokens=self.config.lookahead)
+        first = {i: beam for i, beam in enumerate(population.beams) if beam.first_response and beam.open}
+        asleep = {i: beam.model_copy(update={"alive": False}) for i, beam in first.items()}
+        ahead = yield from self.ask("decode", population.with_beams(asleep), tokens=self.config.lookahead)
         ahead = yield from self.ask("score", ahead)
         # The further tokens are thrown away, their reward is kept.
         waiting = population.unscored
-        seen = {i: population.beams[i].model_copy(update={"reward": ahead.beams[i].reward}) for i in waiting}
+        seen = {
+            i: population.beams[i].model_copy(update={"reward": ahead.beams[i].reward, "valid": ahead.beams[i].valid})
+            for i in waiting
+        }
         return population.with_beams(seen, usage=ahead.usage)
 
     def end(self, population: Population) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from darwin_align.core.budget import Usage
-from darwin_align.core.errors import ReplayError
+from darwin_align.core.errors import OperatorError, ReplayError
 from darwin_align.core.laws import check_answer
 from darwin_align.core.noun import Noun
 from darwin_align.core.types import Beam, OperatorName, Population
@@ -31,6 +31,8 @@ class Delta(Noun):
 class Event(Noun):
     """One answered question."""
 
+    search: int = 0
+    """Fingerprint of the request and the settings, seed included."""
     operator: OperatorName
     cycle: int
     step: int
@@ -45,6 +47,7 @@ class Question:
 
     operator: OperatorName
     population: Population
+    search: int = 0
 
     def answered(self, population: Population, seconds: float = 0.0) -> Event:
         """Say what an operator's answer changed.
@@ -62,6 +65,7 @@ class Question:
         changed = {i: _changes(before, old, new) for i, (old, new) in enumerate(pairs) if old is not new and old != new}
         spent = population.usage - before.usage
         return Event(
+            search=self.search,
             operator=self.operator,
             cycle=step.cycle,
             step=step.index,
@@ -73,7 +77,8 @@ class Question:
         """Return this question's population with the event's changes.
 
         Raises:
-            ReplayError: the event answers another question.
+            ReplayError: the event answers another question, or one of another search.
+            OperatorError: a changed field has a value of a wrong kind.
         """
         population, step = self.population, self.population.step
         asked, came = (self.operator, step.cycle, step.index), (event.operator, event.cycle, event.step)
@@ -81,6 +86,11 @@ class Question:
             raise ReplayError(
                 f"the search asks {asked} (operator, cycle, step) but the recorded event answers {came}: "
                 "replay events with the request, settings and seed that they were recorded with"
+            )
+        if event.search != self.search:
+            raise ReplayError(
+                "the recorded event belongs to a search with another request, seed or setting: "
+                "replay events with those that they were recorded with"
             )
         beams = {i: _changed(population, population.beams[i], fields) for i, fields in event.delta.beams.items()}
         return population.with_beams(beams, usage=population.usage + event.delta.usage).note(*event.delta.notes)
@@ -114,4 +124,8 @@ def _changed(before: Population, beam: Beam, changes: dict[str, Any]) -> Beam:
         if name in fields:
             kept, added = fields[name]
             fields[name] = getattr(beam, name)[:kept] + type(getattr(beam, name))(added)
-    return Beam.model_validate({**dict(beam), **fields})
+    try:
+        return Beam.model_validate({**dict(beam), **fields})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise OperatorError(f"a beam's {wrong['loc'][0]} cannot be {wrong['input']!r:.80}: {wrong['msg']}") from None
