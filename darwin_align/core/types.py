@@ -57,14 +57,16 @@ class Message(Noun):
         """
         if isinstance(self.content, str):
             return self.content
-        return "".join(str(block["text"]) for block in self.content if block.get("type") == "text")
+        return "".join(str(block.get("text", "")) for block in self.content if block.get("type") == "text")
 
     def with_text(self, text: str) -> Message:
         """Return the turn with another text; blocks that are no text stay where they are."""
         if isinstance(self.content, str):
             return self.model_copy(update={"content": text})
-        others = tuple(block for block in self.content if block.get("type") != "text")
-        return self.model_copy(update={"content": ({"type": "text", "text": text}, *others)})
+        texts = [i for i, block in enumerate(self.content) if block.get("type") == "text"]
+        blocks = [block for i, block in enumerate(self.content) if i not in texts]
+        blocks.insert(texts[0] if texts else 0, {"type": "text", "text": text})
+        return self.model_copy(update={"content": tuple(blocks)})
 
 
 class Sampling(Settings):
