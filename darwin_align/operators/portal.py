@@ -32,16 +32,8 @@ class _Portal:
         self.pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="darwin-align")
 
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Run a coroutine on the loop, in the caller's context."""
-        context, future = contextvars.copy_context(), Future[Any]()
-
-        def start() -> None:
-            if future.set_running_or_notify_cancel():
-                task = self.loop.create_task(coroutine, context=context)
-                task.add_done_callback(lambda done: _copy_outcome(done, future))
-
-        self.loop.call_soon_threadsafe(start)
-        return future
+        """Run a coroutine on the loop, in the caller's context; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -56,6 +48,8 @@ class _Portal:
 
 _lock = threading.Lock()
 _portal: _Portal | None = None
+_awaited: contextvars.ContextVar[list[Future[Any]] | None] = contextvars.ContextVar("_awaited", default=None)
+"""What a pool thread waits for on the portal: who cancels the thread's call cancels these."""
 
 
 def _the_portal() -> _Portal:
@@ -83,41 +77,53 @@ def call(method: Callable[..., Any], *args: Any) -> Any:
     """Call a plain or ``async`` method from plain code and return its result.
 
     Raises:
-        RuntimeError: called on the portal's own thread, which would wait for itself.
+        RuntimeError: called on the portal's own thread, which would wait for itself; or the method raised
+            StopIteration, which would pass for an answer in the generators that ask.
 
     >>> async def double(x):
     ...     return 2 * x
     >>> call(double, 21)
     42
     """
-    result = method(*args)
+    try:
+        result = method(*args)
+    except StopIteration as error:
+        raise RuntimeError(f"{method!r:.80} raised StopIteration") from error
     if not inspect.isawaitable(result):
         return result
     portal = _the_portal()
     if threading.current_thread() is portal.thread:
+        if inspect.iscoroutine(result):
+            result.close()
         raise RuntimeError("plain code on the portal's loop waits for an async method: make the caller async")
-    return portal.submit(_await(result)).result()
+    future = portal.submit(_await(result))
+    if (awaited := _awaited.get()) is not None:
+        awaited.append(future)
+    try:
+        return future.result()
+    finally:
+        future.cancel()  # an interrupted caller lets go; a finished future stays as it is
 
 
 async def acall(method: Callable[..., Any], *args: Any) -> Any:
-    """Call a plain or ``async`` method from any event loop; a plain one runs in a thread."""
+    """Call a plain or ``async`` method from any event loop; a plain one runs in a thread.
+
+    Cancelling it cancels what is asynchronous below it, also behind a plain method.
+    """
     portal = _the_portal()
     on_portal = threading.current_thread() is portal.thread
     if inspect.iscoroutinefunction(method):
         coroutine = method(*args)
         return await (coroutine if on_portal else asyncio.wrap_future(portal.submit(coroutine)))
-    context = contextvars.copy_context()
-    return await asyncio.wrap_future(portal.pool.submit(context.run, call, method, *args))
+    context, awaited = contextvars.copy_context(), list[Future[Any]]()
+    context.run(_awaited.set, awaited)
+    try:
+        return await asyncio.wrap_future(portal.pool.submit(context.run, call, method, *args))
+    except asyncio.CancelledError:
+        for future in awaited:
+            future.cancel()
+        raise
 
 
 async def _await(awaitable: Any) -> Any:
     return await awaitable
-
-
-def _copy_outcome(task: asyncio.Task[Any], future: Future[Any]) -> None:
-    if task.cancelled():
-        future.set_exception(asyncio.CancelledError())
-    elif error := task.exception():
-        future.set_exception(error)
-    else:
-        future.set_result(task.result())
