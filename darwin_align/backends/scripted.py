@@ -32,9 +32,10 @@ class ScriptedPolicy:
         length: int = 12,
         replies: dict[str, str] | None = None,
     ) -> None:
-        self.vocabulary: list[str] = ["<end>", *words]
-        self.length = length
-        self.replies = replies or {}
+        self.length, self.replies = length, replies or {}
+        scripted = [word for reply in self.replies.values() for word in reply.split(" ")]
+        self.vocabulary: list[str] = ["<end>", *dict.fromkeys([*words, *scripted])]
+        self.drawn = len(dict.fromkeys(words))
         self.calls = 0
         """How often ``generate`` was called."""
 
@@ -65,9 +66,7 @@ class ScriptedPolicy:
         if position >= (self.length if script is None else len(script)):
             return 0
         if script is None:
-            return 1 + below(len(self.vocabulary) - 1, row.seed, position)
-        if script[position] not in self.vocabulary:
-            self.vocabulary.append(script[position])
+            return 1 + below(self.drawn, row.seed, position)
         return self.vocabulary.index(script[position])
 
 
