@@ -34,7 +34,7 @@ _STOP = frozenset(
     """.split()  # noqa: SIM905 - a list of quoted words is harder to read
 )
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+(?:['’][^\W_]+)?")
-_ENDINGS = ("ations", "ation", "ings", "ing", "ies", "ed", "es", "s", "er", "ers")
+_ENDINGS = ("ations", "ation", "ings", "ing", "ed", "es", "s", "er", "ers")
 
 
 def topic_words(text: str) -> frozenset[str]:
@@ -48,11 +48,13 @@ def topic_words(text: str) -> frozenset[str]:
 
 
 def _stem(word: str) -> str:
+    if word.endswith("ies") and len(word) > 5:
+        return word[:-3] + "i"
     for ending in sorted(_ENDINGS, key=len, reverse=True):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             word = word.removesuffix(ending)
             break
-    return word[:-1] if len(word) > 4 and (word[-1] == "e" or word[-1] == word[-2]) else word.replace("y", "i")
+    return word[:-1] if len(word) > 3 and (word[-1] == "e" or word[-1] == word[-2]) else word.replace("y", "i")
 
 
 class LexicalIntent(BaseModel):
