@@ -18,7 +18,7 @@ def delimited(text: str, tag: str) -> str:
     '<request>\nHi\n</request>'
     """
     name, number = tag, 1
-    while f"<{name}>" in text or f"</{name}>" in text:
+    while re.search(rf"<\s*/?\s*{re.escape(name)}\b[^>]*>", text, re.IGNORECASE):
         number += 1
         name = f"{tag}-{number}"
     return f"<{name}>\n{text}\n</{name}>"
@@ -87,7 +87,7 @@ nothing else.
 )
 """One shot, in our own words: for instruction-tuned models."""
 
-_ITEM = re.compile(r"^\s*(?:\(?\d{1,3}[.):]|[-*+•–])\s+(?P<text>\S.*)$")
+_ITEM = re.compile(r"^\s*(?:[(（]?\d{1,3}(?:[.):]\s+|[.):](?=[^\x00-\x7f])|[、．：）]\s*)|[-*+•–]\s+)(?P<text>\S.*)$")
 
 
 def parse_list(text: str) -> list[str]:
@@ -111,6 +111,6 @@ def parse_list(text: str) -> list[str]:
 
 
 def _unquoted(text: str) -> str:
-    pairs = {'"': '"', "“": "”", "'": "'", "«": "»"}
+    pairs = {'"': '"', "“": "”", "'": "'", "«": "»", "「": "」", "„": "“"}
     whole = len(text) > 2 and pairs.get(text[0]) == text[-1]
     return text[1:-1].strip() if whole else text.replace("**", "").strip() if text.startswith("**") else text
