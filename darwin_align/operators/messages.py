@@ -8,10 +8,12 @@ from typing import Any
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
+    BaseMessageChunk,
     ChatMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
+    message_chunk_to_message,
 )
 
 from darwin_align.core.errors import RequestError
@@ -45,6 +47,8 @@ def to_langchain(conversation: Sequence[Message]) -> list[BaseMessage]:
 
 
 def _from(message: BaseMessage) -> Message:
+    if isinstance(message, BaseMessageChunk):  # a streamed answer, added up
+        message = message_chunk_to_message(message)
     role = _CHAT_ROLES.get(message.role) if isinstance(message, ChatMessage) else _ROLES.get(message.type)
     if role is None:
         kind = f"role {message.role!r}" if isinstance(message, ChatMessage) else f"type {message.type!r}"
