@@ -4,6 +4,7 @@ from darwin_align.operators.base import Check, Decoder, Mutator, Operator, Repor
 from darwin_align.operators.checks import EmbeddingIntent, JudgeIntent, LexicalIntent
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector
 from darwin_align.operators.mutators import (
+    ChainMutator,
     ChatModelMutator,
     FunctionMutator,
     IdentityMutator,
@@ -22,6 +23,7 @@ from darwin_align.operators.selectors import (
 )
 
 __all__ = [
+    "ChainMutator",
     "ChainScorer",
     "ChatModelMutator",
     "Check",

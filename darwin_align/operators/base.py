@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, ClassVar, Generic, TypeVar, Union
 
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
@@ -118,11 +119,7 @@ class Mutator(Operator):
                 seed = derive(population.step.seed, "mutate", attempt)
                 report = Report.of((yield self.mutate, (population.request, parent, missing, seed)))
                 population = population.spend(report.usage).note(*report.notes)
-                if len(report.answer) > missing:
-                    raise OperatorError(
-                        f"the mutator was asked for {missing} instructions and returned {len(report.answer)}"
-                    )
-                for mutation in report.answer:
+                for mutation in _mutations(report.answer, missing):
                     if reason := (yield from self._refusal(population.request, mutation)):
                         population = population.note(f"refused {mutation!r}: {reason}")
                     else:
@@ -159,6 +156,8 @@ class Decoder(Operator):
             return population
         rows = [self._row(population, i) for i in indices]
         reply: Sequence[Continuation] = yield self.policy.generate, (rows,)
+        if not isinstance(reply, Sequence) or not all(isinstance(c, Continuation) for c in reply):
+            raise OperatorError(f"generate must return a list of continuations, not {reply!r:.80}")
         if len(reply) != len(rows):
             raise OperatorError(f"the policy was given {len(rows)} rows and returned {len(reply)} continuations")
         limit = population.max_new_tokens
@@ -254,6 +253,14 @@ def _refuse(kwargs: dict[str, Any], operator: Operator) -> None:
         raise TypeError(f"{type(operator).__name__} takes no call arguments: {', '.join(kwargs)}")
 
 
+def _mutations(answer: Any, most: int) -> Sequence[str]:
+    if not isinstance(answer, list | tuple) or not all(isinstance(mutation, str) for mutation in answer):
+        raise OperatorError(f"mutate must return a list of texts, not {answer!r:.80}")
+    if len(answer) > most:
+        raise OperatorError(f"the mutator was asked for {most} instructions and returned {len(answer)}")
+    return answer
+
+
 def _continued(beam: Beam, continuation: Continuation, limit: int) -> Beam:
     length = beam.length + continuation.new_tokens
     logprob = None if continuation.logprob is None else (beam.logprob or 0.0) + continuation.logprob
@@ -277,18 +284,23 @@ def _rewards(beams: Sequence[Beam]) -> list[float]:
 
 def _selection(reply: Any, finished: Sequence[bool]) -> Selection:
     try:
-        ancestors, weights = reply
+        ancestors, weights = (tuple(part) for part in reply)
+        ancestors = tuple(None if ancestor is None else index(ancestor) for ancestor in ancestors)
+        weights = tuple(float(weight) for weight in weights)
     except (TypeError, ValueError):
-        raise OperatorError(f"select must return (ancestors, weights), not {reply!r}") from None
-    return Selection(tuple(ancestors), tuple(weights), winners_of(ancestors, finished))
+        raise OperatorError(f"select must return (ancestors, weights), not {reply!r:.80}") from None
+    _check_length(len(ancestors), len(weights), len(finished))
+    return Selection(ancestors, weights, winners_of(ancestors, finished))
+
+
+def _check_length(ancestors: int, weights: int, n: int) -> None:
+    if ancestors != n or weights != n:
+        raise OperatorError(f"select was given {n} contenders and returned {ancestors} ancestors and {weights} weights")
 
 
 def _check_selection(selection: Selection, n: int, finished: Sequence[bool]) -> None:
     ancestors, weights, _ = selection
-    if len(ancestors) != n or len(weights) != n:
-        raise OperatorError(
-            f"select was given {n} contenders and returned {len(ancestors)} ancestors and {len(weights)} weights"
-        )
+    _check_length(len(ancestors), len(weights), n)
     for i, ancestor in enumerate(ancestors):
         if ancestor is not None and ancestor not in range(n):
             raise OperatorError(f"select gave contender {i} the ancestor {ancestor!r}; contenders are 0 to {n - 1}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableWithFallbacks
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.operators.base import Decoder, Mutator, Operator, Scorer, Selector
-from darwin_align.operators.mutators import ChatModelMutator, FunctionMutator
+from darwin_align.operators.mutators import ChainMutator, ChatModelMutator, FunctionMutator
+from darwin_align.operators.policy import FunctionPolicy
 from darwin_align.operators.scorers import ChainScorer, FunctionScorer
 from darwin_align.operators.selectors import FunctionSelector
 
@@ -20,7 +22,7 @@ PopulationRunnable = Runnable[Any, Any]
 
 
 def as_mutator(given: Any) -> PopulationRunnable:
-    """Make a mutator of a Mutator, a chat model, an object with ``mutate``, or a function like it.
+    """Make a mutator of a Mutator, a chat model, a chain, an object with ``mutate``, or a function like it.
 
     >>> as_mutator(lambda request, instruction, n, seed: [instruction.upper()] * n).role
     'mutate'
@@ -31,15 +33,19 @@ def as_mutator(given: Any) -> PopulationRunnable:
         return ChatModelMutator(model=given)
     if (method := _method(given, "mutate")) is not None:
         return FunctionMutator(function=method)
+    if isinstance(given, Runnable) and not isinstance(given, Operator):
+        return ChainMutator(chain=given)
     raise _refusal("mutator", "mutate(request, instruction, n, seed) -> list[str]", given)
 
 
 def as_decoder(given: Any) -> PopulationRunnable:
-    """Make a decoder of a Decoder, or of a policy: an object with ``generate``."""
+    """Make a decoder of a Decoder, of a policy (an object with ``generate``), or of a function like it."""
     if _is(given, Decoder):
         return given  # type: ignore[no-any-return]
     if callable(getattr(given, "generate", None)) and not isinstance(given, Runnable):
         return Decoder(policy=given)
+    if (method := _method(given, "generate")) is not None:
+        return Decoder(policy=FunctionPolicy(method))
     raise _refusal("decoder", "generate(rows) -> continuations", given)
 
 
@@ -72,11 +78,13 @@ def as_selector(given: Any) -> PopulationRunnable:
 
 
 def _is(given: Any, kind: Any) -> bool:
-    """Whether this is such an operator, bare or behind LangChain's bindings and alternatives."""
+    """Whether this is such an operator, bare or behind LangChain's bindings, retries, fallbacks and alternatives."""
     if isinstance(given, DynamicRunnable):
         return _is(given.default, kind)
-    if isinstance(given, RunnableBinding):
+    if isinstance(given, RunnableBindingBase):
         return _is(given.bound, kind)
+    if isinstance(given, RunnableWithFallbacks):
+        return _is(given.runnable, kind)
     return isinstance(given, kind)
 
 

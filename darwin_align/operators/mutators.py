@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable
 from pydantic import Field
 
 from darwin_align.core.budget import Usage
@@ -13,11 +15,12 @@ from darwin_align.core.seeds import below, derive
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.base import Check, Mutator, Report
 from darwin_align.operators.checks import words_it_as_request
+from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import call
-from darwin_align.operators.prompts import MANY, MutationPrompt
+from darwin_align.operators.prompts import MANY, MutationPrompt, parse_list
 
-__all__ = ["ChatModelMutator", "FunctionMutator", "IdentityMutator", "PolicyMutator", "RuleMutator"]
+__all__ = ["ChainMutator", "ChatModelMutator", "FunctionMutator", "IdentityMutator", "PolicyMutator", "RuleMutator"]
 
 
 class PolicyMutator(Mutator):
@@ -61,6 +64,24 @@ class ChatModelMutator(Mutator):
         asked = self.prompt.render(request, instruction, n)
         replies = self.model.batch([asked] * (n if self.prompt.one_per_reply else 1))
         return [mutation for reply in replies for mutation in self.prompt.read(reply.text)][:n]
+
+
+class ChainMutator(Mutator):
+    """A LangChain chain to a list of rewordings, e.g. ``prompt | model | parser``.
+
+    The chain is given ``instruction``, ``n`` and ``messages`` (the conversation), and answers with a list of texts, or
+    with a text or message that holds one: JSON, numbered or bulleted.
+    """
+
+    chain: Runnable[Any, Any]
+    checks: tuple[Check, ...] = (words_it_as_request,)
+
+    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Any:  # noqa: ARG002
+        """Run the chain."""
+        messages = to_langchain(request.with_instruction(instruction).conversation)
+        output = await self.chain.ainvoke({"instruction": instruction, "n": n, "messages": messages})
+        text = output.text if isinstance(output, BaseMessage) else output
+        return parse_list(text)[:n] if isinstance(text, str) else output
 
 
 class RuleMutator(Mutator):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from darwin_align.core.types import FinishReason, Request
 
-__all__ = ["Continuation", "Policy", "Row"]
+__all__ = ["Continuation", "FunctionPolicy", "Policy", "Row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +57,10 @@ class Policy(Protocol):
             ContextLengthError: a row's prompt leaves no room in the context.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionPolicy:
+    """A function from rows to continuations, plain or ``async``, as a policy."""
+
+    generate: Callable[[Sequence[Row]], Any]

@@ -45,14 +45,14 @@ class ChainScorer(Scorer):
 
     chain: Runnable[Any, Any]
 
-    def score(self, request: Request, responses: Sequence[Response]) -> list[float]:
+    async def score(self, request: Request, responses: Sequence[Response]) -> list[float]:
         """Run the chain over all responses as one batch."""
         messages = to_langchain(request.conversation)
         inputs = [
             {"instruction": request.instruction, "response": r.text, "messages": messages, "finished": r.finished}
             for r in responses
         ]
-        return [_number(output) for output in self.chain.batch(inputs)]
+        return [_number(output) for output in await self.chain.abatch(inputs)]
 
 
 class _Composite(Scorer):
