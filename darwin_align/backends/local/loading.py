@@ -12,7 +12,7 @@ from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
-from huggingface_hub.utils import are_progress_bars_disabled
+from huggingface_hub import utils as hub_utils
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -24,8 +24,9 @@ from transformers.utils import logging
 
 from darwin_align.core.errors import ModelLoadError
 
-# Its functions carry no types.
+# What is used of them carries no types.
 transformers_logging: Any = logging
+hub: Any = hub_utils
 
 __all__ = ["Kind", "LoadedModel", "ModelSource", "load", "model_context_length", "threads_limited_to"]
 
@@ -160,7 +161,7 @@ def _read(source: ModelSource, device: str) -> LoadedModel:
 @contextmanager
 def _quiet(folder: bool) -> Iterator[None]:
     # A folder is loaded in a blink and needs no progress bar; a download keeps its own.
-    if not folder or not transformers_logging.is_progress_bar_enabled() or are_progress_bars_disabled():
+    if not folder or not transformers_logging.is_progress_bar_enabled() or hub.are_progress_bars_disabled():
         yield
         return
     transformers_logging.disable_progress_bar()

@@ -55,14 +55,14 @@ def place_keys(seeds: Sequence[int], starts: Sequence[int], steps: int, device: 
         int64 of shape (rows, steps).
     """
     wrapped = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
-    rows = _mixed(torch.tensor(wrapped, dtype=torch.int64))
     positions = torch.tensor(starts, dtype=torch.int64)[:, None] + torch.arange(steps)
-    return _mixed(rows[:, None] ^ _mixed(positions)).to(device)
+    # Each argument is mixed in turn: no seed's noise is another's, only shifted or with its arguments exchanged.
+    return _mixed(_mixed(torch.tensor(wrapped, dtype=torch.int64))[:, None] + positions).to(device)
 
 
 def gumbel_noise(keys: Tensor, tokens: Tensor) -> Tensor:
     """Gumbel noise for every (place, token id): int64 inputs that broadcast, float32 output."""
-    bits = _shifted(_mixed(keys ^ _mixed(tokens)), 11)
+    bits = _shifted(_mixed(keys + tokens), 11)
     uniform = (bits.to(torch.float32) + 0.5) * 2.0**-53
     # -log1p(-u) instead of -log(u): single precision is finest near zero, and small values are those that win.
     return -torch.log(-torch.log1p(-uniform))

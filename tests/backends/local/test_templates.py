@@ -1,0 +1,245 @@
+"""Chat templates: rendered in one place, as transformers renders them, and never silently losing a turn."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from darwin_align.backends.local import templates as module
+from darwin_align.backends.local.templates import ChatTemplate, to_chat
+from darwin_align.core.errors import ModelLoadError, RequestError
+from darwin_align.core.types import Message, Request, Response, ToolCall
+
+USER = Message(role="user", content="How do I brew green tea?")
+ANSWER = Message(role="assistant", content="Heat the water.")
+SYSTEM = Message(role="system", content="Be kind.")
+CALL = Message(role="assistant", tool_calls=(ToolCall(name="heat", arguments={"degrees": 80}, id="c1"),))
+RESULT = Message(role="tool", content="80 degrees", name="heat", tool_call_id="c1")
+TOOL = {"type": "function", "function": {"name": "heat", "parameters": {"type": "object", "properties": {}}}}
+
+
+def asked(*conversation: Message, **settings) -> Request:
+    return Request(conversation=conversation, **settings)
+
+
+@pytest.fixture(autouse=True)
+def _log_anew():
+    module._log_once.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("conversation", [(USER,), (USER, ANSWER, USER)])
+def test_prompt_ids_are_those_of_transformers(tokenizers, name, conversation):
+    tokenizer = tokenizers[name]
+    chat = [{"role": m.role, "content": m.content} for m in conversation]
+    expected = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert ChatTemplate(tokenizer).prompt_ids(asked(*conversation)) == expected
+
+
+@pytest.mark.parametrize("bos", ["template", "tokenizer"])
+def test_there_is_one_bos(tokenizers, bos):
+    tokenizer = tokenizers["llama"]
+    template = ChatTemplate(tokenizer, bos=bos)
+    prompt = template.prompt_ids(asked(USER))
+    [answer] = template.answer_ids(asked(USER), [Response(text="Hi")], "closed")
+    [by_id] = template.answer_ids(asked(USER), [Response(text="Hi", tokens=encode(tokenizer, "Hi"))], "closed")
+    for ids in (prompt, answer, by_id):
+        assert ids.count(tokenizer.bos_token_id) == 1
+        assert ids[0] == tokenizer.bos_token_id
+
+
+def test_bos_from_the_tokenizer_where_the_template_writes_none(tokenizers):
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer = tokenizers["llama"]
+    assert ChatTemplate(tokenizer, source).prompt_ids(asked(USER))[0] != tokenizer.bos_token_id
+    assert ChatTemplate(tokenizer, source, bos="tokenizer").prompt_ids(asked(USER))[0] == tokenizer.bos_token_id
+
+
+def encode(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+# -- turns
+
+
+def test_tool_turns_become_openai_dictionaries():
+    assert to_chat([CALL, RESULT]) == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"type": "function", "id": "c1", "function": {"name": "heat", "arguments": {"degrees": 80}}}
+            ],
+        },
+        {"role": "tool", "content": "80 degrees", "name": "heat", "tool_call_id": "c1"},
+    ]
+
+
+def test_text_blocks_are_joined_and_reasoning_is_kept_apart():
+    blocks = ({"type": "reasoning", "reasoning": "Hm."}, {"type": "text", "text": "A"}, {"type": "text", "text": "B"})
+    message = Message(role="assistant", content=blocks)
+    assert to_chat([message]) == [{"role": "assistant", "content": "AB", "reasoning_content": "Hm."}]
+
+
+@pytest.mark.parametrize("block", [{"type": "image_url", "image_url": "x"}, {"type": "reasoning", "reasoning": "x"}])
+def test_a_block_that_is_no_text_is_refused(block):
+    with pytest.raises(RequestError, match=f"user message has a content block of type '{block['type']}'"):
+        to_chat([Message(role="user", content=({"type": "text", "text": "Look"}, block))])
+
+
+def test_tools_and_tool_turns_reach_the_prompt(tokenizers):
+    tokenizer = tokenizers["qwen3"]
+    request = asked(SYSTEM, USER, CALL, RESULT, tools=(TOOL,))
+    text = tokenizer.decode(ChatTemplate(tokenizer).prompt_ids(request))
+    assert '"name": "heat"' in text
+    assert '<tool_call>{"name": "heat", "arguments": {"degrees": 80}}</tool_call>' in text
+    assert "80 degrees" in text
+    assert "Be kind." in text
+
+
+def test_tool_choice_none_hides_the_tools(tokenizers):
+    template = ChatTemplate(tokenizers["qwen3"])
+    assert template.prompt_ids(asked(USER, tools=(TOOL,), tool_choice="none")) == template.prompt_ids(asked(USER))
+
+
+def test_tools_are_refused_where_the_template_drops_them(tokenizers):
+    with pytest.raises(RequestError, match="does not show tools to the model"):
+        ChatTemplate(tokenizers["llama"]).prompt_ids(asked(USER, tools=(TOOL,)))
+
+
+def test_tool_turns_are_refused_where_the_template_drops_them(tokenizers):
+    with pytest.raises(RequestError, match=r"tool calls and results.*does not render them"):
+        ChatTemplate(tokenizers["llama"]).prompt_ids(asked(USER, CALL, RESULT))
+
+
+def test_a_refused_system_turn_is_folded_into_the_first_human_turn(tokenizers, caplog):
+    template = ChatTemplate(tokenizers["gpt2"])
+    folded = Message(role="user", content=f"Be kind.\n\n{USER.text}")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert template.prompt_ids(asked(SYSTEM, USER)) == template.prompt_ids(asked(folded))
+    assert [r.message for r in caplog.records].count(caplog.records[0].message) == 1
+    assert "takes no system turn" in caplog.text
+
+
+def test_a_silently_dropped_system_turn_is_folded_too(tokenizers):
+    source = "{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}"
+    ids = ChatTemplate(tokenizers["llama"], source).prompt_ids(asked(SYSTEM, USER))
+    assert "Be kind." in tokenizers["llama"].decode(ids)
+
+
+def test_a_conversation_that_the_template_refuses(tokenizers):
+    source = "{{ raise_exception('roles must alternate') if messages | length > 1 else messages[0].content }}"
+    with pytest.raises(RequestError, match="chat template refuses this conversation: roles must alternate"):
+        ChatTemplate(tokenizers["llama"], source).prompt_ids(asked(USER, ANSWER, USER))
+
+
+def test_no_template(tokenizers):
+    with pytest.raises(ModelLoadError, match=r"tokenizer of the model 'x' has no chat template.*give chat_template=…"):
+        ChatTemplate(tokenizers["plain"], name="the model 'x'")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"response_format": {"type": "json_object"}}, "response_format is not supported .*constrained decoding"),
+        ({"tool_choice": "required"}, "tool_choice='required' is not supported"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice=.* is not supported .*use 'auto' or 'none'"),
+    ],
+)
+def test_constraints_are_refused(tokenizers, settings, message):
+    with pytest.raises(RequestError, match=message):
+        ChatTemplate(tokenizers["qwen3"]).prompt_ids(asked(USER, **settings))
+
+
+# -- answers
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("text", ["Heat the water.", "把水烧开 🍵", ""])
+def test_a_closed_answer_is_what_transformers_renders(tokenizers, name, text):
+    tokenizer = tokenizers[name]
+    chat = [{"role": "user", "content": USER.text}, {"role": "assistant", "content": text}]
+    expected = tokenizer.apply_chat_template(chat, return_dict=False)
+    template = ChatTemplate(tokenizer)
+    assert template.answer_ids(asked(USER), [Response(text=text)], "closed") == [expected]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_an_open_answer_ends_with_its_own_text(tokenizers, name):
+    tokenizer = tokenizers[name]
+    template = ChatTemplate(tokenizer)
+    [closed], [opened] = (
+        template.answer_ids(asked(USER), [Response(text="Heat the water.")], turn) for turn in ("closed", "open")
+    )
+    assert opened == closed[: len(opened)]
+    assert len(opened) < len(closed)
+    assert tokenizer.decode(opened).endswith("Heat the water.")
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_exact_ids_are_kept(tokenizers, name):
+    tokenizer = tokenizers[name]
+    template = ChatTemplate(tokenizer)
+    # One token a byte: no tokenizer would split its own text like that; and white space that templates trim.
+    text = "  tea 🍵\n\n"
+    tokens = tuple(t for byte in text.encode() for t in tokenizer.convert_tokens_to_ids([bytes_to_token(byte)]))
+    [ids] = template.answer_ids(asked(USER), [Response(text=text, tokens=tokens)], "open")
+    assert tuple(ids[-len(tokens) :]) == tokens
+    [closed] = template.answer_ids(asked(USER), [Response(text=text, tokens=tokens)], "closed")
+    assert closed[: len(ids)] == ids
+    assert tokenizer.decode(closed[len(ids) :]) in ("<|eot_id|>", "<|im_end|>\n", "</s>")
+
+
+def bytes_to_token(byte: int) -> str:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {b: chr(b) for b in printable}
+    table |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in table)}
+    assert set(table.values()) == set(ByteLevel.alphabet())
+    return table[byte]
+
+
+def test_an_eos_token_in_the_state_is_not_written_twice(tokenizers):
+    tokenizer = tokenizers["qwen3"]
+    template = ChatTemplate(tokenizer)
+    tokens = encode(tokenizer, "Heat the water.<|im_end|>")
+    [by_id] = template.answer_ids(asked(USER), [Response(text="Heat the water.", tokens=tokens)], "closed")
+    [by_text] = template.answer_ids(asked(USER), [Response(text="Heat the water.")], "closed")
+    assert by_id == by_text
+
+
+def test_half_a_character_goes_by_id(tokenizers):
+    tokenizer = tokenizers["llama"]
+    tokens = encode(tokenizer, "茶🍵")[:-1]
+    [ids] = ChatTemplate(tokenizer).answer_ids(asked(USER), [Response(text="茶", tokens=tokens)], "open")
+    assert tuple(ids[-len(tokens) :]) == tokens
+
+
+def test_ids_that_do_not_spell_the_text_are_not_used(tokenizers):
+    template, foreign = ChatTemplate(tokenizers["llama"]), encode(tokenizers["gpt2"], "Heat the water.")
+    by_text = template.answer_ids(asked(USER), [Response(text="Heat the water.")], "closed")
+    for tokens in (foreign, (10**6,), encode(tokenizers["llama"], "Heat the water. STOP")):
+        assert template.answer_ids(asked(USER), [Response(text="Heat the water.", tokens=tokens)], "closed") == by_text
+
+
+def test_a_template_that_repeats_the_answer_falls_back_to_rendered_text(tokenizers):
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ m.content | length }}{{ m.content }}\n{% endfor %}"
+    tokenizer = tokenizers["llama"]
+    template = ChatTemplate(tokenizer, source)
+    [closed] = template.answer_ids(asked(USER), [Response(text="Hi")], "closed")
+    assert tokenizer.decode(closed).endswith("assistant: Hi2Hi\n")
+    [opened] = template.answer_ids(asked(USER), [Response(text="Hi")], "open")
+    assert tokenizer.decode(opened).endswith("?\nHi")
+
+
+def test_a_reward_template_without_tools_says_so_once(tokenizers, caplog):
+    template = ChatTemplate(tokenizers["llama"])
+    response = [Response(text="Hi")]
+    with caplog.at_level(logging.WARNING):
+        shown = template.answer_ids(asked(USER, tools=(TOOL,)), response, "closed")
+        template.answer_ids(asked(USER, tools=(TOOL,)), response, "closed")
+    assert shown == template.answer_ids(asked(USER), response, "closed")
+    assert caplog.text.count("takes no tools") == 1
