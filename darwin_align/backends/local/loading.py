@@ -70,7 +70,7 @@ class LoadedModel:
     lock: Any = field(default_factory=RLock)
 
     def __post_init__(self) -> None:
-        self.model.eval().requires_grad_(False)
+        self.model.eval()
 
     @property
     def name(self) -> str:

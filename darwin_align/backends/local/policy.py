@@ -21,7 +21,7 @@ from darwin_align.backends.local.loading import (
 )
 from darwin_align.backends.local.sampling import Sampler, place_keys
 from darwin_align.backends.local.templates import ChatTemplate
-from darwin_align.core.errors import ConfigError, ContextLengthError
+from darwin_align.core.errors import ConfigError, ContextLengthError, RequestError
 from darwin_align.core.types import FinishReason, Request
 from darwin_align.operators.policy import Continuation, Row
 
@@ -157,6 +157,10 @@ class LocalPolicy:
         return [line.continuation(self._detokenizer) for line in lines]
 
     def _line(self, row: Row) -> _Line:
+        if row.text and not row.tokens:
+            raise RequestError(
+                "a row has text but no token ids: a local policy continues only what it (or its tokenizer) wrote itself"
+            )
         prompt = self.template.prompt_ids(row.request)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(

@@ -144,6 +144,11 @@ def test_numbers_spent_are_true(llama, row):
     assert found.tokens[:3] == (40, 41, 42)
 
 
+def test_a_state_without_ids_is_refused(llama, row):
+    with pytest.raises(RequestError, match="has text but no token ids"):
+        llama.generate([replace(row(), text="Heat the")])
+
+
 # -- ends
 
 

@@ -107,7 +107,7 @@ def test_a_long_conversation(reward):
         for i in range(20)
         for role in ("user", "assistant")
     ]
-    request = Request(conversation=(*turns, Message(role="user", content="再来一杯？")))
+    request = Request(conversation=(*turns[1:], Message(role="user", content="再来一杯？")))
     rewards, tokens = reward.score(request, RESPONSES[:2])
     assert tokens > 6000
     inputs = reward._template.answer_ids(request, RESPONSES[:2], "closed")
