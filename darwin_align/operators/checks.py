@@ -20,17 +20,19 @@ __all__ = ["EmbeddingIntent", "JudgeIntent", "LexicalIntent", "fits", "topic_wor
 # Words that carry no topic: function words, and words by which people ask.
 _STOP = frozenset(
     """
-    a about above after again all also am an and any are around as ask asking at be because been before being
-    below between both brief briefly but by can clear clearly could describe detail detailed details did different
-    do does doing down during each else ever every exact exactly example examples explain few first for from full
-    fully get give go good had has have having he hello help her here hers hey hi him his how however i if in
-    include including info information into is it its just kindly know let like list long made make making many
-    may me might more most much must my need no nor not now of off often on once one only or other our out over
-    own please possible provide question quick quickly really request right same say shall share she short should
-    show simple simply so some someone something step steps still such sure tell than thank thanks that the their
-    them then there these they thing things this those through thus to together too under until up us use useful
-    using very walk want was way ways we well were what when where which while who whom whose why will wish with
-    within without wonder wondering word words would write yes you your
+    a about above advice advise after again all also am an and answer answers any are around as ask asking at be
+    because been before being below best better between both brief briefly but by can careful carefully clear
+    clearly complete completely could describe detail detailed details did different do does doing down during
+    each else ever every exact exactly example examples explain few first for friendly from full fully get give go
+    good guide guides had has have having he hello help her here hers hey hi him his how however i idea ideas if
+    in include including info information into is it its just kindly know let like list long made make making many
+    may me might mistake mistakes more most much must my need no nor not now number numbered of off often on once
+    one only or other our out over overview own please polite possible provide question quick quickly really
+    reason reasons request right same say shall share she short should show simple simply so some someone
+    something start step steps still such summary sure tell than thank thanks that the their them then there these
+    they thing things this thorough thoroughly those through thus tip tips to together too under until up us use
+    useful using very walk want warn warning was way ways we well were what when where which while who whom whose
+    why will wish with within without wonder wondering word words would write yes you your
     """.split()  # noqa: SIM905 - a list of quoted words is harder to read
 )
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+(?:['’][^\W_]+)?")
