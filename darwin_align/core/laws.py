@@ -95,6 +95,8 @@ def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, n
 
 
 def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
+    if not isinstance(new.text, str) or not isinstance(new.tokens, tuple):
+        raise OperatorError(f"decode gave beam {i} the state {new.tokens!r:.80}, {new.text!r:.80}: give ids and a text")
     if new.tokens[: len(old.tokens)] != old.tokens:
         raise OperatorError(f"decode rewrote tokens of beam {i}: it may only append to a state")
     most = min(before.step.tokens, before.max_new_tokens - old.length)
