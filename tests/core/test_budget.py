@@ -1,0 +1,90 @@
+"""A spent budget ends a search with the best so far, at most one step late, and never with an error."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from darwin_align import Budget, DarwinSearch, SearchConfig
+from darwin_align.core import Usage
+from tests.core.kit import Case, Trace, cases, search_of, trace
+
+
+def spent(usage: Usage) -> dict[str, float]:
+    return {"tokens": usage.decoded_tokens, "reward_calls": usage.reward_calls, "seconds": usage.seconds}
+
+
+def ends_within_a_step_of(run: Trace, name: str, limit: float, step: float) -> None:
+    opened = [question.population for question, _ in run.steps if question.operator in ("mutate", "decode")]
+    budgeted = [p for p in opened if p.step.operator == "mutate" or p.step.tokens != run.config.lookahead]
+    assert all(spent(population.usage)[name] < limit for population in budgeted)
+    assert spent(run.result.usage)[name] < limit + step
+
+
+def ends_with_the_best_so_far(run: Trace) -> None:
+    last = [cycle[-1][1].beams for cycle in run.cycles]
+    finished = [beam for beams in last for beam in beams if beam.finished]
+    partial = [beam.reward for beams in last for beam in beams if not beam.first_response and beam.reward is not None]
+    if finished:
+        assert run.result.reward == max(beam.reward for beam in finished)
+    else:
+        assert run.result.best.finish_reason == "length"
+        assert run.result.reward == max(partial, default=None)
+
+
+@given(cases(), st.integers(1, 120))
+def test_tokens(case: Case, limit: int) -> None:
+    run = case.trace(budget={"tokens": limit})
+    rows = case.config.beams + 1
+    ends_within_a_step_of(run, "tokens", limit, rows * (1 + case.config.lookahead))
+    ends_with_the_best_so_far(run)
+    assert run.result.stop_reason in ("cycles", "budget: tokens")
+
+
+@given(cases(), st.integers(1, 40))
+def test_reward_calls(case: Case, limit: int) -> None:
+    run = case.trace(budget={"reward_calls": limit})
+    ends_within_a_step_of(run, "reward_calls", limit, case.config.beams + 1)
+    ends_with_the_best_so_far(run)
+
+
+@given(cases(), st.floats(0.5, 30))
+def test_seconds(case: Case, limit: float) -> None:
+    run = case.trace(seconds=1.0, budget={"seconds": limit})
+    ends_within_a_step_of(run, "seconds", limit, step=5.0)  # decode, decode and score ahead, score, select
+    ends_with_the_best_so_far(run)
+
+
+@given(cases())
+def test_a_budget_that_is_not_reached_changes_nothing(case: Case) -> None:
+    free, roomy = case.trace(), case.trace(budget={"reward_calls": 10**6, "tokens": 10**6})
+    assert roomy.result.best == free.result.best
+    assert roomy.result.archive == free.result.archive
+    assert roomy.result.stop_reason == "cycles"
+
+
+@pytest.mark.parametrize("selector", ["top_k", "none"])
+def test_nothing_finished_ends_with_the_best_partial_answer(selector: str) -> None:
+    run = trace(search_of(ends=0.0), SearchConfig(selector=selector, seed=3, budget=Budget(tokens=60)))
+    assert run.result.best.finish_reason == run.result.first_response.finish_reason == "length"
+    assert run.result.text
+    assert run.result.stop_reason == "budget: tokens"
+    assert (run.result.reward is None) == (selector == "none")
+
+
+def test_a_budget_spent_by_the_mutation_alone_still_answers() -> None:
+    def slow(search: DarwinSearch) -> Trace:
+        return trace(search, SearchConfig(seed=3, budget=Budget(seconds=1.0)), seconds=2.0)
+
+    result = slow(search_of()).result
+    assert (result.text, result.reward, result.best.finish_reason) == ("", None, "length")
+    assert result.stop_reason == "budget: seconds"
+    assert result.archive.entries == ()
+
+
+def test_the_first_limit_that_is_reached_is_named() -> None:
+    budget = Budget(tokens=10, reward_calls=2, seconds=1.5)
+    assert budget.spent(Usage(decoded_tokens=9, reward_calls=1, seconds=1.4)) is None
+    assert budget.spent(Usage(decoded_tokens=10)) == "tokens"
+    assert budget.spent(Usage(reward_calls=2)) == "reward_calls"
+    assert budget.spent(Usage(seconds=1.5)) == "seconds"
+    assert Budget().spent(Usage(decoded_tokens=10**9, reward_calls=10**9, seconds=1e9)) is None

@@ -1,0 +1,98 @@
+"""Settings: what is impossible is refused by a sentence that says what to change."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from darwin_align import Budget, DarwinError, Sampling, SearchConfig
+from darwin_align.core import PRESETS
+from darwin_align.core.errors import ConfigError
+from tests.core.kit import Case, cases
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"survivors": 5}, r"survivors \(5\) must be fewer than the beams \(5 mutations x 1\).*lower survivors"),
+        ({"survivors": 1, "mutations": 1}, r"survivors \(1\) must be fewer"),
+        ({"survivors": 6, "mutations": 2, "beams_per_mutation": 3}, r"\(2 mutations x 3\)"),
+        ({"champions": 6}, r"champions \(6\) are chosen among the mutations \(5\): lower champions or raise mutations"),
+        ({"lookahead": 5, "selector": "none"}, r"lookahead only serves a selector: set lookahead=0"),
+        ({"lookahead": 5, "cycles": 0}, r"lookahead only serves a selector"),
+        ({"survivor": 2}, r"unknown setting 'survivor' for SearchConfig: did you mean 'survivors'\?"),
+        ({"zzz": 2}, r"unknown setting 'zzz' for SearchConfig: known are beams_per_mutation, budget"),
+        ({"mutations": 0}, r"SearchConfig.mutations = 0 is refused: input should be greater than 0"),
+        ({"mutations": "many"}, r"SearchConfig.mutations = 'many' is refused"),
+        ({"replacement_period": -1}, r"SearchConfig.replacement_period = -1 is refused"),
+        ({"cycles": -1}, r"SearchConfig.cycles = -1 is refused"),
+        ({"max_new_tokens": 0}, r"SearchConfig.max_new_tokens = 0 is refused"),
+        ({"selector": "best"}, r"SearchConfig.selector = 'best' is refused: input should be 'top_k', 'tournament'"),
+        ({"budget": {"tokens": -5}}, r"Budget.tokens = -5 is refused: input should be greater than 0"),
+        ({"budget": {"token": 5}}, r"unknown setting 'token' for Budget: did you mean 'tokens'\?"),
+    ],
+)
+def test_impossible_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SearchConfig(**settings)
+
+
+@pytest.mark.parametrize("limit", ["tokens", "reward_calls", "seconds"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), "much"])
+def test_a_budget_is_positive(limit: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"Budget.{limit} = .* is refused"):
+        Budget(**{limit: value})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -0.1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0}]
+)
+def test_impossible_sampling(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"Sampling.{next(iter(settings))} = "):
+        Sampling(**settings)
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"mutations = 0 .*; unknown setting 'survivor'"):
+        SearchConfig(mutations=0, survivor=1)
+
+
+def test_config_errors_are_value_errors_of_the_library() -> None:
+    assert issubclass(ConfigError, DarwinError)
+    assert issubclass(ConfigError, ValueError)
+
+
+def test_an_unknown_preset() -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset 'best_of': did you mean 'best_of_n'\?"):
+        SearchConfig.preset("best_of")
+
+
+def test_presets_are_the_papers_family() -> None:
+    assert set(PRESETS) == {"darwin", "sample", "best_of_n", "sample_replace", "mutate_best_of_n"}
+    assert SearchConfig.preset("darwin") == SearchConfig()
+    assert (SearchConfig().mutations, SearchConfig().survivors, SearchConfig().replacement_period) == (5, 3, 40)
+    assert SearchConfig.preset("sample").answers == 1
+    assert SearchConfig.preset("best_of_n").answers == 5
+    assert SearchConfig.preset("best_of_n", mutations=14).answers == 15
+    assert not SearchConfig.preset("best_of_n").replaces
+    assert SearchConfig.preset("sample_replace").replaces
+    assert SearchConfig.preset("mutate_best_of_n").mutator == "policy"
+    assert not SearchConfig.preset("mutate_best_of_n").replaces
+
+
+@given(cases())
+def test_replace_checks_anew_and_changes_nothing_else(case: Case) -> None:
+    assert case.config.replace() == case.config
+    changed = case.config.replace(seed=5)
+    assert changed.seed == 5
+    assert changed.replace(seed=case.config.seed) == case.config
+    with pytest.raises(ConfigError, match="cycles"):
+        case.config.replace(cycles=-1)
+
+
+def test_defaults_give_way_to_a_small_search_but_a_written_value_does_not() -> None:
+    assert SearchConfig(mutations=2).survivors == 1
+    assert SearchConfig(mutations=2).replace(mutations=5).survivors == 3
+    assert SearchConfig(mutations=2).champions == 2
+    with pytest.raises(ConfigError, match="survivors"):
+        SearchConfig(survivors=2).replace(mutations=2)
