@@ -1,6 +1,7 @@
 """Laws of Algorithm 1, over random searches."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,12 @@ def written(beam: Beam) -> dict[str, object]:
     return {name: value for name, value in state(beam).items() if name != "reward"}
 
 
+def survivors(population: Population, config: SearchConfig) -> list[int]:
+    contenders = population.contenders
+    order = ranked([population.beams[i].reward for i in contenders])
+    return [contenders[j] for j in order[: config.survivors]]
+
+
 @given(cases())
 def test_a_finished_beam_never_changes(case: Case) -> None:
     for question, after in case.trace().steps:
@@ -34,17 +41,16 @@ def test_a_finished_beam_never_changes(case: Case) -> None:
 @given(cases(selectors=["top_k"]))
 def test_survivors_never_change_and_all_others_take_a_survivors_state(case: Case) -> None:
     for before, after in case.trace().of("select"):
-        rewards = [before.beams[i].reward for i in before.contenders]
-        survivors = [before.contenders[j] for j in ranked(rewards)[: case.config.survivors]]
+        best = survivors(before, case.config)
         for i in before.contenders:
             old, new = before.beams[i], after.beams[i]
-            if i in survivors or old.finished:
+            if i in best or old.finished:
                 assert state(new) == state(old)
                 assert new.ancestor == old.ancestor
             else:
-                assert new.ancestor.beam in survivors
+                assert new.ancestor.beam in best
                 assert new.ancestor.step == before.step.index
-            assert new.wins == old.wins + (i in survivors)
+            assert new.wins == old.wins + (i in best)
 
 
 @given(cases())
@@ -121,7 +127,7 @@ def test_a_beam_decodes_in_one_go_what_it_decodes_in_steps(case: Case) -> None:
 @given(cases())
 def test_look_ahead_leaves_the_states_alone_and_the_first_response_asleep(case: Case) -> None:
     run = case.trace(**({"lookahead": 3} if case.config.replaces else {}))
-    for (question, after), (following, _) in zip(run.steps, run.steps[1:], strict=False):
+    for (question, after), (following, _) in pairwise(run.steps):
         ahead = question.operator == "score" and following.operator == "select" and case.config.replaces
         if ahead:
             for scored, kept in zip(after.beams, following.population.beams, strict=True):
@@ -148,7 +154,7 @@ def test_the_best_is_the_best_rewarded_finished_answer(case: Case) -> None:
 @given(cases())
 def test_more_cycles_only_add_and_never_make_the_best_worse(case: Case) -> None:
     runs = [case.trace(cycles=cycles) for cycles in (0, 1, 2, 3) if cycles or not case.config.lookahead]
-    for fewer, more in zip(runs, runs[1:], strict=False):
+    for fewer, more in pairwise(runs):
         assert more.result.reward >= fewer.result.reward
         if fewer.config.cycles:
             known = len(fewer.result.events)
@@ -185,13 +191,8 @@ def test_wins_champions_and_archive_are_the_papers(case: Case) -> None:
     assert run.result.archive.rewards == archives[-1]
     for number, cycle in enumerate(run.cycles):
         for i, beam in enumerate(cycle[-1][1].beams):
-            tops = [q.population for q, _ in cycle if q.operator == "select"]
-            won = sum(
-                i
-                in [p.contenders[j] for j in ranked([p.beams[c].reward for c in p.contenders])[: case.config.survivors]]
-                for p in tops
-            )
-            assert beam.wins == won
+            won = [i in survivors(q.population, case.config) for q, _ in cycle if q.operator == "select"]
+            assert beam.wins == sum(won)
         parent = cycle[0][0].population.parent
         assert parent in (archives[number - 1] if number else {ASKED})
 
