@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from huggingface_hub import utils as hub_utils
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -147,7 +148,7 @@ def _read(source: ModelSource, device: str) -> LoadedModel:
                 output_loading_info=True,
                 **source.hub,
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _explained(source, error) from error
     if missing := sorted(report["missing_keys"]):
         what = "language model" if source.kind == "causal" else "reward model"

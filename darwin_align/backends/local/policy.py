@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,11 +150,10 @@ class LocalPolicy:
             RequestError: the chat template refuses a conversation.
         """
         lines = [self._line(row) for row in rows]
-        # Rows of like length side by side need the least padding.
-        waiting = sorted((line for line in lines if line.wanted > 0), key=lambda line: len(line.ids))
+        waiting = [line for line in lines if line.wanted > 0]
         with self._loaded.lock, threads_limited_to(self._options.threads), torch.inference_mode():
-            for start in range(0, len(waiting), self._options.max_batch_rows):
-                self._decode(waiting[start : start + self._options.max_batch_rows])
+            for batch in self._batches(waiting):
+                self._decode(batch)
         return [line.continuation(self._detokenizer) for line in lines]
 
     def _line(self, row: Row) -> _Line:
@@ -172,12 +172,22 @@ class LocalPolicy:
             line.finish_reason = "stop"
         return line
 
+    def _batches(self, lines: Sequence[_Line]) -> Iterator[list[_Line]]:
+        # Rows of like length side by side need the least padding.
+        ordered, most = sorted(lines, key=lambda line: len(line.ids)), self._options.max_batch_rows
+        groups = [ordered]
+        if not self._forward.pads:
+            groups = [list(group) for _, group in groupby(ordered, key=lambda line: len(line.ids))]
+        for group in groups:
+            for start in range(0, len(group), most):
+                yield group[start : start + most]
+
     def _decode(self, lines: list[_Line]) -> None:
         steps = max(line.wanted for line in lines)
         device = self._loaded.device
         batch = _Batch.of([line.ids for line in lines], steps, device)
         keys = place_keys([line.row.seed for line in lines], [len(line.state) for line in lines], steps, device)
-        sampler = Sampler([line.row.request.sampling for line in lines], keys, batch.history())
+        sampler = Sampler([line.row.request.sampling for line in lines], keys, batch.ids)
         for line in lines:
             line.prefilled = len(line.ids)
         logits = self._forward.prefill(batch)
@@ -278,9 +288,6 @@ class _Batch:
         mask = (torch.arange(width + steps, device=device) >= pads).long()
         return cls(ids, mask, width - pads, min(lengths) < width, width)
 
-    def history(self) -> Tensor:
-        return self.ids
-
     def keep(self, rows: Tensor) -> None:
         self.mask, self.positions = self.mask[rows], self.positions[rows]
         self.cache.reorder_cache(rows)
@@ -294,6 +301,9 @@ class _Forward:
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._cache = "past_key_values" if "past_key_values" in accepted else "cache_params"
+        self.pads = self._cache == "past_key_values"
+        """Whether padding is exact. Purely recurrent models (Mamba) carry it along in their state."""
 
     def prefill(self, batch: _Batch) -> Tensor:
         """Read prompts and states; return the next token's logits, float32 (rows, vocabulary)."""
@@ -311,13 +321,13 @@ class _Forward:
         placed = {"position_ids": positions} if self._takes_positions else {}
         output = self._model(
             input_ids=ids,
-            attention_mask=batch.mask[:, : batch.width] if batch.padded or not placed else None,
-            past_key_values=batch.cache,
+            attention_mask=batch.mask[:, : batch.width] if batch.padded or (self.pads and not placed) else None,
             use_cache=True,
+            **{self._cache: batch.cache},
             **placed,
             **self._extra,
         )
-        batch.cache = output.past_key_values
+        batch.cache = getattr(output, self._cache)
         logits: Tensor = output.logits[:, -1].float()
         return logits
 

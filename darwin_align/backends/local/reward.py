@@ -129,6 +129,9 @@ class RewardModel:
         _check_labels(loaded, recipe)
         self._loaded, self._options = loaded, options
         self.context_length = model_context_length(loaded)
+        if recipe.inputs == "pair":
+            # Some encoders reserve positions; their tokenizers know.
+            self.context_length = min(self.context_length, loaded.tokenizer.model_max_length)
         self._template = None
         if recipe.inputs == "chat" and recipe.reads != "get_score":
             self._template = ChatTemplate(
@@ -164,11 +167,11 @@ class RewardModel:
         """
         if self.recipe.reads == "get_score":
             return self._own_scores(request, responses), 0
-        inputs = self._inputs(request, responses)
-        unique = sorted(set(inputs), key=lambda one: (len(one.ids), one.ids))
-        self._check_context(unique)
         rewards: dict[_Input, float] = {}
         with self._loaded.lock, threads_limited_to(self._options.threads), torch.inference_mode():
+            inputs = self._inputs(request, responses)
+            unique = sorted(set(inputs), key=lambda one: (len(one.ids), one.ids))
+            self._check_context(unique)
             for start in range(0, len(unique), self._options.batch_size):
                 batch = unique[start : start + self._options.batch_size]
                 rewards.update(zip(batch, self._rewards(batch).tolist(), strict=True))

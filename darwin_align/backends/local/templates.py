@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -135,7 +135,10 @@ class ChatTemplate:
                 "the request has tools, but the model's chat template does not show tools to the model: use a model "
                 "that was trained with tools, or give a chat_template=… that renders `tools`"
             )
-        return list(self._encode(self._render(self._chat(request), tools, answer_next=True)))
+        ids = self._encode(self._render(self._chat(request), tools, answer_next=True))
+        if not ids:
+            raise RequestError("the model's chat template rendered this conversation to nothing")
+        return list(ids)
 
     def _tools(self, request: Request) -> list[dict[str, Any]] | None:
         # tool_choice="none" forbids calls: a model that is not shown the tools cannot call them.
@@ -195,10 +198,13 @@ class ChatTemplate:
         if frame is None:
             return [self._whole(chat, tools, response.text, turn) for response in responses]
         if turn == "open":
-            frame = Frame(frame.before, "")
+            frame = replace(frame, after="")
         return [self._framed(frame, response) for response in responses]
 
     def _framed(self, frame: Frame, response: Response) -> list[int]:
+        if frame.before.endswith(" ") and response.text.startswith(" "):
+            # A template that puts a space before answers: a policy that was trained on it writes that space itself.
+            frame = replace(frame, before=frame.before[:-1])
         if not self.detokenizer.spells(response.tokens, response.text):
             return list(self._encoded(frame.before + response.text + frame.after))
         before, after = self._frame_ids(frame)

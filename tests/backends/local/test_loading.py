@@ -86,6 +86,13 @@ def test_a_folder_without_a_model(tmp_path):
         LocalPolicy.from_pretrained(tmp_path)
 
 
+def test_broken_weights(tmp_path, folders):
+    folder = shutil.copytree(folders["llama"], tmp_path / "broken")
+    (folder / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(ModelLoadError, match="holds no model that can be loaded safely"):
+        LocalPolicy.from_pretrained(folder)
+
+
 def test_pickled_weights_are_not_loaded(tmp_path, folders):
     folder = shutil.copytree(folders["llama"], tmp_path / "unsafe")
     model = LlamaForCausalLM.from_pretrained(folder)

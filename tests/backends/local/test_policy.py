@@ -9,7 +9,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    DynamicCache,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
@@ -372,3 +380,35 @@ def test_the_cache_is_the_models_own_kind(folders, row, monkeypatch):
     policy.generate([row(TEXTS[3], max_tokens=3)])
     assert isinstance(caches[0], DynamicCache)
     assert caches[0].layers[0].is_sliding
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "more"),
+    [
+        (MambaForCausalLM, MambaConfig, {"state_size": 4, "num_hidden_layers": 2}),
+        (BloomForCausalLM, BloomConfig, {"n_layer": 2, "n_head": 2}),
+        (
+            Gemma3ForCausalLM,
+            Gemma3TextConfig,
+            {
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "intermediate_size": 64,
+                "sliding_window": 16,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+        ),
+    ],
+)
+def test_recurrent_alibi_and_hybrid_models(model, config, more, tokenizers, row):
+    """Models that take no positions, keep another kind of cache, or mix windows."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers["qwen3"]
+    made = model(config(vocab_size=len(tokenizer), hidden_size=32, initializer_range=0.3, **more))
+    policy = LocalPolicy(made, tokenizer)
+    rows = [row(text, seed=i, sampling=SETTINGS[i % 2], max_tokens=24) for i, text in enumerate((*TEXTS, TEXTS[0]))]
+    for one, found in zip(rows, policy.generate(rows), strict=True):
+        assert policy.generate([one])[0].tokens == found.tokens
+        assert continued(policy, one, 7, 24).tokens == found.tokens

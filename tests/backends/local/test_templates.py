@@ -211,6 +211,21 @@ def test_an_eos_token_in_the_state_is_not_written_twice(tokenizers):
     assert by_id == by_text
 
 
+def test_a_space_before_the_answer_is_written_once(tokenizers):
+    tokenizer = tokenizers["gpt2"]
+    template = ChatTemplate(tokenizer)
+    tokens = encode(tokenizer, " Heat the water.")
+    [by_id] = template.answer_ids(asked(USER), [Response(text=" Heat the water.", tokens=tokens)], "open")
+    assert by_id == [*template.prompt_ids(asked(USER)), *tokens]
+    [by_text] = template.answer_ids(asked(USER), [Response(text=" Heat the water.")], "open")
+    assert tokenizer.decode(by_text) == tokenizer.decode(by_id)
+
+
+def test_an_empty_rendering_is_an_error(tokenizers):
+    with pytest.raises(RequestError, match="rendered this conversation to nothing"):
+        ChatTemplate(tokenizers["llama"], "{{ '' }}").prompt_ids(asked(USER))
+
+
 def test_half_a_character_goes_by_id(tokenizers):
     tokenizer = tokenizers["llama"]
     tokens = encode(tokenizer, "茶🍵")[:-1]
