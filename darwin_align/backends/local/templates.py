@@ -264,8 +264,16 @@ class ChatTemplate:
         if self.takes_system:
             probes.append([{"role": "system", "content": "x"}, user])
         framing = {token for chat in probes for token in self._probe_ids(chat)} & special
+        framing |= self._tool_framing(framing) & special
         ends = {self._tokenizer.eos_token_id, self._tokenizer.pad_token_id, self._tokenizer.bos_token_id}
         return Detokenizer(self._tokenizer, {*framing, *ends} - {None})
+
+    def _tool_framing(self, framing: set[int]) -> set[int]:
+        """Tokens that frame tools and their results. What frames a call is not among them: it belongs to the answer."""
+        turns, tool = _tool_turns("x", "x"), {"type": "function", "function": {"name": "x", "parameters": {}}}
+        if not (call := self._probe_ids(turns[:2])):
+            return set()
+        return {*self._probe_ids(turns), *self._probe_ids(turns[:1], [tool])} - (set(call) - framing)
 
     @cached_property
     def end_of_turn(self) -> int | None:
@@ -280,8 +288,8 @@ class ChatTemplate:
         except RequestError:
             return ""
 
-    def _probe_ids(self, chat: Chat) -> Sequence[int]:
-        return self._encoded(self._probe(chat))
+    def _probe_ids(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> Sequence[int]:
+        return self._encoded(self._probe(chat, tools))
 
 
 def _special_ids(tokenizer: Any) -> set[int]:

@@ -34,7 +34,7 @@ LLAMA3 = (
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 CHATML = (
-    "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% if tools %}<|tools|>{{ tools | tojson }}<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -83,11 +83,15 @@ def make_tokenizer(
 
 def _tokenizers() -> dict[str, PreTrainedTokenizerFast]:
     header = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    chatml = ("<|im_start|>", "<|tools|>", "<tool_call>", "</tool_call>")
     llama = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|end|>"}
     return {
         "llama": make_tokenizer(LLAMA3, llama, header, adds_bos=True),
         "qwen3": make_tokenizer(
-            CHATML, {"eos_token": "<|im_end|>"}, ("<|im_start|>", "<tool_call>", "</tool_call>"), vocabulary=450
+            CHATML,
+            {"eos_token": "<|im_end|>"},
+            ("<|im_start|>", "<|tools|>", "<tool_call>", "</tool_call>"),
+            vocabulary=450,
         ),
         "gpt2": make_tokenizer(INST, {"bos_token": "<s>", "eos_token": "</s>"}, vocabulary=350, texts=TEXTS[::-1]),
         "plain": make_tokenizer(None, {"eos_token": "</s>"}, vocabulary=320, texts=TEXTS[:1]),

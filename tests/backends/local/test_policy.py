@@ -242,7 +242,9 @@ def test_half_a_character_is_held_back(llama, row, tokenizers):
 
 def test_tool_marks_stay_in_the_text_and_turn_marks_do_not(folders, tokenizers):
     policy = LocalPolicy.from_pretrained(folders["qwen3"], device="cpu")
-    ids = tokenizers["qwen3"].encode("Sure.<tool_call>{}</tool_call><|im_end|>", add_special_tokens=False)
+    ids = tokenizers["qwen3"].encode(
+        "Sure.<|tools|><tool_call>{}</tool_call><|im_start|><|im_end|>", add_special_tokens=False
+    )
     assert policy._detokenizer.text(ids) == "Sure.<tool_call>{}</tool_call>"
 
 
