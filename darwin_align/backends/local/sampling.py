@@ -22,7 +22,7 @@ from transformers import (
 
 from darwin_align.core.types import Sampling
 
-__all__ = ["Sampler", "gumbel_noise", "place_keys", "warpers"]
+__all__ = ["Sampler", "gumbel_noise", "penalties", "place_keys", "warpers"]
 
 # SplitMix64 (Steele, Lea, Flood 2014), in the two's complement that torch's int64 arithmetic wraps around in.
 _GOLDEN, _MIX_1, _MIX_2 = (
@@ -68,13 +68,17 @@ def gumbel_noise(keys: Tensor, tokens: Tensor) -> Tensor:
     return -torch.log(-torch.log1p(-uniform))
 
 
-def warpers(sampling: Sampling) -> LogitsProcessorList:
-    """The logits processors that ``generate`` would apply, in its order."""
+def penalties(sampling: Sampling) -> LogitsProcessorList:
+    """What changes single logits by a row's history: it needs the whole vocabulary and counts for greedy rows too."""
     processors = LogitsProcessorList()
-    if sampling.repetition_penalty is not None and sampling.repetition_penalty != 1.0:
+    if sampling.repetition_penalty is not None and _penalises(sampling):
         processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature == 0:
-        return processors
+    return processors
+
+
+def warpers(sampling: Sampling) -> LogitsProcessorList:
+    """What ``generate`` then does to the logits of a row that is sampled, in its order."""
+    processors = LogitsProcessorList()
     if sampling.temperature != 1.0:
         processors.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k is not None:
@@ -105,8 +109,7 @@ class Sampler:
         rows: dict[Sampling, list[int]] = {}
         for i, one in enumerate(self._settings):
             rows.setdefault(one, []).append(i)
-        device = self._keys.device
-        self._groups = [(warpers(one), one.temperature == 0, torch.tensor(i, device=device)) for one, i in rows.items()]
+        self._groups = [(_Draw(one), torch.tensor(i, device=self._keys.device)) for one, i in rows.items()]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
@@ -128,13 +131,12 @@ class Sampler:
         keys = self._keys[:, self._step]
         self._step += 1
         if len(self._groups) == 1:
-            processors, greedy, _ = self._groups[0]
-            tokens, logprobs = _draw(logits, keys, self._history, processors, greedy)
+            tokens, logprobs = self._groups[0][0](logits, keys, self._history)
         else:
             tokens, logprobs = torch.empty_like(keys), torch.empty_like(logits[:, 0])
-            for processors, greedy, rows in self._groups:
+            for draw, rows in self._groups:
                 history = None if self._history is None else self._history[rows]
-                tokens[rows], logprobs[rows] = _draw(logits[rows], keys[rows], history, processors, greedy)
+                tokens[rows], logprobs[rows] = draw(logits[rows], keys[rows], history)
         if self._history is not None:
             self._history = torch.cat([self._history, tokens[:, None]], dim=1)
         return tokens, logprobs
@@ -144,24 +146,33 @@ def _penalises(sampling: Sampling) -> bool:
     return sampling.repetition_penalty not in (None, 1.0)
 
 
-def _draw(
-    logits: Tensor, keys: Tensor, history: Any, processors: LogitsProcessorList, greedy: bool
-) -> tuple[Tensor, Tensor]:
-    warped = processors(history, logits)
-    if greedy:
-        tokens = warped.argmax(dim=-1)
-        return tokens, logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
-    values, ids = _survivors(warped)
-    place = (values + gumbel_noise(keys[:, None], ids)).argmax(dim=-1, keepdim=True)
-    logprobs = values.gather(-1, place)[:, 0] - values.logsumexp(dim=-1)
-    return ids.expand_as(values).gather(-1, place)[:, 0], logprobs
+class _Draw:
+    """One draw under one row's settings, for any number of rows."""
 
+    def __init__(self, sampling: Sampling) -> None:
+        self._greedy, self._top_k = sampling.temperature == 0, sampling.top_k
+        self._penalties = penalties(sampling)
+        self._warpers = LogitsProcessorList() if self._greedy else warpers(sampling)
 
-def _survivors(warped: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and ids of the tokens that the warpers left, shape (rows, most survivors of a row)."""
-    # Counted rather than taken from top_k: tied tokens survive together, and a cut through a tie would depend on luck.
-    most = int((warped > -torch.inf).sum(dim=-1).max())
-    if most == warped.shape[-1]:
-        return warped, torch.arange(most, device=warped.device)[None]
-    values, ids = warped.topk(most, dim=-1)
-    return values, ids
+    def __call__(self, logits: Tensor, keys: Tensor, history: Any) -> tuple[Tensor, Tensor]:
+        scores = self._penalties(history, logits)
+        if self._greedy:
+            tokens = scores.argmax(dim=-1, keepdim=True)
+            return tokens[:, 0], logits.log_softmax(dim=-1).gather(-1, tokens)[:, 0]
+        candidates, ids = self._candidates(scores)
+        warped = self._warpers(history, candidates)
+        place = (warped + gumbel_noise(keys[:, None], ids)).argmax(dim=-1, keepdim=True)
+        logprobs = warped.log_softmax(dim=-1).gather(-1, place)[:, 0]
+        return ids.expand_as(warped).gather(-1, place)[:, 0], logprobs
+
+    def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and ids that can survive top-k, so that all later steps work on few columns."""
+        vocabulary = scores.shape[-1]
+        if self._top_k is None or self._top_k >= vocabulary:
+            return scores, torch.arange(vocabulary, device=scores.device)[None]
+        values, ids = scores.topk(self._top_k, dim=-1)
+        # Tied tokens survive together: a cut through a tie would depend on luck.
+        most = int((scores >= values[:, -1:]).sum(dim=-1).max())
+        if most > self._top_k:
+            values, ids = scores.topk(most, dim=-1)
+        return values, ids

@@ -87,12 +87,7 @@ def _tokenizers() -> dict[str, PreTrainedTokenizerFast]:
     llama = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|end|>"}
     return {
         "llama": make_tokenizer(LLAMA3, llama, header, adds_bos=True),
-        "qwen3": make_tokenizer(
-            CHATML,
-            {"eos_token": "<|im_end|>"},
-            ("<|im_start|>", "<|tools|>", "<tool_call>", "</tool_call>"),
-            vocabulary=450,
-        ),
+        "qwen3": make_tokenizer(CHATML, {"eos_token": "<|im_end|>"}, chatml, vocabulary=450),
         "gpt2": make_tokenizer(INST, {"bos_token": "<s>", "eos_token": "</s>"}, vocabulary=350, texts=TEXTS[::-1]),
         "plain": make_tokenizer(None, {"eos_token": "</s>"}, vocabulary=320, texts=TEXTS[:1]),
     }
