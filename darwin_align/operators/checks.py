@@ -137,7 +137,7 @@ def words_it_as_request(request: Request, mutation: str) -> str | None:
     too_long = len(mutation) > 400 + 4 * len(original)
     opening = _ANSWERS.match(mutation) and not _ANSWERS.match(original)
     stated = (
-        original.isascii() and original.rstrip().endswith("?") and "?" not in mutation and not _ASKS.match(mutation)
+        _ASKS.match(original) and original.rstrip().endswith("?") and "?" not in mutation and not _ASKS.match(mutation)
     )
     return "it answers instead of rewording" if too_long or opening or stated else None
 
