@@ -17,10 +17,10 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializa
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from darwin_align.core import Event, Population, Question, Request, Sampling, SearchConfig, SearchResult, darwin
-from darwin_align.core.errors import ConfigError, ReplayError, RequestError
+from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import OperatorName
-from darwin_align.operators.base import Check, Mutator
+from darwin_align.operators.base import Check, Mutator, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector
 from darwin_align.operators.messages import from_langchain
@@ -210,6 +210,7 @@ class _Run:
             if replay:
                 raise ReplayError("a replay needs the seed of the recorded run: pass seed=result.config.seed")
             config = config.replace(seed=secrets.randbelow(2**31))
+        config = _readable(search._scorer, request, config)
         self.holders = (search.policy, search.decoder, search.scorer)
         self.operators = search.operators(config)
         self.search_id = uuid.uuid4().hex
@@ -254,6 +255,16 @@ class _Run:
             self.algorithm.close()
             for release in filter(None, (getattr(holder, "release", None) for holder in self.holders)):
                 release(self.search_id)
+
+
+def _readable(scorer: Any, request: Request, config: SearchConfig) -> SearchConfig:
+    """Cut answers where the scorer could read them no further: before decoding, not in the middle of it."""
+    room = scorer.room(request) if isinstance(scorer, Scorer) else None
+    if room is None or room >= config.max_new_tokens:
+        return config
+    if room < 1:
+        raise ContextLengthError("the conversation leaves the reward model no room for an answer: shorten it")
+    return config.replace(max_new_tokens=room)
 
 
 def _turns(input: SearchInput) -> Any:

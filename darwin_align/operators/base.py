@@ -195,6 +195,10 @@ class Scorer(Operator):
     ) -> Reply[Sequence[float] | Report[Sequence[float]]]:
         """Return one finite reward for each response, in order; larger is better."""
 
+    def room(self, request: Request) -> int | None:  # noqa: ARG002
+        """Tokens of an answer that this scorer can still read behind the conversation; ``None`` knows no limit."""
+        return None
+
     def _dialogue(self, population: Population) -> Dialogue:
         indices = population.unscored
         # Beams that share a state are scored once.

@@ -60,6 +60,10 @@ class _Composite(Scorer):
 
     scorers: tuple[Scorer, ...] = Field(min_length=1)
 
+    def room(self, request: Request) -> int | None:
+        """The least room of its parts."""
+        return min((room for scorer in self.scorers if (room := scorer.room(request)) is not None), default=None)
+
     def _all(self, request: Request, responses: Sequence[Response]) -> Report[list[list[float]]]:
         """Rewards by scorer, then by response."""
         reports = [Report.of(call(scorer.score, request, responses)) for scorer in self.scorers]
@@ -123,6 +127,10 @@ class LengthPenalty(Scorer):
     scorer: Scorer
     per_word: float = Field(0.01, ge=0)
     free_words: int = Field(0, ge=0)
+
+    def room(self, request: Request) -> int | None:
+        """The room of the penalised scorer."""
+        return self.scorer.room(request)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Subtract the penalty."""

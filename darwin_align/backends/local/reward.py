@@ -177,6 +177,15 @@ class RewardModel:
                 rewards.update(zip(batch, self._rewards(batch).tolist(), strict=True))
         return [rewards[one] for one in inputs], sum(len(one.ids) for one in unique)
 
+    def room(self, request: Request) -> int | None:
+        """Tokens of an answer that fit into the context behind the conversation; ``None`` if the model counts itself.
+
+        They are tokens of this model's tokenizer: a policy with another one may need more or fewer for the same text.
+        """
+        if self.recipe.reads == "get_score":
+            return None
+        return int(self.context_length) - max(len(one.ids) for one in self._inputs(request, [Response(text="")]))
+
     def _inputs(self, request: Request, responses: Sequence[Response]) -> list[_Input]:
         if self._template is not None:
             return [_Input(tuple(ids)) for ids in self._template.answer_ids(request, responses, self._options.turn)]
@@ -244,6 +253,10 @@ class LocalScorer(Scorer):
             ModelLoadError: there is no such model, it has not exactly one label, or it needs code of its own.
         """
         return cls(reward_model=RewardModel.from_pretrained(path, **options))
+
+    def room(self, request: Request) -> int | None:
+        """Tokens of an answer that the model can still read."""
+        return self.reward_model.room(request)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Score the responses and report how many tokens were read."""
