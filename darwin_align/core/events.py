@@ -101,7 +101,7 @@ def _changes(before: Population, old: Beam, new: Beam) -> dict[str, Any]:
     if new.ancestor is not None and new.ancestor != old.ancestor:
         changes["ancestor"] = new.ancestor.model_dump()
         old = old.take_state(before.beams[new.ancestor.beam])
-    for name in Beam.model_fields.keys() - {"ancestor"}:
+    for name in [field for field in Beam.model_fields if field != "ancestor"]:  # a set's order would differ by process
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
             changes[name] = _tail(was, now) if name in ("text", "tokens") else now
