@@ -15,6 +15,7 @@ from langchain_core.messages import (
     ToolMessage,
     message_chunk_to_message,
 )
+from pydantic import ValidationError
 
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Message, Role, ToolCall
@@ -29,12 +30,17 @@ def from_langchain(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     """Convert LangChain's messages.
 
     Raises:
-        RequestError: a message of a kind that chat templates do not know.
+        RequestError: a message of a kind that chat templates do not know, or one that holds more than JSON can.
 
     >>> from_langchain([HumanMessage("Hi")])[0].role
     'user'
     """
-    return tuple(_from(message) for message in messages)
+    try:
+        return tuple(_from(message) for message in messages)
+    except ValidationError as error:
+        wrong = error.errors()[-1]
+        place = ".".join(str(part) for part in wrong["loc"])
+        raise RequestError(f"a message's {place} cannot be read: {wrong['msg'].lower()}; give JSON values") from None
 
 
 def to_langchain(conversation: Sequence[Message]) -> list[BaseMessage]:

@@ -1,5 +1,7 @@
 """Conversion of messages, both ways without loss."""
 
+from datetime import date
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +82,18 @@ def test_generic_chat_messages(role: str, ours: str) -> None:
 def test_streamed_answers_that_were_added_up() -> None:
     chunk = AIMessageChunk("Su") + AIMessageChunk("re.", chunk_position="last")
     assert from_langchain([chunk]) == (Message(role="assistant", content="Sure."),)
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        (HumanMessage([{"type": "image", "data": b"x"}]), r"content\..*data"),
+        (AIMessage("", tool_calls=[{**CALL, "args": {"on": date(2020, 1, 1)}}]), r"arguments\.on"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_by_place(message: BaseMessage, place: str) -> None:
+    with pytest.raises(RequestError, match=rf"a message's {place}.* cannot be read: .*; give JSON values"):
+        from_langchain([message])
 
 
 def test_other_kinds_are_refused_by_name() -> None:
