@@ -245,3 +245,13 @@ def test_an_answer_cut_at_its_length_says_so() -> None:
 def test_a_search_without_a_seed_is_refused() -> None:
     with pytest.raises(ValueError, match=r"draw one and record it"):
         next(darwin(REQUEST, SearchConfig()))
+
+
+@given(cases())
+def test_nobody_selects_once_all_contenders_have_ended(case: Case) -> None:
+    racing = False
+    for question, _ in case.trace(lookahead=0).steps:
+        population = question.population
+        if question.operator == "decode":
+            racing = any(population.beams[i].open for i in population.contenders)
+        assert question.operator != "select" or racing

@@ -88,3 +88,16 @@ def test_the_first_limit_that_is_reached_is_named() -> None:
     assert budget.spent(Usage(reward_calls=2)) == "reward_calls"
     assert budget.spent(Usage(seconds=1.5)) == "seconds"
     assert Budget().spent(Usage(decoded_tokens=10**9, reward_calls=10**9, seconds=1e9)) is None
+
+
+@given(cases(), st.integers(1, 120))
+def test_a_cycle_that_was_cut_leaves_the_archive_as_it_was(case: Case, limit: int) -> None:
+    run = case.trace(budget={"tokens": limit}, lookahead=0)
+    if not run.cycles[-1][-1][1].open:
+        return
+    whole = len(run.cycles) - 1
+    if whole:
+        assert run.result.archive == case.trace(cycles=whole, lookahead=0).result.archive
+    else:
+        first = run.result.first_response
+        assert run.result.archive.rewards == ({} if first.reward is None else {first.instruction: first.reward})
