@@ -354,6 +354,24 @@ def test_a_decoder_that_does_nothing_does_not_search_for_ever() -> None:
         search_of(decoder=Idle(policy=Babbler())).invoke(ASKED, **SMALL)
 
 
+def test_an_invalid_answer_loses_to_every_valid_one() -> None:
+    class Vetoing(ScriptedScorer):
+        def invoke(self, input: Population, config: Any = None, **kwargs: Any) -> Population:
+            answer = super().invoke(input, config)
+            vetoed = {i: b.model_copy(update={"valid": False}) for i, b in enumerate(answer.beams) if "a" in b.text}
+            return answer.with_beams({i: b for i, b in vetoed.items() if i in input.unscored})
+
+    search = search_of(scorer=Vetoing(reward=lambda text: float(text.count("a"))))
+    for seed in range(5):
+        result = search.invoke(ASKED, selector="none", cycles=1, max_new_tokens=6, seed=seed)
+        valid = [beam for beam in result.ranking if "a" not in beam.text]
+        assert len(valid) < len(result.ranking)
+        assert result.best == valid[0] if valid else result.ranking[0]
+        assert [beam.valid for beam in result.ranking] == [True] * len(valid) + [False] * (
+            len(result.ranking) - len(valid)
+        )
+
+
 def test_the_scorer_sees_the_whole_original_conversation() -> None:
     seen: list[Request] = []
 

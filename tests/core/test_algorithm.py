@@ -255,3 +255,10 @@ def test_nobody_selects_once_all_contenders_have_ended(case: Case) -> None:
         if question.operator == "decode":
             racing = any(population.beams[i].open for i in population.contenders)
         assert question.operator != "select" or racing
+
+
+@given(cases())
+def test_every_cycle_draws_anew(case: Case) -> None:
+    seeds = [{question.population.step.seed for question, _ in cycle} for cycle in case.trace(cycles=3).cycles]
+    assert [len(cycle) for cycle in seeds] == [1, 1, 1]
+    assert len(set.union(*seeds)) == 3

@@ -101,3 +101,13 @@ def test_a_cycle_that_was_cut_leaves_the_archive_as_it_was(case: Case, limit: in
     else:
         first = run.result.first_response
         assert run.result.archive.rewards == ({} if first.reward is None else {first.instruction: first.reward})
+
+
+@given(cases())
+def test_a_budget_that_is_spent_by_the_very_last_step_cut_nothing(case: Case) -> None:
+    calls = case.trace().result.usage.reward_calls
+    assert case.trace(budget={"reward_calls": calls}).result.stop_reason == "cycles"
+    assert case.trace(budget={"reward_calls": max(1, calls - 1)}).result.stop_reason in (
+        "cycles",
+        "budget: reward_calls",
+    )

@@ -194,5 +194,9 @@ def test_a_tournament_takes_the_best_that_a_beam_met() -> None:
         assert all(a <= b for a, b in zip(small, large, strict=True))  # it met the same and others
 
 
+def test_equals_stay_in_a_tournament() -> None:
+    assert tournament([1.0] * 5, [False] * 5, [0.0] * 5, 1, size=9).ancestors == tuple(range(5))
+
+
 def test_no_selection_lets_all_win() -> None:
     assert no_selection([1.0, 2.0], [False, True], [0.5, 0.0], 1) == ((0, 1), (0.5, 0.0), frozenset({0, 1}))
