@@ -48,8 +48,27 @@ class _Portal:
 
 _lock = threading.Lock()
 _portal: _Portal | None = None
-_awaited: contextvars.ContextVar[list[Future[Any]] | None] = contextvars.ContextVar("_awaited", default=None)
-"""What a pool thread waits for on the portal: who cancels the thread's call cancels these."""
+
+
+class _Waits:
+    """What a pool thread waits for on the portal: who cancels the thread's call cancels these, and those to come."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Any]] = []
+        self.cancelled = False
+
+    def add(self, future: Future[Any]) -> None:
+        self.futures.append(future)  # first: cancel() on another thread then sees it, or is seen here
+        if self.cancelled:
+            future.cancel()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        for future in self.futures:
+            future.cancel()
+
+
+_waits: contextvars.ContextVar[_Waits | None] = contextvars.ContextVar("_waits", default=None)
 
 
 def _the_portal() -> _Portal:
@@ -97,8 +116,8 @@ def call(method: Callable[..., Any], *args: Any) -> Any:
             result.close()
         raise RuntimeError("plain code on the portal's loop waits for an async method: make the caller async")
     future = portal.submit(_await(result))
-    if (awaited := _awaited.get()) is not None:
-        awaited.append(future)
+    if (waits := _waits.get()) is not None:
+        waits.add(future)
     try:
         return future.result()
     finally:
@@ -115,13 +134,12 @@ async def acall(method: Callable[..., Any], *args: Any) -> Any:
     if inspect.iscoroutinefunction(method):
         coroutine = method(*args)
         return await (coroutine if on_portal else asyncio.wrap_future(portal.submit(coroutine)))
-    context, awaited = contextvars.copy_context(), list[Future[Any]]()
-    context.run(_awaited.set, awaited)
+    context, waits = contextvars.copy_context(), _Waits()
+    context.run(_waits.set, waits)
     try:
         return await asyncio.wrap_future(portal.pool.submit(context.run, call, method, *args))
     except asyncio.CancelledError:
-        for future in awaited:
-            future.cancel()
+        waits.cancel()
         raise
 
 

@@ -108,6 +108,29 @@ async def test_cancelling_reaches_the_async_method(nested: bool) -> None:
     assert await asyncio.to_thread(cancelled.wait, 5)
 
 
+async def test_cancelling_reaches_what_a_plain_method_asks_only_later() -> None:
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def endless() -> None:
+        await asyncio.sleep(3600)
+
+    def plain() -> None:
+        begun.set()
+        go.wait(5)
+        try:
+            call(endless)
+        finally:
+            ended.set()
+
+    task = asyncio.create_task(acall(plain))
+    assert await asyncio.to_thread(begun.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go.set()
+    assert await asyncio.to_thread(ended.wait, 5)
+
+
 async def test_many_concurrent_async_scorers_inside_a_sum_do_not_lock_up() -> None:
     async def slow(request: Request, responses: Sequence[Response]) -> list[float]:
         await asyncio.sleep(0.02)
