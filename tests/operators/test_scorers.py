@@ -101,8 +101,8 @@ def test_ensemble_is_mean_less_caution_times_deviation(columns: list[tuple[float
 
 
 def test_length_penalty_counts_words_beyond_the_free_ones() -> None:
-    scorer = LengthPenalty(scorer=giving(5.0, 5.0), per_word=0.5, free_words=1)
-    assert scorer.score(REQUEST, RESPONSES).answer == [5.0, 4.0]
+    scorer = LengthPenalty(scorer=giving(5.0, 5.0), per_word=0.5, free_words=2)
+    assert scorer.score(REQUEST, RESPONSES).answer == [5.0, 4.5]  # brevity earns nothing
 
 
 def test_combinations_add_up_usage_and_notes() -> None:
