@@ -70,10 +70,12 @@ class LexicalIntent(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     share: float = Field(0.6, ge=0, le=1)
+    ignore: frozenset[str] = frozenset()
+    """Words that carry no topic among your users, e.g. those by which they ask for a style."""
 
     def __call__(self, request: Request, mutation: str) -> str | None:
         """Return the reason to refuse, or ``None``."""
-        wanted = topic_words(request.instruction)
+        wanted = topic_words(request.instruction) - topic_words(" ".join(self.ignore))
         kept = wanted & topic_words(mutation)
         if len(kept) >= self.share * len(wanted):
             return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from darwin_align.core import SearchConfig
+from darwin_align.operators.checks import LexicalIntent
 from darwin_align.operators.prompts import MutationPrompt
 from darwin_align.pocket import MUTATION_PROMPT, policy_path, reward_path
+from darwin_align.pocket.world import CLAUSES
 from darwin_align.search import DarwinSearch
 
 __all__ = ["DEFAULTS", "pocket_config", "pocket_search"]
@@ -25,17 +29,32 @@ def pocket_config(config: SearchConfig | None = None) -> SearchConfig:
     return SearchConfig(**{**DEFAULTS, **by_hand})
 
 
-def pocket_search(config: SearchConfig | None = None, **parts: Any) -> DarwinSearch:
-    """Return a search over the embedded pair; ``parts`` are further arguments of :class:`DarwinSearch`."""
+def pocket_search(
+    config: SearchConfig | None = None, *, policy: str | Path = "", reward: str | Path = "", **parts: Any
+) -> DarwinSearch:
+    """Return a search over the embedded pair.
+
+    Args:
+        config: settings; what is not set by hand suits the pair (:data:`DEFAULTS`).
+        policy: folder of another policy of this kind, e.g. a newly trained one.
+        reward: folder of another reward model of this kind.
+        parts: further arguments of :class:`DarwinSearch`.
+    """
     from darwin_align.backends.local import LocalPolicy, LocalScorer
 
+    parts.setdefault("guard", LexicalIntent(ignore=_clause_words()))
     # One thread: for models this small, more threads only wait for each other.
     return DarwinSearch(
-        policy=LocalPolicy.from_pretrained(str(policy_path()), threads=1),
-        scorer=LocalScorer.from_pretrained(str(reward_path()), threads=1),
+        policy=LocalPolicy.from_pretrained(policy or policy_path(), threads=1),
+        scorer=LocalScorer.from_pretrained(reward or reward_path(), threads=1),
         mutation_prompt=MutationPrompt(
             MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}")
         ),
         config=pocket_config(config),
         **parts,
     )
+
+
+def _clause_words() -> frozenset[str]:
+    """The words of request clauses say how to answer, not about what."""
+    return frozenset(re.findall(r"[a-z]+", " ".join(text for texts in CLAUSES.values() for text in texts).lower()))

@@ -1,0 +1,89 @@
+"""The main job, end to end: the embedded pair through the chat model."""
+
+import asyncio
+
+import pytest
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+
+from darwin_align import DarwinChatModel, SearchConfig
+from darwin_align.core.errors import ContextLengthError
+from darwin_align.operators.prompts import MutationPrompt
+from darwin_align.pocket import MUTATION_PROMPT, held_out
+from darwin_align.pocket.pair import pocket_config, pocket_search
+
+TASKS = ["brew green tea", "bake bread"]
+
+
+@pytest.fixture(scope="module")
+def model() -> DarwinChatModel:
+    return DarwinChatModel(config=SearchConfig(cycles=1, seed=5))
+
+
+def test_every_way_of_calling_gives_the_same_text(model: DarwinChatModel) -> None:
+    prompt = ChatPromptTemplate([("system", "You are a helpful assistant."), ("human", "How do I {task}?")])
+    chain = prompt | model | StrOutputParser()
+    inputs = [{"task": TASKS[i % 2]} for i in range(8)]
+    alone = [chain.invoke(inputs[0]), chain.invoke(inputs[1])]
+    assert chain.batch(inputs) == alone * 4
+    assert ["".join(chain.stream(given)) for given in inputs[:2]] == alone
+
+    async def asynchronously() -> list[str]:
+        return [await chain.ainvoke(inputs[0]), "".join([part async for part in chain.astream(inputs[1])])]
+
+    assert asyncio.run(asynchronously()) == alone
+    assert alone[0] != alone[1]
+
+
+def test_the_answer_says_how_it_was_found(model: DarwinChatModel) -> None:
+    answer = model.invoke("How do I brew green tea?")
+    told = answer.response_metadata["darwin"]
+    assert told["reward"] >= told["first_reward"]
+    assert told["cycles"] == 1
+    assert told["seed"] == 5
+    assert told["stop_reason"] == "cycles"
+    assert "green tea" in told["instruction"]
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["output_tokens"] == told["usage"]["decoded_tokens"] > 0
+    assert told["usage"]["reward_tokens"] > 0
+
+
+def test_per_call_settings_decide(model: DarwinChatModel) -> None:
+    question = held_out(1)[0]
+    short = model.invoke(question, max_tokens=8)
+    assert short.response_metadata["finish_reason"] == "length"
+    stopped = model.invoke(question, stop=["."])
+    assert "." not in stopped.content
+    assert model.bind(seed=6).invoke(question).content != model.invoke(question).content
+    greedy = {model.invoke(question, temperature=0.0, cycles=0, seed=seed).content for seed in (1, 2)}
+    assert len(greedy) == 1
+    ranked = model.generate([[("human", question)]], n=3).generations[0]
+    rewards = [generation.message.response_metadata["darwin"]["reward"] for generation in ranked]
+    assert len(rewards) == 3
+    assert rewards == sorted(rewards, reverse=True)
+
+
+def test_a_search_of_its_own_seed_differs_and_repeats() -> None:
+    search = pocket_search(SearchConfig(cycles=1, mutations=2, champions=1))
+    result = search.invoke("How do I bake bread?")
+    again = search.invoke("How do I bake bread?", seed=result.config.seed)
+    assert again.text == result.text
+    assert again.ranking == result.ranking
+
+
+def test_the_prompt_is_the_one_that_the_policy_was_trained_on() -> None:
+    search = pocket_search()
+    assert isinstance(search.mutation_prompt, MutationPrompt)
+    request, _ = search.request("How do I bake bread?", {})
+    rendered = search.mutation_prompt.render(request, "How do I bake bread?", 5)
+    assert rendered == MUTATION_PROMPT.format(instruction="How do I bake bread?")
+
+
+def test_settings_by_hand_win_over_the_pairs_defaults() -> None:
+    assert pocket_config(SearchConfig(replacement_period=7)).replacement_period == 7
+    assert pocket_config().replacement_period == pocket_config(SearchConfig()).replacement_period != 40
+
+
+def test_a_prompt_longer_than_the_context_is_refused(model: DarwinChatModel) -> None:
+    with pytest.raises(ContextLengthError, match="context"):
+        model.invoke("How do I brew green tea? " * 400)
