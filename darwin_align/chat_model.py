@@ -154,7 +154,7 @@ class DarwinChatModel(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> tuple[int, dict[str, Any]]:
         settings = {**kwargs, **({"stop": stop} if stop else {})}
-        n = settings.pop("n", None) or 1
+        n = 1 if (asked := settings.pop("n", None)) is None else asked
         if not isinstance(n, int) or n < 1:
             raise ConfigError(f"n = {n!r}: it is the number of answers to return, best first, so at least 1")
         if self.bypass is not None and self.bypass(messages):

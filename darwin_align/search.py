@@ -7,16 +7,27 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from time import perf_counter
 from typing import Any, Self
 
 from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
+from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from darwin_align.core import Event, Population, Question, Request, Sampling, SearchConfig, SearchResult, darwin
+from darwin_align.core import (
+    Event,
+    Message,
+    Population,
+    Question,
+    Request,
+    Sampling,
+    SearchConfig,
+    SearchResult,
+    Usage,
+    darwin,
+)
 from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import OperatorName
@@ -140,7 +151,10 @@ class DarwinSearch(RunnableSerializable[SearchInput, SearchResult]):
         Raises:
             ConfigError: an unknown setting.
         """
-        named = {_ALIASES.get(name, name): value for name, value in settings.items() if value is not None}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if len(twice := sorted(given.keys() & {*_ALIASES, *_ALIASES.values()})) > 1:
+            raise ConfigError(f"{' and '.join(twice)} are one setting: give one of them")
+        named = {_ALIASES.get(name, name): value for name, value in given.items()}
         if unknown := sorted(named.keys() - _SAMPLING - _SEARCH - _REQUEST):
             known = _SAMPLING | _SEARCH | _REQUEST | _ALIASES.keys()
             raise ConfigError(f"unknown setting {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
@@ -149,10 +163,13 @@ class DarwinSearch(RunnableSerializable[SearchInput, SearchResult]):
         fields = {name: value for name, value in named.items() if name in _REQUEST}
         if isinstance(fields.get("stop"), str):
             fields["stop"] = [fields["stop"]]
-        request = Request.model_validate({**dict(request), **fields, "sampling": sampling})
+        with plain_errors(Request):
+            request = Request.model_validate({**dict(request), **fields, "sampling": sampling})
         changes = {name: value for name, value in named.items() if name in _SEARCH}
         if self.selector is not None and (owned := {"selector", "survivors"} & changes.keys()):
             raise ConfigError(f"{sorted(owned)[0]} belongs to the explicit selector: set it there")
+        if self.mutator is not None and "mutator" in changes:
+            raise ConfigError("mutator=… in a call would be ignored beside the search's explicit mutator")
         config = self.config.replace(**changes) if changes else self.config
         return request, config
 
@@ -173,11 +190,12 @@ class DarwinSearch(RunnableSerializable[SearchInput, SearchResult]):
         elif self.policy is None:
             raise ConfigError("with a decoder but no policy nobody rewords instructions: give mutator=… or policy=…")
         else:
-            mutator = PolicyMutator(policy=self.policy, prompt=self.mutation_prompt)
+            decoder: Any = as_decoder(self.policy)  # a function as a policy is made one there
+            mutator = PolicyMutator(policy=decoder.policy, prompt=self.mutation_prompt)
         checks = [self.guard] if self.guard is not None else []
         if refusal := getattr(self.policy, "refusal", None):
             checks.append(fits(refusal, config.max_new_tokens))
-        return mutator.guarded(*checks) if checks and isinstance(mutator, Mutator) else mutator
+        return _guarded(mutator, checks)
 
     def _selector(self, config: SearchConfig) -> Runnable[Any, Any]:
         if self.selector is not None:
@@ -211,7 +229,8 @@ class _Run:
                 raise ReplayError("a replay needs the seed of the recorded run: pass seed=result.config.seed")
             config = config.replace(seed=secrets.randbelow(2**31))
         config = _readable(search._scorer, request, config)
-        self.holders = (search.policy, search.decoder, search.scorer)
+        parts = (search.policy, search.decoder, getattr(search._decoder, "policy", None), search.scorer)
+        self.holders = {id(part): part for part in parts}.values()
         self.operators = search.operators(config)
         self.search_id = uuid.uuid4().hex
         self.algorithm = darwin(request, config, self.search_id)
@@ -244,7 +263,7 @@ class _Run:
 
     def _tell(self, event: Event, question: Question) -> None:
         if self.on_event:
-            self.on_event(event, question.fold(event))
+            self.on_event(event, question.fold(event).spend(Usage(seconds=event.seconds)))
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -267,6 +286,20 @@ def _readable(scorer: Any, request: Request, config: SearchConfig) -> SearchConf
     return config.replace(max_new_tokens=room)
 
 
+def _guarded(mutator: Runnable[Any, Any], checks: Sequence[Check]) -> Runnable[Any, Any]:
+    """Put checks on a mutator, also behind LangChain's bindings and retries."""
+    if not checks:
+        return mutator
+    if isinstance(mutator, Mutator):
+        return mutator.guarded(*checks)
+    if isinstance(mutator, RunnableBindingBase):
+        return mutator.model_copy(update={"bound": _guarded(mutator.bound, checks)})
+    raise ConfigError(
+        f"cannot put the intent guard on a {type(mutator).__name__}: put it on the mutators inside, with "
+        "mutator.guarded(LexicalIntent()), and pass guard=None here"
+    )
+
+
 def _turns(input: SearchInput) -> Any:
     if isinstance(input, str):
         return Request.of(input).conversation
@@ -275,4 +308,10 @@ def _turns(input: SearchInput) -> Any:
         raise RequestError(
             f"cannot read a conversation from {type(input).__name__}: give a text, or a list of messages"
         )
-    return from_langchain(convert_to_messages(list(chain(messages))))
+    turns = list(messages)
+    if turns and all(isinstance(turn, Message) for turn in turns):
+        return tuple(turns)
+    try:
+        return from_langchain(convert_to_messages(turns))
+    except (NotImplementedError, ValueError) as error:
+        raise RequestError(f"cannot read the conversation: {error}") from error

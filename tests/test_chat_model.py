@@ -124,7 +124,7 @@ def test_several_answers_best_first_and_usage_counted_once() -> None:
     assert [generation.message.usage_metadata is None for generation in generations] == [False, True, True]
 
 
-@pytest.mark.parametrize("n", [-1, 1.5, "two"])
+@pytest.mark.parametrize("n", [0, -1, 1.5, "two"])
 def test_an_impossible_number_of_answers(n: Any) -> None:
     with pytest.raises(ConfigError, match=rf"n = {n!r}: it is the number of answers to return, best first"):
         model_of().invoke(ASKED, n=n)

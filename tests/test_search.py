@@ -23,6 +23,7 @@ from darwin_align.core.errors import ConfigError, OperatorError, ReplayError, Re
 from darwin_align.operators import (
     Decoder,
     IdentityMutator,
+    LexicalIntent,
     NoSelection,
     PolicyMutator,
     RuleMutator,
@@ -453,3 +454,51 @@ def test_a_search_survives_pickle() -> None:
     search = search_of()
     again = pickle.loads(pickle.dumps(search))  # noqa: S301 - our own
     assert timeless(again.invoke(ASKED, **SMALL)) == timeless(search.invoke(ASKED, **SMALL))
+
+
+def test_a_function_serves_as_the_policy_of_decoder_and_mutator() -> None:
+    policy = Babbler()
+    search = DarwinSearch(policy=policy.generate, scorer=ScriptedScorer(), guard=None)
+    told = DarwinSearch(policy=policy, scorer=ScriptedScorer(), guard=None)
+    assert search.invoke(ASKED, **SMALL).ranking == told.invoke(ASKED, **SMALL).ranking
+
+
+def test_the_guard_also_stands_behind_retries() -> None:
+    strays = RuleMutator(templates=("Tell me about Rome.",))
+    for mutator in (strays, strays.with_retry(), strays.with_retry().with_config(tags=["mine"])):
+        result = search_of(mutator=mutator, guard=LexicalIntent()).invoke("How do I brew green tea?", **SMALL)
+        assert {beam.instruction for beam in result.ranking} == {"How do I brew green tea?"}
+        assert "leaves the topic" in result.events[0].delta.notes[0]
+    with pytest.raises(ConfigError, match="put it on the mutators inside"):
+        search_of(mutator=strays.with_fallbacks([IdentityMutator()]), guard=LexicalIntent())
+
+
+def test_one_setting_under_two_names_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_new_tokens and max_tokens are one setting"):
+        search_of().invoke(ASKED, max_tokens=3, max_new_tokens=4)
+
+
+def test_a_mutator_setting_beside_an_explicit_mutator_is_refused() -> None:
+    with pytest.raises(ConfigError, match="beside the search's explicit mutator"):
+        search_of(mutator=reword).invoke(ASKED, mutator="identity")
+
+
+@pytest.mark.parametrize("given", [5, {"a": 1}])
+def test_tools_of_a_wrong_kind_are_a_plain_error(given: Any) -> None:
+    with pytest.raises(ConfigError, match="tools"):
+        search_of().invoke(ASKED, tools=given)
+
+
+def test_our_own_messages_make_a_conversation_and_alien_roles_do_not() -> None:
+    search = search_of()
+    assert timeless(search.invoke(list(REQUEST.conversation), **SMALL)) == timeless(search.invoke(ASKED, **SMALL))
+    with pytest.raises(RequestError, match="alien"):
+        search.invoke([{"role": "alien", "content": "Hi"}])
+
+
+def test_observers_see_the_seconds_of_their_own_event() -> None:
+    seen: list[float] = []
+    result = search_of().invoke(
+        ASKED, **SMALL, on_event=lambda event, population: seen.append(population.usage.seconds)
+    )
+    assert seen[-1] == result.usage.seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from math import inf, nextafter
 from operator import index
 from typing import Any, ClassVar, Generic, TypeVar, Union
 
@@ -282,7 +283,8 @@ def _continued(beam: Beam, continuation: Continuation, limit: int) -> Beam:
 
 def _rewards(beams: Sequence[Beam]) -> list[float]:
     rewards = [beam.reward for beam in beams if beam.reward is not None]
-    below_all = min(rewards, default=0.0) - 1.0
+    lowest = min(rewards, default=0.0)
+    below_all = min(lowest - 1.0, nextafter(lowest, -inf))  # a huge number minus one is the same number
     return [reward if beam.valid else below_all for beam, reward in zip(beams, rewards, strict=True)]
 
 
