@@ -83,7 +83,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.topics:
         print("\n".join(topic.task for topic in pocket.topics()))
         return 0
-    instruction = arguments.instruction if arguments.instruction is not None else pocket.held_out(1)[0]
+    instruction = arguments.instruction if arguments.instruction is not None else pocket.held_out(2)[1]
     search = _search(arguments)
     seed = 0 if arguments.seed is None else arguments.seed
     embedded = arguments.policy is None

@@ -10,7 +10,7 @@ from darwin_align.core.errors import ConfigError
 
 try:
     from rich.columns import Columns
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from darwin_align.search import DarwinSearch
 
 __all__ = ["print_report", "watched"]
+
+_METHOD = """
+How it got there: a cycle rewords the instruction and decodes one beam under each rewording. After every {m} tokens all
+beams are scored against the original instruction, and those outside the best take the text of one of them. Instructions
+that did better than their parent are the parents of the next cycle."""
 
 History = list[tuple[Event, Population]]
 
@@ -64,9 +69,9 @@ def print_report(result: SearchResult, history: History, gold: Gold | None, firs
         console.print(answers[1])
     if gold and first_gold:
         console.print(_breakdown(gold, first_gold))
-    cycles = _cycles(history)
-    for table in cycles:
-        console.print(table)
+    if tables := _cycles(history):
+        console.print(Text(_METHOD.format(m=result.config.replacement_period), style="dim"))
+        console.print(*tables, sep="\n")
     console.print(_story(result))
 
 
@@ -77,12 +82,9 @@ def _answer(title: str, beam: Beam, gold: Gold | None, colour: str) -> Panel:
     return Panel(Text(beam.text or "(empty)"), title=title, subtitle=verdict, border_style=colour, title_align="left")
 
 
-def _breakdown(gold: Gold, first: Gold) -> Table:
-    table = Table(
-        title="Gold: a rule that counts what each answer is worth; the search never sees it",
-        title_justify="left",
-        box=None,
-    )
+def _breakdown(gold: Gold, first: Gold) -> Group:
+    title = Text("Gold: what each answer is really worth, by a rule that the search never sees", style="italic")
+    table = Table(box=None, pad_edge=False)
     names = sorted({*gold.parts, *first.parts}, key=lambda name: -gold.parts.get(name, 0.0))
     table.add_column("")
     for name in (*names, "total"):
@@ -90,7 +92,7 @@ def _breakdown(gold: Gold, first: Gold) -> Table:
     for label, verdict in (("plain", first), ("DARWIN", gold)):
         points = [f"{verdict.parts[name]:+.1f}" if name in verdict.parts else "·" for name in names]
         table.add_row(label, *points, f"{verdict.total:+.1f}")
-    return table
+    return Group(title, table)
 
 
 def _cycles(history: History) -> list[Table]:
@@ -102,22 +104,22 @@ def _cycles(history: History) -> list[Table]:
         if event.operator == "select":
             for i, changes in event.delta.beams.items():
                 if "ancestor" in changes:
-                    taken[event.cycle, i].append(f"{changes['ancestor']['beam'] + 1} at step {event.step + 1}")
+                    taken[event.cycle, i].append(f"{changes['ancestor']['beam'] + 1} (step {event.step + 1})")
     return [_cycle(cycle, population, taken) for cycle, population in last.items() if population.groups()]
 
 
 def _cycle(cycle: int, population: Population, taken: dict[tuple[int, int], list[str]]) -> Table:
     steps = population.step.index + 1
     table = Table(
-        title=f"Cycle {cycle + 1}: mutations of “{population.parent}”, {steps} steps",
+        title=Text(f"Cycle {cycle + 1}, {steps} steps, from “{population.parent}”", overflow="ellipsis", no_wrap=True),
         title_justify="left",
         box=None,
         pad_edge=False,
         expand=True,
     )
     table.add_column("beam", justify="right")
-    table.add_column("decoded under", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("took the text of beam", overflow="fold")
+    table.add_column("decoded under", overflow="ellipsis", no_wrap=True, ratio=3)
+    table.add_column("took the text of", overflow="ellipsis", no_wrap=True, ratio=2)
     table.add_column("wins", justify="right")
     table.add_column("reward", justify="right")
     contenders = [population.beams[i] for i in population.contenders]
