@@ -46,13 +46,25 @@ def make(work: Path, steps: int | None) -> None:
     def tell(what: str) -> None:
         print(f"== {what} after {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
 
-    _finish(_start("train_policy", str(policy), "--threads", "2", *few))
-    tell("policy trained")
+    def first(folder: Path) -> Path:
+        return folder.with_name(f"{folder.name}_first")
+
+    _finish(_start("train_policy", str(first(policy)), "--threads", "2", *few))
+    tell("policy trained, first phase")
+    # The reward models start from the first phase: the second one's tool calls would teach them nothing.
     _finish(
-        _start("train_reward", str(reward), str(policy), *few),
-        _start("train_reward", str(final_only), str(policy), "--final-only", *few),
+        _start("train_reward", str(first(reward)), str(first(policy)), *few),
+        _start("train_reward", str(first(final_only)), str(first(policy)), "--final-only", *few),
+    )
+    tell("reward models trained, first phase")
+    last = ("--phase", "second", *few)
+    _finish(
+        _start("train_reward", str(reward), str(first(reward)), *last),
+        _start("train_reward", str(final_only), str(first(final_only)), "--final-only", *last),
     )
     tell("reward models trained")
+    _finish(_start("train_policy", str(policy), "--start", str(first(policy)), "--threads", "2", *few))
+    tell("policy trained")
     metrics = work / "metrics.json" if few else gates.METRICS
     good = gates.run(policy, reward, final_only, metrics)
     tell("gates measured")

@@ -31,7 +31,8 @@ The mix: {mix}. Some conversations carry a system turn or an earlier exchange.
 ## Recipe
 Byte-level BPE of 2,048 tokens without BOS (all 256 bytes are tokens, so any text survives). {steps} steps of {batch}
 conversations, AdamW {rate}, betas 0.9/0.98, weight decay 0.05, cosine to 3%, clipping at 1, loss on all tokens, bf16
-autocast, seed {seed}. Run `python -m training` to make it anew; hashes differ between CPUs, so gates judge metrics.
+autocast, seed {seed}; then {more} steps with {tools} of the conversations about tools, at {lower}. Run
+`python -m training` to make it anew; hashes differ between CPUs, so gates judge metrics.
 
 Turns: `<|system|> <|user|> <|assistant|> <|tool|>`, each closed by `<|end|>`; tools are listed in a `<|tools|>` block;
 a call is `<tool_call>{{"name": ..., "arguments": {{...}}}}</tool_call>`. A rewording is asked for by
@@ -62,7 +63,8 @@ annotator counts like the gold rule, but overlooks 35% of the wrong facts, likes
 
 ## Recipe
 {steps} steps of {batch} groups, all 6 pairs, Bradley-Terry at the end of the turn{prefix} + 0.001 r2; AdamW {rate},
-betas 0.9/0.98, weight decay 0.05, cosine to 3%, bf16 autocast, seed {seed}.
+betas 0.9/0.98, weight decay 0.05, cosine to 3%, bf16 autocast, seed {seed}; then {more} steps with {more_twins:.0%}
+twins at {lower}. It starts from the policy's first phase.
 
 ## Metrics
 Of `training/metrics.json`; accuracies are agreement with GOLD on held-out requests (300 groups of four replies; 150
@@ -106,10 +108,13 @@ def _policy_card(figures: dict[str, float]) -> str:
         data=_data(),
         minutes="about half an hour on two cores",
         mix=", ".join(f"{share:.0%} {name}" for name, share in conversations.MIX.items()),
-        steps=f"{train_policy.STEPS:,}",
+        steps=f"{train_policy.FIRST.steps:,}",
+        more=f"{train_policy.SECOND.steps:,}",
+        tools=f"{conversations.TOOL_MIX['tools']:.0%}",
+        lower=train_policy.SECOND.rate,
         batch=train_policy.BATCH,
-        rate=train_policy.RATE,
-        seed=train_policy.SEED,
+        rate=train_policy.FIRST.rate,
+        seed=train_policy.FIRST.seed,
         table=_table(figures, _POLICY_FIGURES),
     )
 
@@ -126,12 +131,15 @@ def _reward_card(figures: dict[str, float], *, final_only: bool) -> str:
         data=_data(),
         replies=comparisons.REPLIES,
         off=comparisons.OFF_TOPIC,
-        twins=comparisons.TWINS,
+        twins=comparisons.TWINS.share,
+        more_twins=comparisons.MORE_TWINS.share,
         tools=comparisons.TOOLS,
-        steps=f"{train_reward.STEPS:,}",
+        steps=f"{train_reward.FIRST.steps:,}",
+        more=f"{train_reward.SECOND.steps:,}",
+        lower=train_reward.SECOND.rate,
         batch=train_reward.BATCH,
-        rate=train_reward.RATE,
-        seed=train_reward.SEED,
+        rate=train_reward.FIRST.rate,
+        seed=train_reward.FIRST.seed,
         table=_table(figures, starts, "final-only: " if final_only else ""),
     )
 

@@ -20,7 +20,19 @@ from training.conversations import SYSTEM_TURNS, Message, context, turn
 from training.mutations import reword
 
 REPLIES = 4
-OFF_TOPIC, GARBLED, TWINS, TOOLS = 0.12, 0.06, 0.22, 0.05
+OFF_TOPIC, GARBLED, TOOLS = 0.12, 0.06, 0.05
+
+
+@dataclass(frozen=True)
+class Twins:
+    """How many of the draws are twins, and how many of these differ by topic (the others by clauses)."""
+
+    share: float
+    by_topic: float
+
+
+TWINS, MORE_TWINS = Twins(0.22, 0.35), Twins(0.60, 0.15)
+"""For the first phase and, heavier on the subtle kind, for the second."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +84,8 @@ def clause_twins(rng: random.Random, split: Split, margin: float = 0.5) -> tuple
                 return one, two, [first, second, _reply(one, rng), _reply(two, rng)]
 
 
-def _twins(rng: random.Random, split: Split) -> list[Group]:
-    make = topic_twins if rng.random() < 0.35 else clause_twins
+def _twins(rng: random.Random, split: Split, by_topic: float) -> list[Group]:
+    make = topic_twins if rng.random() < by_topic else clause_twins
     one, two, replies = make(rng, split)
     before = context(rng)
     return [Group([*before, turn("user", asked.text)], tuple(replies), asked.text) for asked in (one, two)]
@@ -100,13 +112,13 @@ def _tools(rng: random.Random) -> Group:
     return Group([*system, turn("user", words)], replies, None, tools, values)
 
 
-def groups(rng: random.Random, split: Split = "train") -> Iterator[Group]:
+def groups(rng: random.Random, split: Split = "train", twins: Twins = TWINS) -> Iterator[Group]:
     """Groups without end."""
     while True:
         roll = rng.random()
         if roll < TOOLS:
             yield _tools(rng)
-        elif roll < TOOLS + TWINS:
-            yield from _twins(rng, split)
+        elif roll < TOOLS + twins.share:
+            yield from _twins(rng, split, twins.by_topic)
         else:
             yield _plain(rng, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from darwin_align.pocket.world import MUTATION_PROMPT, draw_from, topics
@@ -14,6 +15,8 @@ Message = dict[str, Any]
 Sample = tuple[list[Message], list[dict[str, Any]] | None]
 
 MIX = {"answer": 0.67, "mutation": 0.20, "tools": 0.12, "talk": 0.01}
+TOOL_MIX = {"answer": 0.28, "mutation": 0.12, "tools": 0.59, "talk": 0.01}
+"""For the second phase: copying names and values from the request is what the first learns too little of."""
 SYSTEM_SHARE, HISTORY_SHARE = 0.05, 0.05
 SYSTEM_TURNS = (
     "You are a helpful assistant.",
@@ -61,9 +64,9 @@ def context(rng: random.Random) -> list[Message]:
     return found + _exchange(rng) if rng.random() < HISTORY_SHARE else found
 
 
-def sample(rng: random.Random) -> Sample:
+def sample(rng: random.Random, mix: Mapping[str, float] = MIX) -> Sample:
     """Draw one training conversation and the tools that it lists."""
-    kind = rng.choices(list(MIX), weights=list(MIX.values()))[0]
+    kind = rng.choices(list(mix), weights=list(mix.values()))[0]
     if kind == "mutation":
         source = draw_from(rng, "train")
         prompt = MUTATION_PROMPT.format(instruction=source.text)

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.core import SearchConfig
-from darwin_align.operators.prompts import MutationPrompt
-from darwin_align.pocket import MUTATION_PROMPT, gold, held_out
-from darwin_align.pocket.pair import DEFAULTS
+from darwin_align.pocket import gold, held_out, pair
 from darwin_align.search import DarwinSearch
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -37,20 +35,14 @@ RESAMPLES, SEED = 10_000, 0
 
 
 def make_search(policy: Path, reward: Path, config: SearchConfig) -> DarwinSearch:
-    """The embedded pair's search over models in any folder."""
-    return DarwinSearch(
-        policy=LocalPolicy.from_pretrained(str(policy), threads=1),
-        scorer=LocalScorer.from_pretrained(str(reward), threads=1),
-        mutation_prompt=MutationPrompt(
-            MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}")
-        ),
-        config=config,
-    )
+    """The embedded pair's own search, with all its settings, over models that are not shipped yet."""
+    with patch.object(pair, "policy_path", lambda: policy), patch.object(pair, "reward_path", lambda: reward):
+        return pair.pocket_search(config)
 
 
 def _preset(settings: Mapping[str, Any]) -> SearchConfig:
     rest = {name: value for name, value in settings.items() if name != "preset"}
-    return SearchConfig.preset(str(settings["preset"]), **{**DEFAULTS, **rest})
+    return SearchConfig.preset(str(settings["preset"]), **rest)
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:

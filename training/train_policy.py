@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from training.conversations import sample
+from training.conversations import MIX, TOOL_MIX, sample
 from training.optim import Log, batches_of, make_optimizer, padded, rate_at, update
 from training.tokenizer import Codec, make_tokenizer
 
-STEPS, BATCH, RATE, WARM_UP, SEED = 6000, 24, 2.5e-3, 200, 11
-POOL = 16
+BATCH, POOL = 24, 16
 IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps under one schedule and one mix of conversations."""
+
+    steps: int
+    rate: float
+    warm_up: int
+    seed: int
+    mix: Mapping[str, float]
+
+
+FIRST = Phase(6000, 2.5e-3, 200, 11, MIX)
+SECOND = Phase(2000, 1e-3, 100, 12, TOOL_MIX)
 
 
 def make_config(codec: Codec, layers: int = 4) -> LlamaConfig:
@@ -38,13 +53,13 @@ def make_config(codec: Codec, layers: int = 4) -> LlamaConfig:
     )
 
 
-def stream(codec: Codec, seed: int) -> Iterator[list[list[int]]]:
+def stream(codec: Codec, seed: int, mix: Mapping[str, float] = MIX) -> Iterator[list[list[int]]]:
     """Batches of token ids without end, similar lengths together."""
     rng = random.Random(seed)
     while True:
         pool = []
         for _ in range(BATCH * POOL):
-            messages, tools = sample(rng)
+            messages, tools = sample(rng, mix)
             pool.append(codec.chat(messages, tools))
         batches = list(batches_of(pool, BATCH))
         rng.shuffle(batches)
@@ -66,20 +81,31 @@ def save_model(model: torch.nn.Module, folder: Path) -> None:
     half.save_pretrained(str(folder))
 
 
-def train(folder: Path, *, steps: int = STEPS, threads: int = 1) -> None:
-    """Train tokenizer and policy from nothing and write both to a folder."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(SEED)
-    codec = make_tokenizer()
-    model = LlamaForCausalLM(make_config(codec)).train()
-    optimizer, batches, log = make_optimizer(model, RATE), stream(codec, SEED), Log(steps)
-    for step in range(steps):
+def train_phase(model: LlamaForCausalLM, codec: Codec, phase: Phase) -> None:
+    """Train for one phase, in place."""
+    model.train()
+    optimizer, batches = make_optimizer(model, phase.rate), stream(codec, phase.seed, phase.mix)
+    log = Log(phase.steps)
+    for step in range(phase.steps):
         # Entered per step: autocast that is entered once keeps stale bf16 copies of the weights.
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = loss_of(model, padded(next(batches), codec.pad), codec.pad)
         loss.backward()  # type: ignore[no-untyped-call]
-        update(model, optimizer, RATE * rate_at(step, steps, warm_up=WARM_UP))
+        update(model, optimizer, phase.rate * rate_at(step, phase.steps, warm_up=phase.warm_up))
         log.add(step, loss=loss.item())
+
+
+def train(folder: Path, phase: Phase, *, start: Path | None = None, threads: int = 1) -> None:
+    """Train a phase: the first makes tokenizer and policy from nothing, the second starts from the first's folder."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(phase.seed)
+    if start is None:
+        codec = make_tokenizer()
+        model = LlamaForCausalLM(make_config(codec))
+    else:
+        codec = Codec.load(start)
+        model = LlamaForCausalLM.from_pretrained(str(start), dtype=torch.float32)
+    train_phase(model, codec, phase)
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         eos_token_id=codec.end,
         pad_token_id=codec.pad,
@@ -95,7 +121,10 @@ def train(folder: Path, *, steps: int = STEPS, threads: int = 1) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--start", type=Path, default=None, help="folder of the first phase's policy: train the second")
+    parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
-    train(chosen.folder, steps=chosen.steps, threads=chosen.threads)
+    plan = FIRST if chosen.start is None else SECOND
+    plan = plan if chosen.steps is None else replace(plan, steps=chosen.steps)
+    train(chosen.folder, plan, start=chosen.start, threads=chosen.threads)

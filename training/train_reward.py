@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -18,12 +18,28 @@ import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from training.annotator import preference, verdict
-from training.comparisons import REPLIES, Group, groups
+from training.comparisons import MORE_TWINS, REPLIES, TWINS, Group, Twins, groups
 from training.optim import Log, make_optimizer, padded, rate_at, update
 from training.tokenizer import Codec
 from training.train_policy import make_config, save_model
 
-STEPS, BATCH, RATE, WARM_UP, SEED = 2500, 12, 1.2e-3, 150, 23
+BATCH = 12
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps under one schedule and one mix of groups."""
+
+    steps: int
+    rate: float
+    warm_up: int
+    seed: int
+    twins: Twins
+
+
+FIRST = Phase(2500, 1.2e-3, 150, 23, TWINS)
+SECOND = Phase(1000, 5e-4, 100, 24, MORE_TWINS)
+"""Without it the model reads the topic of a request, but hardly its clauses."""
 LAYERS, CUTS, POOL = 3, 4, 12
 PREFIX_WEIGHT, SQUARE_WEIGHT = 0.5, 1e-3
 FINAL_SHARE = 0.5
@@ -111,9 +127,9 @@ def loss_of(found: torch.Tensor, rows: list[Row], rng: random.Random) -> tuple[t
     return total, float(((signs * margins)[..., -1] > 0).float().mean())
 
 
-def batches(codec: Codec, rng: random.Random, cuts: int) -> Iterator[list[Row]]:
+def batches(codec: Codec, rng: random.Random, cuts: int, twins: Twins = TWINS) -> Iterator[list[Row]]:
     """Batches of whole groups without end, similar lengths together."""
-    source = groups(rng)
+    source = groups(rng, twins=twins)
     while True:
         pool = [rows_of(next(source), codec, rng, cuts) for _ in range(BATCH * POOL)]
         pool.sort(key=lambda rows: max(len(row.ids) for row in rows))
@@ -134,24 +150,33 @@ def start_from(policy: LlamaForCausalLM, codec: Codec) -> LlamaForSequenceClassi
     return model
 
 
-def train(folder: Path, policy_folder: Path, *, steps: int = STEPS, threads: int = 1, prefixes: bool = True) -> None:
-    """Train a reward model from the finished policy and write it to a folder."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(SEED)
-    codec = Codec.load(policy_folder)
-    policy = LlamaForCausalLM.from_pretrained(str(policy_folder), dtype=torch.float32)
-    model = start_from(policy, codec).train()
-    optimizer, log, rng = make_optimizer(model, RATE), Log(steps), random.Random(SEED)
-    source = batches(codec, rng, CUTS if prefixes else 0)
-    for step in range(steps):
+def train_phase(model: LlamaForSequenceClassification, codec: Codec, phase: Phase, *, prefixes: bool) -> None:
+    """Train for one phase, in place."""
+    torch.manual_seed(phase.seed)
+    model.train()
+    optimizer, log, rng = make_optimizer(model, phase.rate), Log(phase.steps), random.Random(phase.seed)
+    source = batches(codec, rng, CUTS if prefixes else 0, phase.twins)
+    for step in range(phase.steps):
         rows = next(source)
         # Entered per step: autocast that is entered once keeps stale bf16 copies of the weights.
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = scores(model, rows, codec.pad, codec.end)
         loss, accuracy = loss_of(found, rows, rng)
         loss.backward()  # type: ignore[no-untyped-call]
-        update(model, optimizer, RATE * rate_at(step, steps, warm_up=WARM_UP))
+        update(model, optimizer, phase.rate * rate_at(step, phase.steps, warm_up=phase.warm_up))
         log.add(step, loss=loss.item(), accuracy=accuracy)
+
+
+def train(folder: Path, start: Path, phase: Phase, *, threads: int = 1, prefixes: bool = True) -> None:
+    """Train a phase: the first starts from a policy's folder, the second from the first's folder."""
+    torch.set_num_threads(threads)
+    codec = Codec.load(start)
+    if phase.seed == FIRST.seed:
+        torch.manual_seed(phase.seed)
+        model = start_from(LlamaForCausalLM.from_pretrained(str(start), dtype=torch.float32), codec)
+    else:
+        model = LlamaForSequenceClassification.from_pretrained(str(start), dtype=torch.float32)
+    train_phase(model, codec, phase, prefixes=prefixes)
     save_model(model, folder)
     codec.save(folder)
 
@@ -159,15 +184,17 @@ def train(folder: Path, policy_folder: Path, *, steps: int = STEPS, threads: int
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("policy", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("start", type=Path, help="folder of the policy, or of the first phase's model")
+    parser.add_argument("--phase", choices=("first", "second"), default="first")
+    parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--final-only", action="store_true")
     chosen = parser.parse_args()
+    plan = FIRST if chosen.phase == "first" else SECOND
     train(
         chosen.folder,
-        chosen.policy,
-        steps=chosen.steps,
+        chosen.start,
+        plan if chosen.steps is None else replace(plan, steps=chosen.steps),
         threads=chosen.threads,
         prefixes=not chosen.final_only,
     )
