@@ -282,7 +282,9 @@ def _readable(scorer: Any, request: Request, config: SearchConfig) -> SearchConf
     if room is None or room >= config.max_new_tokens:
         return config
     if room < 1:
-        raise ContextLengthError("the conversation leaves the reward model no room for an answer: shorten it")
+        raise ContextLengthError(
+            "the reward model's context has no room for an answer to this conversation: shorten it"
+        )
     return config.replace(max_new_tokens=room)
 
 

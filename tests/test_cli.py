@@ -64,8 +64,10 @@ def test_demo_lists_its_topics() -> None:
 def test_chat_keeps_history_until_reset() -> None:
     done = run("chat", *QUICK, "--seed", "1", stdin=f"{QUESTION}\n{QUESTION}\n/reset\n{QUESTION}\n/quit\nnot read\n")
     assert done.returncode == 0, done.stderr
-    first, second, third = (part.split("[reward")[0].strip() for part in done.stdout.split("you>")[1:4])
+    parts = [part.split("[reward")[0].strip() for part in done.stdout.split("you>")]
+    first, second, after_reset, third = parts[1:5]
     assert first == third  # forgotten
+    assert after_reset == ""
     assert first != second  # the same question in another context
     assert done.stdout.count("[reward") == 3
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
@@ -57,7 +58,7 @@ def test_per_call_settings_decide(model: DarwinChatModel) -> None:
     assert model.bind(seed=6).invoke(question).content != model.invoke(question).content
     greedy = {model.invoke(question, temperature=0.0, cycles=0, seed=seed).content for seed in (1, 2)}
     assert len(greedy) == 1
-    ranked = model.generate([[("human", question)]], n=3).generations[0]
+    ranked = model.generate([[HumanMessage(question)]], n=3).generations[0]
     rewards = [generation.message.response_metadata["darwin"]["reward"] for generation in ranked]
     assert len(rewards) == 3
     assert rewards == sorted(rewards, reverse=True)

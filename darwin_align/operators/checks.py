@@ -70,7 +70,7 @@ class LexicalIntent(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     share: float = Field(0.6, ge=0, le=1)
-    ignore: frozenset[str] = frozenset()
+    ignore: tuple[str, ...] = ()
     """Words that carry no topic among your users, e.g. those by which they ask for a style."""
 
     def __call__(self, request: Request, mutation: str) -> str | None:

@@ -55,6 +55,7 @@ def pocket_search(
     )
 
 
-def _clause_words() -> frozenset[str]:
+def _clause_words() -> tuple[str, ...]:
     """The words of request clauses say how to answer, not about what."""
-    return frozenset(re.findall(r"[a-z]+", " ".join(text for texts in CLAUSES.values() for text in texts).lower()))
+    words = re.findall(r"[a-z]+", " ".join(text for texts in CLAUSES.values() for text in texts).lower())
+    return tuple(sorted(set(words)))
