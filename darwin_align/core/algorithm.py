@@ -43,7 +43,7 @@ def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Searc
         population = run.begin(cycle, parent)  # s_j <- nothing
         if config.cycles:
             population = yield from run.ask("mutate", population)  # I_1..I_n <- mutate(parent, n)
-        while population.open and not run.spent:  # until every beam has ended
+        while population.open and not run.must_stop(population):  # until every beam has ended
             population = yield from run.step(population)
         run.end(population)
         if run.spent and (population.open or cycle + 1 < config.cycles):
@@ -72,6 +72,11 @@ class _Run:
     @property
     def spent(self) -> str | None:
         return self.config.budget.spent(self.usage)
+
+    def must_stop(self, population: Population) -> bool:
+        # The first step is always taken: a budget that the mutations ate would else end without any answer.
+        begun = (population.step.cycle, population.step.index) > (0, 0)
+        return begun and self.spent is not None
 
     def parent(self, cycle: int) -> str:
         return self.archive.sample(derive(self.seed, "parent", cycle)) if cycle else self.instruction

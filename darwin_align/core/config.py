@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sample_replace": {"cycles": 1, "mutator": "identity"},
     "mutate_best_of_n": {"cycles": 3, "selector": "none"},
 }
-"""The paper's family (its Table 2): every row is one setting of the same search."""
+"""The family: every row is one setting of the same search."""
 
 
 class SearchConfig(Settings):

@@ -16,8 +16,11 @@ def spent(usage: Usage) -> dict[str, float]:
 def ends_within_a_step_of(run: Trace, name: str, limit: float, step: float) -> None:
     opened = [question.population for question, _ in run.steps if question.operator in ("mutate", "decode")]
     budgeted = [p for p in opened if p.step.operator == "mutate" or p.step.tokens != run.config.lookahead]
-    assert all(spent(population.usage)[name] < limit for population in budgeted)
-    assert spent(run.result.usage)[name] < limit + step
+    # The first step is always taken, whatever the mutations before it cost.
+    later = [p for p in budgeted if (p.step.cycle, p.step.index) > (0, 0)]
+    assert all(spent(population.usage)[name] < limit for population in later)
+    before = next(spent(p.usage)[name] for p in opened if p.step.operator == "decode")
+    assert spent(run.result.usage)[name] < max(limit, before + 1e-9) + step
 
 
 def ends_with_the_best_so_far(run: Trace) -> None:
@@ -76,9 +79,10 @@ def test_a_budget_spent_by_the_mutation_alone_still_answers() -> None:
         return trace(search, SearchConfig(seed=3, budget=Budget(seconds=1.0)), seconds=2.0)
 
     result = slow(search_of()).result
-    assert (result.text, result.reward, result.best.finish_reason) == ("", None, "length")
+    assert result.text
+    assert result.reward is not None
     assert result.stop_reason == "budget: seconds"
-    assert result.archive.entries == ()
+    assert [event.operator for event in result.events] == ["mutate", "decode", "score", "select"]
 
 
 def test_the_first_limit_that_is_reached_is_named() -> None:
