@@ -107,19 +107,23 @@ def passed(figures: Mapping[str, float]) -> bool:
     return all(found["holds"] or found["may_fail"] for found in verdicts(figures))
 
 
-def run(policy: Path, reward: Path, final_only: Path | None, metrics: Path = METRICS) -> bool:
-    """Measure, print, write, and say whether the pair may be shipped."""
-    torch.set_num_threads(1)
-    figures = measure(policy, reward, final_only)
-    report = {
+def report(figures: Mapping[str, float], metrics: Path) -> bool:
+    """Print and write the figures, and say whether the pair may be shipped."""
+    text = {
         "figures": {name: round(value, 4) for name, value in figures.items()},
         "gates": verdicts(figures),
         "passed": passed(figures),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    metrics.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    metrics.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
     print(table(figures), flush=True)
     return passed(figures)
+
+
+def run(policy: Path, reward: Path, final_only: Path | None, metrics: Path = METRICS) -> bool:
+    """Measure, print, write, and say whether the pair may be shipped."""
+    torch.set_num_threads(1)
+    return report(measure(policy, reward, final_only), metrics)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,12 @@ class Codec:
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, chat template included."""
         self.inner.save_pretrained(str(folder))
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        # How this copy was loaded is nobody's business, and servers on older transformers know only the old class name.
+        settings = {name: value for name, value in settings.items() if name not in ("is_local", "local_files_only")}
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def make_tokenizer(seed: int = 1, count: int = 6000) -> Codec:
