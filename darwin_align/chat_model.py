@@ -33,7 +33,8 @@ class DarwinChatModel(BaseChatModel):
     """A chat model whose answers are searched for under a reward model while they are decoded.
 
     Without arguments it is the embedded pair. Give ``search``, or what :class:`DarwinSearch` takes (``policy``,
-    ``scorer``, ``selector``, ``config`` …), or use :meth:`from_pretrained` for models of your own.
+    ``scorer``, ``selector``, ``config`` …), or use :meth:`from_pretrained` for models of your own. Without a policy,
+    the embedded pair does what is not given.
 
     Raises:
         ConfigError: an unknown argument, or arguments that contradict each other.
@@ -185,7 +186,7 @@ class DarwinChatModel(BaseChatModel):
 
 
 def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
-    if parts.keys() & {"policy", "decoder", "scorer"}:
+    if parts.keys() & {"policy", "decoder"}:
         return {"search": DarwinSearch(**parts)}
     from darwin_align.pocket.pair import pocket_search
 

@@ -7,8 +7,9 @@ from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
-from darwin_align import DarwinChatModel, SearchConfig
-from darwin_align.core.errors import ContextLengthError
+from darwin_align import DarwinChatModel, Request, Response, SearchConfig
+from darwin_align.backends.scripted import ScriptedPolicy
+from darwin_align.core.errors import ConfigError, ContextLengthError
 from darwin_align.operators.prompts import MutationPrompt
 from darwin_align.pocket import MUTATION_PROMPT, held_out
 from darwin_align.pocket.pair import pocket_config, pocket_search
@@ -88,3 +89,16 @@ def test_settings_by_hand_win_over_the_pairs_defaults() -> None:
 def test_a_prompt_longer_than_the_context_is_refused(model: DarwinChatModel) -> None:
     with pytest.raises(ContextLengthError, match="context"):
         model.invoke("How do I brew green tea? " * 400)
+
+
+def test_a_scorer_alone_takes_the_reward_models_place() -> None:
+    def brevity(request: Request, responses: list[Response]) -> list[float]:
+        return [-float(len(response.text)) for response in responses]
+
+    told = DarwinChatModel(scorer=brevity, config=SearchConfig(cycles=1, seed=2)).invoke("How do I bake bread?")
+    assert told.response_metadata["darwin"]["reward"] == -len(told.text)
+
+
+def test_a_policy_without_a_scorer_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"DarwinSearch needs scorer=…"):
+        DarwinChatModel(policy=ScriptedPolicy())

@@ -65,6 +65,8 @@ def _sentence(kind: type[BaseModel], detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name!r} for {kind.__name__}: {did_you_mean(name, kind.model_fields)}"
+    if detail["type"] == "missing":
+        return f"{kind.__name__} needs {name}=…"
     if "error" in (context := detail.get("ctx", {})):
         return str(context["error"])
     return f"{kind.__name__}.{name} = {detail['input']!r} is refused: {detail['msg'].lower()}"

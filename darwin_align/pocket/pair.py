@@ -38,15 +38,16 @@ def pocket_search(
         config: settings; what is not set by hand suits the pair (:data:`DEFAULTS`).
         policy: folder of another policy of this kind, e.g. a newly trained one.
         reward: folder of another reward model of this kind.
-        parts: further arguments of :class:`DarwinSearch`.
+        parts: further arguments of :class:`DarwinSearch`; a ``scorer`` takes the reward model's place.
     """
     from darwin_align.backends.local import LocalPolicy, LocalScorer
 
     parts.setdefault("guard", LexicalIntent(ignore=_clause_words()))
+    if "scorer" not in parts:
+        parts["scorer"] = LocalScorer.from_pretrained(reward or reward_path(), threads=1)
     # One thread: for models this small, more threads only wait for each other.
     return DarwinSearch(
         policy=LocalPolicy.from_pretrained(policy or policy_path(), threads=1),
-        scorer=LocalScorer.from_pretrained(reward or reward_path(), threads=1),
         mutation_prompt=MutationPrompt(
             MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}")
         ),
