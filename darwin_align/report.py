@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["print_report", "watched"]
 
-_METHOD = """
-How it got there: a cycle rewords the instruction and decodes one beam under each rewording. After every {m} tokens all
-beams are scored against the original instruction, and those outside the best take the text of one of them. Instructions
-that did better than their parent are the parents of the next cycle."""
+_METHOD = (
+    "\nHow it got there: a cycle rewords the instruction and decodes one beam under each rewording. After every {m} tokens "
+    "all beams are scored against the original instruction, and those outside the best take the text of one of them. "
+    "Instructions that did better than their parent are the parents of the next cycle."
+)
 
 History = list[tuple[Event, Population]]
 
