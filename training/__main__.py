@@ -66,7 +66,7 @@ def make(work: Path, steps: int | None) -> None:
     _finish(_start("train_policy", str(policy), "--start", str(first(policy)), "--threads", "2", *few))
     tell("policy trained")
     metrics = work / "metrics.json" if few else gates.METRICS
-    good = gates.run(policy, reward, final_only, metrics)
+    good = gates.run(policy, reward, final_only, metrics, search=not few)
     tell("gates measured")
     if few:
         return

@@ -16,14 +16,14 @@ steps, a reason, tips, a warning and some wrong lines; {phrasings} phrasings of 
 clauses. A program (`training/`) writes the requests and the answers. About one in sixteen combinations of topic,
 phrasing and clauses is held out, and as many are kept for tuning: **held out means unseen combinations, the topics are
 seen**. Answers are flawed on purpose, and the clauses of a request move their quality: that rewording a request can win
-something is built in.
+something is built in, as is the locality of most flaws, from which replacing cut answers wins.
 """
 
 _POLICY = """# The embedded policy
 
 A Llama of 1.8 million parameters (4 layers, width 192, 3 heads of 64, one key/value head, tied embeddings, 1,024
-positions, bf16), made from nothing in {minutes}. It exists so that `darwin_align` can be shown, tested and
-measured on any machine; it is a toy.
+positions, bf16), made from nothing in {minutes}. It exists so that `darwin_align` can be
+shown, tested and measured on any machine; it is a toy.
 
 {data}
 The mix: {mix}. Some conversations carry a system turn or an earlier exchange.
@@ -45,8 +45,9 @@ Of `training/metrics.json`; 200 held-out requests, temperature 0.7, top-k 40.
 
 ## Limits
 It knows its topics and nothing else: other questions get confident nonsense. English only. Its answers contain wrong,
-rude and harmful lines on purpose, so that a search has something to avoid: never use it for advice. Calls of tools
-outside its training are unreliable (see the table), as is everything past about 500 tokens of context.
+rude and harmful lines on purpose, so that a search has something to avoid: never use it for advice. Tool calls: the
+gate of 90% right calls is MISSED at temperature 0.7 where the table says less, and names of tools outside its training
+are hardly ever copied. Nothing past about 500 tokens of context was trained on.
 """
 
 _REWARD = """# The embedded reward model{kind}
@@ -74,7 +75,9 @@ twins of each kind).
 
 ## Limits
 It knows the pocket world only; rewards of other texts mean nothing. Rewards compare replies to the same request, not
-replies to different ones. It inherits the annotator's blind spots on purpose.
+replies to different ones. It inherits the annotator's blind spots on purpose. It reads the topic of a request well and
+its clauses only weakly (see the table). The second phase was added because the first missed the gate of 0.80 for prompt
+sensitivity by half a point on the requests that measure it: take that figure as a little flattered. One run, one seed.
 """
 
 _POLICY_FIGURES = (
@@ -90,7 +93,7 @@ _POLICY_FIGURES = (
     "tool calls",
 )
 _REWARD_FIGURES = ("pair accuracy", "prefix pair", "prompt sens", "sensitivity", "own samples", "plain gold")
-_SEARCH_FIGURES = ("search", "best_of", "mutate", "darwin")
+_SEARCH_FIGURES = ("search", "best_of", "mutate", "darwin", "final-only darwin", "final-only mutate")
 
 
 def _table(figures: dict[str, float], starts: Iterable[str], cut: str = "") -> str:

@@ -72,7 +72,7 @@ def measure(policy: Path, reward: Path, final_only: Path | None, *, search: bool
         stages.append(lambda: {f"final-only: {k}": v for k, v in measures.reward_figures(other).items()})
         stages.append(lambda: {f"final-only: {k}": v for k, v in measures.sensitivity_figures(other).items()})
     if search:
-        stages.append(lambda: search_figures(policy, reward))
+        stages.append(lambda: search_figures(policy, reward, final_only))
     figures: dict[str, float] = {}
     for stage in stages:
         began = time.monotonic()
@@ -120,10 +120,10 @@ def report(figures: Mapping[str, float], metrics: Path) -> bool:
     return passed(figures)
 
 
-def run(policy: Path, reward: Path, final_only: Path | None, metrics: Path = METRICS) -> bool:
+def run(policy: Path, reward: Path, final_only: Path | None, metrics: Path = METRICS, *, search: bool = True) -> bool:
     """Measure, print, write, and say whether the pair may be shipped."""
     torch.set_num_threads(1)
-    return report(measure(policy, reward, final_only), metrics)
+    return report(measure(policy, reward, final_only, search=search), metrics)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,18 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "sample": {"preset": "sample"},
     "best_of_5": {"preset": "best_of_n", "mutations": 4},
     "best_of_15": {"preset": "best_of_n", "mutations": 14},
+    "best_of_22": {"preset": "best_of_n", "mutations": 21},
     "mutate_best_of_n_3": {"preset": "mutate_best_of_n"},
     "darwin_3": {"preset": "darwin"},
 }
-"""The first response counts: best_of_n with 4 mutations is best of 5."""
+"""The first response counts: best_of_n with 4 mutations is best of 5. Best of 22 decodes as much as darwin_3."""
+ABLATED = ("mutate_best_of_n_3", "darwin_3")
+"""Run once more under the final-only reward model."""
 COMPARED = (
     ("best_of_5", "sample"),
     ("best_of_15", "best_of_5"),
     ("darwin_3", "best_of_15"),
+    ("darwin_3", "best_of_22"),
     ("darwin_3", "mutate_best_of_n_3"),
     ("mutate_best_of_n_3", "best_of_15"),
     ("darwin_3", "sample"),
@@ -67,15 +71,26 @@ def run_method(search: DarwinSearch, asked: Sequence[str]) -> dict[str, list[flo
     return found
 
 
-def search_figures(policy: Path, reward: Path, count: int = 100) -> dict[str, float]:
+def search_figures(policy: Path, reward: Path, final_only: Path | None = None, count: int = 100) -> dict[str, float]:
     """Means of every method, and paired differences of gold with their 95% intervals."""
     asked, runs = held_out(count), dict[str, dict[str, list[float]]]()
     for name, settings in METHODS.items():
         runs[name] = run_method(make_search(policy, reward, _preset(settings)), asked)
+    pairs = list(COMPARED)
+    if final_only is not None:
+        for name in ABLATED:
+            runs[f"final-only {name}"] = run_method(make_search(policy, final_only, _preset(METHODS[name])), asked)
+            pairs.append((name, f"final-only {name}"))
+        pairs.append(("final-only darwin_3", "final-only mutate_best_of_n_3"))
+    return summary(runs, pairs)
+
+
+def summary(runs: Mapping[str, Mapping[str, list[float]]], pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Means of what every method gave and spent, and the differences of the given pairs."""
     figures = {
         f"search {what}, {name}": fmean(values) for name, found in runs.items() for what, values in found.items()
     }
-    for one, other in COMPARED:
+    for one, other in pairs:
         differences = [a - b for a, b in zip(runs[one]["gold"], runs[other]["gold"], strict=True)]
         low, high = interval(differences)
         figures |= {f"{one} - {other}": fmean(differences)}
