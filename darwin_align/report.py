@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["print_report", "watched"]
 
 _METHOD = (
-    "\nHow it got there: a cycle rewords the instruction and decodes one beam under each rewording. After every "
-    "{m} tokens all beams are scored against the original instruction, and those outside the best take the text of one of them. "
-    "Instructions that did better than their parent are the parents of the next cycle."
+    "\nHow it got there: a cycle rewords the instruction and decodes one beam under each rewording. After every {m} "
+    "tokens all beams are scored against the original instruction, and those outside the best take the text of one of "
+    "them. Instructions that did better than their parent are the parents of the next cycle."
 )
 
 History = list[tuple[Event, Population]]
