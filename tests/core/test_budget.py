@@ -13,7 +13,7 @@ def spent(usage: Usage) -> dict[str, float]:
     return {"tokens": usage.decoded_tokens, "reward_calls": usage.reward_calls, "seconds": usage.seconds}
 
 
-def ends_within_a_step_of(run: Trace, name: str, limit: float, step: float) -> None:
+def check_ends_within_a_step(run: Trace, name: str, limit: float, step: float) -> None:
     opened = [question.population for question, _ in run.steps if question.operator in ("mutate", "decode")]
     budgeted = [p for p in opened if p.step.operator == "mutate" or p.step.tokens != run.config.lookahead]
     # The first step is always taken, whatever the mutations before it cost.
@@ -23,7 +23,7 @@ def ends_within_a_step_of(run: Trace, name: str, limit: float, step: float) -> N
     assert spent(run.result.usage)[name] < max(limit, before + 1e-9) + step
 
 
-def ends_with_the_best_so_far(run: Trace) -> None:
+def check_ends_with_the_best(run: Trace) -> None:
     last = [cycle[-1][1].beams for cycle in run.cycles]
     finished = [beam for beams in last for beam in beams if beam.finished]
     partial = [beam.reward for beams in last for beam in beams if not beam.first_response and beam.reward is not None]
@@ -38,23 +38,23 @@ def ends_with_the_best_so_far(run: Trace) -> None:
 def test_tokens(case: Case, limit: int) -> None:
     run = case.trace(budget={"tokens": limit})
     rows = case.config.beams + 1
-    ends_within_a_step_of(run, "tokens", limit, rows * (1 + case.config.lookahead))
-    ends_with_the_best_so_far(run)
+    check_ends_within_a_step(run, "tokens", limit, rows * (1 + case.config.lookahead))
+    check_ends_with_the_best(run)
     assert run.result.stop_reason in ("cycles", "budget: tokens")
 
 
 @given(cases(), st.integers(1, 40))
 def test_reward_calls(case: Case, limit: int) -> None:
     run = case.trace(budget={"reward_calls": limit})
-    ends_within_a_step_of(run, "reward_calls", limit, case.config.beams + 1)
-    ends_with_the_best_so_far(run)
+    check_ends_within_a_step(run, "reward_calls", limit, case.config.beams + 1)
+    check_ends_with_the_best(run)
 
 
 @given(cases(), st.floats(0.5, 30))
 def test_seconds(case: Case, limit: float) -> None:
     run = case.trace(seconds=1.0, budget={"seconds": limit})
-    ends_within_a_step_of(run, "seconds", limit, step=5.0)  # decode, decode and score ahead, score, select
-    ends_with_the_best_so_far(run)
+    check_ends_within_a_step(run, "seconds", limit, step=5.0)  # decode, decode and score ahead, score, select
+    check_ends_with_the_best(run)
 
 
 @given(cases())

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, RLock
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from weakref import WeakValueDictionary
 
 import torch
@@ -29,7 +29,7 @@ from darwin_align.core.errors import ModelLoadError
 transformers_logging: Any = logging
 hub: Any = hub_utils
 
-__all__ = ["Kind", "LoadedModel", "ModelSource", "load", "model_context_length", "threads_limited_to"]
+__all__ = ["Kind", "LoadedModel", "ModelSource", "SharedModel", "load", "model_context_length", "threads_limited_to"]
 
 Kind = Literal["causal", "reward", "custom_reward"]
 _LOADERS: dict[Kind, Any] = {
@@ -107,6 +107,36 @@ def load(source: ModelSource) -> LoadedModel:
             _check_place(source)
             found = _loaded[key] = _read(source, device)
         return found
+
+
+class SharedModel:
+    """Something built on a loaded model: copies share the weights, pickles carry the recipe and never tensors."""
+
+    _loaded: LoadedModel
+    _options: Any
+
+    def _setup(self, loaded: LoadedModel, options: Any) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def _restore(cls, source: ModelSource, options: Any) -> Self:
+        restored = cls.__new__(cls)
+        restored._setup(load(source), options)
+        return restored
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._loaded.source is None:
+            raise TypeError(
+                f"a {type(self).__name__} made of a model object cannot be pickled: save the model to a folder and use "
+                "from_pretrained"
+            )
+        return type(self)._restore, (self._loaded.source, self._options)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 def _device(wanted: str) -> str:

@@ -16,7 +16,7 @@ from darwin_align.backends.local.detokenizer import Detokenizer, first_stop
 from darwin_align.backends.local.loading import (
     LoadedModel,
     ModelSource,
-    load,
+    SharedModel,
     model_context_length,
     threads_limited_to,
 )
@@ -40,7 +40,7 @@ class _Options:
             raise ConfigError(f"max_batch_rows={self.max_batch_rows} is impossible: decode one row at a time at least")
 
 
-class LocalPolicy:
+class LocalPolicy(SharedModel):
     """Continues rows on a causal language model: a :class:`~darwin_align.operators.policy.Policy`.
 
     A row's tokens depend on its prompt, its state, its settings and its seed. They do not depend on the rows beside it
@@ -91,12 +91,6 @@ class LocalPolicy:
         source = ModelSource(str(path), "causal", revision, device, dtype, trust_remote_code)
         return cls._restore(source, _Options(chat_template, threads, max_batch_rows))
 
-    @classmethod
-    def _restore(cls, source: ModelSource, options: _Options) -> Self:
-        policy = cls.__new__(cls)
-        policy._setup(load(source), options)
-        return policy
-
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
         self._loaded, self._options = loaded, options
         self.template = ChatTemplate(loaded.tokenizer, options.chat_template, name=f"the model {loaded.name!r}")
@@ -108,20 +102,6 @@ class LocalPolicy:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, device={str(self._loaded.device)!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._loaded.source is None:
-            raise TypeError(
-                "a LocalPolicy made of a model object cannot be pickled: save the model to a folder and use "
-                "LocalPolicy.from_pretrained"
-            )
-        return type(self)._restore, (self._loaded.source, self._options)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def prompt_length(self, request: Request) -> int:
         """Tokens of the rendered conversation."""

@@ -14,7 +14,7 @@ from darwin_align.backends.local.loading import (
     Kind,
     LoadedModel,
     ModelSource,
-    load,
+    SharedModel,
     model_context_length,
     threads_limited_to,
 )
@@ -54,7 +54,7 @@ class _Options:
             raise ConfigError(f"batch_size={self.batch_size} is impossible: read one answer at a time at least")
 
 
-class RewardModel:
+class RewardModel(SharedModel):
     """Scores answers, partial or finished, with a sequence-classification model.
 
     Threads may share it; their calls take turns. Copies and pickles share or load the weights anew.
@@ -118,12 +118,6 @@ class RewardModel:
         source = ModelSource(str(path), kind, revision, device, dtype, trust_remote_code)
         return cls._restore(source, _Options(known, turn, chat_template, threads, batch_size))
 
-    @classmethod
-    def _restore(cls, source: ModelSource, options: _Options) -> Self:
-        reward = cls.__new__(cls)
-        reward._setup(load(source), options)
-        return reward
-
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
         recipe = self.recipe = options.recipe
         _check_labels(loaded, recipe)
@@ -140,20 +134,6 @@ class RewardModel:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, recipe={self.recipe.name!r}, turn={self._options.turn!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._loaded.source is None:
-            raise TypeError(
-                "a RewardModel made of a model object cannot be pickled: save the model to a folder and use "
-                "from_pretrained"
-            )
-        return type(self)._restore, (self._loaded.source, self._options)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
     def score(self, request: Request, responses: Sequence[Response]) -> tuple[list[float], int]:
         """Score the responses to a request.
