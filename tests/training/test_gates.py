@@ -60,4 +60,6 @@ def test_the_shipped_metrics_passed_their_gates():
     assert shipped["passed"] is True
     again = verdicts(shipped["figures"])
     assert [found["holds"] for found in shipped["gates"]] == [found["holds"] for found in again]
-    assert [found["value"] for found in shipped["gates"]] == pytest.approx([found["value"] for found in again], abs=1e-4)
+    assert [found["value"] for found in shipped["gates"]] == pytest.approx(
+        [found["value"] for found in again], abs=1e-4
+    )
