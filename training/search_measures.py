@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from darwin_align.core import SearchConfig
-from darwin_align.pocket import gold, held_out, pair
+from darwin_align.pocket import gold, held_out
+from darwin_align.pocket.pair import pocket_search
 from darwin_align.search import DarwinSearch
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -36,12 +36,6 @@ COMPARED = (
     ("darwin_3", "sample"),
 )
 RESAMPLES, SEED = 10_000, 0
-
-
-def make_search(policy: Path, reward: Path, config: SearchConfig) -> DarwinSearch:
-    """The embedded pair's own search, with all its settings, over models that are not shipped yet."""
-    with patch.object(pair, "policy_path", lambda: policy), patch.object(pair, "reward_path", lambda: reward):
-        return pair.pocket_search(config)
 
 
 def _preset(settings: Mapping[str, Any]) -> SearchConfig:
@@ -75,11 +69,13 @@ def search_figures(policy: Path, reward: Path, final_only: Path | None = None, c
     """Means of every method, and paired differences of gold with their 95% intervals."""
     asked, runs = held_out(count), dict[str, dict[str, list[float]]]()
     for name, settings in METHODS.items():
-        runs[name] = run_method(make_search(policy, reward, _preset(settings)), asked)
+        runs[name] = run_method(pocket_search(_preset(settings), policy=policy, reward=reward), asked)
     pairs = list(COMPARED)
     if final_only is not None:
         for name in ABLATED:
-            runs[f"final-only {name}"] = run_method(make_search(policy, final_only, _preset(METHODS[name])), asked)
+            runs[f"final-only {name}"] = run_method(
+                pocket_search(_preset(METHODS[name]), policy=policy, reward=final_only), asked
+            )
             pairs.append((name, f"final-only {name}"))
         pairs.append(("final-only darwin_3", "final-only mutate_best_of_n_3"))
     return summary(runs, pairs)
