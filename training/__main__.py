@@ -1,4 +1,4 @@
-"""From nothing to the shipped pair: ``python -m training``. Fixed steps and seeds; about an hour on two cores."""
+"""From nothing to the shipped pair: ``python -m training``. Fixed steps and seeds."""
 
 from __future__ import annotations
 
