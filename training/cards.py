@@ -109,7 +109,7 @@ def _data() -> str:
 def _policy_card(figures: dict[str, float]) -> str:
     return _POLICY.format(
         data=_data(),
-        minutes="about half an hour on two cores",
+        minutes="about three quarters of an hour on two cores",
         mix=", ".join(f"{share:.0%} {name}" for name, share in conversations.MIX.items()),
         steps=f"{train_policy.FIRST.steps:,}",
         more=f"{train_policy.SECOND.steps:,}",
