@@ -5,8 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps under one learning rate curve and one seed."""
+
+    steps: int
+    rate: float
+    warm_up: int
+    seed: int
 
 
 def make_optimizer(model: torch.nn.Module, rate: float) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""What the search makes of the pair, by the library's own search: gold of five methods on the held-out requests."""
+"""What the search makes of the pair, by the library's own search: gold of several methods on the held-out requests."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from training.conversations import MIX, TOOL_MIX, sample
-from training.optim import Log, batches_of, make_optimizer, padded, rate_at, update
+from training.optim import Log, Schedule, batches_of, make_optimizer, padded, rate_at, update
 from training.tokenizer import Codec, make_tokenizer
 
 BATCH, POOL = 24, 16
@@ -21,13 +21,9 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Phase:
+class Phase(Schedule):
     """Steps under one schedule and one mix of conversations."""
 
-    steps: int
-    rate: float
-    warm_up: int
-    seed: int
     mix: Mapping[str, float]
 
 

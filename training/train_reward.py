@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from training.annotator import preference, verdict
 from training.comparisons import MORE_TWINS, REPLIES, TWINS, Group, Twins, groups
-from training.optim import Log, make_optimizer, padded, rate_at, update
+from training.optim import Log, Schedule, make_optimizer, padded, rate_at, update
 from training.tokenizer import Codec
 from training.train_policy import make_config, save_model
 
@@ -27,13 +27,9 @@ BATCH = 12
 
 
 @dataclass(frozen=True)
-class Phase:
+class Phase(Schedule):
     """Steps under one schedule and one mix of groups."""
 
-    steps: int
-    rate: float
-    warm_up: int
-    seed: int
     twins: Twins
 
 
@@ -167,11 +163,13 @@ def train_phase(model: LlamaForSequenceClassification, codec: Codec, phase: Phas
         log.add(step, loss=loss.item(), accuracy=accuracy)
 
 
-def train(folder: Path, start: Path, phase: Phase, *, threads: int = 1, prefixes: bool = True) -> None:
+def train(
+    folder: Path, start: Path, phase: Phase, *, from_policy: bool, threads: int = 1, prefixes: bool = True
+) -> None:
     """Train a phase: the first starts from a policy's folder, the second from the first's folder."""
     torch.set_num_threads(threads)
     codec = Codec.load(start)
-    if phase.seed == FIRST.seed:
+    if from_policy:
         torch.manual_seed(phase.seed)
         model = start_from(LlamaForCausalLM.from_pretrained(str(start), dtype=torch.float32), codec)
     else:
@@ -195,6 +193,7 @@ if __name__ == "__main__":
         chosen.folder,
         chosen.start,
         plan if chosen.steps is None else replace(plan, steps=chosen.steps),
+        from_policy=chosen.phase == "first",
         threads=chosen.threads,
         prefixes=not chosen.final_only,
     )

@@ -22,7 +22,7 @@ from darwin_align.core.noun import plain_errors
 from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
-from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.policy import Continuation, Row, usage_of
 from darwin_align.operators.portal import acall, call
 
 __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Scorer", "Selector"]
@@ -163,12 +163,7 @@ class Decoder(Operator):
             raise OperatorError(f"the policy was given {len(rows)} rows and returned {len(reply)} continuations")
         limit = population.max_new_tokens
         beams = {i: _continued(population.beams[i], c, limit) for i, c in zip(indices, reply, strict=True)}
-        spent = Usage(
-            prefilled_tokens=sum(c.prefilled_tokens for c in reply),
-            decoded_tokens=sum(c.new_tokens for c in reply),
-            policy_calls=len(rows),
-        )
-        return population.with_beams(beams).spend(spent)
+        return population.with_beams(beams).spend(usage_of(reply))
 
     @staticmethod
     def _row(population: Population, i: int) -> Row:

@@ -10,13 +10,12 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from pydantic import Field
 
-from darwin_align.core.budget import Usage
 from darwin_align.core.seeds import below, derive
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.base import Check, Mutator, Report
 from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
-from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.policy import Continuation, Row, usage_of
 from darwin_align.operators.portal import call
 from darwin_align.operators.prompts import MANY, MutationPrompt, parse_list
 
@@ -44,12 +43,7 @@ class PolicyMutator(Mutator):
         rows = [Row(request=asked, max_tokens=self.max_tokens, seed=derive(seed, i)) for i in range(replies)]
         continuations: Sequence[Continuation] = call(self.policy.generate, rows)
         found = [mutation for c in continuations for mutation in self.prompt.read(c.text)]
-        spent = Usage(
-            prefilled_tokens=sum(c.prefilled_tokens for c in continuations),
-            decoded_tokens=sum(c.new_tokens for c in continuations),
-            policy_calls=len(rows),
-        )
-        return Report(found[:n], spent)
+        return Report(found[:n], usage_of(continuations))
 
 
 class ChatModelMutator(Mutator):

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from darwin_align.core.budget import Usage
 from darwin_align.core.types import FinishReason, Request
 
-__all__ = ["Continuation", "FunctionPolicy", "Policy", "Row"]
+__all__ = ["Continuation", "FunctionPolicy", "Policy", "Row", "usage_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,15 @@ class Continuation:
     """Sum of the log-probabilities of the tokens written now, under the distribution they were drawn from."""
     prefilled_tokens: int = 0
     """Prompt and state tokens that had to be read for this row."""
+
+
+def usage_of(continuations: Sequence[Continuation]) -> Usage:
+    """Add up what a policy spent on rows: one call each."""
+    return Usage(
+        prefilled_tokens=sum(c.prefilled_tokens for c in continuations),
+        decoded_tokens=sum(c.new_tokens for c in continuations),
+        policy_calls=len(continuations),
+    )
 
 
 @runtime_checkable
