@@ -229,9 +229,9 @@ class _Run:
                 raise ReplayError("a replay needs the seed of the recorded run: pass seed=result.config.seed")
             config = config.replace(seed=secrets.randbelow(2**31))
         config = _readable(search._scorer, request, config)
-        parts = (search.policy, search.decoder, getattr(search._decoder, "policy", None), search.scorer)
-        self.holders = {id(part): part for part in parts}.values()
         self.operators = search.operators(config)
+        held = [part for operator in self.operators.values() for part in getattr(operator, "holders", ())]
+        self.holders = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
         self.search_id = uuid.uuid4().hex
         self.algorithm = darwin(request, config, self.search_id)
         self.recorded, self.on_event = list(replay), on_event

@@ -22,7 +22,7 @@ from darwin_align.core.noun import plain_errors
 from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
-from darwin_align.operators.policy import Continuation, Row, usage_of
+from darwin_align.operators.policy import Continuation, Row, current_search, usage_of
 from darwin_align.operators.portal import acall, call
 
 __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Scorer", "Selector"]
@@ -74,17 +74,26 @@ class Operator(RunnableSerializable[Population, Population]):
         _refuse(kwargs, self)
         return await self._acall_with_config(self._aanswer, input, config)
 
+    @property
+    def holders(self) -> tuple[Any, ...]:
+        """Parts that hold something for a search: ``part.release(search_id)`` is called when it is over."""
+        return ()
+
     def _answer(self, population: Population) -> Population:
         dialogue = self._dialogue(population)
+        asking = current_search.set(population.search_id)
         try:
             method, args = next(dialogue)
             while True:
                 method, args = dialogue.send(call(method, *args))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        finally:
+            current_search.reset(asking)
 
     async def _aanswer(self, population: Population) -> Population:
         dialogue = self._dialogue(population)
+        asking = current_search.set(population.search_id)
         try:
             method, args = next(dialogue)
             while True:
@@ -92,6 +101,8 @@ class Operator(RunnableSerializable[Population, Population]):
                 method, args = dialogue.send(reply)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        finally:
+            current_search.reset(asking)
 
 
 class Mutator(Operator):
@@ -151,12 +162,18 @@ class Decoder(Operator):
     policy: Any
     """A :class:`~darwin_align.operators.policy.Policy`."""
 
+    @property
+    def holders(self) -> tuple[Any, ...]:
+        """The policy."""
+        return (self.policy,)
+
     def _dialogue(self, population: Population) -> Dialogue:
         indices = population.open
         if not indices:
             return population
         rows = [self._row(population, i) for i in indices]
-        reply: Sequence[Continuation] = yield self.policy.generate, (rows,)
+        ask = getattr(self.policy, "submit", self.policy.generate)
+        reply: Sequence[Continuation] = yield ask, (rows,)
         if not isinstance(reply, Sequence) or not all(isinstance(c, Continuation) for c in reply):
             raise OperatorError(f"generate must return a list of continuations, not {reply!r:.80}")
         if len(reply) != len(rows):
@@ -204,7 +221,8 @@ class Scorer(Operator):
         if not places:
             return population
         responses = list(places)
-        report = Report.of((yield self.score, (population.request, responses)))
+        ask = getattr(self, "submit", self.score)
+        report = Report.of((yield ask, (population.request, responses)))
         rewards = check_rewards(report.answer, len(responses))
         scored = {
             i: population.beams[i].model_copy(update={"reward": reward})

@@ -15,7 +15,7 @@ from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.base import Check, Mutator, Report
 from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
-from darwin_align.operators.policy import Continuation, Row, usage_of
+from darwin_align.operators.policy import Continuation, Row, current_search, usage_of
 from darwin_align.operators.portal import call
 from darwin_align.operators.prompts import MANY, MutationPrompt, parse_list
 
@@ -33,6 +33,11 @@ class PolicyMutator(Mutator):
     """Tokens of one reply."""
     checks: tuple[Check, ...] = (words_it_as_request,)
 
+    @property
+    def holders(self) -> tuple[Any, ...]:
+        """The policy."""
+        return (self.policy,)
+
     def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
         """Ask the policy, once for a list or n times for one rewording, as the prompt says."""
         asked = Request.of(self.prompt.render(request, instruction, n), sampling=self.sampling)
@@ -40,7 +45,8 @@ class PolicyMutator(Mutator):
         if refusal and (reason := refusal(asked, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         replies = n if self.prompt.one_per_reply else 1
-        rows = [Row(request=asked, max_tokens=self.max_tokens, seed=derive(seed, i)) for i in range(replies)]
+        search = current_search.get()
+        rows = [Row(asked, self.max_tokens, seed=derive(seed, i), search_id=search) for i in range(replies)]
         continuations: Sequence[Continuation] = call(self.policy.generate, rows)
         found = [mutation for c in continuations for mutation in self.prompt.read(c.text)]
         return Report(found[:n], usage_of(continuations))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.types import FinishReason, Request
 
-__all__ = ["Continuation", "FunctionPolicy", "Policy", "Row", "usage_of"]
+__all__ = ["Continuation", "FunctionPolicy", "Policy", "Row", "current_search", "usage_of"]
+
+current_search: ContextVar[str] = ContextVar("current_search", default="")
+"""The search whose question is being answered: an opaque hint for caches, like ``Row.search_id``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,12 @@ def usage_of(continuations: Sequence[Continuation]) -> Usage:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Continues rows. ``generate`` may be a coroutine function instead."""
+    """Continues rows. ``generate`` may be a coroutine function instead.
+
+    A policy that queues rows elsewhere may also have ``submit(rows)``, marked with
+    :func:`~darwin_align.operators.portal.submits`: it returns a future at once, and then it is what a search calls.
+    A policy that holds something for a search may have ``release(search_id)``, called when the search is over.
+    """
 
     def generate(self, rows: Sequence[Row]) -> Sequence[Continuation] | Awaitable[Sequence[Continuation]]:
         """Continue every row, in order.

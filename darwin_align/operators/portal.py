@@ -18,9 +18,12 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["acall", "call"]
+__all__ = ["acall", "call", "submits", "wait"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class _Portal:
@@ -92,8 +95,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
+def submits(method: F) -> F:
+    """Mark a method that queues work elsewhere and returns a :class:`concurrent.futures.Future` at once.
+
+    :func:`acall` then calls it on the event loop itself and awaits the future, without a thread that waits for it.
+    """
+    method.__submits__ = True  # type: ignore[attr-defined]
+    return method
+
+
+def wait(future: Future[T]) -> T:
+    """Wait for a future in plain code; an interrupted caller, or one whose own call is cancelled, cancels it."""
+    if (waits := _waits.get()) is not None:
+        waits.add(future)
+    try:
+        return future.result()
+    finally:
+        future.cancel()  # a finished future stays as it is
+
+
 def call(method: Callable[..., Any], *args: Any) -> Any:
-    """Call a plain or ``async`` method from plain code and return its result.
+    """Call a plain or ``async`` method, or one that submits, from plain code and return its result.
 
     Raises:
         RuntimeError: called on the portal's own thread, which would wait for itself; or the method raised
@@ -108,6 +130,8 @@ def call(method: Callable[..., Any], *args: Any) -> Any:
         result = method(*args)
     except StopIteration as error:
         raise RuntimeError(f"{method!r:.80} raised StopIteration") from error
+    if isinstance(result, Future):
+        return wait(result)
     if not inspect.isawaitable(result):
         return result
     portal = _the_portal()
@@ -115,13 +139,7 @@ def call(method: Callable[..., Any], *args: Any) -> Any:
         if inspect.iscoroutine(result):
             result.close()
         raise RuntimeError("plain code on the portal's loop waits for an async method: make the caller async")
-    future = portal.submit(_await(result))
-    if (waits := _waits.get()) is not None:
-        waits.add(future)
-    try:
-        return future.result()
-    finally:
-        future.cancel()  # an interrupted caller lets go; a finished future stays as it is
+    return wait(portal.submit(_await(result)))
 
 
 async def acall(method: Callable[..., Any], *args: Any) -> Any:
@@ -134,6 +152,8 @@ async def acall(method: Callable[..., Any], *args: Any) -> Any:
     if inspect.iscoroutinefunction(method):
         coroutine = method(*args)
         return await (coroutine if on_portal else asyncio.wrap_future(portal.submit(coroutine)))
+    if getattr(method, "__submits__", False):
+        return await asyncio.wrap_future(method(*args))
     context, waits = contextvars.copy_context(), _Waits()
     context.run(_waits.set, waits)
     try:

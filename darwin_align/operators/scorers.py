@@ -64,6 +64,11 @@ class _Composite(Scorer):
         """The least room of its parts."""
         return min((room for scorer in self.scorers if (room := scorer.room(request)) is not None), default=None)
 
+    @property
+    def holders(self) -> tuple[Any, ...]:
+        """What its parts hold."""
+        return tuple(holder for scorer in self.scorers for holder in scorer.holders)
+
     def _all(self, request: Request, responses: Sequence[Response]) -> Report[list[list[float]]]:
         """Rewards by scorer, then by response."""
         reports = [Report.of(call(scorer.score, request, responses)) for scorer in self.scorers]
@@ -131,6 +136,11 @@ class LengthPenalty(Scorer):
     def room(self, request: Request) -> int | None:
         """The room of the penalised scorer."""
         return self.scorer.room(request)
+
+    @property
+    def holders(self) -> tuple[Any, ...]:
+        """What the penalised scorer holds."""
+        return self.scorer.holders
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Subtract the penalty."""

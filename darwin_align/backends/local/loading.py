@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any, Literal, Self
 from weakref import WeakValueDictionary
 
@@ -23,13 +23,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from darwin_align.backends.local.engine import Engine
 from darwin_align.core.errors import ModelLoadError
 
 # What is used of them carries no types.
 transformers_logging: Any = logging
 hub: Any = hub_utils
 
-__all__ = ["Kind", "LoadedModel", "ModelSource", "SharedModel", "load", "model_context_length", "threads_limited_to"]
+__all__ = ["Kind", "LoadedModel", "ModelSource", "SharedModel", "load", "model_context_length"]
 
 Kind = Literal["causal", "reward", "custom_reward"]
 _LOADERS: dict[Kind, Any] = {
@@ -60,7 +61,7 @@ class ModelSource:
 
 @dataclass(eq=False)
 class LoadedModel:
-    """Weights, tokenizer and the lock under which they are used."""
+    """Weights, tokenizer and the engines that run them."""
 
     model: Any
     """A transformers ``PreTrainedModel`` in evaluation mode."""
@@ -68,10 +69,17 @@ class LoadedModel:
     """A transformers ``PreTrainedTokenizerBase``."""
     source: ModelSource | None = None
     """``None`` for objects that were made in memory."""
-    lock: Any = field(default_factory=RLock)
+    engines: dict[tuple[int, int | None], Engine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model.eval()
+
+    def engine(self, most_rows: int, row_memory: int | None) -> Engine:
+        """The one engine with these limits: whoever uses these weights shares it."""
+        with _loading:
+            return self.engines.setdefault(
+                (most_rows, row_memory), Engine(self.model, most_rows=most_rows, row_memory=row_memory)
+            )
 
     @property
     def name(self) -> str:
@@ -85,7 +93,7 @@ class LoadedModel:
 
 
 _loaded: WeakValueDictionary[tuple[Any, ...], LoadedModel] = WeakValueDictionary()
-_loading = Lock()
+_loading = RLock()
 
 
 def load(source: ModelSource) -> LoadedModel:
@@ -237,17 +245,3 @@ def model_context_length(loaded: LoadedModel) -> int:
         if isinstance(length, int) and length > 0:
             return length
     return int(min(loaded.tokenizer.model_max_length, 2**31))
-
-
-@contextmanager
-def threads_limited_to(threads: int | None) -> Iterator[None]:
-    """Run a block on so many CPU threads. torch's number is process-wide, hence set around a call, not for good."""
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from darwin_align.backends.local.detokenizer import Detokenizer, first_stop
@@ -18,13 +16,13 @@ from darwin_align.backends.local.loading import (
     ModelSource,
     SharedModel,
     model_context_length,
-    threads_limited_to,
 )
-from darwin_align.backends.local.sampling import Sampler, place_keys
+from darwin_align.backends.local.padded import PaddedForward
 from darwin_align.backends.local.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, RequestError
-from darwin_align.core.types import FinishReason, Request
+from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.portal import submits, wait
 
 __all__ = ["LocalPolicy"]
 
@@ -34,6 +32,7 @@ class _Options:
     chat_template: str | Path | None
     threads: int | None
     max_batch_rows: int
+    row_memory: int | None
 
     def __post_init__(self) -> None:
         if self.max_batch_rows < 1:
@@ -46,14 +45,17 @@ class LocalPolicy(SharedModel):
     A row's tokens depend on its prompt, its state, its settings and its seed. They do not depend on the rows beside it
     or on how many calls its answer takes, up to float rounding (in float32 that is: never in practice).
 
-    Threads may share a policy; their calls take turns. Copies and pickles share or load the weights anew.
+    Threads, tasks and searches may share a policy: the engine writes their rows side by side. Policies on the same
+    weights share one engine. Copies and pickles share or load the weights anew.
 
     Args:
         model: a transformers causal language model.
         tokenizer: its tokenizer.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
         threads: CPU threads while this policy works; ``None`` leaves torch's number.
-        max_batch_rows: rows decoded side by side; more are decoded one batch after another.
+        max_batch_rows: rows decoded side by side; more wait for a place.
+        row_memory: bytes for the keys and values of all rows; ``None`` is a quarter of the device's (free) memory. Rows
+            that do not fit are read anew when they are needed.
 
     Raises:
         ModelLoadError: the tokenizer has no chat template.
@@ -66,9 +68,10 @@ class LocalPolicy(SharedModel):
         *,
         chat_template: str | Path | None = None,
         threads: int | None = None,
-        max_batch_rows: int = 64,
+        max_batch_rows: int = 256,
+        row_memory: int | None = None,
     ) -> None:
-        self._setup(LoadedModel(model, tokenizer), _Options(chat_template, threads, max_batch_rows))
+        self._setup(LoadedModel(model, tokenizer), _Options(chat_template, threads, max_batch_rows, row_memory))
 
     @classmethod
     def from_pretrained(
@@ -81,7 +84,8 @@ class LocalPolicy(SharedModel):
         chat_template: str | Path | None = None,
         threads: int | None = None,
         trust_remote_code: bool = False,
-        max_batch_rows: int = 64,
+        max_batch_rows: int = 256,
+        row_memory: int | None = None,
     ) -> Self:
         """Load a folder or a hub id. Policies on one folder, revision, dtype and device share their weights.
 
@@ -89,7 +93,7 @@ class LocalPolicy(SharedModel):
             ModelLoadError: there is no such model, it is no language model, or it has no chat template.
         """
         source = ModelSource(str(path), "causal", revision, device, dtype, trust_remote_code)
-        return cls._restore(source, _Options(chat_template, threads, max_batch_rows))
+        return cls._restore(source, _Options(chat_template, threads, max_batch_rows, row_memory))
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
         self._loaded, self._options = loaded, options
@@ -98,7 +102,8 @@ class LocalPolicy(SharedModel):
         self.eos_ids = _eos_ids(loaded, self.template)
         framing = self.template.detokenizer.hidden
         self._detokenizer = Detokenizer(loaded.tokenizer, framing | self.eos_ids)
-        self._forward = _Forward(loaded.model)
+        self._padded = PaddedForward(loaded.model)
+        self.engine = loaded.engine(options.max_batch_rows, options.row_memory)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, device={str(self._loaded.device)!r})"
@@ -129,12 +134,32 @@ class LocalPolicy(SharedModel):
             ContextLengthError: a prompt leaves no room for an answer.
             RequestError: the chat template refuses a conversation.
         """
+        return wait(self.submit(rows))
+
+    @submits
+    def submit(self, rows: Sequence[Row]) -> Future[list[Continuation]]:
+        """Queue rows on the engine, where they are written side by side with those of other callers.
+
+        Returns:
+            A future of what :meth:`generate` returns; cancelling it frees the rows.
+
+        Raises:
+            ContextLengthError: a prompt leaves no room for an answer.
+            RequestError: the chat template refuses a conversation.
+        """
         lines = [self._line(row) for row in rows]
-        waiting = [line for line in lines if line.wanted > 0]
-        with self._loaded.lock, threads_limited_to(self._options.threads), torch.inference_mode():
-            for batch in self._batches(waiting):
-                self._decode(batch)
-        return [line.continuation(self._detokenizer) for line in lines]
+        owners = {row.search_id for row in rows}
+        return self.engine.submit(
+            [line for line in lines if line.wanted > 0],
+            lambda: [line.continuation() for line in lines],
+            whole=self._padded.write,
+            owner=owners.pop() if len(owners) == 1 else "",
+            threads=self._options.threads,
+        )
+
+    def release(self, search_id: str) -> None:
+        """Let the rows of a search go."""
+        self.engine.release(search_id)
 
     def _line(self, row: Row) -> _Line:
         if row.text and not row.tokens:
@@ -147,169 +172,83 @@ class LocalPolicy(SharedModel):
                 f"the conversation is {len(prompt)} tokens long and the model's context is {self.context_length}: "
                 "there is no room for an answer. Shorten the conversation or use a model with a longer context"
             )
-        line = _Line(row, prompt, list(row.tokens), self.context_length)
-        if line.state and (line.state[-1] in self.eos_ids or line.stopped(self._detokenizer)):
-            line.finish_reason = "stop"
+        line = _Line(row, prompt, self.context_length, self.eos_ids, self._detokenizer)
+        line.check_end()
         return line
 
-    def _batches(self, lines: Sequence[_Line]) -> Iterator[list[_Line]]:
-        # Rows of like length side by side need the least padding.
-        ordered, most = sorted(lines, key=lambda line: len(line.ids)), self._options.max_batch_rows
-        groups = [ordered]
-        if not self._forward.pads:
-            groups = [list(group) for _, group in groupby(ordered, key=lambda line: len(line.ids))]
-        for group in groups:
-            for start in range(0, len(group), most):
-                yield group[start : start + most]
 
-    def _decode(self, lines: list[_Line]) -> None:
-        steps = max(line.wanted for line in lines)
-        device = self._loaded.device
-        batch = _Batch.of([line.ids for line in lines], steps, device)
-        keys = place_keys([line.row.seed for line in lines], [len(line.state) for line in lines], steps, device)
-        sampler = Sampler([line.row.request.sampling for line in lines], keys, batch.ids)
-        for line in lines:
-            line.prefilled = len(line.ids)
-        logits = self._forward.prefill(batch)
-        for _ in range(steps):
-            tokens, logprobs = sampler.draw(logits)
-            for line, token, logprob in zip(lines, tokens.tolist(), logprobs.tolist(), strict=True):
-                line.push(token, logprob, self.eos_ids, self._detokenizer)
-            going = [i for i, line in enumerate(lines) if line.wanted > 0]
-            if not going:
-                return
-            if len(going) < len(lines):
-                lines = [lines[i] for i in going]
-                rows = torch.tensor(going, device=device)
-                tokens = tokens[rows]
-                batch.keep(rows)
-                sampler.keep(rows)
-            logits = self._forward.step(batch, tokens)
-
-
-@dataclass
+@dataclass(eq=False)
 class _Line:
-    """A row while it is being continued."""
+    """A row while it is being continued: a :class:`~darwin_align.backends.local.engine.Line`."""
 
     row: Row
     prompt: list[int]
-    state: list[int]
     context_length: int
-    written: int = 0
+    eos_ids: frozenset[int]
+    detokenizer: Detokenizer
     logprob: float = 0.0
-    prefilled: int = 0
     finish_reason: FinishReason | None = None
 
     def __post_init__(self) -> None:
-        self._check_room()
-
-    @property
-    def ids(self) -> list[int]:
-        return self.prompt + self.state
+        self.ids = [*self.prompt, *self.row.tokens]
+        self.reused = self._given = len(self.ids)
+        self._limit = min(self._given + self.row.max_tokens, self.context_length)
 
     @property
     def wanted(self) -> int:
         """How many tokens may still be written now."""
-        if self.finish_reason is not None:
-            return 0
-        room = self.context_length - len(self.prompt) - len(self.state)
-        return min(self.row.max_tokens - self.written, room)
+        return 0 if self.finish_reason is not None else self._limit - len(self.ids)
 
-    def push(self, token: int, logprob: float, eos_ids: frozenset[int], detokenizer: Detokenizer) -> None:
-        self.state.append(token)
-        self.written += 1
+    @property
+    def seed(self) -> int:
+        """Names the row's noise."""
+        return self.row.seed
+
+    @property
+    def drawn(self) -> int:
+        """Position of the next draw: new tokens of the whole answer, however many calls it took."""
+        return len(self.ids) - len(self.prompt)
+
+    @property
+    def sampling(self) -> Sampling:
+        """The row's settings."""
+        return self.row.request.sampling
+
+    def push(self, token: int, logprob: float) -> None:
+        """Take a token that was written."""
+        self.ids.append(token)
         self.logprob += logprob
-        if token in eos_ids or self.stopped(detokenizer):
+        self.check_end()
+
+    def show(self, hidden: Tensor) -> None:
+        """Nobody asks for hidden states of a line that is written."""
+
+    def check_end(self) -> None:
+        """Note how the answer ended, if it did."""
+        state = self.ids[len(self.prompt) :] if self.row.request.stop else self.ids[-1:]
+        if self.drawn and (self.ids[-1] in self.eos_ids or self._stopped(state)):
             self.finish_reason = "stop"
-        else:
-            self._check_room()
-
-    def stopped(self, detokenizer: Detokenizer) -> bool:
-        stops = self.row.request.stop
-        return bool(stops) and detokenizer.ends_with_stop(self.state, stops)
-
-    def _check_room(self) -> None:
-        if len(self.prompt) + len(self.state) >= self.context_length:
+        elif len(self.ids) >= self.context_length:
             self.finish_reason = "length"
 
-    def continuation(self, detokenizer: Detokenizer) -> Continuation:
-        text = detokenizer.text(self.state, finished=self.finish_reason == "stop")
+    def _stopped(self, state: Sequence[int]) -> bool:
+        stops = self.row.request.stop
+        return bool(stops) and self.detokenizer.ends_with_stop(state, stops)
+
+    def continuation(self) -> Continuation:
+        """Return what was written."""
+        state = self.ids[len(self.prompt) :]
+        text = self.detokenizer.text(state, finished=self.finish_reason == "stop")
+        unread = self._given - self.reused
         return Continuation(
             text=text[: first_stop(text, self.row.request.stop)],
-            tokens=tuple(self.state),
-            new_tokens=self.written,
+            tokens=tuple(state),
+            new_tokens=len(self.ids) - self._given,
             finish_reason=self.finish_reason,
             logprob=self.logprob,
-            prefilled_tokens=self.prefilled,
+            # A continued row's last token was written, not read: its step reads it.
+            prefilled_tokens=0 if unread == 1 and self.reused else unread,
         )
-
-
-@dataclass
-class _Batch:
-    """Rows of unequal length, padded on the left so that they grow together."""
-
-    ids: Tensor
-    """int64 (rows, width): prompt and state."""
-    mask: Tensor
-    """int64 (rows, width + steps): 0 on padding."""
-    positions: Tensor
-    """int64 (rows, 1): position of the next token."""
-    padded: bool
-    width: int
-    cache: Any = field(default=None, repr=False)
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], steps: int, device: torch.device) -> _Batch:
-        lengths = [len(row) for row in rows]
-        width = max(lengths)
-        # Padding repeats the row's first token: it is masked, and a repetition penalty sees no id that is not there.
-        ids = torch.tensor([[row[0]] * (width - len(row)) + list(row) for row in rows], device=device)
-        pads = width - torch.tensor(lengths, device=device)[:, None]
-        mask = (torch.arange(width + steps, device=device) >= pads).long()
-        return cls(ids, mask, width - pads, min(lengths) < width, width)
-
-    def keep(self, rows: Tensor) -> None:
-        self.mask, self.positions = self.mask[rows], self.positions[rows]
-        self.cache.reorder_cache(rows)
-
-
-class _Forward:
-    """Runs a model over a batch: one prefill, then token by token over its own kind of cache."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        accepted = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
-        self._extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        self._cache = "past_key_values" if "past_key_values" in accepted else "cache_params"
-        self.pads = self._cache == "past_key_values"
-        """Whether padding is exact. Purely recurrent models (Mamba) carry it along in their state."""
-
-    def prefill(self, batch: _Batch) -> Tensor:
-        """Read prompts and states; return the next token's logits, float32 (rows, vocabulary)."""
-        positions = batch.mask[:, : batch.width].cumsum(dim=1).sub(1).clamp(min=0)
-        return self._run(batch, batch.ids, positions)
-
-    def step(self, batch: _Batch, tokens: Tensor) -> Tensor:
-        """Read one token a row; return the next token's logits, float32 (rows, vocabulary)."""
-        batch.width += 1
-        logits = self._run(batch, tokens[:, None], batch.positions)
-        batch.positions = batch.positions + 1
-        return logits
-
-    def _run(self, batch: _Batch, ids: Tensor, positions: Tensor) -> Tensor:
-        placed = {"position_ids": positions} if self._takes_positions else {}
-        output = self._model(
-            input_ids=ids,
-            attention_mask=batch.mask[:, : batch.width] if batch.padded or (self.pads and not placed) else None,
-            use_cache=True,
-            **{self._cache: batch.cache},
-            **placed,
-            **self._extra,
-        )
-        batch.cache = getattr(output, self._cache)
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
 
 
 def _eos_ids(loaded: LoadedModel, template: ChatTemplate) -> frozenset[int]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from math import nan
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from darwin_align.backends.local.engine import ReadLine
 from darwin_align.backends.local.loading import (
     Kind,
     LoadedModel,
     ModelSource,
     SharedModel,
     model_context_length,
-    threads_limited_to,
 )
 from darwin_align.backends.local.recipes import Recipe, recipe_for, recipe_named
 from darwin_align.backends.local.templates import ChatTemplate, Turn, to_chat
@@ -24,8 +27,12 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.base import Report, Scorer
+from darwin_align.operators.policy import current_search
+from darwin_align.operators.portal import submits, wait
 
 __all__ = ["LocalScorer", "RewardModel"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,14 @@ class _Input:
     """Segment ids of a pair, where the tokenizer makes them."""
 
 
+@dataclass(eq=False)
+class _Answer(ReadLine):
+    """A line whose reward is asked for."""
+
+    input: _Input = field(kw_only=True)
+    reward: float = field(default=nan, init=False)
+
+
 @dataclass(frozen=True)
 class _Options:
     recipe: Recipe
@@ -44,6 +59,7 @@ class _Options:
     chat_template: str | Path | None
     threads: int | None
     batch_size: int
+    row_memory: int | None
 
     def __post_init__(self) -> None:
         if self.turn not in ("closed", "open"):
@@ -57,7 +73,9 @@ class _Options:
 class RewardModel(SharedModel):
     """Scores answers, partial or finished, with a sequence-classification model.
 
-    Threads may share it; their calls take turns. Copies and pickles share or load the weights anew.
+    Of a conversation and its answers every token is read once: the engine goes on where an answer, or another that
+    begins like it, was read before. Threads, tasks and searches may share it. Copies and pickles share or load the
+    weights anew.
 
     Args:
         model: a transformers sequence-classification model with one logit.
@@ -67,6 +85,7 @@ class RewardModel(SharedModel):
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
         threads: CPU threads while it works; ``None`` leaves torch's number.
         batch_size: answers read side by side.
+        row_memory: bytes for the keys and values of what was read; ``None`` is a quarter of the device's (free) memory.
 
     Raises:
         ModelLoadError: the model has not exactly one label, or the tokenizer has no chat template.
@@ -82,9 +101,10 @@ class RewardModel(SharedModel):
         turn: Turn = "closed",
         chat_template: str | Path | None = None,
         threads: int | None = None,
-        batch_size: int = 16,
+        batch_size: int = 64,
+        row_memory: int | None = None,
     ) -> None:
-        options = _Options(recipe_named(recipe), turn, chat_template, threads, batch_size)
+        options = _Options(recipe_named(recipe), turn, chat_template, threads, batch_size, row_memory)
         self._setup(LoadedModel(model, tokenizer), options)
 
     @classmethod
@@ -100,7 +120,8 @@ class RewardModel(SharedModel):
         chat_template: str | Path | None = None,
         threads: int | None = None,
         trust_remote_code: bool = False,
-        batch_size: int = 16,
+        batch_size: int = 64,
+        row_memory: int | None = None,
     ) -> Self:
         """Load a folder or a hub id; ``recipe=None`` recognises known families by name.
 
@@ -116,7 +137,7 @@ class RewardModel(SharedModel):
             )
         kind: Kind = "custom_reward" if known.reads == "get_score" else "reward"
         source = ModelSource(str(path), kind, revision, device, dtype, trust_remote_code)
-        return cls._restore(source, _Options(known, turn, chat_template, threads, batch_size))
+        return cls._restore(source, _Options(known, turn, chat_template, threads, batch_size, row_memory))
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
         recipe = self.recipe = options.recipe
@@ -126,6 +147,9 @@ class RewardModel(SharedModel):
         if recipe.inputs == "pair":
             # Some encoders reserve positions; their tokenizers know.
             self.context_length = min(self.context_length, loaded.tokenizer.model_max_length)
+        self.engine = loaded.engine(options.batch_size, options.row_memory)
+        head = getattr(loaded.model, "score", None)
+        self._head = head if recipe.reads == "logits" and isinstance(head, torch.nn.Module) else None
         self._template = None
         if recipe.inputs == "chat" and recipe.reads != "get_score":
             self._template = ChatTemplate(
@@ -145,17 +169,43 @@ class RewardModel(SharedModel):
             ContextLengthError: the conversation and an answer are longer than the model's context.
             RequestError: the chat template refuses the conversation.
         """
+        return wait(self.submit(request, responses, lambda rewards, tokens: (rewards, tokens)))
+
+    def submit(
+        self, request: Request, responses: Sequence[Response], finish: Callable[[list[float], int], T]
+    ) -> Future[T]:
+        """Queue responses on the engine: it reads what it has not read before, side by side with other callers'.
+
+        Args:
+            request: the conversation.
+            responses: answers to it.
+            finish: makes the future's result of the rewards and the number of tokens read.
+
+        Raises:
+            ContextLengthError: the conversation and an answer are longer than the model's context.
+            RequestError: the chat template refuses the conversation.
+        """
+        ask = partial(self.engine.submit, owner=current_search.get(), threads=self._options.threads)
         if self.recipe.reads == "get_score":
-            return self._own_scores(request, responses), 0
-        rewards: dict[_Input, float] = {}
-        with self._loaded.lock, threads_limited_to(self._options.threads), torch.inference_mode():
-            inputs = self._inputs(request, responses)
-            unique = sorted(set(inputs), key=lambda one: (len(one.ids), one.ids))
-            self._check_context(unique)
-            for start in range(0, len(unique), self._options.batch_size):
-                batch = unique[start : start + self._options.batch_size]
-                rewards.update(zip(batch, self._rewards(batch).tolist(), strict=True))
-        return [rewards[one] for one in inputs], sum(len(one.ids) for one in unique)
+            return ask([], lambda: finish(self._own_scores(request, responses), 0))
+        inputs = self._inputs(request, responses)
+        answers = {one: _Answer(list(one.ids), input=one) for one in dict.fromkeys(inputs)}
+        self._check_context(answers)
+        lines = sorted(answers.values(), key=lambda answer: (len(answer.ids), answer.ids))
+
+        def rewards() -> T:
+            if self._head is None:
+                for start in range(0, len(lines), self._options.batch_size):
+                    self._read_whole(lines[start : start + self._options.batch_size])
+            self._reward_read([line for line in lines if line.hidden is not None])
+            read = sum(len(line.ids) - line.reused for line in lines)
+            return finish([answers[one].reward for one in inputs], read)
+
+        return ask([] if self._head is None else lines, rewards, whole=self._read_whole)
+
+    def release(self, search_id: str) -> None:
+        """Let the rows of a search go."""
+        self.engine.release(search_id)
 
     def room(self, request: Request) -> int | None:
         """Tokens of an answer that fit into the context behind the conversation; ``None`` if the model counts itself.
@@ -186,34 +236,40 @@ class RewardModel(SharedModel):
                 "longer context"
             )
 
-    def _rewards(self, batch: Sequence[_Input]) -> Tensor:
-        """Rewards of a batch, float32 of shape (rows,)."""
+    def _reward_read(self, answers: Sequence[_Answer]) -> None:
+        """Reward answers by the hidden states that the engine read."""
+        if answers and self._head is not None:
+            hidden = torch.stack([answer.hidden for answer in answers if answer.hidden is not None])
+            for answer, reward in zip(answers, _numbers(self._head(hidden)), strict=True):
+                answer.reward = reward
+
+    def _read_whole(self, answers: Sequence[_Answer]) -> None:
+        """Reward answers by reading them from their first token."""
         model, device = self._loaded.model, self._loaded.device
+        batch = [answer.input for answer in answers]
         lengths = torch.tensor([len(one.ids) for one in batch])
         ids = _padded([one.ids for one in batch], _pad_id(self._loaded)).to(device)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(device)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if batch[0].types is not None:
             inputs["token_type_ids"] = _padded([one.types or () for one in batch], 0).to(device)
-        head = getattr(model, "score", None)
         if self.recipe.reads == "score":
-            rewards: Tensor = model(**inputs).score
-        elif isinstance(head, torch.nn.Module):
+            rewards = model(**inputs).score
+        elif self._head is not None:
             # The model's own pooling looks for the pad id and reads the wrong token when a turn ends with it.
             hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
-            rewards = head(hidden[torch.arange(len(batch), device=device), (lengths - 1).to(device)])
+            rewards = self._head(hidden[torch.arange(len(batch), device=device), (lengths - 1).to(device)])
         else:
             rewards = model(**inputs).logits
-        return rewards.reshape(len(batch)).float()
+        for answer, reward in zip(answers, _numbers(rewards), strict=True):
+            answer.reward, answer.reused = reward, 0
 
     def _own_scores(self, request: Request, responses: Sequence[Response]) -> list[float]:
         model, tokenizer, chat = self._loaded.model, self._loaded.tokenizer, to_chat(request.conversation)
-        with self._loaded.lock, threads_limited_to(self._options.threads), torch.inference_mode():
-            unique = dict.fromkeys(response.text for response in responses)
-            rewards = {
-                text: float(model.get_score(tokenizer, [*chat, {"role": "assistant", "content": text}]))
-                for text in unique
-            }
+        unique = dict.fromkeys(response.text for response in responses)
+        rewards = {
+            text: float(model.get_score(tokenizer, [*chat, {"role": "assistant", "content": text}])) for text in unique
+        }
         return [rewards[response.text] for response in responses]
 
 
@@ -240,8 +296,19 @@ class LocalScorer(Scorer):
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Score the responses and report how many tokens were read."""
-        rewards, tokens = self.reward_model.score(request, responses)
-        return Report(rewards, Usage(reward_tokens=tokens))
+        return wait(self.submit(request, responses))
+
+    @submits
+    def submit(self, request: Request, responses: Sequence[Response]) -> Future[Report[list[float]]]:
+        """Queue the responses on the engine; the future's result is that of :meth:`score`."""
+        return self.reward_model.submit(
+            request, responses, lambda rewards, tokens: Report(rewards, Usage(reward_tokens=tokens))
+        )
+
+    @property
+    def holders(self) -> tuple[Any, ...]:
+        """The reward model."""
+        return (self.reward_model,)
 
 
 def _check_labels(loaded: LoadedModel, recipe: Recipe) -> None:
@@ -251,6 +318,11 @@ def _check_labels(loaded: LoadedModel, recipe: Recipe) -> None:
             f"the reward model {loaded.name!r} has {labels} labels (num_labels), and a reward is one number: use a "
             "model that was trained with num_labels=1"
         )
+
+
+def _numbers(rewards: Tensor) -> list[float]:
+    values = rewards.flatten()
+    return (values if values.dtype == torch.float64 else values.float()).tolist()
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:

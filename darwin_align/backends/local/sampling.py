@@ -22,7 +22,7 @@ from transformers import (
 
 from darwin_align.core.types import Sampling
 
-__all__ = ["Sampler", "gumbel_noise", "penalties", "place_keys", "warpers"]
+__all__ = ["Sampler", "gumbel_noise", "penalises", "penalties", "place_keys", "seed_keys", "warpers"]
 
 # SplitMix64 (Steele, Lea, Flood 2014), in the two's complement that torch's int64 arithmetic wraps around in.
 _GOLDEN, _MIX_1, _MIX_2 = (
@@ -42,22 +42,16 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
-def place_keys(seeds: Sequence[int], starts: Sequence[int], steps: int, device: torch.device | str = "cpu") -> Tensor:
-    """Hash seeds and positions.
-
-    Args:
-        seeds: one integer a row, of any size.
-        starts: position of each row's first draw.
-        steps: how many draws in a row.
-        device: where the draws happen.
-
-    Returns:
-        int64 of shape (rows, steps).
-    """
+def seed_keys(seeds: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Hash one seed a row, integers of any size: int64 of shape (rows,)."""
     wrapped = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
-    positions = torch.tensor(starts, dtype=torch.int64)[:, None] + torch.arange(steps)
+    return _mixed(torch.tensor(wrapped, dtype=torch.int64, device=device))
+
+
+def place_keys(seeds: Tensor, positions: Tensor) -> Tensor:
+    """Hash rows and positions: keys of seeds and positions of draws, int64 that broadcast."""
     # Each argument is mixed in turn: no seed's noise is another's, only shifted or with its arguments exchanged.
-    return _mixed(_mixed(torch.tensor(wrapped, dtype=torch.int64))[:, None] + positions).to(device)
+    return _mixed(seeds + positions)
 
 
 def gumbel_noise(keys: Tensor, tokens: Tensor) -> Tensor:
@@ -71,7 +65,7 @@ def gumbel_noise(keys: Tensor, tokens: Tensor) -> Tensor:
 def penalties(sampling: Sampling) -> LogitsProcessorList:
     """What changes single logits by a row's history: it needs the whole vocabulary and counts for greedy rows too."""
     processors = LogitsProcessorList()
-    if sampling.repetition_penalty is not None and _penalises(sampling):
+    if sampling.repetition_penalty is not None and penalises(sampling):
         processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     return processors
 
@@ -89,60 +83,44 @@ def warpers(sampling: Sampling) -> LogitsProcessorList:
 
 
 class Sampler:
-    """Draws the next token of every row of a batch, each under its own settings and seed.
+    """Draws the next token of every row of a batch, each under its own settings.
 
     Args:
         settings: one a row.
-        keys: from :func:`place_keys`, shape (rows, steps).
-        history: ids of prompt and state, shape (rows, width), without any padding id; only read (and then required)
-            under a repetition penalty.
+        device: where the logits are.
     """
 
-    def __init__(self, settings: Sequence[Sampling], keys: Tensor, history: Tensor | None = None) -> None:
-        self._settings = list(settings)
-        self._keys = keys
-        self._history = history if any(_penalises(one) for one in settings) else None
-        self._step = 0
-        self._group()
-
-    def _group(self) -> None:
+    def __init__(self, settings: Sequence[Sampling], device: torch.device | str = "cpu") -> None:
         rows: dict[Sampling, list[int]] = {}
-        for i, one in enumerate(self._settings):
+        for i, one in enumerate(settings):
             rows.setdefault(one, []).append(i)
-        self._groups = [(_Draw(one), torch.tensor(i, device=self._keys.device)) for one, i in rows.items()]
+        self._groups = [(_Draw(one), torch.tensor(i, device=device)) for one, i in rows.items()]
+        self.reads_history = any(penalises(one) for one in settings)
+        """Whether :meth:`draw` needs the rows' own ids, for a repetition penalty."""
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self._settings = [self._settings[i] for i in rows.tolist()]
-        self._keys = self._keys[rows]
-        self._history = None if self._history is None else self._history[rows]
-        self._group()
-
-    def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, logits: Tensor, keys: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw one token a row.
 
         Args:
-            logits: float32 of shape (rows, vocabulary).
+            logits: float32 or float64 of shape (rows, vocabulary).
+            keys: int64 of shape (rows,), from :func:`place_keys`.
+            history: int64 of shape (rows, width), ids of prompt and state without any padding id.
 
         Returns:
             Token ids, int64 of shape (rows,), and their log-probabilities under the distribution that they were drawn
-            from (of the model's own distribution, for greedy rows), float32 of shape (rows,).
+            from (of the model's own distribution, for greedy rows), of shape (rows,).
         """
-        keys = self._keys[:, self._step]
-        self._step += 1
         if len(self._groups) == 1:
-            tokens, logprobs = self._groups[0][0](logits, keys, self._history)
-        else:
-            tokens, logprobs = torch.empty_like(keys), torch.empty_like(logits[:, 0])
-            for draw, rows in self._groups:
-                history = None if self._history is None else self._history[rows]
-                tokens[rows], logprobs[rows] = draw(logits[rows], keys[rows], history)
-        if self._history is not None:
-            self._history = torch.cat([self._history, tokens[:, None]], dim=1)
+            return self._groups[0][0](logits, keys, history)
+        tokens, logprobs = torch.empty_like(keys), torch.empty_like(logits[:, 0])
+        for draw, rows in self._groups:
+            past = None if history is None else history[rows]
+            tokens[rows], logprobs[rows] = draw(logits[rows], keys[rows], past)
         return tokens, logprobs
 
 
-def _penalises(sampling: Sampling) -> bool:
+def penalises(sampling: Sampling) -> bool:
+    """Whether a row's own ids change what it draws."""
     return sampling.repetition_penalty not in (None, 1.0)
 
 
@@ -168,11 +146,12 @@ class _Draw:
     def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and ids that can survive top-k, so that all later steps work on few columns."""
         vocabulary = scores.shape[-1]
-        if self._top_k is None or self._top_k >= vocabulary:
+        if self._top_k is None or self._top_k >= vocabulary or scores.is_cuda:
+            # On a GPU the warpers mask the whole vocabulary: to look for ties would make the host wait.
             return scores, torch.arange(vocabulary, device=scores.device)[None]
-        values, ids = scores.topk(self._top_k, dim=-1)
+        values, ids = scores.topk(self._top_k + 1, dim=-1)
+        if not bool((values[:, -1] == values[:, -2]).any()):
+            return values[:, :-1], ids[:, :-1]
         # Tied tokens survive together: a cut through a tie would depend on luck.
-        most = int((scores >= values[:, -1:]).sum(dim=-1).max())
-        if most > self._top_k:
-            values, ids = scores.topk(most, dim=-1)
-        return values, ids
+        most = int((scores >= values[:, -2:-1]).sum(dim=-1).max())
+        return scores.topk(most, dim=-1)

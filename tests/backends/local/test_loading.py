@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel
-from darwin_align.backends.local.loading import ModelSource, load, threads_limited_to
+from darwin_align.backends.local.loading import ModelSource, load
 from darwin_align.core.errors import ModelLoadError
 
 
@@ -136,12 +136,3 @@ def test_unknown_device_and_dtype(folders):
     for dtype in ("fp32", "int8", "nn"):
         with pytest.raises(ModelLoadError, match=f"unknown dtype '{dtype}'"):
             LocalPolicy.from_pretrained(folders["llama"], device="cpu", dtype=dtype)
-
-
-def test_threads_are_put_back():
-    torch.set_num_threads(2)
-    with threads_limited_to(1):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-    with threads_limited_to(None):
-        assert torch.get_num_threads() == 2

@@ -47,7 +47,10 @@ def test_scores_are_those_of_transformers(folders, name, turn):
     assert rewards == pytest.approx([direct(reward, ids) for ids in inputs], abs=1e-4)
     assert rewards[0] == rewards[-1]
     assert len(set(rewards)) == 4
-    assert tokens == sum(map(len, inputs[:-1])), "equal answers are read once"
+    assert 4 <= tokens < sum(map(len, inputs[:-1])), "equal answers and common beginnings are read once"
+    again, unread = reward.score(REQUEST, RESPONSES)
+    assert again == pytest.approx(rewards, abs=1e-5)
+    assert unread == 4, "of what was read before, the last token is read again: from it comes the reward"
 
 
 def test_scores_by_the_cards_own_call(folders, tokenizers):
@@ -79,7 +82,7 @@ def test_company_and_order_do_not_matter(reward):
     together = reward.score(REQUEST, RESPONSES)[0]
     alone = [reward.score(REQUEST, [response])[0][0] for response in RESPONSES]
     assert together == pytest.approx(alone, abs=1e-4)
-    assert reward.score(REQUEST, RESPONSES[::-1])[0] == together[::-1]
+    assert reward.score(REQUEST, RESPONSES[::-1])[0] == pytest.approx(together[::-1], abs=1e-4)
     assert reward.score(REQUEST, []) == ([], 0)
 
 
@@ -88,7 +91,7 @@ def test_another_tokenizers_ids_go_by_text(folders, tokenizers):
     foreign = [
         Response(text=text, tokens=tuple(tokenizers["llama"].encode(text, add_special_tokens=False))) for text in TEXTS
     ]
-    assert reward.score(REQUEST, foreign) == reward.score(REQUEST, RESPONSES)
+    assert reward.score(REQUEST, foreign)[0] == pytest.approx(reward.score(REQUEST, RESPONSES)[0], abs=1e-4)
 
 
 def test_the_same_tokenizers_ids_are_kept(folders, tokenizers):
@@ -109,7 +112,7 @@ def test_a_long_conversation(reward):
     ]
     request = Request(conversation=(*turns[1:], Message(role="user", content="再来一杯？")))
     rewards, tokens = reward.score(request, RESPONSES[:2])
-    assert tokens > 6000
+    assert tokens > 3000, "the conversation is read once for both"
     inputs = reward._template.answer_ids(request, RESPONSES[:2], "closed")
     assert rewards == pytest.approx([direct(reward, ids) for ids in inputs], abs=1e-4)
 
@@ -204,7 +207,8 @@ def test_bos_recipes_read_one_bos(folders, recipe, tokenizers):
     text = tokenizer.apply_chat_template(chat, tokenize=False).replace(tokenizer.bos_token, "")
     ids = tokenizer(text)["input_ids"]
     assert ids.count(tokenizer.bos_token_id) == 1
-    assert reward.score(REQUEST, RESPONSES[:1]) == (pytest.approx([direct(reward, ids)], abs=1e-4), len(ids))
+    assert reward.score(REQUEST, RESPONSES[:1])[0] == pytest.approx([direct(reward, ids)], abs=1e-4)
+    assert [list(one.ids) for one in reward._inputs(REQUEST, RESPONSES[:1])] == [ids]
 
 
 class _OwnHead(torch.nn.Module):
@@ -237,8 +241,8 @@ def test_models_with_their_own_score(tokenizers):
 def test_the_scorer_reports_what_it_read(folders):
     scorer = LocalScorer.from_pretrained(folders["llama-rm"], device="cpu", threads=1)
     report = scorer.score(REQUEST, RESPONSES)
-    rewards, tokens = scorer.reward_model.score(REQUEST, RESPONSES)
-    assert (report.answer, report.usage.reward_tokens) == (rewards, tokens)
+    assert report.answer == pytest.approx(scorer.reward_model.score(REQUEST, RESPONSES)[0], abs=1e-5)
+    assert report.usage.reward_tokens >= 4
 
 
 def test_the_scorer_answers_a_population(folders):
@@ -246,7 +250,9 @@ def test_the_scorer_answers_a_population(folders):
     population = Population.start(REQUEST, mutations=2)
     beams = {i: beam.model_copy(update={"text": TEXTS[i]}) for i, beam in enumerate(population.beams)}
     answer = scorer.invoke(population.with_beams(beams))
-    assert [beam.reward for beam in answer.beams] == scorer.score(REQUEST, RESPONSES[:2]).answer
+    assert [beam.reward for beam in answer.beams] == pytest.approx(
+        scorer.score(REQUEST, RESPONSES[:2]).answer, abs=1e-4
+    )
     assert answer.usage.reward_calls == 2
     assert answer.usage.reward_tokens > 0
 
@@ -258,7 +264,9 @@ def test_copies_and_pickles_share_the_weights(folders):
     for other in (pickle.loads(sent), copy.deepcopy(scorer), scorer.model_copy(deep=True)):  # noqa: S301
         assert other.reward_model._loaded.model is scorer.reward_model._loaded.model
         assert other.reward_model._options == scorer.reward_model._options
-        assert other.score(REQUEST, RESPONSES) == scorer.score(REQUEST, RESPONSES)
+        assert other.score(REQUEST, RESPONSES).answer == pytest.approx(
+            scorer.score(REQUEST, RESPONSES).answer, abs=1e-5
+        )
 
 
 def test_a_reward_model_made_in_memory_says_why_it_cannot_be_pickled(folders, tokenizers):

@@ -6,17 +6,22 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
-from darwin_align.backends.local.sampling import Sampler, gumbel_noise, place_keys, warpers
+from darwin_align.backends.local.sampling import Sampler, gumbel_noise, place_keys, seed_keys, warpers
 from darwin_align.core.types import Sampling
 
 LOGITS = torch.tensor([1.5, 0.3, -0.4, 2.0, 0.0, -1.0, 0.9, -2.0])
 DRAWS = 100_000
 
 
+def keys_of(seeds, starts, steps: int = 1) -> torch.Tensor:
+    """Noise keys of every row and step."""
+    return place_keys(seed_keys(list(seeds))[:, None], torch.tensor(starts)[:, None] + torch.arange(steps))
+
+
 def draw(sampling: Sampling, *, seeds: range | None = None, logits: torch.Tensor = LOGITS) -> torch.Tensor:
     seeds = range(1_000_000, 1_000_000 + DRAWS) if seeds is None else seeds
-    sampler = Sampler([sampling] * len(seeds), place_keys(list(seeds), [0] * len(seeds), 1))
-    return sampler.draw(logits.expand(len(seeds), -1))[0]
+    keys = keys_of(seeds, [0] * len(seeds))[:, 0]
+    return Sampler([sampling] * len(seeds)).draw(logits.expand(len(seeds), -1), keys)[0]
 
 
 @pytest.mark.parametrize(
@@ -38,8 +43,8 @@ def test_frequencies_match_the_warped_softmax(sampling):
 
 
 def test_successive_positions_of_one_row_are_independent_draws():
-    sampler = Sampler([Sampling(temperature=1.0, top_k=None)], place_keys([7], [0], 4000))
-    drawn = torch.cat([sampler.draw(LOGITS[None])[0] for _ in range(4000)])
+    sampler, keys = Sampler([Sampling(temperature=1.0, top_k=None)]), keys_of([7], [0], 4000)
+    drawn = torch.cat([sampler.draw(LOGITS[None], keys[:, i])[0] for i in range(4000)])
     expected = LOGITS.softmax(-1).double().numpy() * len(drawn)
     assert chisquare(torch.bincount(drawn, minlength=8), expected, sum_check=False).pvalue > 1e-3
     pairs = torch.bincount(drawn[:-1] * 8 + drawn[1:], minlength=64)
@@ -48,16 +53,16 @@ def test_successive_positions_of_one_row_are_independent_draws():
 
 
 def test_noise_is_gumbel():
-    noise = gumbel_noise(place_keys([3], [0], 200), torch.arange(200)[:, None])
+    noise = gumbel_noise(keys_of([3], [0], 200), torch.arange(200)[:, None])
     assert noise.isfinite().all()
     assert kstest(noise.flatten().double().numpy(), "gumbel_r").pvalue > 1e-3
 
 
 def test_noise_depends_on_seed_position_and_token_alone():
-    keys = place_keys([5, 2**63 - 1, -9], [0, 0, 0], 12)
-    assert torch.equal(place_keys([5], [4], 8), keys[:1, 4:])
-    assert torch.equal(place_keys([2**64 + 5], [0], 12), keys[:1])
-    small = place_keys(range(50), [0] * 50, 50)
+    keys = keys_of([5, 2**63 - 1, -9], [0, 0, 0], 12)
+    assert torch.equal(keys_of([5], [4], 8), keys[:1, 4:])
+    assert torch.equal(keys_of([2**64 + 5], [0], 12), keys[:1])
+    small = keys_of(range(50), [0] * 50, 50)
     assert len(small.unique()) == small.numel()
     noise = gumbel_noise(keys[:, :, None], torch.arange(50))
     assert torch.equal(gumbel_noise(keys[1:2, 3:4], torch.tensor([7, 31])), noise[1:2, 3, [7, 31]])
@@ -66,7 +71,7 @@ def test_noise_depends_on_seed_position_and_token_alone():
 
 def test_known_values_hold_on_every_platform():
     # A change of these numbers changes every seeded answer.
-    assert place_keys([0, 1], [0, 0], 2).tolist() == KNOWN_KEYS
+    assert keys_of([0, 1], [0, 0], 2).tolist() == KNOWN_KEYS
     assert gumbel_noise(torch.tensor([0]), torch.tensor([0, 1, 99])).tolist() == pytest.approx(KNOWN_NOISE, abs=1e-5)
 
 
@@ -76,16 +81,14 @@ KNOWN_NOISE = [-0.76465, 0.17912, 1.193444]
 
 def test_greedy_takes_the_largest_and_reports_the_models_own_logprob():
     logits = torch.stack([LOGITS, LOGITS.flip(0)])
-    sampler = Sampler([Sampling(temperature=0)] * 2, place_keys([1, 2], [0, 0], 1))
-    tokens, logprobs = sampler.draw(logits)
+    tokens, logprobs = Sampler([Sampling(temperature=0)] * 2).draw(logits, seed_keys([1, 2]))
     assert tokens.tolist() == [3, 4]
     assert logprobs.tolist() == pytest.approx([float(LOGITS.log_softmax(-1)[3])] * 2)
 
 
 def test_logprob_is_that_of_the_warped_distribution():
     sampling = Sampling(temperature=0.5, top_k=3)
-    sampler = Sampler([sampling] * 50, place_keys(list(range(50)), [0] * 50, 1))
-    tokens, logprobs = sampler.draw(LOGITS.expand(50, -1))
+    tokens, logprobs = Sampler([sampling] * 50).draw(LOGITS.expand(50, -1), seed_keys(range(50)))
     warped = warpers(sampling)(None, LOGITS[None])[0].log_softmax(-1)
     assert torch.allclose(logprobs, warped[tokens], atol=1e-5)
 
@@ -97,26 +100,33 @@ def test_tied_tokens_survive_together():
 
 def test_rows_of_different_settings_share_a_batch():
     settings = [Sampling(temperature=0), Sampling(temperature=1.0), Sampling(top_p=0.5), Sampling(temperature=1.0)]
-    keys = place_keys([1, 2, 3, 4], [0, 5, 0, 9], 6)
+    keys = keys_of([1, 2, 3, 4], [0, 5, 0, 9], 6)
     logits = [torch.randn(4, 8, generator=torch.Generator().manual_seed(i)) for i in range(6)]
-    together = Sampler(settings, keys)
-    drawn = torch.stack([together.draw(one)[0] for one in logits])
+    together = Sampler(settings)
+    drawn = torch.stack([together.draw(one, keys[:, step])[0] for step, one in enumerate(logits)])
     for i, sampling in enumerate(settings):
-        alone = Sampler([sampling], keys[i : i + 1])
-        assert [alone.draw(one[i : i + 1])[0].item() for one in logits] == drawn[:, i].tolist()
+        alone = Sampler([sampling])
+        found = [alone.draw(one[i : i + 1], keys[i : i + 1, step])[0].item() for step, one in enumerate(logits)]
+        assert found == drawn[:, i].tolist()
 
 
-def test_rows_that_stay_keep_their_noise():
-    keys = place_keys([1, 2, 3], [0, 0, 0], 4)
-    logits = torch.zeros(3, 8)
-    whole, cut = (Sampler([Sampling(temperature=1.0)] * 3, keys) for _ in range(2))
-    whole.draw(logits)
-    cut.draw(logits)
-    cut.keep(torch.tensor([0, 2]))
-    assert cut.draw(logits[:2])[0].tolist() == whole.draw(logits)[0][[0, 2]].tolist()
+def test_masking_the_whole_vocabulary_draws_what_the_survivors_draw():
+    """What a GPU does instead of looking for ties."""
+    sampling = Sampling(temperature=0.8, top_k=3, top_p=0.9)
+    keys = seed_keys(range(200))
+    logits = torch.randn(200, 50, generator=torch.Generator().manual_seed(1))
+    tokens, logprobs = Sampler([sampling]).draw(logits, keys)
+    warped = warpers(sampling)(None, logits)
+    assert torch.equal(tokens, (warped + gumbel_noise(keys[:, None], torch.arange(50))).argmax(-1))
+    assert torch.allclose(logprobs, warped.log_softmax(-1).gather(-1, tokens[:, None])[:, 0], atol=1e-5)
 
 
 def test_repetition_penalty_sees_prompt_and_new_tokens():
-    sampling = Sampling(temperature=0, repetition_penalty=10.0)
-    sampler = Sampler([sampling], place_keys([1], [0], 3), torch.tensor([[3, 3]]))
-    assert [sampler.draw(LOGITS[None])[0].item() for _ in range(3)] == [0, 6, 1]
+    sampler = Sampler([Sampling(temperature=0, repetition_penalty=10.0)])
+    assert sampler.reads_history
+    history, drawn = torch.tensor([[3, 3]]), []
+    for step in range(3):
+        token = sampler.draw(LOGITS[None], seed_keys([step]), history)[0]
+        drawn.append(token.item())
+        history = torch.cat([history, token[:, None]], dim=1)
+    assert drawn == [0, 6, 1]

@@ -9,6 +9,7 @@ from darwin_align import DarwinChatModel, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.core.errors import ContextLengthError
 from darwin_align.core.types import Request, Response
+from tests.backends.local.kit import assert_same
 
 QUICK = SearchConfig(
     cycles=2, mutations=3, champions=2, replacement_period=6, max_new_tokens=18, mutator="identity", seed=4
@@ -29,8 +30,9 @@ async def test_a_search_repeats_sync_async_and_from_any_event(folders, policy, r
     result = search.invoke(question)
     assert result.reward >= result.first_response.reward
     assert result.usage.reward_tokens > 0
-    for again in (await search.ainvoke(question), search.invoke(question, replay=result.events[:4])):
+    for again in (await search.ainvoke(question), search.invoke(question)):
         assert (again.text, again.ranking, again.archive) == (result.text, result.ranking, result.archive)
+    assert_same(search.invoke(question, replay=result.events[:4]), result)
 
 
 def test_the_result_does_not_depend_on_the_replacement_period_without_replacement(folders):

@@ -1,0 +1,294 @@
+"""Who lives in which slot: the engine's decisions about rows, as plain data without tensors.
+
+A slot holds the keys and values of one row. It is known by the token ids that they stand for, and by nothing else: a
+new row goes where the longest common prefix lies, or copies it from there. So a lost slot costs time, never an answer.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Book", "Place", "Slot", "Want", "common_prefix", "gathered", "packed"]
+
+_WORD = array("i").itemsize
+STRANGERS = 64
+"""A row of another search serves from so many common tokens on: a conversation, not a header."""
+SLACK = 8
+"""Tokens that may be read twice to spare a wave: rows of one wave are read side by side, waves one after another."""
+
+
+def packed(ids: Sequence[int]) -> bytes:
+    """Token ids as bytes: compared at memory speed."""
+    return array("i", ids).tobytes()
+
+
+def common_prefix(one: bytes, other: bytes) -> int:
+    """How many tokens two packed rows share.
+
+    >>> common_prefix(packed([5, 6, 7, 8]), packed([5, 6, 9]))
+    2
+    """
+    end = min(len(one), len(other)) // _WORD
+    if one[: end * _WORD] == other[: end * _WORD]:
+        return end
+    start = 0  # the first `start` tokens are equal, the first `end` are not
+    while end - start > 1:
+        middle = (start + end) // 2
+        if one[start * _WORD : middle * _WORD] == other[start * _WORD : middle * _WORD]:
+            start = middle
+        else:
+            end = middle
+    return start
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """A place for one row."""
+
+    index: int
+    key: bytes = b""
+    """Packed token ids whose keys and values are here now."""
+    owner: str | None = None
+    """The search that uses it; ``None`` if it is free."""
+    used: int = 0
+    """When it was last given to a row."""
+    busy: bool = False
+    """A row is being read or written here: nobody else may have the slot; its key may be copied."""
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return len(self.key) // _WORD
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A row that asks for a slot."""
+
+    key: bytes
+    """All its token ids so far. The last one is always read anew: from it comes the answer."""
+    owner: str = ""
+    since: int = 0
+    """:attr:`Book.now` when its call began: what its search placed earlier and does not go on with is dead."""
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a row goes, and what is there already."""
+
+    slot: Slot
+    shared: int
+    """Tokens that need not be read."""
+    source: Slot | None = None
+    """Whose keys and values are copied first; ``None`` if they are in the slot."""
+    after: int | None = None
+    """The want of the same call that must be read before ``source`` holds them."""
+
+
+@dataclass(slots=True)
+class _Match:
+    slot: Slot | None = None
+    shared: int = 0
+
+
+class Book:
+    """Keeps the slots of one model.
+
+    Args:
+        position_bytes: memory of one token's keys and values.
+        budget: bytes that all slots together may take. One row is served in any case.
+    """
+
+    def __init__(self, position_bytes: int, budget: int) -> None:
+        self.position_bytes, self.budget = position_bytes, budget
+        self.slots: list[Slot] = []
+        self.width = 0
+        """Tokens that every slot has room for."""
+        self.now = 0
+        """Counts the calls of :meth:`place`."""
+
+    @property
+    def limit(self) -> int:
+        """Slots that the budget allows at this width."""
+        return max(1, self.budget // max(1, self.width * self.position_bytes))
+
+    # -- room
+
+    def fit(self, width: int) -> list[int] | None:
+        """Make every slot at least so wide.
+
+        Returns:
+            The old indices of the slots that stay, in their new order, or ``None`` if too many busy ones would go.
+        """
+        width = max(width, self.width)
+        most = max(1, self.budget // max(1, width * self.position_bytes))
+        if sum(slot.busy for slot in self.slots) > most:
+            return None
+        if len(self.slots) > most:
+            order = sorted(self.slots, key=lambda slot: (not slot.busy, slot.owner is None, -slot.used))[:most]
+            self.slots = sorted(order, key=lambda slot: slot.index)
+        self.width = width
+        kept = [slot.index for slot in self.slots]
+        for index, slot in enumerate(self.slots):
+            slot.index = index
+        return kept
+
+    def release(self, owner: str) -> None:
+        """Free the slots of a search that is over.
+
+        What they hold is forgotten: so a search alone meets the same slots, and rounds the same, each time it is run.
+        """
+        for slot in self.slots:
+            if slot.owner == owner:
+                slot.owner = None
+                if not slot.busy:
+                    slot.key = b""
+
+    def clear(self) -> None:
+        """Forget everything, e.g. after an error in the middle of a forward pass."""
+        self.slots.clear()
+
+    # -- places
+
+    def place(self, wants: Sequence[Want], later: Sequence[Want] = ()) -> list[Place | None]:
+        """Give slots to wants; ``None`` to those that find none free. What ``later`` wants go on with is spared.
+
+        A want takes over the slot with its longest common prefix if that is its search's own, and copies the prefix
+        otherwise. Where several wants share more with each other than with any slot, one is read first.
+        """
+        self.now += 1
+        matches = [self._match(want) for want in wants]
+        taken = self._taken_over(wants, matches)
+        sources = {id(match.slot) for match in (*matches, *map(self._match, later)) if match.slot is not None}
+        places: list[Place | None] = []
+        for i, (want, match) in enumerate(zip(wants, matches, strict=True)):
+            slot = taken.get(i) or self._victim(want, sources)
+            place = self._last_resort(taken.values(), match) if slot is None else _placed(slot, match)
+            places.append(place)
+            if place is not None:
+                place.slot.owner, place.slot.used, place.slot.busy = want.owner, self.now, True
+        _share(wants, places)
+        for want, place in zip(wants, places, strict=True):
+            if place is not None:
+                valid = 0 if place.after is not None else place.shared
+                place.slot.key = want.key[: valid * _WORD]
+        return places
+
+    def _match(self, want: Want) -> _Match:
+        """The slot with the longest prefix of a want: among the search's own, among all if those hold little of it."""
+        own = [slot for slot in self.slots if slot.owner == want.owner]
+        best = _longest(want, own)
+        if 2 * best.shared < len(want.key) // _WORD:
+            other = _longest(want, [slot for slot in self.slots if slot.owner != want.owner])
+            if other.shared >= max(STRANGERS, best.shared):
+                best = other
+        return best
+
+    @staticmethod
+    def _taken_over(wants: Sequence[Want], matches: Sequence[_Match]) -> dict[int, Slot]:
+        """The slots whose content a want goes on with in place: each goes to the want that shares most."""
+        taken: dict[int, Slot] = {}
+        gone: set[int] = set()
+        for i in sorted(range(len(wants)), key=lambda i: -matches[i].shared):
+            slot = matches[i].slot
+            if slot is None or id(slot) in gone or slot.busy:
+                continue
+            if _may_take_over(wants[i], matches[i].shared, slot):
+                taken[i] = slot
+                gone.add(id(slot))
+        return taken
+
+    def _victim(self, want: Want, sources: Collection[int]) -> Slot | None:
+        """A slot to overwrite: one of the search's own that nothing of it goes on with, a free one, a new one, any."""
+        idle = [slot for slot in self.slots if not slot.busy and id(slot) not in sources]
+        if dead := [slot for slot in idle if slot.owner == want.owner and slot.used < want.since]:
+            return min(dead, key=lambda slot: slot.used)
+        if free := [slot for slot in idle if slot.owner is None]:
+            return free[0]
+        if len(self.slots) < self.limit:
+            self.slots.append(Slot(len(self.slots)))
+            return self.slots[-1]
+        return min(idle, key=lambda slot: slot.used, default=None)
+
+    def _last_resort(self, taken: Collection[Slot], match: _Match) -> Place | None:
+        """A slot that others copy from (they do so first): the want's own match, or any, and then without its match."""
+        idle = [slot for slot in self.slots if not slot.busy and slot not in taken]
+        if match.slot in idle:
+            return Place(match.slot, match.shared)
+        return Place(min(idle, key=lambda slot: slot.used), 0) if idle else None
+
+
+def _placed(slot: Slot, match: _Match) -> Place:
+    return Place(slot, match.shared, None if match.slot is slot or not match.shared else match.slot)
+
+
+def _may_take_over(want: Want, shared: int, slot: Slot) -> bool:
+    return slot.owner == want.owner and (slot.used < want.since or shared == slot.length)
+
+
+def _longest(want: Want, slots: Sequence[Slot]) -> _Match:
+    best, most = _Match(), len(want.key) // _WORD - 1
+    for slot in slots:
+        shared = min(common_prefix(want.key, slot.key), most)
+        if shared > best.shared:
+            best = _Match(slot, shared)
+            if shared == most:
+                break
+    return best
+
+
+def _share(wants: Sequence[Want], places: Sequence[Place | None]) -> None:
+    """Let wants wait for others of the same call that they share more with than with what is held.
+
+    In sorted order a row shares most with its neighbour, and the further away the less.
+    """
+    order = sorted((i for i, place in enumerate(places) if place is not None), key=lambda i: wants[i].key)
+    wave = [0] * len(wants)
+    for at, i in enumerate(order):
+        place, most = places[i], len(wants[i].key) // _WORD - 1
+        assert place is not None  # noqa: S101 - filtered above
+        shared, best = most, 0
+        chosen: tuple[int, int, int] | None = None  # wave, minus what is shared, which want
+        for j in reversed(order[:at]):
+            shared = min(shared, common_prefix(wants[i].key, wants[j].key))
+            best = max(best, shared)
+            if shared <= place.shared + SLACK or shared < best - SLACK:
+                break
+            other = (wave[j] + 1, -shared, j)
+            chosen = other if chosen is None else min(chosen, other)
+        if chosen is not None:
+            wave[i], _, place.after = chosen
+            leader = places[place.after]
+            assert leader is not None  # noqa: S101 - filtered above
+            place.shared, place.source = -chosen[1], leader.slot
+
+
+def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
+    """How to bring slots side by side, so that a step works on a plain view of them.
+
+    Up to an eighth of the range may be idle slots: computing a few rows for nothing is cheaper than moving one.
+
+    Args:
+        active: indices of the slots that take the next step; at least one.
+
+    Returns:
+        The range that then holds them, and the pairs of slots to exchange first.
+
+    >>> gathered([0, 1, 2])
+    (range(0, 3), [])
+    >>> gathered([0, 1, 7])
+    (range(0, 3), [(7, 2)])
+    """
+    ordered, n = sorted(active), len(active)
+    if ordered[-1] + 1 - ordered[0] <= n + n // 8:
+        return range(ordered[0], ordered[-1] + 1), []
+    inside = set(ordered)
+    # The window of n slots that holds most of them.
+    start = max(ordered, key=lambda first: sum(first <= index < first + n for index in ordered))
+    start = min(start, ordered[-1] + 1 - n)
+    window = range(start, start + n)
+    holes = [index for index in window if index not in inside]
+    strangers = [index for index in ordered if index not in window]
+    return window, list(zip(strangers, holes, strict=True))

@@ -1,0 +1,577 @@
+"""The engine: one thread, one model, the rows of all searches in one batch.
+
+Each round takes in newcomers, reads at most one bucket of rows, and writes one token on every row that is being
+written. So a newcomer waits for one step, never for another search's chunk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from darwin_align.backends.local.engine.book import Book, Place, Slot, Want, gathered, packed
+from darwin_align.backends.local.engine.buckets import next_bucket
+from darwin_align.backends.local.engine.forward import Piece, SlotForward, forward_for
+from darwin_align.backends.local.engine.state import Entry, SlotState
+from darwin_align.backends.local.engine.worker import Worker, limit_threads
+from darwin_align.backends.local.sampling import Sampler, penalises
+from darwin_align.core.types import Sampling
+
+__all__ = ["Engine", "Line", "ReadLine"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+QUANTUM = 64
+"""Tokens that a row may write while others wait for a place; then it makes room and queues again."""
+_ROUND = 64
+"""Slots are as wide as a multiple of this."""
+
+
+class Line(Protocol):
+    """A row while it is in the engine's hands."""
+
+    ids: list[int]
+    """Prompt and state; grows as the line is written."""
+    reused: int
+    """The engine says here how many of the ids it needed not read when the line came in."""
+
+    @property
+    def wanted(self) -> int:
+        """Tokens that may still be written; 0 from the beginning for a line that is only read."""
+
+    @property
+    def seed(self) -> int:
+        """Names the line's noise."""
+
+    @property
+    def drawn(self) -> int:
+        """Position in the answer of the next draw."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How it draws tokens."""
+
+    def push(self, token: int, logprob: float) -> None:
+        """Take a token that was written."""
+
+    def show(self, hidden: Tensor) -> None:
+        """Take the last hidden state of a line that is only read."""
+
+
+@dataclass(eq=False)
+class ReadLine:
+    """A row whose last hidden state is asked for."""
+
+    ids: list[int]
+    hidden: Tensor | None = None
+    reused: int = 0
+    wanted = seed = drawn = 0
+    sampling = Sampling()
+
+    def show(self, hidden: Tensor) -> None:
+        """Keep it."""
+        self.hidden = hidden
+
+    def push(self, token: int, logprob: float) -> None:
+        """Nothing is ever written here."""
+        raise AssertionError(f"token {token} ({logprob}) was written on a line that is only read")
+
+
+@dataclass(eq=False)
+class _Job(Generic[T]):
+    """What one caller asked for."""
+
+    lines: Sequence[Line]
+    finish: Callable[[], T]
+    whole: Callable[[Sequence[Any]], None] | None
+    owner: str
+    threads: int
+    usual_threads: int
+    future: Future[T] = field(default_factory=Future)
+    left: int = 0
+    since: int = 0
+
+    def end(self) -> None:
+        if self.future.set_running_or_notify_cancel():
+            try:
+                result = self.finish()
+            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+@dataclass(eq=False)
+class _Intake:
+    """Rows of one job that were placed together: they begin to write together."""
+
+    rows: list[_Row] = field(default_factory=list)
+    unread: int = 0
+
+
+@dataclass(eq=False)
+class _Row:
+    """A line with its place."""
+
+    line: Line
+    job: _Job[Any]
+    place: Place = None  # type: ignore[assignment] # set when it gets one
+    intake: _Intake = None  # type: ignore[assignment]
+    followers: list[_Row] = field(default_factory=list)
+    """Rows that copy from this one once it is read."""
+    issued: int = 0
+    """Steps taken since it has its place; those whose tokens have not come back yet are among them."""
+    pushed: int = 0
+    seen: bool = False
+
+    @property
+    def slot(self) -> Slot:
+        return self.place.slot
+
+    @property
+    def unread(self) -> int:
+        """Tokens to read before anything else. The last one is read with the first step, unless there is none."""
+        return len(self.line.ids) - self.place.shared - bool(self.line.wanted)
+
+    @property
+    def steps(self) -> int:
+        """Steps that may still be issued."""
+        return self.line.wanted - (self.issued - self.pushed)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Rows that take steps together, as long as nobody comes or goes."""
+
+    rows: list[_Row]
+    slots: range
+    sampler: Sampler
+    moving: Tensor | None
+    width: int
+
+
+class Engine:
+    """Reads and writes rows on one model.
+
+    :meth:`submit` may be called from any thread and returns at once. The engine's thread begins with the first call and
+    ends with the engine.
+
+    Args:
+        model: a transformers model in evaluation mode.
+        most_rows: rows that have a place at the same time; others queue.
+        row_memory: bytes for the keys and values of all rows; ``None`` is a quarter of the device's memory.
+        lag: steps whose tokens the host has not looked at when it issues the next: 1 keeps a GPU busy, and costs a
+            finished row one step. ``None`` is 1 on a GPU and 0 elsewhere.
+    """
+
+    def __init__(
+        self, model: Any, *, most_rows: int = 64, row_memory: int | None = None, lag: int | None = None
+    ) -> None:
+        self._model, self._most_rows, self._row_memory = model, most_rows, row_memory
+        self._lag = int(torch.device(model.device).type == "cuda") if lag is None else lag
+        self._forward: SlotForward | None = None
+        self._tried = False
+        self._waiting: deque[_Row] = deque()
+        self._unread: list[_Row] = []
+        self._writing: list[_Row] = []
+        self._placed: set[_Row] = set()
+        self._batch: _Batch | None = None
+        self._pending: deque[tuple[list[_Row], Tensor, Tensor, Any]] = deque()
+        self._worker = Worker(self)
+
+    # -- the callers' side
+
+    def submit(
+        self,
+        lines: Sequence[Line],
+        finish: Callable[[], T],
+        *,
+        whole: Callable[[Sequence[Any]], None] | None = None,
+        owner: str = "",
+        threads: int | None = None,
+    ) -> Future[T]:
+        """Queue lines.
+
+        Args:
+            lines: rows to read or write.
+            finish: called on the engine's thread when all are done; its value is the future's result.
+            whole: serves lines on a model that takes no slots.
+            owner: the search, for :meth:`release`.
+            threads: CPU threads for the work; ``None`` is the caller's own number.
+
+        Returns:
+            A future; cancelling it makes its rows leave before the next step.
+        """
+        usual = torch.get_num_threads()
+        job = _Job(lines, finish, whole, owner, threads or usual, usual)
+        if not self._worker.put(job):
+            raise RuntimeError("the engine is closed: the interpreter is shutting down")
+        return job.future
+
+    def release(self, owner: str) -> None:
+        """Let the rows of a search go: nothing of it will be asked for again."""
+        self._worker.put(owner)
+
+    @property
+    def slots_in_use(self) -> int:
+        """Slots that belong to a search."""
+        return sum(slot.owner is not None for slot in self._book.slots) if self._forward else 0
+
+    @property
+    def takes_slots(self) -> bool | None:
+        """Whether the model works over slots; ``None`` before the first call."""
+        return self._forward is not None if self._tried else None
+
+    # -- the engine's thread
+
+    def take_in(self, message: Any) -> None:
+        """Take one message from the queue: a job, or the owner whose rows may go."""
+        if isinstance(message, str):
+            if self._forward is not None:
+                self._book.release(message)
+            return
+        job: _Job[Any] = message
+        if job.future.cancelled():
+            return
+        limit_threads(job.threads, job.usual_threads)
+        try:
+            if job.lines and self._ready():
+                job.left, job.since = len(job.lines), self._book.now + 1
+                self._waiting.extend(_Row(line, job) for line in job.lines)
+            else:
+                self._serve_whole(job)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            job.fail(error)
+
+    def forget(self) -> None:
+        """Drop all work, in a child process: its callers live in the parent."""
+        self._fail(RuntimeError("the process was forked"))
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row waits or runs."""
+        return bool(self._waiting or self._placed or self._pending)
+
+    def round(self) -> None:
+        """Take in who waits, read a bucket, take a step."""
+        try:
+            self._drop_cancelled()
+            self._make_room()
+            self._admit()
+            if self._unread:
+                self._read(next_bucket(self._unread, lambda row: row.unread, self._most_rows))
+            if self._writing or self._pending:
+                self._step()
+        except BaseException as error:  # noqa: BLE001 - a failed pass must not hang its callers
+            self._fail(error)
+
+    def _ready(self) -> bool:
+        if not self._tried:
+            self._tried = True
+            self._forward, reason = forward_for(self._model)
+            if self._forward is None:
+                logger.warning(
+                    "%s is read anew at every step, without reuse of keys and values: %s",
+                    type(self._model).__name__,
+                    reason,
+                )
+            else:
+                self._start(self._forward)
+        return self._forward is not None
+
+    def _start(self, forward: SlotForward) -> None:
+        device = forward.device
+        budget = _memory(device) // 4 if self._row_memory is None else self._row_memory
+        self._book, self._state = Book(forward.position_bytes, budget), SlotState(device)
+        forward.cache.lay_out([], 0, 0)
+
+    def _serve_whole(self, job: _Job[Any]) -> None:
+        for start in range(0, len(job.lines), self._most_rows):
+            if job.whole is None:
+                raise TypeError(f"{type(self._model).__name__} takes no slots, and nobody serves the lines without")
+            job.whole(job.lines[start : start + self._most_rows])
+        job.end()
+
+    # -- coming and going
+
+    def _drop_cancelled(self) -> None:
+        if any(row.job.future.cancelled() for row in self._waiting):
+            self._waiting = deque(row for row in self._waiting if not row.job.future.cancelled())
+        for row in [row for row in self._writing if row.job.future.cancelled()]:
+            self._leave(row)
+
+    def _make_room(self) -> None:
+        """Fairness: rows that wrote a quantum queue again when others wait for a place."""
+        if not self._waiting or (len(self._placed) < self._most_rows and not self._stuck):
+            return
+        long = sorted((row for row in self._writing if row.issued >= QUANTUM), key=lambda row: -row.issued)
+        if long:
+            self._settle(0)
+        for row in long[: len(self._waiting)]:
+            if row in self._placed:  # its last token may have come back just now
+                self._leave(row)
+                self._waiting.append(_Row(row.line, row.job, seen=True))
+
+    _stuck = False
+    """Whether the last intake left somebody waiting for memory."""
+
+    def _admit(self) -> None:
+        room = self._most_rows - len(self._placed)
+        rows = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        if not rows:
+            return
+        while rows and not self._widen(max(len(row.line.ids) + row.line.wanted for row in rows) + 1):
+            self._waiting.appendleft(rows.pop())
+        jobs = {row.job for row in rows}
+        later = [_want(row) for row in self._waiting if row.job in jobs]
+        places = self._book.place([_want(row) for row in rows], later)
+        self._grow()
+        placed = [row for row, place in zip(rows, places, strict=True) if place is not None]
+        self._waiting.extendleft(row for row, place in reversed(list(zip(rows, places, strict=True))) if place is None)
+        self._stuck = len(placed) < len(rows) or not rows
+        for row, place in zip(rows, places, strict=True):
+            if place is not None:
+                row.place = place
+                if place.after is None and place.source is not None:
+                    self._cache.copy(place.source.index, place.slot.index, place.shared)
+        if placed:
+            self._begin(placed, rows)
+
+    def _begin(self, placed: list[_Row], rows: list[_Row]) -> None:
+        self._placed.update(placed)
+        self._state.enter([_entry(row) for row in placed])
+        intakes: dict[int, _Intake] = {}
+        for row in placed:
+            row.intake = intakes.setdefault(id(row.job), _Intake())
+            row.intake.rows.append(row)
+            row.intake.unread += 1
+            if not row.seen:
+                row.line.reused = row.place.shared
+        for row in placed:
+            if row.place.after is not None:
+                rows[row.place.after].followers.append(row)
+        for row in placed:
+            if row.place.after is None:
+                self._queue(row)
+
+    def _queue(self, row: _Row) -> None:
+        """A row's prefix is in its slot: read the rest, if there is any."""
+        if row.unread > 0:
+            self._unread.append(row)
+        else:
+            self._is_read(row)
+
+    def _read(self, bucket: list[_Row]) -> None:
+        ids = [row.line.ids for row in bucket]
+        pieces = [
+            Piece(row.slot.index, row.place.shared, tokens[row.place.shared : row.place.shared + row.unread])
+            for row, tokens in zip(bucket, ids, strict=True)
+        ]
+        pieces, bucket = _by_slot(pieces, bucket)
+        hidden = self._slots.read(pieces)
+        taken = set(bucket)
+        self._unread = [row for row in self._unread if row not in taken]
+        for row, state in zip(bucket, hidden, strict=True):
+            if not row.line.wanted:
+                row.line.show(state)
+            self._is_read(row)
+
+    def _is_read(self, row: _Row) -> None:
+        """A row is in its slot up to its pending token: those that copy from it go on, and its intake may begin."""
+        row.slot.key = packed(row.line.ids[: len(row.line.ids) - bool(row.line.wanted)])
+        for follower in row.followers:
+            self._cache.copy(row.slot.index, follower.slot.index, follower.place.shared)
+            follower.slot.key = packed(follower.line.ids[: follower.place.shared])
+            self._queue(follower)
+        row.followers.clear()
+        row.intake.unread -= 1
+        if not row.line.wanted:
+            self._leave(row)
+        if not row.intake.unread:
+            self._write([row for row in row.intake.rows if row.line.wanted])
+
+    def _write(self, rows: list[_Row]) -> None:
+        self._writing.extend(rows)
+        if penalised := [_entry(row) for row in rows if penalises(row.line.sampling)]:
+            self._state.remember(penalised, self._cache.slots, self._cache.width)
+        if rows:
+            self._batch = None
+
+    def _leave(self, row: _Row) -> None:
+        """Take a row out: finished, or to make room, or unwanted."""
+        if row.line.wanted or row.issued:
+            # Of a search that was cancelled nothing is kept.
+            row.slot.key = b"" if row.slot.owner is None else packed(row.line.ids[:-1])
+            self._writing.remove(row)
+            self._batch = None
+        row.slot.busy = False
+        self._placed.discard(row)
+        if not row.line.wanted:
+            row.job.left -= 1
+            if not row.job.left:
+                row.job.end()
+
+    def _fail(self, error: BaseException) -> None:
+        for row in (*self._placed, *self._waiting):
+            row.job.fail(error)
+        for held in (self._placed, self._waiting, self._unread, self._writing, self._pending):
+            held.clear()
+        self._batch = None
+        if self._forward is not None:
+            self._book.clear()
+
+    # -- room
+
+    @property
+    def _slots(self) -> SlotForward:
+        assert self._forward is not None  # noqa: S101 - lines wait only where there are slots
+        return self._forward
+
+    @property
+    def _cache(self) -> Any:
+        return self._slots.cache
+
+    def _widen(self, needed: int) -> bool:
+        """Make slots wide enough, half as wide again as before where memory allows: laying them out costs a copy."""
+        book, cache = self._book, self._cache
+        if needed <= book.width:
+            return True
+        exact, ample = (-(-width // _ROUND) * _ROUND for width in (needed, max(needed, book.width * 3 // 2)))
+        affordable = book.budget // max(1, ample * book.position_bytes) > len(book.slots)
+        for width in (ample, exact) if affordable else (exact,):
+            if (kept := book.fit(width)) is not None:
+                slots = min(max(cache.slots, len(kept)), book.limit)
+                cache.lay_out(kept, slots, width)
+                self._state.lay_out(kept, slots, width)
+                self._batch = None
+                return True
+        return False
+
+    def _grow(self) -> None:
+        """Have room for all the slots in the book, twice as many as before where memory allows."""
+        book, cache = self._book, self._cache
+        if len(book.slots) > cache.slots:
+            slots = min(max(len(book.slots), 2 * cache.slots), book.limit)
+            kept = range(cache.slots)
+            self._state.lay_out(kept, slots, book.width)
+            cache.lay_out(kept, slots, book.width)
+
+    # -- writing
+
+    def _step(self) -> None:
+        batch = self._batch or self._gather()
+        if batch is not None:
+            state, rows = self._state, batch.slots
+            here = slice(rows.start, rows.stop)
+            logits = self._slots.step(rows, state.pending[here], state.lengths[here], batch.width)
+            history = state.history(rows, batch.width) if batch.sampler.reads_history else None
+            tokens, logprobs = batch.sampler.draw(logits, state.keys(rows), history)
+            state.advance(rows, tokens, batch.moving)
+            self._slots.count(len(batch.rows))
+            batch.width += 1
+            self._pending.append((batch.rows, *_to_host(rows, batch.rows, tokens, logprobs)))
+            for row in batch.rows:
+                row.issued += 1
+                if not row.steps:
+                    self._batch = None
+        self._settle(self._lag if batch is not None else 0)
+
+    def _gather(self) -> _Batch | None:
+        """Bring the rows that want a step side by side."""
+        rows = [row for row in self._writing if row.steps > 0]
+        if not rows:
+            return None
+        slots, exchanges = gathered([row.slot.index for row in rows])
+        for one, other in exchanges:
+            self._exchange(one, other)
+        rows.sort(key=lambda row: row.slot.index)
+        idle = len(slots) > len(rows)
+        moving = None
+        by_slot: list[_Row | None] = [None] * len(slots)
+        for row in rows:
+            by_slot[row.slot.index - slots.start] = row
+        if idle:
+            moving = torch.tensor([row is not None for row in by_slot], device=self._slots.device)
+        # An idle neighbour draws as the first row does; nobody looks at what it draws.
+        settings = [(row or rows[0]).line.sampling for row in by_slot]
+        width = max(len(row.line.ids) + row.issued - row.pushed for row in rows)
+        self._batch = _Batch(rows, slots, Sampler(settings, self._slots.device), moving, width)
+        return self._batch
+
+    def _exchange(self, one: int, other: int) -> None:
+        slots = self._book.slots
+        lengths = [self._used(slots[one]), self._used(slots[other])]
+        self._cache.exchange(one, other, *lengths)
+        self._state.exchange(one, other)
+        slots[one], slots[other] = slots[other], slots[one]
+        slots[one].index, slots[other].index = one, other
+
+    def _used(self, slot: Slot) -> int:
+        # A row that is being written holds more than its key says.
+        rows = [row for row in self._writing if row.slot is slot]
+        return max(slot.length, *(len(row.line.ids) + row.issued - row.pushed for row in rows), 0)
+
+    def _settle(self, lag: int) -> None:
+        """Look at the tokens of all but the last ``lag`` steps."""
+        while len(self._pending) > lag:
+            rows, tokens, logprobs, arrival = self._pending.popleft()
+            if arrival is not None:
+                arrival.synchronize()
+            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
+                row.pushed += 1
+                if row.line.wanted:
+                    row.line.push(token, logprob)
+                if not row.line.wanted and row in self._placed:
+                    self._leave(row)
+
+
+def _want(row: _Row) -> Want:
+    return Want(packed(row.line.ids), row.job.owner, row.job.since)
+
+
+def _entry(row: _Row) -> Entry:
+    line = row.line
+    return Entry(row.slot.index, line.ids, line.seed, line.drawn)
+
+
+def _by_slot(pieces: list[Piece], rows: list[_Row]) -> tuple[list[Piece], list[_Row]]:
+    # Slots in their order may be a range, whose keys need not be gathered.
+    order = sorted(range(len(pieces)), key=lambda i: pieces[i].slot)
+    return [pieces[i] for i in order], [rows[i] for i in order]
+
+
+def _to_host(slots: range, rows: list[_Row], tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
+    if len(slots) > len(rows):
+        places = torch.tensor([row.slot.index - slots.start for row in rows], device=tokens.device)
+        tokens, logprobs = tokens[places], logprobs[places]
+    if tokens.device.type != "cuda":
+        return tokens, logprobs, None
+    copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (tokens, logprobs)]
+    for copy, original in zip(copies, (tokens, logprobs), strict=True):
+        copy.copy_(original, non_blocking=True)
+    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrival.record()
+    return copies[0], copies[1], arrival
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes that rows may take a quarter of."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return 4 * 2**30

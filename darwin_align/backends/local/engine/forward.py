@@ -1,0 +1,197 @@
+"""Runs a transformers model over slots, after finding out by trying whether it can be."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darwin_align.backends.local.engine.slots import SlotCache, Window
+
+__all__ = ["Piece", "SlotForward", "forward_for"]
+
+Masks = Callable[[Tensor, int], Any]
+_EXACT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""How far logits over slots may be from the model's own, relative to the largest: rounding, not a wrong mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of one row that are read in one go."""
+
+    slot: int
+    start: int
+    """Position of the first of them."""
+    ids: Sequence[int]
+
+
+class SlotForward:
+    """One model over the slots of one cache.
+
+    Args:
+        model: a decoder-only model that takes ``position_ids``, a 4-D mask and a cache.
+        windows: how far layers look back, by the name that the model gives to their kind; ``None`` is all the way.
+        named: whether the model takes one mask for every kind, by name.
+    """
+
+    def __init__(self, model: Any, windows: dict[str, int | None], *, named: bool) -> None:
+        self._model, self._windows, self._named = model, windows, named
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.device, self.dtype = torch.device(model.device), model.dtype
+        self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
+        self.passes = self.positions = 0
+        """Forward passes so far, and the positions that they fed (padding and idle neighbours aside)."""
+
+    @property
+    def position_bytes(self) -> int:
+        """Memory of one token's keys and values in all layers."""
+        held = [t for layer in self.cache.layers for t in (layer.keys, layer.values)]
+        return sum(t.element_size() * t.shape[2] * t.shape[3] for t in held)
+
+    def read(self, pieces: Sequence[Piece]) -> Tensor:
+        """Feed tokens of several rows side by side.
+
+        Returns:
+            The last hidden state of each piece, (pieces, hidden size).
+        """
+        self.count(sum(len(piece.ids) for piece in pieces))
+        lengths = [len(piece.ids) for piece in pieces]
+        longest, most = max(lengths), self.cache.width - 1
+        ids = self._tensor([[*piece.ids, *[piece.ids[-1]] * (longest - len(piece.ids))] for piece in pieces])
+        offsets = torch.arange(longest, device=self.device)
+        last = self._tensor(lengths) - 1
+        # Padding goes on behind the row, where it is overwritten before it is attended to.
+        starts = self._tensor([piece.start for piece in pieces])[:, None]
+        places = (starts + offsets).clamp(max=most)
+        slots = self._tensor([piece.slot for piece in pieces])[:, None]
+        self.cache.window = Window(
+            _range_or_indices([piece.slot for piece in pieces], slots[:, 0]),
+            (slots * self.cache.width + places).flatten(),
+            min(max(piece.start + longest for piece in pieces), most + 1),
+        )
+        # Learned positions end where the context ends: padding must not point beyond it.
+        positions = torch.minimum(starts + offsets, starts + last[:, None])
+        output = self._model.base_model(**self._inputs(ids, positions, places))
+        hidden: Tensor = output.last_hidden_state
+        return hidden[torch.arange(len(pieces), device=hidden.device), last.to(hidden.device)]
+
+    def step(self, rows: range, tokens: Tensor, lengths: Tensor, width: int) -> Tensor:
+        """Feed the pending token of a range of slots.
+
+        Args:
+            rows: the range.
+            tokens: int64 (rows,).
+            lengths: int64 (rows,), positions of these tokens.
+            width: more than any of the lengths that count.
+
+        Returns:
+            The next token's logits, (rows, vocabulary), in float32 at least.
+        """
+        slots = torch.arange(rows.start, rows.stop, device=self.device)
+        self.cache.window = Window(
+            slice(rows.start, rows.stop), slots * self.cache.width + lengths.clamp(max=self.cache.width - 1), width
+        )
+        keeps = {"logits_to_keep": 1} if self._keeps else {}
+        output = self._model(**self._inputs(tokens[:, None], lengths[:, None], lengths[:, None]), **keeps)
+        logits: Tensor = output.logits[:, -1]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _inputs(self, ids: Tensor, positions: Tensor, places: Tensor) -> dict[str, Any]:
+        keys = torch.arange(self.cache.window.width, device=self.device)
+        masks = {kind: self._mask(keys, places[:, :, None], window) for kind, window in self._windows.items()}
+        return {
+            "input_ids": ids,
+            "position_ids": positions,
+            "attention_mask": masks if self._named else next(iter(masks.values())),
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }
+
+    def _mask(self, keys: Tensor, places: Tensor, window: int | None) -> Tensor:
+        """What is added to attention scores, (rows, 1, new tokens, width): nothing where a key is seen."""
+        hidden = keys > places
+        if window is not None:
+            hidden = hidden | (keys <= places - window)
+        blank = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+        return blank.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
+
+    def _tensor(self, values: Any) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+    def count(self, positions: int) -> None:
+        """Note one pass that fed so many positions."""
+        self.passes += 1
+        self.positions += positions
+
+
+def _range_or_indices(slots: Sequence[int], indices: Tensor) -> slice | Tensor:
+    if list(slots) == list(range(slots[0], slots[0] + len(slots))):
+        return slice(slots[0], slots[0] + len(slots))
+    return indices
+
+
+# -- what a model can do
+
+
+def forward_for(model: Any) -> tuple[SlotForward | None, str]:
+    """Return a forward over slots that gives what the model itself gives, or ``None`` and the reason.
+
+    It is found out by running a few tokens both ways, not by the model's name. Call it in inference mode.
+    """
+    if reason := _obstacle(model):
+        return None, reason
+    reason = "it has no attention layers"
+    for windows, named in _shapes(model.config.get_text_config()):
+        try:
+            forward = SlotForward(model, windows, named=named)
+            if (gap := _gap(forward, model)) <= _EXACT.get(model.dtype, 0.1):
+                return forward, ""
+            reason = f"its output over slots differs from its own by {gap:.2g}"
+        except Exception as error:  # noqa: BLE001 - whatever an unknown model raises means that it cannot
+            reason = f"it does not take slots ({type(error).__name__}: {str(error).partition(chr(10))[0]:.120})"
+    return None, reason
+
+
+def _obstacle(model: Any) -> str:
+    if getattr(model, "base_model", None) is None or not hasattr(model, "config"):
+        return "it is no transformers model"
+    config = model.config.get_text_config()
+    accepted = inspect.signature(model.base_model.forward).parameters
+    if missing := [name for name in ("position_ids", "past_key_values", "attention_mask") if name not in accepted]:
+        return f"its forward takes no {missing[0]}"
+    if config.is_encoder_decoder or not getattr(config, "is_causal", True):
+        return "it is no decoder-only model"
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if odd := sorted(kinds - {"full_attention", "sliding_attention"}):
+        return f"it has {odd[0]} layers, which cannot be rolled back"
+    if getattr(config, "_attn_implementation", "eager") not in ("sdpa", "eager"):
+        return f"its attention is {config._attn_implementation!r}, which takes no 4-D mask: load it with sdpa"
+    return ""
+
+
+def _shapes(config: Any) -> Iterator[tuple[dict[str, int | None], bool]]:
+    """The ways in which models take masks: by the kind of layer, or one for all."""
+    window = getattr(config, "sliding_window", None)
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()))
+    if kinds:
+        yield {kind: window if kind == "sliding_attention" else None for kind in kinds}, True
+    if len(kinds) < 2:
+        yield {"all": window if kinds != ["full_attention"] else None}, False
+
+
+def _gap(forward: SlotForward, model: Any) -> float:
+    """Largest difference between hidden states over slots and the model's own, relative to the largest of them."""
+    most = min(20, int(getattr(model.config.get_text_config(), "max_position_embeddings", 20) or 20))
+    vocabulary = model.get_input_embeddings().num_embeddings
+    one, other = ([(7 * i * i + at) % vocabulary for i in range(most)] for at in (3, 5))
+    forward.cache.lay_out([], 3, most + 1)
+    split = most // 2
+    forward.read([Piece(2, 0, one[:split]), Piece(0, 0, other[: split - 1])])
+    found = forward.read([Piece(0, split - 1, other[split - 1 :]), Piece(2, split, one[split:])])
+    ids = torch.tensor([other, one], device=forward.device)
+    expected = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
+    return float((found - expected).abs().max() / expected.abs().max())

@@ -1,0 +1,124 @@
+"""Keys and values of many rows in one tensor a layer: a transformers cache that unmodified models write into.
+
+A row is a slot, a token is a position in it. What lies beyond a row's length is overwritten before it is attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+__all__ = ["SlotCache", "Window"]
+
+
+@dataclass(eq=False)
+class Window:
+    """Which slots a forward pass works on, and where it writes."""
+
+    rows: slice | Tensor
+    """A range of slots (then their keys are a view), or int64 indices (then they are gathered)."""
+    written: Tensor
+    """int64 (rows * new tokens,): slot * width of the slots + position, for every token of the pass."""
+    width: int
+    """How many positions are attended to at the most."""
+    _elsewhere: dict[torch.device, tuple[slice | Tensor, Tensor]] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> tuple[slice | Tensor, Tensor]:
+        """Rows and places on a layer's own device."""
+        if self.written.device == device:
+            return self.rows, self.written
+        if device not in self._elsewhere:
+            rows = self.rows.to(device) if isinstance(self.rows, Tensor) else self.rows
+            self._elsewhere[device] = rows, self.written.to(device)
+        return self._elsewhere[device]
+
+
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer's keys and values, each of shape (slots, width, heads, dimension)."""
+
+    is_sliding = False
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make room."""
+        self.keys, self.values = self._cache.room_for(key_states), self._cache.room_for(value_states)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Write (rows, heads, new tokens, dimension); return (rows, heads, width, dimension)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        return self._write(self.keys, key_states), self._write(self.values, value_states)
+
+    def _write(self, held: Tensor, new: Tensor) -> Tensor:
+        window = self._cache.window
+        rows, written = window.on(held.device)
+        held.flatten(0, 1).index_copy_(0, written, new.transpose(1, 2).flatten(0, 1))
+        return held[rows, : window.width].transpose(1, 2)
+
+    def get_seq_length(self) -> int:
+        """Nothing: positions are always given."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
+        """Width and offset; masks are always given too."""
+        return self._cache.window.width, 0
+
+    def get_max_length(self) -> int:
+        """No limit of its own."""
+        return -1
+
+
+class SlotCache(Cache):
+    """The cache of all slots. Set :attr:`window` before every forward pass."""
+
+    window: Window
+    layers: list[_SlotLayer]  # type: ignore[assignment]
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
+        self.slots = self.width = 0
+
+    def room_for(self, states: Tensor) -> Tensor:
+        """Empty room for states of shape (rows, heads, new tokens, dimension)."""
+        return states.new_zeros((self.slots, self.width, states.shape[1], states.shape[3]))
+
+    def lay_out(self, kept: Sequence[int], slots: int, width: int) -> None:
+        """Make room for so many slots of such a width; the slots ``kept`` become the first ones, in that order."""
+        if (slots, width) == (self.slots, self.width) and list(kept) == list(range(len(kept))):
+            return
+        before, self.slots, self.width = min(self.width, width), slots, width
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys = self._laid_out(layer.keys, kept, before)
+                layer.values = self._laid_out(layer.values, kept, before)
+
+    def _laid_out(self, held: Tensor, kept: Sequence[int], width: int) -> Tensor:
+        room = held.new_zeros((self.slots, self.width, *held.shape[2:]))
+        if kept:
+            room[: len(kept), :width] = held[list(kept), :width]
+        return room
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a slot to another."""
+        for layer in self.layers:
+            for held in (layer.keys, layer.values):
+                held[target, :length] = held[source, :length]
+
+    def exchange(self, one: int, other: int, one_length: int, other_length: int) -> None:
+        """Exchange two slots of which so many positions are in use."""
+        for layer in self.layers:
+            for held in (layer.keys, layer.values):
+                aside = held[one, :one_length].clone()
+                held[one, :other_length] = held[other, :other_length]
+                held[other, :one_length] = aside

@@ -1,0 +1,105 @@
+"""What the engine knows of every slot on the device: the pending token, its position, and the noise it draws with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from darwin_align.backends.local.sampling import place_keys, seed_keys
+
+__all__ = ["Entry", "SlotState"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row as it enters a slot."""
+
+    slot: int
+    ids: Sequence[int]
+    """All its tokens so far; the last one is pending."""
+    seed: int
+    drawn: int
+    """Position of its next draw in the answer."""
+
+
+class SlotState:
+    """One number a slot in each tensor, so that a step over a range of slots works on plain views."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.pending = self._empty(0)
+        """Each slot's last token, which is not in its cache yet."""
+        self.lengths = self._empty(0)
+        """Where it goes."""
+        self._seeds, self._drawn = self._empty(0), self._empty(0)
+        self._history: Tensor | None = None
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int64, device=self._device)
+
+    def lay_out(self, kept: Sequence[int], slots: int, width: int) -> None:
+        """Make room for so many slots; the slots ``kept`` become the first ones, in that order."""
+        for name in ("pending", "lengths", "_seeds", "_drawn"):
+            room = self._empty(slots)
+            room[: len(kept)] = getattr(self, name)[list(kept)]
+            setattr(self, name, room)
+        if self._history is not None:
+            history, before = self._empty(slots, width), min(width, self._history.shape[1])
+            history[: len(kept), :before] = self._history[list(kept), :before]
+            self._history = history
+
+    def exchange(self, one: int, other: int) -> None:
+        """Exchange two slots."""
+        pair, crossed = [one, other], [other, one]
+        tensors = [self.pending, self.lengths, self._seeds, self._drawn]
+        for held in tensors if self._history is None else [*tensors, self._history]:
+            held[pair] = held[crossed]
+
+    def enter(self, entries: Sequence[Entry]) -> None:
+        """Put rows into slots."""
+        slots = [entry.slot for entry in entries]
+        numbers = torch.tensor(
+            [[entry.ids[-1], len(entry.ids) - 1, entry.drawn] for entry in entries], device=self._device
+        )
+        self.pending[slots], self.lengths[slots], self._drawn[slots] = numbers.T
+        self._seeds[slots] = seed_keys([entry.seed for entry in entries], self._device)
+
+    def remember(self, entries: Sequence[Entry], slots: int, width: int) -> None:
+        """Keep the ids of these rows as well: a repetition penalty reads them."""
+        if self._history is None:
+            self._history = self._empty(slots, width)
+        for entry in entries:
+            self._history[entry.slot, : len(entry.ids)] = torch.tensor(entry.ids, device=self._device)
+
+    def keys(self, rows: range) -> Tensor:
+        """Noise keys of the next draws, int64 (rows,)."""
+        return place_keys(self._seeds[rows.start : rows.stop], self._drawn[rows.start : rows.stop])
+
+    def history(self, rows: range, width: int) -> Tensor | None:
+        """Ids of each row so far, int64 (rows, width): behind its end, a row repeats its first id."""
+        if self._history is None:
+            return None
+        held = self._history[rows.start : rows.stop, :width]
+        behind = torch.arange(held.shape[1], device=self._device) > self.lengths[rows.start : rows.stop, None]
+        return torch.where(behind, held[:, :1], held)
+
+    def advance(self, rows: range, tokens: Tensor, moving: Tensor | None) -> None:
+        """Take the drawn tokens as pending.
+
+        Args:
+            rows: the range of slots.
+            tokens: int64 (rows,).
+            moving: bool (rows,), false for idle slots among them; ``None`` if there are none.
+        """
+        here = slice(rows.start, rows.stop)
+        if moving is not None:
+            tokens = torch.where(moving, tokens, self.pending[here])
+        self.pending[here] = tokens
+        self.lengths[here] += 1 if moving is None else moving
+        self._drawn[here] += 1 if moving is None else moving
+        if self._history is not None:
+            at = self.lengths[here, None].clamp(max=self._history.shape[1] - 1)
+            self._history[here].scatter_(1, at, tokens[:, None])
