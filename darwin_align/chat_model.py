@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from inspect import signature
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -12,7 +13,7 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel
-from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -22,14 +23,18 @@ from pydantic import ConfigDict, model_validator
 from darwin_align.core import Beam, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.operators.together import RunsTogether
 from darwin_align.search import DarwinSearch
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["DarwinChatModel"]
 
 Bypass = Callable[[list[BaseMessage]], bool]
 
 
-class DarwinChatModel(BaseChatModel):
+class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel):
     """A chat model whose answers are searched for under a reward model while they are decoded.
 
     Without arguments it is the embedded pair. Give ``search``, or what :class:`DarwinSearch` takes (``policy``,
@@ -78,26 +83,45 @@ class DarwinChatModel(BaseChatModel):
         reward: str | Path,
         *,
         device: str = "auto",
-        dtype: str = "auto",
+        dtype: str | torch.dtype = "auto",
         threads: int | None = None,
         trust_remote_code: bool = False,
+        policy_options: Mapping[str, Any] | None = None,
+        reward_options: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> Self:
         """Load a policy and a reward model from folders or hub ids.
+
+        What holds for one of the two alone goes into its options. So they share two GPUs:
+
+        >>> DarwinChatModel.from_pretrained(
+        ...     "Qwen/Qwen3-8B",
+        ...     "Skywork/Skywork-Reward-V2-Qwen3-8B",
+        ...     dtype="bfloat16",
+        ...     policy_options={"device": "cuda:0"},
+        ...     reward_options={"device": "cuda:1", "quantization": "8bit"},
+        ... )  # doctest: +SKIP
 
         Args:
             policy: a causal language model with a chat template.
             reward: a sequence-classification model with one logit.
             device: "auto", "cpu", "cuda:0" …
-            dtype: "auto", "float32", "bfloat16" …
+            dtype: "auto", "float32", "bfloat16" … or a torch dtype.
             threads: CPU threads while these models work; ``None`` leaves torch's number. One is best for tiny models.
             trust_remote_code: run Python code that comes with the models. Off by default, for it can do anything.
+            policy_options: options of :meth:`LocalPolicy.from_pretrained
+                <darwin_align.backends.local.policy.LocalPolicy.from_pretrained>` that overrule the ones above for the
+                policy. A ``device_map`` among them overrules ``device``.
+            reward_options: the same for the reward model, as
+                :meth:`RewardModel.from_pretrained <darwin_align.backends.local.reward.RewardModel.from_pretrained>`
+                takes them.
             arguments: further arguments of :class:`DarwinChatModel`, e.g. ``config``.
 
         Raises:
-            ModelLoadError: a folder is missing or does not fit its role.
+            ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded as asked.
+            ConfigError: an unknown argument or option, or options that contradict each other.
         """
-        from darwin_align.backends.local import LocalPolicy, LocalScorer
+        from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel
 
         how: dict[str, Any] = {
             "device": device,
@@ -105,10 +129,12 @@ class DarwinChatModel(BaseChatModel):
             "threads": threads,
             "trust_remote_code": trust_remote_code,
         }
+        policy_how = _overruled(how, "policy_options", policy_options or {}, LocalPolicy.from_pretrained)
+        reward_how = _overruled(how, "reward_options", reward_options or {}, RewardModel.from_pretrained)
         arguments.setdefault("model_name", str(policy))
         return cls(
-            policy=LocalPolicy.from_pretrained(policy, **how),
-            scorer=LocalScorer.from_pretrained(reward, **how),
+            policy=LocalPolicy.from_pretrained(policy, **policy_how),
+            scorer=LocalScorer.from_pretrained(reward, **reward_how),
             **arguments,
         )
 
@@ -183,6 +209,15 @@ class DarwinChatModel(BaseChatModel):
         params["ls_provider"] = "darwin_align"
         params["ls_model_name"] = self.model_name
         return params
+
+
+def _overruled(shared: dict[str, Any], name: str, own: Mapping[str, Any], loader: Callable[..., Any]) -> dict[str, Any]:
+    """The shared options for a loader, overruled by its own."""
+    known = signature(loader).parameters.keys() - {"path"}
+    if unknown := sorted(own.keys() - known):
+        raise ConfigError(f"{name} has no {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+    placed = {"device": "auto"} if own.get("device_map") is not None else {}
+    return {**shared, **placed, **own}
 
 
 def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import IdentityMutator, PolicyMutator
 from darwin_align.operators.prompts import MANY, MutationPrompt
 from darwin_align.operators.selectors import NoSelection, SMCSelector, TopKReplacement, Tournament
+from darwin_align.operators.together import RunsTogether
 
 __all__ = ["DarwinSearch", "SearchInput"]
 
@@ -51,7 +52,7 @@ _REQUEST = frozenset({"stop", "tools", "tool_choice", "response_format"})
 _ALIASES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
 
 
-class DarwinSearch(RunnableSerializable[SearchInput, SearchResult]):
+class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable[SearchInput, SearchResult]):
     """Reward-guided evolutionary decoding (DARWIN, arXiv 2406.15193).
 
     Give a policy and a scorer; mutator, decoder and selector follow from them and from the settings unless they are

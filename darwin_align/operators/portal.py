@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["acall", "call", "submits", "wait"]
+__all__ = ["acall", "call", "on_portal", "submits", "wait"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -95,6 +95,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
+def on_portal() -> bool:
+    """Whether this is the portal's own thread, where plain code must not wait for anything asynchronous."""
+    return _portal is not None and threading.current_thread() is _portal.thread
+
+
 def submits(method: F) -> F:
     """Mark a method that queues work elsewhere and returns a :class:`concurrent.futures.Future` at once.
 
@@ -134,12 +139,11 @@ def call(method: Callable[..., Any], *args: Any) -> Any:
         return wait(result)
     if not inspect.isawaitable(result):
         return result
-    portal = _the_portal()
-    if threading.current_thread() is portal.thread:
+    if on_portal():
         if inspect.iscoroutine(result):
             result.close()
         raise RuntimeError("plain code on the portal's loop waits for an async method: make the caller async")
-    return wait(portal.submit(_await(result)))
+    return wait(_the_portal().submit(_await(result)))
 
 
 async def acall(method: Callable[..., Any], *args: Any) -> Any:
@@ -148,10 +152,9 @@ async def acall(method: Callable[..., Any], *args: Any) -> Any:
     Cancelling it cancels what is asynchronous below it, also behind a plain method.
     """
     portal = _the_portal()
-    on_portal = threading.current_thread() is portal.thread
     if inspect.iscoroutinefunction(method):
         coroutine = method(*args)
-        return await (coroutine if on_portal else asyncio.wrap_future(portal.submit(coroutine)))
+        return await (coroutine if on_portal() else asyncio.wrap_future(portal.submit(coroutine)))
     if getattr(method, "__submits__", False):
         return await asyncio.wrap_future(method(*args))
     context, waits = contextvars.copy_context(), _Waits()

@@ -1,14 +1,16 @@
-"""Loads checkpoints: one copy of the weights for each (kind, folder, revision, dtype, device)."""
+"""Loads checkpoints: one copy of the weights for each recipe (folder, kind, revision, dtype, placement …)."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
-from typing import Any, Literal, Self
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import torch
@@ -20,43 +22,34 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    utils,
 )
-from transformers.utils import logging
 
 from darwin_align.backends.local.engine import Engine
+from darwin_align.backends.local.source import DeviceMap, Kind, ModelSource, real_device
 from darwin_align.core.errors import ModelLoadError
 
 # What is used of them carries no types.
-transformers_logging: Any = logging
+transformers_utils: Any = utils
+transformers_logging: Any = transformers_utils.logging
 hub: Any = hub_utils
 
-__all__ = ["Kind", "LoadedModel", "ModelSource", "SharedModel", "load", "model_context_length"]
+__all__ = ["DeviceMap", "Kind", "LoadedModel", "ModelSource", "SharedModel", "load", "model_context_length"]
 
-Kind = Literal["causal", "reward", "custom_reward"]
 _LOADERS: dict[Kind, Any] = {
     "causal": AutoModelForCausalLM,
     "reward": AutoModelForSequenceClassification,
     "custom_reward": AutoModel,
 }
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """The recipe of a loaded model: what a pickle or a copy carries instead of tensors."""
-
-    path: str
-    """A folder, or an id on the Hugging Face hub."""
-    kind: Kind = "causal"
-    revision: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    trust_remote_code: bool = False
-
-    @property
-    def hub(self) -> dict[str, Any]:
-        """What every ``from_pretrained`` needs."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+_USABLE: dict[str, Any] = {
+    "accelerate": transformers_utils.is_accelerate_available,
+    "bitsandbytes": transformers_utils.is_bitsandbytes_available,
+}
+"""Whether transformers finds a package new enough."""
+_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+_REFUSALS = (ValueError, ImportError, RuntimeError, AttributeError, AssertionError)
+"""How transformers and those below it refuse options; broken folders are told by other errors."""
 
 
 @dataclass(eq=False)
@@ -69,17 +62,20 @@ class LoadedModel:
     """A transformers ``PreTrainedTokenizerBase``."""
     source: ModelSource | None = None
     """``None`` for objects that were made in memory."""
-    engines: dict[tuple[int, int | None], Engine] = field(default_factory=dict)
+    engines: dict[tuple[int, int | None, bool], Engine] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model.eval()
 
-    def engine(self, most_rows: int, row_memory: int | None) -> Engine:
-        """The one engine with these limits: whoever uses these weights shares it."""
+    def engine(self, most_rows: int, row_memory: int | None, compiled: bool = False) -> Engine:
+        """The one engine with these settings: whoever uses these weights shares it."""
         with _loading:
-            return self.engines.setdefault(
-                (most_rows, row_memory), Engine(self.model, most_rows=most_rows, row_memory=row_memory)
-            )
+            key = (most_rows, row_memory, compiled)
+            if key not in self.engines:
+                self.engines[key] = Engine(
+                    self.model, device=self.device, most_rows=most_rows, row_memory=row_memory, compiled=compiled
+                )
+            return self.engines[key]
 
     @property
     def name(self) -> str:
@@ -88,7 +84,11 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the first layer lives."""
+        """Where token ids go: where the input embeddings are, or are brought to be used."""
+        if getattr(self.model, "hf_device_map", None):
+            hook = getattr(self.model.get_input_embeddings(), "_hf_hook", None)
+            if (place := getattr(hook, "execution_device", None)) is not None:
+                return torch.device(place)
         return torch.device(self.model.device)
 
 
@@ -104,12 +104,13 @@ def load(source: ModelSource) -> LoadedModel:
             checkpoint's type on an accelerator and computes in float32 (or float64) on a CPU.
 
     Raises:
-        ModelLoadError: there is no such model, it is of another kind, or its weights are incomplete.
+        ModelLoadError: there is no such model, it is of another kind, its weights are incomplete, or an option needs a
+            package that is not installed.
     """
-    device = _device(source.device)
+    device = real_device(source.device)
     path = Path(source.path)
     where = str(path.resolve()) if path.is_dir() else source.path
-    key = (where, _stamp(path), source.kind, source.revision, source.dtype, device, source.trust_remote_code)
+    key = (where, _stamp(path), device, replace(source, path="", device="auto"))
     with _loading:
         if (found := _loaded.get(key)) is None:
             _check_place(source)
@@ -147,17 +148,6 @@ class SharedModel:
         return self
 
 
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        try:
-            return str(torch.device(wanted))
-        except RuntimeError:
-            raise ModelLoadError(f"unknown device {wanted!r}: use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _stamp(folder: Path) -> tuple[int, ...]:
     # A folder that was trained anew is another model.
     return tuple(sorted(f.stat().st_mtime_ns for f in folder.glob("*") if f.suffix in (".safetensors", ".json")))
@@ -177,16 +167,8 @@ def _read(source: ModelSource, device: str) -> LoadedModel:
     try:
         config = AutoConfig.from_pretrained(source.path, **source.hub)
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.hub)
-        with _quiet(Path(source.path).is_dir()):
-            model, report = _LOADERS[source.kind].from_pretrained(
-                source.path,
-                config=config,
-                dtype=_dtype(source.dtype, device, config),
-                use_safetensors=True,
-                output_loading_info=True,
-                **source.hub,
-            )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        model, report = _weights(source, device, config)
+    except _FAILURES as error:
         raise _explained(source, error) from error
     if missing := sorted(report["missing_keys"]):
         what = "language model" if source.kind == "causal" else "reward model"
@@ -194,7 +176,81 @@ def _read(source: ModelSource, device: str) -> LoadedModel:
             f"{source.path!r} is no complete {what}: it has no weights for {', '.join(missing[:3])}"
             f"{' and more' if missing[3:] else ''}, which would be random"
         )
-    return LoadedModel(model.to(device), tokenizer, source)
+    return LoadedModel(model, tokenizer, source)
+
+
+def _weights(source: ModelSource, device: str, config: Any) -> tuple[Any, Any]:
+    """The model where it belongs, and transformers' report on its weights."""
+    loader = _LOADERS[source.kind]
+    try:
+        how = _options(source, device, config)
+        with _quiet(Path(source.path).is_dir()):
+            model, report = loader.from_pretrained(
+                source.path, config=config, use_safetensors=True, output_loading_info=True, **how, **source.hub
+            )
+    except _REFUSALS as error:
+        if not source.asked or "trust_remote_code" in str(error):
+            raise
+        raise ModelLoadError(f"{source.path!r} cannot be loaded with {source.asked}: {_reason(error)}") from error
+    _check_map(source, model)
+    return model if "device_map" in how else _moved(model, device), report
+
+
+def _check_map(source: ModelSource, model: Any) -> None:
+    """Transformers puts what a map does not name on the CPU, and says nothing of names that it does not know."""
+    if not isinstance(source.device_map, tuple):
+        return
+    known = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
+    if unknown := [name for name, _ in source.device_map if name not in known]:
+        parts = ", ".join(repr(name) for name, _ in model.named_children())
+        raise ModelLoadError(
+            f"device_map names {unknown[0]!r}, which {source.path!r} does not have: its parts are {parts} and what is "
+            "in them, such as 'model.layers.0'"
+        )
+
+
+def _moved(model: Any, device: str) -> Any:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelLoadError(f"the model cannot be brought to device={device!r}: {_reason(error)}") from error
+
+
+def _options(source: ModelSource, device: str, config: Any) -> dict[str, Any]:
+    """How the loader makes the weights. With a device map, it also puts them in their place."""
+    how = {"dtype": _dtype(source, config)}
+    if source.attn_implementation is not None:
+        how["attn_implementation"] = source.attn_implementation
+    held = getattr(config, "quantization_config", None)  # the checkpoint is quantized already
+    what = source.asked or f"the quantized checkpoint {source.path!r}"
+    if (source.quantization_method or dict(held or {}).get("quant_method")) == "bitsandbytes":
+        _require("bitsandbytes", "quantized", what)
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_once)
+    if source.quantization is not None:
+        own = getattr(config.get_text_config(), "dtype", None) or torch.float16
+        how["quantization_config"] = source.quantization_config(own if how["dtype"] == "auto" else how["dtype"])
+    if source.device_map is not None or source.quantization is not None or held is not None:
+        # Quantized weights stay where they are made.
+        _require("accelerate", "gpu" if source.quantization is held is None else "quantized", what)
+        how["device_map"] = source.placement(device)
+    return how
+
+
+def _require(package: str, extra: str, what: str) -> None:
+    if find_spec(package) is None or not _USABLE[package]():
+        raise ModelLoadError(
+            f"{what} needs the package {package}, which is missing here or too old: pip install 'darwin-align[{extra}]'"
+        )
+
+
+_said: set[str] = set()
+
+
+def _once(record: logging.LogRecord) -> bool:
+    """Let every message through once: bitsandbytes says for every layer and token to which type it casts."""
+    new = record.getMessage() not in _said
+    _said.add(record.getMessage())
+    return new
 
 
 @contextmanager
@@ -210,20 +266,24 @@ def _quiet(folder: bool) -> Iterator[None]:
         transformers_logging.enable_progress_bar()
 
 
-def _dtype(wanted: str, device: str, config: Any) -> Any:
-    if wanted != "auto":
-        dtype = getattr(torch, wanted, None)
+def _dtype(source: ModelSource, config: Any) -> Any:
+    if source.dtype != "auto":
+        dtype = getattr(torch, source.dtype, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise ModelLoadError(f"unknown dtype {wanted!r}: use 'auto', 'float32', 'bfloat16' or 'float16'")
+            raise ModelLoadError(f"unknown dtype {source.dtype!r}: use 'auto', 'float32', 'bfloat16' or 'float16'")
         return dtype
-    if device != "cpu":
+    if not source.on_cpu:
         return "auto"
     # Half precision is slower than single precision on most CPUs.
     return torch.float64 if getattr(config, "dtype", None) == torch.float64 else torch.float32
 
 
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _explained(source: ModelSource, error: Exception) -> ModelLoadError:
-    reason = str(error).strip().partition("\n")[0]
+    reason = _reason(error)
     if "trust_remote_code" in str(error):
         return ModelLoadError(
             f"{source.path!r} brings its own code, which runs only if you trust it: read it, then give "

@@ -49,8 +49,9 @@ class _Batch:
 class PaddedForward:
     """Runs a model over a batch: one prefill, then token by token over its own kind of cache."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: torch.device | None = None) -> None:
         self._model = model
+        self._device = torch.device(model.device) if device is None else device
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
@@ -72,7 +73,7 @@ class PaddedForward:
             yield list(group)
 
     def _write(self, lines: list[Line]) -> None:
-        steps, device = max(line.wanted for line in lines), torch.device(self._model.device)
+        steps, device = max(line.wanted for line in lines), self._device
         batch = _Batch.of([line.ids for line in lines], steps, device)
         seeds = seed_keys([line.seed for line in lines], device)
         for line in lines:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from darwin_align.backends.local.detokenizer import Detokenizer, first_stop
 from darwin_align.backends.local.loading import (
+    DeviceMap,
     LoadedModel,
     ModelSource,
     SharedModel,
@@ -33,6 +35,7 @@ class _Options:
     threads: int | None
     max_batch_rows: int
     row_memory: int | None
+    compiled: bool
 
     def __post_init__(self) -> None:
         if self.max_batch_rows < 1:
@@ -56,6 +59,9 @@ class LocalPolicy(SharedModel):
         max_batch_rows: rows decoded side by side; more wait for a place.
         row_memory: bytes for the keys and values of all rows; ``None`` is a quarter of the device's (free) memory. Rows
             that do not fit are read anew when they are needed.
+        compile: compile the step that writes by ``torch.compile``; on a GPU it then runs as CUDA graphs. Every new
+            number of rows (powers of two) and width (multiples of 256 tokens) first takes its time to compile, half a
+            minute on a small CPU. A model that cannot be compiled raises torch's own error.
 
     Raises:
         ModelLoadError: the tokenizer has no chat template.
@@ -70,8 +76,11 @@ class LocalPolicy(SharedModel):
         threads: int | None = None,
         max_batch_rows: int = 256,
         row_memory: int | None = None,
+        compile: bool = False,
     ) -> None:
-        self._setup(LoadedModel(model, tokenizer), _Options(chat_template, threads, max_batch_rows, row_memory))
+        self._setup(
+            LoadedModel(model, tokenizer), _Options(chat_template, threads, max_batch_rows, row_memory, compile)
+        )
 
     @classmethod
     def from_pretrained(
@@ -79,21 +88,56 @@ class LocalPolicy(SharedModel):
         path: str | Path,
         *,
         device: str = "auto",
-        dtype: str = "auto",
+        device_map: DeviceMap | None = None,
+        dtype: str | torch.dtype = "auto",
+        quantization: Any = None,
+        attn_implementation: str | None = None,
         revision: str | None = None,
         chat_template: str | Path | None = None,
         threads: int | None = None,
         trust_remote_code: bool = False,
         max_batch_rows: int = 256,
         row_memory: int | None = None,
+        compile: bool = False,
     ) -> Self:
-        """Load a folder or a hub id. Policies on one folder, revision, dtype and device share their weights.
+        """Load a folder or a hub id. Policies on one folder and with the same options for the weights share them.
+
+        Args:
+            path: a folder or a hub id.
+            device: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda:1" …
+            device_map: in place of ``device``, where transformers puts the parts of a large model: "auto", or module
+                name → device. Needs the extra ``gpu``.
+            dtype: "auto", "float32", "bfloat16" … or a torch dtype.
+            quantization: "4bit" (NF4 that multiplies in ``dtype``) or "8bit" through bitsandbytes, which need the extra
+                ``quantized``; or a quantization config of transformers. With "8bit" a row's tokens may depend on the
+                rows beside it: bitsandbytes rounds less where any of them has an outlier.
+            attn_implementation: "sdpa", "eager" … ``None`` leaves it to transformers. Others than these two cost the
+                engine its reuse.
+            revision: of a hub id.
+            chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
+            threads: CPU threads while this policy works.
+            trust_remote_code: run Python code that comes with the model.
+            max_batch_rows: rows decoded side by side.
+            row_memory: bytes for the keys and values of all rows.
+            compile: compile the step that writes.
 
         Raises:
-            ModelLoadError: there is no such model, it is no language model, or it has no chat template.
+            ModelLoadError: there is no such model, it is no language model, it has no chat template, it cannot be
+                loaded as asked, or a package for that is missing.
+            ConfigError: options that contradict each other.
         """
-        source = ModelSource(str(path), "causal", revision, device, dtype, trust_remote_code)
-        return cls._restore(source, _Options(chat_template, threads, max_batch_rows, row_memory))
+        source = ModelSource.of(
+            path,
+            "causal",
+            device=device,
+            device_map=device_map,
+            dtype=dtype,
+            quantization=quantization,
+            attn_implementation=attn_implementation,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls._restore(source, _Options(chat_template, threads, max_batch_rows, row_memory, compile))
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
         self._loaded, self._options = loaded, options
@@ -102,8 +146,8 @@ class LocalPolicy(SharedModel):
         self.eos_ids = _eos_ids(loaded, self.template)
         framing = self.template.detokenizer.hidden
         self._detokenizer = Detokenizer(loaded.tokenizer, framing | self.eos_ids)
-        self._padded = PaddedForward(loaded.model)
-        self.engine = loaded.engine(options.max_batch_rows, options.row_memory)
+        self._padded = PaddedForward(loaded.model, loaded.device)
+        self.engine = loaded.engine(options.max_batch_rows, options.row_memory, options.compiled)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, device={str(self._loaded.device)!r})"

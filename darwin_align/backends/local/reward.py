@@ -15,6 +15,7 @@ from torch import Tensor
 
 from darwin_align.backends.local.engine import ReadLine
 from darwin_align.backends.local.loading import (
+    DeviceMap,
     Kind,
     LoadedModel,
     ModelSource,
@@ -115,7 +116,10 @@ class RewardModel(SharedModel):
         recipe: str | None = None,
         turn: Turn = "closed",
         device: str = "auto",
-        dtype: str = "auto",
+        device_map: DeviceMap | None = None,
+        dtype: str | torch.dtype = "auto",
+        quantization: Any = None,
+        attn_implementation: str | None = None,
         revision: str | None = None,
         chat_template: str | Path | None = None,
         threads: int | None = None,
@@ -123,10 +127,29 @@ class RewardModel(SharedModel):
         batch_size: int = 64,
         row_memory: int | None = None,
     ) -> Self:
-        """Load a folder or a hub id; ``recipe=None`` recognises known families by name.
+        """Load a folder or a hub id. Reward models on one folder and with the same options for the weights share them.
+
+        Args:
+            path: a folder or a hub id.
+            recipe: name of a known family; ``None`` recognises it by the model's name.
+            turn: "closed" or "open".
+            device: "auto" (CUDA, then MPS, then the CPU), "cpu", "cuda:1" …
+            device_map: in place of ``device``, as for
+                :meth:`~darwin_align.backends.local.policy.LocalPolicy.from_pretrained`, like the next three.
+            dtype: "auto", "float32", "bfloat16" … or a torch dtype.
+            quantization: "4bit", "8bit" or a quantization config of transformers.
+            attn_implementation: "sdpa", "eager" …
+            revision: of a hub id.
+            chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
+            threads: CPU threads while it works.
+            trust_remote_code: run Python code that comes with the model.
+            batch_size: answers read side by side.
+            row_memory: bytes for the keys and values of what was read.
 
         Raises:
-            ModelLoadError: there is no such model, it has not exactly one label, or it needs code of its own.
+            ModelLoadError: there is no such model, it has not exactly one label, it needs code of its own, it cannot be
+                loaded as asked, or a package for that is missing.
+            ConfigError: options that contradict each other.
         """
         known = recipe_for(str(path)) if recipe is None else recipe_named(recipe)
         if known.custom_code and not trust_remote_code:
@@ -136,7 +159,17 @@ class RewardModel(SharedModel):
                 "model with one plain logit"
             )
         kind: Kind = "custom_reward" if known.reads == "get_score" else "reward"
-        source = ModelSource(str(path), kind, revision, device, dtype, trust_remote_code)
+        source = ModelSource.of(
+            path,
+            kind,
+            device=device,
+            device_map=device_map,
+            dtype=dtype,
+            quantization=quantization,
+            attn_implementation=attn_implementation,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
         return cls._restore(source, _Options(known, turn, chat_template, threads, batch_size, row_memory))
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
@@ -258,7 +291,8 @@ class RewardModel(SharedModel):
         elif self._head is not None:
             # The model's own pooling looks for the pad id and reads the wrong token when a turn ends with it.
             hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
-            rewards = self._head(hidden[torch.arange(len(batch), device=device), (lengths - 1).to(device)])
+            last = torch.arange(len(batch), device=hidden.device), (lengths - 1).to(hidden.device)
+            rewards = self._head(hidden[last])
         else:
             rewards = model(**inputs).logits
         for answer, reward in zip(answers, _numbers(rewards), strict=True):

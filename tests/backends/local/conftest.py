@@ -11,6 +11,8 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
@@ -105,7 +107,8 @@ def _config(kind: type, size: int, **more: Any) -> Any:
         "num_key_value_heads": 1,
         "max_position_embeddings": 4096,
     }
-    return kind(**common, **shape, **({"head_dim": 16} if kind is Qwen3Config else {}), **more)
+    heads = {"head_dim": 16} if kind in (Qwen3Config, Gemma3TextConfig) else {}
+    return kind(**common, **shape, **heads, **more)
 
 
 POLICIES: dict[str, tuple[type, type, str, dict[str, Any]]] = {
@@ -113,6 +116,12 @@ POLICIES: dict[str, tuple[type, type, str, dict[str, Any]]] = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, "qwen3", {}),
     "gpt2": (GPT2LMHeadModel, GPT2Config, "gpt2", {}),
     "mistral": (MistralForCausalLM, MistralConfig, "gpt2", {"sliding_window": 16}),
+    "gemma3": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        "qwen3",
+        {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
 }
 REWARDS: dict[str, tuple[type, type, str]] = {
     "llama": (LlamaForSequenceClassification, LlamaConfig, "llama"),

@@ -22,6 +22,9 @@ def assert_same(found: SearchResult, expected: SearchResult, *, within: float = 
     assert [beam.reward for beam in found.ranking] == pytest.approx(
         [beam.reward for beam in expected.ranking], abs=within
     )
+    assert [beam.logprob for beam in found.ranking] == pytest.approx(
+        [beam.logprob for beam in expected.ranking], abs=10 * within
+    )
     assert [entry.instruction for entry in found.archive.entries] == [
         entry.instruction for entry in expected.archive.entries
     ]

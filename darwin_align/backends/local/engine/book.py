@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Book", "Place", "Slot", "Want", "common_prefix", "gathered", "packed"]
+__all__ = ["Book", "Place", "Slot", "Want", "common_prefix", "fronted", "gathered", "packed"]
 
 _WORD = array("i").itemsize
 STRANGERS = 64
@@ -253,10 +253,12 @@ def _share(wants: Sequence[Want], places: Sequence[Place | None]) -> None:
         chosen: tuple[int, int, int] | None = None  # wave, minus what is shared, which want
         for j in reversed(order[:at]):
             shared = min(shared, common_prefix(wants[i].key, wants[j].key))
-            best = max(best, shared)
+            # The other's last token is not read with the rest of it.
+            offered = min(shared, len(wants[j].key) // _WORD - 1)
+            best = max(best, offered)
             if shared <= place.shared + SLACK or shared < best - SLACK:
                 break
-            other = (wave[j] + 1, -shared, j)
+            other = (wave[j] + 1, -offered, j)
             chosen = other if chosen is None else min(chosen, other)
         if chosen is not None:
             wave[i], _, place.after = chosen
@@ -292,3 +294,17 @@ def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     holes = [index for index in window if index not in inside]
     strangers = [index for index in ordered if index not in window]
     return window, list(zip(strangers, holes, strict=True))
+
+
+def fronted(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
+    """The same for a compiled step, which knows few shapes: in front, with idle slots up to the next known number.
+
+    >>> fronted([0, 1, 7])
+    (range(0, 4), [(7, 2)])
+    """
+    n = len(active)
+    size = 1 << (n - 1).bit_length()  # a power of two, or three quarters of one
+    size = size * 3 // 4 if size >= 16 and n <= size * 3 // 4 else size
+    holes = [index for index in range(n) if index not in set(active)]
+    strangers = sorted(index for index in active if index >= n)
+    return range(size), list(zip(strangers, holes, strict=True))

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from darwin_align.backends.local.engine.book import Book, Place, Slot, Want, gathered, packed
+from darwin_align.backends.local.engine.book import Book, Place, Slot, Want, fronted, gathered, packed
 from darwin_align.backends.local.engine.buckets import next_bucket
 from darwin_align.backends.local.engine.forward import Piece, SlotForward, forward_for
 from darwin_align.backends.local.engine.state import Entry, SlotState
@@ -32,6 +32,10 @@ T = TypeVar("T")
 
 QUANTUM = 64
 """Tokens that a row may write while others wait for a place; then it makes room and queues again."""
+_KEYS = 32
+"""Steps whose noise keys are hashed at once."""
+_WIDTH = 256
+"""A compiled step attends to a multiple of this: each width is compiled once."""
 _ROUND = 64
 """Slots are as wide as a multiple of this."""
 
@@ -161,6 +165,9 @@ class _Batch:
     sampler: Sampler
     moving: Tensor | None
     width: int
+    keys: Sequence[Tensor] = ()
+    """Noise of the coming steps: hashed for many at once."""
+    step: int = 0
 
 
 class Engine:
@@ -171,23 +178,34 @@ class Engine:
 
     Args:
         model: a transformers model in evaluation mode.
+        device: where its embeddings are; ``None`` is the model's own word.
         most_rows: rows that have a place at the same time; others queue.
         row_memory: bytes for the keys and values of all rows; ``None`` is a quarter of the device's memory.
+        compiled: compile the step that writes.
         lag: steps whose tokens the host has not looked at when it issues the next: 1 keeps a GPU busy, and costs a
             finished row one step. ``None`` is 1 on a GPU and 0 elsewhere.
     """
 
     def __init__(
-        self, model: Any, *, most_rows: int = 64, row_memory: int | None = None, lag: int | None = None
+        self,
+        model: Any,
+        *,
+        device: torch.device | None = None,
+        most_rows: int = 64,
+        row_memory: int | None = None,
+        compiled: bool = False,
+        lag: int | None = None,
     ) -> None:
-        self._model, self._most_rows, self._row_memory = model, most_rows, row_memory
-        self._lag = int(torch.device(model.device).type == "cuda") if lag is None else lag
+        self._model, self._most_rows, self._row_memory, self._compiled = model, most_rows, row_memory, compiled
+        self._device = torch.device(model.device) if device is None else device
+        self._lag = int(self._device.type == "cuda") if lag is None else lag
         self._forward: SlotForward | None = None
         self._tried = False
         self._waiting: deque[_Row] = deque()
         self._unread: list[_Row] = []
         self._writing: list[_Row] = []
         self._placed: set[_Row] = set()
+        self._jobs: set[_Job[Any]] = set()
         self._batch: _Batch | None = None
         self._pending: deque[tuple[list[_Row], Tensor, Tensor, Any]] = deque()
         self._worker = Worker(self)
@@ -250,6 +268,7 @@ class Engine:
         try:
             if job.lines and self._ready():
                 job.left, job.since = len(job.lines), self._book.now + 1
+                self._jobs.add(job)
                 self._waiting.extend(_Row(line, job) for line in job.lines)
             else:
                 self._serve_whole(job)
@@ -281,7 +300,7 @@ class Engine:
     def _ready(self) -> bool:
         if not self._tried:
             self._tried = True
-            self._forward, reason = forward_for(self._model)
+            self._forward, reason = forward_for(self._model, self._device)
             if self._forward is None:
                 logger.warning(
                     "%s is read anew at every step, without reuse of keys and values: %s",
@@ -293,9 +312,10 @@ class Engine:
         return self._forward is not None
 
     def _start(self, forward: SlotForward) -> None:
-        device = forward.device
-        budget = _memory(device) // 4 if self._row_memory is None else self._row_memory
-        self._book, self._state = Book(forward.position_bytes, budget), SlotState(device)
+        budget = _memory(self._device) // 4 if self._row_memory is None else self._row_memory
+        self._book, self._state = Book(forward.position_bytes, budget), SlotState(self._device)
+        if self._compiled:
+            forward.compile()
         forward.cache.lay_out([], 0, 0)
 
     def _serve_whole(self, job: _Job[Any]) -> None:
@@ -308,7 +328,10 @@ class Engine:
     # -- coming and going
 
     def _drop_cancelled(self) -> None:
-        if any(row.job.future.cancelled() for row in self._waiting):
+        if not any(job.future.cancelled() for job in self._jobs):
+            return
+        self._jobs = {job for job in self._jobs if not job.future.cancelled()}
+        if self._waiting:
             self._waiting = deque(row for row in self._waiting if not row.job.future.cancelled())
         for row in [row for row in self._writing if row.job.future.cancelled()]:
             self._leave(row)
@@ -338,7 +361,7 @@ class Engine:
         jobs = {row.job for row in rows}
         later = [_want(row) for row in self._waiting if row.job in jobs]
         places = self._book.place([_want(row) for row in rows], later)
-        self._grow()
+        self._grow(len(self._book.slots))
         placed = [row for row, place in zip(rows, places, strict=True) if place is not None]
         self._waiting.extendleft(row for row, place in reversed(list(zip(rows, places, strict=True))) if place is None)
         self._stuck = len(placed) < len(rows) or not rows
@@ -422,12 +445,13 @@ class Engine:
         if not row.line.wanted:
             row.job.left -= 1
             if not row.job.left:
+                self._jobs.discard(row.job)
                 row.job.end()
 
     def _fail(self, error: BaseException) -> None:
         for row in (*self._placed, *self._waiting):
             row.job.fail(error)
-        for held in (self._placed, self._waiting, self._unread, self._writing, self._pending):
+        for held in (self._placed, self._waiting, self._unread, self._writing, self._pending, self._jobs):
             held.clear()
         self._batch = None
         if self._forward is not None:
@@ -460,11 +484,11 @@ class Engine:
                 return True
         return False
 
-    def _grow(self) -> None:
-        """Have room for all the slots in the book, twice as many as before where memory allows."""
+    def _grow(self, needed: int) -> None:
+        """Have room for so many slots, twice as many as before where memory allows."""
         book, cache = self._book, self._cache
-        if len(book.slots) > cache.slots:
-            slots = min(max(len(book.slots), 2 * cache.slots), book.limit)
+        if needed > cache.slots:
+            slots = max(needed, min(2 * cache.slots, book.limit))
             kept = range(cache.slots)
             self._state.lay_out(kept, slots, book.width)
             cache.lay_out(kept, slots, book.width)
@@ -476,9 +500,13 @@ class Engine:
         if batch is not None:
             state, rows = self._state, batch.slots
             here = slice(rows.start, rows.stop)
-            logits = self._slots.step(rows, state.pending[here], state.lengths[here], batch.width)
+            width = batch.width if not self._compiled else min(-(-batch.width // _WIDTH) * _WIDTH, self._cache.width)
+            logits = self._slots.step(rows, state.pending[here], state.lengths[here], width)
             history = state.history(rows, batch.width) if batch.sampler.reads_history else None
-            tokens, logprobs = batch.sampler.draw(logits, state.keys(rows), history)
+            if batch.step == len(batch.keys):
+                batch.keys, batch.step = state.keys(rows, _KEYS).unbind(), 0
+            tokens, logprobs = batch.sampler.draw(logits, batch.keys[batch.step], history)
+            batch.step += 1
             state.advance(rows, tokens, batch.moving)
             self._slots.count(len(batch.rows))
             batch.width += 1
@@ -494,7 +522,8 @@ class Engine:
         rows = [row for row in self._writing if row.steps > 0]
         if not rows:
             return None
-        slots, exchanges = gathered([row.slot.index for row in rows])
+        slots, exchanges = (fronted if self._compiled else gathered)([row.slot.index for row in rows])
+        self._grow(len(slots))
         for one, other in exchanges:
             self._exchange(one, other)
         rows.sort(key=lambda row: row.slot.index)

@@ -88,6 +88,8 @@ class SlotCache(Cache):
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
         self.slots = self.width = 0
+        self.static = False
+        """Whether compiled code holds on to the tensors' addresses between two layouts."""
 
     def room_for(self, states: Tensor) -> Tensor:
         """Empty room for states of shape (rows, heads, new tokens, dimension)."""
@@ -107,6 +109,8 @@ class SlotCache(Cache):
         room = held.new_zeros((self.slots, self.width, *held.shape[2:]))
         if kept:
             room[: len(kept), :width] = held[list(kept), :width]
+        if self.static:
+            torch._dynamo.mark_static_address(room)
         return room
 
     def copy(self, source: int, target: int, length: int) -> None:

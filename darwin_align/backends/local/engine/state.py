@@ -74,9 +74,10 @@ class SlotState:
         for entry in entries:
             self._history[entry.slot, : len(entry.ids)] = torch.tensor(entry.ids, device=self._device)
 
-    def keys(self, rows: range) -> Tensor:
-        """Noise keys of the next draws, int64 (rows,)."""
-        return place_keys(self._seeds[rows.start : rows.stop], self._drawn[rows.start : rows.stop])
+    def keys(self, rows: range, steps: int) -> Tensor:
+        """Noise keys of the next draws, int64 (steps, rows)."""
+        here = slice(rows.start, rows.stop)
+        return place_keys(self._seeds[here], self._drawn[here] + torch.arange(steps, device=self._device)[:, None])
 
     def history(self, rows: range, width: int) -> Tensor | None:
         """Ids of each row so far, int64 (rows, width): behind its end, a row repeats its first id."""

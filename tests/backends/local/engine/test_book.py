@@ -1,0 +1,448 @@
+"""The book of slots, against a world that remembers which tokens every slot truly holds."""
+
+from __future__ import annotations
+
+import random
+from array import array
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darwin_align.backends.local.engine.book import (
+    SLACK,
+    STRANGERS,
+    Book,
+    Place,
+    Slot,
+    Want,
+    common_prefix,
+    gathered,
+    packed,
+)
+
+OWNERS = ["one", "two", "three"]
+HEADS = [0, 3, 12, STRANGERS - 1, STRANGERS, STRANGERS + 1, 2 * STRANGERS]
+
+
+def some_row(rng):
+    """Rows that often begin alike, and often one with the other."""
+    tail = [2] * rng.randint(1, 30) if rng.random() < 0.5 else [rng.randint(0, 1) for _ in range(rng.randint(1, 4))]
+    return [9] * rng.choice(HEADS) + tail
+
+
+def shared_by(one, other):
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def held(slot):
+    return array("i", slot.key).tolist()
+
+
+def want(ids, owner="one", since=0):
+    return Want(packed(ids), owner, since)
+
+
+def anew(book, *rows, owner="one"):
+    """What a new call of a search asks for."""
+    return [want(ids, owner, book.now + 1) for ids in rows]
+
+
+def ample(slots=100):
+    """A book with room for so many slots."""
+    book = Book(1, slots)
+    book.fit(1)
+    return book
+
+
+def finish(place, ids):
+    place.slot.key, place.slot.busy = packed(ids), False
+
+
+def lived_in(book, rows, owner="one"):
+    """Slots that hold rows which are over, in the order of their last use."""
+    slots = []
+    for ids in rows:
+        held = Slot(len(book.slots), packed(ids), owner)
+        book.slots.append(held)
+        [place] = book.place([want([*ids, 0], owner)])
+        assert place is not None
+        assert place.slot is held
+        finish(place, ids)
+        slots.append(held)
+    return slots
+
+
+@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)), st.lists(st.integers(-(2**31), 2**31 - 1)))
+def test_common_prefix_is_what_a_loop_finds(one, other, head):
+    for a, b in ((one, other), (head + one, head + other), (one, head)):
+        assert common_prefix(packed(a), packed(b)) == shared_by(a, b)
+
+
+def test_tokens_that_share_bytes_are_not_common():
+    assert common_prefix(packed([1, 256, 7]), packed([1, 256 + 1, 7])) == 1
+    assert common_prefix(packed([1, 2**24]), packed([1, 2**25])) == 1
+
+
+class World:
+    """Does with tokens what the engine does with keys and values, in any order that the book must allow."""
+
+    def __init__(self, rng, pending):
+        self.rng = rng
+        self.pending = pending  # last tokens that are not in a row's slot yet when it is read
+        self.book = Book(2, 1200)
+        assert self.book.fit(rng.choice([60, 100, 150, 300, 1000])) == []
+        self.holds: dict[Slot, list[int]] = {}
+        self.rows: dict[Slot, list[int]] = {}
+        self.unread: list[Place] = []
+        self.written: list[Slot] = []
+        self.followers: dict[Slot, list[Place]] = {}
+
+    def some_rows(self, least):
+        owner = self.rng.choice(OWNERS)
+        known = [self.rows[slot] for slot in self.book.slots]
+        rows = []
+        for _ in range(self.rng.randint(least, 4)):
+            ids = some_row(self.rng)
+            if known and self.rng.random() < 0.6:  # goes on with what there was
+                ids = [*self.rng.choice(known)[: self.rng.choice([None, None, 5, 70])], *ids[-3:]]
+            rows.append((ids, self.rng.choice([owner, owner, *OWNERS])))
+        return rows
+
+    def place(self):
+        asked, later, since = self.some_rows(1), self.some_rows(0), self.book.now + 1 - self.rng.randint(0, 3)
+        slots = list(self.book.slots)
+        owners, keys = {slot: slot.owner for slot in slots}, {slot: held(slot) for slot in slots}
+        busy = {slot for slot in slots if slot.busy}
+        places = self.book.place(*([want(*one, since) for one in some] for some in (asked, later)))
+
+        assert sum(place is not None for place in places) == min(len(asked), self.book.limit - len(busy))
+        served = [(place, *one) for place, one in zip(places, asked, strict=True) if place is not None]
+        assert len({place.slot for place, _, _ in served} | busy) == len(served) + len(busy)
+        assert all(slot.busy and slot.owner == owners[slot] for slot in busy)
+        for place, ids, owner in served:
+            assert (place.slot.busy, place.slot.owner) == (True, owner)
+            assert 0 <= place.shared < len(ids)
+            if place.after is None and place.shared and owners[place.source or place.slot] != owner:
+                assert place.shared >= STRANGERS
+            if len(slots) + len(asked) <= self.book.limit:  # nothing need be given up
+                own = [shared_by(keys[slot], ids[:-1]) for slot in slots if owners[slot] == owner]
+                assert place.shared >= max(own, default=0)
+        copies = [one for one in served if one[0].after is None and one[0].source is not None]
+        self.rng.shuffle(copies)
+        for place, ids, _ in copies:
+            self.copy(place, ids)
+        for place, ids, _ in served:
+            self.rows[place.slot] = ids
+            if place.after is None:
+                assert self.holds.get(place.slot, [])[: place.shared] == ids[: place.shared]
+                self.holds[place.slot] = ids[: place.shared]
+                self.unread.append(place)
+            else:
+                leader = places[place.after]
+                assert place.source is leader.slot is not place.slot
+                self.holds[place.slot] = []
+                self.followers.setdefault(leader.slot, []).append(place)
+
+    def copy(self, place, ids):
+        assert self.holds[place.source][: place.shared] == ids[: place.shared]
+        self.holds[place.slot] = ids[: place.shared]
+
+    def read(self):
+        place = self.one_of(self.unread)
+        ids = self.rows[place.slot]
+        self.holds[place.slot] = ids[: max(place.shared, len(ids) - self.pending)]
+        place.slot.key = packed(self.holds[place.slot])
+        self.written.append(place.slot)
+        for follower in self.followers.pop(place.slot, []):
+            self.copy(follower, self.rows[follower.slot])
+            follower.slot.key = packed(self.holds[follower.slot])
+            self.unread.append(follower)
+
+    def write_and_finish(self):
+        slot = self.one_of(self.written)
+        self.rows[slot] = self.holds[slot] = self.rows[slot] + [self.rng.randint(0, 1)] * self.rng.randint(0, 9)
+        slot.key, slot.busy = packed(self.holds[slot]), False
+
+    def one_of(self, some):
+        return some.pop(self.rng.randrange(len(some)))
+
+    def release(self):
+        owner, owners = self.rng.choice(OWNERS), [slot.owner for slot in self.book.slots]
+        self.book.release(owner)
+        assert [slot.owner for slot in self.book.slots] == [None if one == owner else one for one in owners]
+
+    def fit(self):
+        slots, before = list(self.book.slots), self.book.width
+        width = self.book.width + self.rng.choice([-10, 0, 20, 50, 100, 200])
+        kept = self.book.fit(width)
+        most = max(1, 1200 // (2 * max(width, before)))
+        if kept is None:
+            assert sum(slot.busy for slot in slots) > most
+            assert (self.book.slots, self.book.width) == (slots, before)
+            return
+        assert self.book.width == max(width, before)
+        assert self.book.slots == [slots[index] for index in kept]
+        assert len(kept) == min(len(slots), most)
+        worth = [(slot.busy, slot.owner is not None, slot.used) for slot in self.book.slots]
+        for slot in set(slots) - set(self.book.slots):
+            assert not slot.busy
+            assert min(worth) >= (False, slot.owner is not None, slot.used)
+
+    def live(self, turns):
+        for _ in range(turns):
+            deeds = [self.place] * 3 + [self.release, self.fit]
+            deeds += [self.read] * 8 * bool(self.unread) + [self.write_and_finish] * 8 * bool(self.written)
+            self.rng.choice(deeds)()
+            assert [slot.index for slot in self.book.slots] == list(range(len(self.book.slots)))
+            assert len(self.book.slots) <= self.book.limit
+            for slot in self.book.slots:
+                assert held(slot) == self.holds[slot][: slot.length]
+
+
+SOON = pytest.mark.xfail(reason="a follower copies its leader's pending token, which is not there yet", strict=True)
+
+
+@pytest.mark.parametrize("pending", [0, pytest.param(1, marks=SOON)])
+@settings(max_examples=400, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_what_is_said_to_be_in_a_slot_is_there(seed, pending):
+    World(random.Random(seed), pending).live(60)
+
+
+@given(rng=st.randoms(use_true_random=True), copies=st.integers(2, 5))
+def test_identical_rows_are_read_once(rng, copies):
+    book, ids = ample(), some_row(rng)
+    for _ in range(rng.randint(0, 4)):
+        row = some_row(rng)
+        [place] = book.place([want(row, rng.choice(OWNERS))])
+        finish(place, row)
+    first, *others = sorted(book.place([want(ids)] * copies), key=lambda place: place.after is not None)
+    for place in others:
+        unread = len(ids) - 1 - place.shared
+        assert (unread == 0) if place.after is not None else (unread <= SLACK)
+    assert first.after is None
+
+
+def test_identical_rows_wait_for_one_of_them():
+    places = ample().place([want(range(100)), want([*range(50), 0, 1]), want(range(100)), want(range(100))])
+    [leader] = [place for place in places if place.after is None]
+    assert sorted(place.shared for place in places) == [0, 50, 99, 99]
+    assert len({place.after for place in places if place is not leader and place.shared == 99}) == 1
+
+
+def test_rows_with_little_more_in_common_than_is_held_do_not_wait():
+    book = ample()
+    lived_in(book, [list(range(50))])
+    for extra, waits in ((SLACK, False), (SLACK + 1, True)):
+        ids = [*range(50), *range(200, 200 + extra)]
+        places = book.place([want([*ids, 1, 1]), want([*ids, 2, 2])])
+        assert any(place.after is not None for place in places) == waits
+        for place in places:
+            finish(place, [])
+            book.release("one")
+        book.clear()
+        lived_in(book, [list(range(50))])
+
+
+def test_rows_wait_for_the_earliest_that_shares_almost_as_much():
+    stem = list(range(100))
+    places = ample().place([want(stem), want([*stem, 0, 0]), want([*stem, 0, 1])])
+    assert [place.after for place in places] == [None, 0, 0]
+    longer = [*stem, *([0] * 20)]
+    places = ample().place([want(stem), want([*longer, 0]), want([*longer, 1])])
+    assert [place.after for place in places] == [None, 0, 1]
+
+
+def test_a_row_goes_on_in_its_own_slot_and_copies_what_others_hold():
+    book = ample()
+    [slot] = lived_in(book, [list(range(80))])
+    [mine] = book.place([want(range(90))])
+    assert (mine.slot, mine.shared, mine.source) == (slot, 80, None)
+    [copied] = book.place([want(range(85), "two")])
+    assert copied.slot is not slot
+    assert (copied.shared, copied.source) == (80, slot)
+
+
+def test_a_slot_goes_to_the_row_that_shares_most_with_it():
+    book = ample()
+    [slot] = lived_in(book, [list(range(80))])
+    short, long = book.place(anew(book, [*range(40), 0], [*range(70), 0]))
+    assert (long.slot, long.shared, long.source) == (slot, 70, None)
+    assert short.slot is not slot
+    assert (short.shared, short.source) == (40, slot)
+
+
+def test_a_row_of_the_same_call_is_gone_on_with_whole_or_copied():
+    for common, taken in ((80, True), (79, False)):
+        book = ample()
+        since = book.now + 1
+        [slot] = lived_in(book, [list(range(80))])
+        [place] = book.place([want([*range(common), 0], since=since)])
+        assert place.shared == common
+        assert (place.slot is slot) == taken
+        assert (place.source is slot) != taken
+
+
+def test_a_strangers_row_serves_from_a_conversation_on():
+    for common, shared in ((STRANGERS - 1, 0), (STRANGERS, STRANGERS)):
+        book = ample()
+        [slot] = lived_in(book, [list(range(200))], "one")
+        [place] = book.place([want([*range(common), 0], "two")])
+        assert place.shared == shared
+        assert place.source is (slot if shared else None)
+        assert slot.owner == "one"
+
+
+def test_a_strangers_row_is_not_looked_for_where_the_own_holds_half():
+    book = ample()
+    [own] = lived_in(book, [list(range(70))], "one")
+    lived_in(book, [list(range(100))], "two")
+    [place] = book.place([want([*range(100), *range(30)])])
+    assert (place.slot, place.shared) == (own, 70)
+
+
+def test_a_search_overwrites_its_dead_rows_before_the_book_grows():
+    book = ample()
+    older, newer = lived_in(book, [[1, 2, 3], [4, 5, 6]])
+    first, second, third = book.place(anew(book, [7], [8], [9]))
+    assert (first.slot, second.slot) == (older, newer)
+    assert third.slot.index == 2
+
+
+def test_rows_of_the_same_call_are_not_dead():
+    book = ample()
+    older, newer = lived_in(book, [[1, 2, 3], [4, 5, 6]])
+    [place] = book.place([want([7], since=book.now)])
+    assert place.slot is older
+    [place] = book.place([want([8], since=book.now - 1)])
+    assert place.slot not in (older, newer)
+
+
+def test_what_later_rows_go_on_with_is_spared():
+    book = ample()
+    kept, _ = lived_in(book, [[1, 2, 3], [4, 5, 6]])
+    places = book.place(anew(book, [7], [8]), anew(book, [1, 2, 3, 4]))
+    assert kept not in [place.slot for place in places]
+
+
+def test_released_slots_are_forgotten_and_serve_others_before_the_book_grows():
+    book = ample()
+    [slot, _] = lived_in(book, [list(range(80)), [5]])
+    [beside] = book.place([want([7], "two")])
+    assert beside.slot.index == 2
+    book.release("one")
+    [there] = book.place([want(range(90), "three")])
+    assert (there.slot, there.shared, there.source) == (slot, 0, None)
+
+
+def test_a_busy_slot_of_a_released_search_keeps_its_row_and_is_not_given_away():
+    book = ample(slots=1)
+    [slot] = lived_in(book, [list(range(80))])
+    [place] = book.place([want(range(90))])
+    book.release("one")
+    assert (slot.length, slot.busy) == (80, True)
+    assert book.place([want(range(90), "two")]) == [None]
+    finish(place, range(90))
+    assert book.place([want(range(90), "two")])[0].slot is slot
+
+
+def test_the_longest_unused_slot_of_others_goes_when_memory_is_out():
+    book = ample(slots=2)
+    older, newer = lived_in(book, [[1, 2, 3], [4, 5, 6]])
+    [place] = book.place([want([1, 2, 3, 4])])
+    finish(place, [1, 2, 3, 4])
+    [place] = book.place([want([7], "two")])
+    assert place.slot is newer
+    assert older.owner == "one"
+
+
+def test_a_source_outlives_its_copies_while_others_can_be_overwritten():
+    book = ample(slots=3)
+    source, _ = lived_in(book, [list(range(100)), [1, 1]], "one")
+    [place, other] = book.place([want([*range(80), 0], "two"), want([5, 5], "three")])
+    assert (place.source, place.shared) == (source, 80)
+    assert source not in (place.slot, other.slot)
+
+
+def test_one_row_is_served_whatever_the_budget():
+    book = Book(1000, 1)
+    assert book.fit(10**6) == []
+    [place, none] = book.place([want([1, 2]), want([1, 2])])
+    assert none is None
+    finish(place, [1, 2])
+    assert book.place([want([1, 2, 3])])[0].shared == 2
+
+
+def test_fit_keeps_the_busy_and_the_last_used():
+    book = ample(slots=60)
+    oldest, middle, newest = lived_in(book, [[1], [2], [3]])
+    [busy] = book.place([want([1, 5])])
+    assert busy.slot is oldest
+    assert book.fit(30) == [0, 2]
+    assert book.slots == [oldest, newest]
+    assert newest.index == 1
+    book.place([want([3, 3])])
+    assert book.fit(31) is None
+    assert (book.width, book.limit, book.slots) == (30, 2, [oldest, newest])
+    assert middle.index == 1
+
+
+def test_fit_prefers_a_searchs_slots_to_free_ones_and_never_narrows():
+    book = ample(slots=60)
+    [mine] = lived_in(book, [[1]], "one")
+    lived_in(book, [[2]], "two")
+    book.release("two")
+    assert book.fit(60) == [0]
+    assert book.slots == [mine]
+    assert book.fit(10) == [0]
+    assert book.width == 60
+
+
+def test_a_cleared_book_holds_nothing():
+    book = ample()
+    lived_in(book, [list(range(80))])
+    book.clear()
+    [place] = book.place([want(range(90))])
+    assert (place.slot.index, place.shared, place.source) == (0, 0, None)
+
+
+@given(st.sets(st.integers(0, 30), min_size=1))
+def test_gathered_brings_the_active_side_by_side_with_the_fewest_exchanges(active):
+    rows, exchanges = gathered(active)
+    n, at = len(active), list(range(31))
+    assert n <= len(rows) <= n + n // 8
+    assert min(active) <= rows.start
+    assert rows.stop <= max(active) + 1
+    assert len({slot for pair in exchanges for slot in pair}) == 2 * len(exchanges)
+    for one, other in exchanges:
+        assert one in active
+        assert other not in active
+        at[one], at[other] = at[other], at[one]
+    assert {slot for slot in at if slot in active} <= {at[index] for index in rows}
+    if max(active) - min(active) < n + n // 8:
+        assert exchanges == []
+    else:
+        assert len(rows) == n
+        assert len(exchanges) == n - max(len(active & set(range(first, first + n))) for first in range(31))
+
+
+@given(st.integers(1, 40), st.integers(0, 9), st.randoms(use_true_random=False))
+def test_up_to_an_eighth_of_idle_slots_stay_among_the_active(n, start, order):
+    for idle in (n // 8, n // 8 + 1):
+        inside = range(start + 1, start + n + idle - 1)
+        if len(inside) >= idle:
+            active = set(range(start, start + n + idle)) - set(order.sample(inside, idle))
+            assert (gathered(active) == (range(start, start + n + idle), [])) == (idle == n // 8)
+
+
+@given(st.sets(st.integers(0, 200), min_size=1), st.randoms(use_true_random=False))
+def test_gathered_does_not_depend_on_order(active, order):
+    shuffled = list(active)
+    order.shuffle(shuffled)
+    assert gathered(shuffled) == gathered(sorted(active))

@@ -1,0 +1,292 @@
+"""Merging: who shares the engine, who waits for whom, and what happens to those who leave early."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import logging
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import MambaConfig, MambaForCausalLM
+
+from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
+from darwin_align.backends.local import LocalPolicy, LocalScorer
+from darwin_align.backends.local.engine import Engine
+from darwin_align.backends.local.engine.engine import QUANTUM
+from darwin_align.core.types import Request, Sampling
+from darwin_align.operators import portal
+
+TEXTS = ("How do I brew green tea?", "Hi", "怎样泡一杯绿茶？🍵", "Explain the steps in order, and say why they matter.")
+QUICK = SearchConfig(cycles=1, mutations=3, champions=2, replacement_period=6, max_new_tokens=18, mutator="identity")
+
+
+@pytest.fixture
+def policy(folders) -> LocalPolicy:
+    """A policy with an engine of its own."""
+    loaded = LocalPolicy.from_pretrained(folders["llama"], device="cpu", threads=1)._loaded
+    return endless(copy.deepcopy(loaded.model), loaded.tokenizer)
+
+
+def endless(model, tokenizer, **options) -> LocalPolicy:
+    """A policy whose answers never end by themselves."""
+    made = LocalPolicy(model, tokenizer, threads=1, **options)
+    made.eos_ids = frozenset()
+    return made
+
+
+@pytest.fixture
+def steps(policy, monkeypatch) -> list[int]:
+    """How many slots each step worked on."""
+    found: list[int] = []
+    from darwin_align.backends.local.engine.forward import SlotForward
+
+    step = SlotForward.step
+
+    def watched(self, rows, *arguments):
+        found.append(len(rows))
+        return step(self, rows, *arguments)
+
+    monkeypatch.setattr(SlotForward, "step", watched)
+    return found
+
+
+def long_and_short(policy, row, long: int = 150) -> tuple[Future, Future, list[str]]:
+    order: list[str] = []
+    futures = [policy.submit([row(seed=1, max_tokens=long)]), policy.submit([row("Hi", seed=2, max_tokens=3)])]
+    for name, future in zip(("long", "short"), futures, strict=True):
+        future.add_done_callback(lambda _, name=name: order.append(name))
+    return *futures, order
+
+
+def test_a_newcomer_joins_at_the_next_step(policy, row, steps):
+    long, short, order = long_and_short(policy, row)
+    assert (long.result()[0].new_tokens, short.result()[0].new_tokens) == (150, 3)
+    assert order == ["short", "long"]
+    assert 150 <= len(steps) <= 153, "the short answer took no steps of its own"
+    assert 2 in steps
+
+
+def test_long_answers_make_room_for_short_ones(policy, row):
+    engine_of_one = endless(policy._loaded.model, policy._loaded.tokenizer, max_batch_rows=1)
+    long, short, order = long_and_short(engine_of_one, row, long=3 * QUANTUM)
+    assert short.result()[0].tokens == policy.generate([row("Hi", seed=2, max_tokens=3)])[0].tokens
+    assert long.result()[0].tokens == policy.generate([row(seed=1, max_tokens=3 * QUANTUM)])[0].tokens
+    assert order == ["short", "long"]
+    assert long.result()[0].prefilled_tokens == policy.prompt_length(Request.of(TEXTS[0])), "its row was kept"
+
+
+def test_a_step_serves_all_threads(policy, row, steps):
+    rows = [row(text, seed=seed, max_tokens=40) for text in TEXTS for seed in range(3)]
+    alone = [policy.generate([one])[0].tokens for one in rows]
+    steps.clear()
+    with ThreadPoolExecutor(len(rows)) as pool:
+        together = list(pool.map(lambda one: policy.generate([one])[0].tokens, rows))
+    assert together == alone
+    assert len(steps) < 40 * len(rows) / 3
+
+
+def test_rows_of_one_call_start_together(policy, row, steps):
+    policy.generate([row(text, seed=1, max_tokens=10) for text in (*TEXTS, TEXTS[0])])
+    assert steps == [5] * 10
+
+
+def test_a_cancelled_call_frees_its_rows_before_the_next_step(policy, row, steps):
+    begun = threading.Event()
+    long = policy.submit([replace(row(max_tokens=3000), search_id="s")])
+    waiting = policy.submit([row("Hi", max_tokens=20)])
+    waiting.add_done_callback(lambda _: begun.set())
+    assert begun.wait(30)
+    assert long.cancel()
+    policy.release("s")
+    taken = len(steps)
+    assert policy.generate([row("Hi", max_tokens=5)])[0].new_tokens == 5
+    assert len(steps) < taken + 20
+    assert policy.engine.slots_in_use == sum(slot.owner is not None for slot in policy.engine._book.slots)
+    assert not any(slot.owner == "s" for slot in policy.engine._book.slots)
+    assert not policy.engine.busy
+
+
+def test_a_failed_pass_fails_its_callers_and_nobody_else(policy, row, monkeypatch):
+    expected = policy.generate([row(max_tokens=8)])[0].tokens
+    forward = policy._loaded.model.forward
+    monkeypatch.setattr(policy._loaded.model, "forward", lambda *a, **k: (_ for _ in ()).throw(MemoryError("full")))
+    with pytest.raises(MemoryError, match="full"):
+        policy.generate([row(max_tokens=8)])
+    monkeypatch.setattr(policy._loaded.model, "forward", forward)
+    assert policy.generate([row(max_tokens=8)])[0].tokens == expected
+
+
+def test_a_callers_own_mistake_is_its_own(policy, row):
+    engine = policy.engine
+
+    def broken() -> None:
+        raise KeyError("finish")
+
+    line = policy._line(row(max_tokens=2))
+    with pytest.raises(KeyError, match="finish"):
+        engine.submit([line], broken).result(30)
+    assert policy.generate([row(max_tokens=2)])[0].new_tokens == 2
+
+
+def test_memory_stays_within_its_budget(policy, row):
+    small = endless(policy._loaded.model, policy._loaded.tokenizer, row_memory=300_000)
+    rows = [row(text, seed=seed, max_tokens=30) for text in TEXTS for seed in range(6)]
+    assert [c.tokens for c in small.generate(rows)] == [c.tokens for c in policy.generate(rows)]
+    held = sum(t.nbytes for layer in small.engine._forward.cache.layers for t in (layer.keys, layer.values))
+    assert 0 < held <= 300_000
+    assert len(small.engine._book.slots) < len(rows)
+
+
+def test_one_row_is_served_beyond_the_budget(policy, row):
+    tight = endless(policy._loaded.model, policy._loaded.tokenizer, row_memory=1)
+    rows = [row(text, seed=1, max_tokens=12) for text in TEXTS]
+    assert [c.tokens for c in tight.generate(rows)] == [c.tokens for c in policy.generate(rows)]
+
+
+def test_rows_of_other_settings_share_a_step(policy, row):
+    settings = (
+        Sampling(temperature=0),
+        Sampling(temperature=1.2, top_k=None),
+        Sampling(repetition_penalty=1.3),
+        Sampling(temperature=0, repetition_penalty=1.5),
+    )
+    rows = [row(text, seed=3, sampling=one, max_tokens=25) for text, one in zip(TEXTS, settings, strict=True)]
+    assert [c.tokens for c in policy.generate(rows)] == [policy.generate([one])[0].tokens for one in rows]
+
+
+def test_a_model_that_cannot_be_rolled_back_says_so_once(tokenizers, row, caplog):
+    torch.manual_seed(0)
+    tokenizer = tokenizers["qwen3"]
+    made = MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), hidden_size=32, state_size=4, num_hidden_layers=2))
+    mamba = LocalPolicy(made, tokenizer, threads=1)
+    with caplog.at_level(logging.WARNING, "darwin_align"):
+        for _ in range(2):
+            assert mamba.generate([row(max_tokens=3)])[0].prefilled_tokens > 3
+    assert mamba.engine.takes_slots is False
+    [record] = [record for record in caplog.records if record.name.startswith("darwin_align")]
+    assert "MambaForCausalLM is read anew at every step" in record.getMessage()
+
+
+# -- searches
+
+
+def search_of(folders, **memory) -> DarwinSearch:
+    return DarwinSearch(
+        policy=LocalPolicy.from_pretrained(folders["qwen3"], device="cpu", threads=1, **memory),
+        scorer=LocalScorer.from_pretrained(folders["llama-rm"], device="cpu", threads=1, **memory),
+        config=QUICK,
+    )
+
+
+def in_use(search: DarwinSearch) -> int:
+    engines = (search.policy.engine, search.scorer.reward_model.engine)
+    for engine in engines:
+        engine.submit([], lambda: None).result(30)  # what was released before is released now
+    return sum(slot.owner not in (None, "") for engine in engines if engine._tried for slot in engine._book.slots)
+
+
+async def test_the_async_driver_awaits_the_engine_without_a_thread(folders, monkeypatch):
+    search = search_of(folders)
+    expected = search.invoke(TEXTS[0], seed=1)
+    threads = portal._the_portal().pool
+    monkeypatch.setattr(threads, "submit", lambda *a: pytest.fail("a thread was asked to wait"))
+    decoded = await search._decoder.ainvoke(_population(search))
+    scored = await search._scorer.ainvoke(decoded)
+    assert all(beam.reward is not None for beam in scored.beams)
+    assert expected.text
+
+
+def _population(search: DarwinSearch):
+    from darwin_align import Population
+
+    return Population.start(Request.of(TEXTS[0]), mutations=3)
+
+
+def test_a_search_leaves_no_rows_behind(folders):
+    search = search_of(folders, row_memory=10**7)
+    search.invoke(TEXTS[0], seed=1)
+    assert in_use(search) == 0
+
+
+async def test_a_cancelled_search_leaves_no_rows_behind(folders):
+    search = search_of(folders, row_memory=10**7)
+    reached = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def seen(event, population):
+        if event.operator == "select":
+            loop.call_soon_threadsafe(reached.set)
+
+    task = asyncio.create_task(search.ainvoke(TEXTS[0], seed=1, max_new_tokens=3000, on_event=seen))
+    await asyncio.wait_for(reached.wait(), 30)
+    assert in_use(search) > 0
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert in_use(search) == 0
+
+
+@pytest.mark.parametrize("how", ["batch", "abatch"])
+async def test_a_batch_is_one_batch(folders, how):
+    model = DarwinChatModel(search=search_of(folders, row_memory=10**8))
+    questions, configs = [f"{text} {i}" for text in TEXTS for i in range(4)], None
+    engine = model.search.policy.engine
+    alone = [model.invoke(question, seed=3).content for question in questions]
+    passes, before = engine._forward.passes, engine._forward.passes
+    if how == "batch":
+        found = await asyncio.to_thread(model.batch, questions, configs, seed=3)
+    else:
+        found = await model.abatch(questions, configs, seed=3)
+    assert [answer.content for answer in found] == alone
+    assert engine._forward.passes - passes < before / 4
+
+
+def test_a_batch_keeps_to_max_concurrency(folders):
+    search = search_of(folders)
+    running, most = 0, 0
+
+    def count(rewards, finished, weights, seed):
+        nonlocal most
+        most = max(most, running)
+        return range(len(rewards)), weights
+
+    watched = DarwinSearch(policy=search.policy, scorer=search.scorer, selector=count, config=QUICK)
+    original = DarwinSearch.ainvoke
+
+    async def counted(self, *arguments, **settings):
+        nonlocal running
+        running += 1
+        try:
+            return await original(self, *arguments, **settings)
+        finally:
+            running -= 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DarwinSearch, "ainvoke", counted)
+        assert len(watched.batch(list(TEXTS), {"max_concurrency": 2}, seed=1)) == 4
+    assert most == 2
+
+
+def test_one_failing_prompt_spoils_no_other(folders):
+    model = DarwinChatModel(search=search_of(folders))
+    found = model.batch([TEXTS[0], [], TEXTS[1]], return_exceptions=True, seed=1)
+    assert isinstance(found[1], Exception)
+    assert [found[0].content, found[2].content] == [model.invoke(text, seed=1).content for text in TEXTS[:2]]
+
+
+def test_the_thread_goes_with_its_engine(policy, row):
+    policy.generate([row(max_tokens=2)])
+    engine = Engine(policy._loaded.model)
+    line = policy._line(row(max_tokens=2))
+    engine.submit([line], lambda: None).result(30)
+    thread = engine._worker._thread
+    assert thread.is_alive()
+    del engine
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()

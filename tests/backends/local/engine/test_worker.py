@@ -1,0 +1,304 @@
+"""The engine's thread, with an engine that only notes what it is told."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+import torch
+
+from darwin_align.backends.local.engine.worker import Worker, limit_threads
+
+SOON = 20
+
+
+class Engine:
+    """Takes words; ``work(n)`` keeps it busy for n rounds."""
+
+    def __init__(self):
+        self.taken: list[object] = []
+        self.rounds = 0
+        self.work = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.changed = threading.Condition()
+        self.modes: list[bool] = []
+
+    @property
+    def busy(self):
+        return self.work > 0
+
+    def take_in(self, message):
+        with self.changed:
+            self.taken.append(message)
+            self.modes.append(torch.is_inference_mode_enabled())
+            self.work += message if isinstance(message, int) else 0
+            self.changed.notify_all()
+
+    def round(self):
+        assert self.gate.wait(SOON)
+        with self.changed:
+            self.rounds, self.work = self.rounds + 1, self.work - 1
+            self.taken.append("round")
+            self.changed.notify_all()
+
+    def forget(self):
+        self.taken.clear()
+
+    def wait_for(self, condition):
+        with self.changed:
+            assert self.changed.wait_for(lambda: condition(self), SOON)
+
+
+@pytest.fixture
+def engine():
+    return Engine()
+
+
+@pytest.fixture
+def worker(engine):
+    worker = Worker(engine)
+    yield worker
+    worker.close()
+    worker.join(SOON)
+
+
+def idle(worker):
+    """Wait until the thread sleeps, so that it holds no engine."""
+    end = time.monotonic() + SOON
+    while not worker._wake._waiters:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    with worker._wake:
+        assert not worker._messages
+
+
+def ends(thread):
+    thread.join(SOON)
+    return not thread.is_alive()
+
+
+def test_messages_arrive_in_order_on_one_thread_in_inference_mode(engine, worker):
+    assert worker._thread is None
+    for word in range(-300, 0):
+        assert worker.put(str(word))
+        if word % 50 == 0:
+            idle(worker)
+    engine.wait_for(lambda engine: len(engine.taken) == 300)
+    assert engine.taken == [str(word) for word in range(-300, 0)]
+    assert engine.rounds == 0
+    assert all(engine.modes)
+    assert sum(thread is worker._thread for thread in threading.enumerate()) == 1
+    assert worker._thread.daemon
+
+
+def test_an_engine_works_as_long_as_it_is_busy_and_hears_messages_between_rounds(engine, worker):
+    engine.gate.clear()
+    worker.put(5)
+    engine.wait_for(lambda engine: engine.taken)
+    worker.put("word")
+    worker.put(2)
+    engine.gate.set()
+    engine.wait_for(lambda engine: not engine.busy)
+    assert engine.taken == [5, "round", "word", 2, *["round"] * 6]
+    idle(worker)
+    assert engine.rounds == 7
+
+
+def test_the_thread_ends_with_its_engine():
+    engine = Engine()
+    worker = Worker(engine)
+    worker.put("word")
+    engine.wait_for(lambda engine: engine.taken)
+    idle(worker)
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is None
+    assert ends(worker._thread)
+    assert not worker.put("late")
+
+
+def test_the_thread_ends_with_an_engine_that_holds_its_worker_in_a_circle():
+    engine = Engine()
+    engine.worker = worker = Worker(engine)
+    engine.itself = engine
+    worker.put("word")
+    engine.wait_for(lambda engine: engine.taken)
+    idle(worker)
+    thread = worker._thread
+    del engine, worker
+    gc.collect()
+    assert ends(thread)
+
+
+def test_an_engine_with_work_in_hand_finishes_it_before_it_goes():
+    engine = Engine()
+    worker, gate, taken = Worker(engine), engine.gate, engine.taken
+    gate.clear()
+    worker.put(3)
+    engine.wait_for(lambda engine: engine.taken)
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is not None
+    gate.set()
+    assert ends(worker._thread)
+    assert taken == [3, "round", "round", "round"]
+    assert gone() is None
+
+
+def test_nothing_is_taken_after_the_end(engine, worker):
+    worker.put("word")
+    engine.wait_for(lambda engine: engine.taken)
+    worker.close()
+    assert ends(worker._thread)
+    assert worker.put("late") is False
+    assert engine.taken == ["word"]
+
+
+def test_a_worker_that_never_worked_ends_without_a_thread(engine, worker):
+    worker.close()
+    worker.join(SOON)
+    assert worker.put("late") is False
+    assert worker._thread is None
+
+
+def test_closing_ends_the_thread_between_rounds(engine, worker):
+    engine.gate.clear()
+    worker.put(10**9)
+    engine.wait_for(lambda engine: engine.taken)
+    worker.close()
+    engine.gate.set()
+    assert ends(worker._thread)
+    assert engine.rounds <= 1
+
+
+def in_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_a_limit_of_threads_is_for_its_own_thread_and_no_other():
+    torch.set_num_threads(2)  # the fixture of this folder sets it back
+    asked = threading.Event()
+    begun = threading.Event()
+    elsewhere = []
+
+    def other():
+        torch.get_num_threads()
+        begun.set()
+        assert asked.wait(SOON)
+        elsewhere.append(torch.get_num_threads())
+
+    def limited():
+        limit_threads(1, 2)
+        return torch.get_num_threads(), in_thread(torch.get_num_threads)
+
+    bystander = threading.Thread(target=other)
+    bystander.start()
+    assert begun.wait(SOON)
+    assert in_thread(limited) == (1, 2)
+    asked.set()
+    bystander.join()
+    assert elsewhere == [2]
+    assert torch.get_num_threads() == 2
+    assert in_thread(torch.get_num_threads) == 2
+
+
+def test_a_limit_can_be_raised_and_lowered_again():
+    def limited():
+        numbers = []
+        for threads in (2, 2, 1, 2):
+            limit_threads(threads, 1)
+            numbers.append((torch.get_num_threads(), in_thread(torch.get_num_threads)))
+        return numbers
+
+    assert in_thread(limited) == [(2, 1), (2, 1), (1, 1), (2, 1)]
+
+
+HEAD = """
+import os, signal, sys, threading, time
+from darwin_align.backends.local.engine.worker import Worker
+
+class Engine:
+    busy = False
+    def __init__(self): self.taken, self.forgot, self.came = [], 0, threading.Event()
+    def take_in(self, message): self.taken.append((message, threading.current_thread())); self.came.set()
+    def round(self): time.sleep(0.01)
+    def forget(self): self.forgot += 1
+
+engine = Engine()
+worker = Worker(engine)
+signal.alarm(30)
+def ask(message):
+    engine.came.clear()
+    assert worker.put(message)
+    assert engine.came.wait(20)
+    return engine.taken[-1]
+"""
+
+
+def run(script):
+    return subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", HEAD + script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_forked_child_has_a_thread_of_its_own_and_the_parent_keeps_its_own():
+    done = run("""
+before = ask("parent")[1]
+held = threading.Event()
+def hold():  # somebody is in the middle of a call while another thread forks
+    with worker._wake:
+        held.set()
+        time.sleep(1)
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+worker._messages.append("of the parent")
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    assert (engine.forgot, worker._thread, len(worker._messages)) == (1, None, 0)
+    message, thread = ask("child")
+    assert message == "child" and thread is not before and thread.is_alive()
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert ask("parent again")[1] is before and engine.forgot == 0
+assert [message for message, _ in engine.taken] == ["parent", "of the parent", "parent again"]
+print("done")
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_worker_that_was_closed_serves_in_a_child_and_a_busy_one_lets_the_interpreter_go():
+    done = run("""
+worker.close()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    ask("child")
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+worker.reset()
+ask("busy for ever")
+Engine.busy = True
+ask("and ever")
+print("done")
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
