@@ -5,7 +5,7 @@ READY := .venv/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow lint format bench docs-check pair clean
+.PHONY: demo test test-slow test-gpu lint format bench docs-check pair clean
 
 demo: $(READY)
 	$(BIN)/darwin-align demo
@@ -15,6 +15,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# Where there is a CUDA device and a torch that knows it.
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -27,6 +31,8 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.held_out
+	$(BIN)/python -m benchmarks.family
+	$(BIN)/python -m benchmarks.speed
 
 docs-check: $(READY)
 	$(BIN)/python -m pytest --doctest-modules darwin_align

@@ -1,6 +1,7 @@
 """How fast is the engine? Against the plain engine, best-of-n, transformers' ``generate`` and the lower bounds.
 
-CPU seconds and wall seconds on one thread, medians of alternating runs, all engines on the same weights. The sections:
+CPU seconds and wall seconds on one thread, medians of alternating runs, all engines on the same weights. The sections
+(pair, mutation and large keep to one core, where policy and reward model take turns):
 
     pair      random 28M policy + 28M reward model: a whole search with N=1, for L new tokens and 1 or more prompts
     mutation  the same with mutation, for one prompt
@@ -291,6 +292,20 @@ def alternate(runs: dict[str, Callable[[int], Any]], repeats: int, engines: Sequ
     return timings
 
 
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keep to one core, with all threads that begin meanwhile: policy and reward model then take turns."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def together(search: DarwinSearch, prompts: Sequence[str], **settings: Any) -> list[Any]:
     """All prompts at once."""
 
@@ -417,12 +432,16 @@ def section_pair(options: Options) -> Iterator[Json]:
     # Length, prompts, repeats, prompts that the plain engine runs.
     shapes = [(256, 1, 3, 1), (512, 1, 3, 1), (1024, 1, 2, 1), (256, 8, 1, 4), (512, 8, 1, 4), (1024, 4, 1, 2)]
     for length, n, repeats, alone in [(48, 1, 1, 1), (96, 2, 1, 1)] if options.quick else shapes:
-        yield measure_shape(options.small, length, n, options.times(repeats), plain_prompts=alone)
+        with on_one_core():
+            row = measure_shape(options.small, length, n, options.times(repeats), plain_prompts=alone)
+        yield row
 
 
 def section_large(options: Options) -> Iterator[Json]:
     """120M + 120M, one shape."""
-    yield measure_shape(Pair(TINY if options.quick else MEDIUM), 64 if options.quick else 512, 1, 1)
+    with on_one_core():
+        row = measure_shape(Pair(TINY if options.quick else MEDIUM), 64 if options.quick else 512, 1, 1)
+    yield row
 
 
 def costly_mutator(pair: Pair, tokens: int) -> FunctionMutator:
@@ -451,14 +470,15 @@ def section_mutation(options: Options) -> Iterator[Json]:
     replies = (20,) if options.quick else (200, 512)
     searches = {f"reply_{tokens}": pair.search(mutator=costly_mutator(pair, tokens)) for tokens in replies}
     searches["best_of_5"] = pair.best_of_5()
-    timings = alternate(
-        {
-            name: lambda seed, search=search: search.invoke(prompt, seed=seed, max_new_tokens=length)
-            for name, search in searches.items()
-        },
-        options.times(2),
-        pair.engines,
-    )
+    with on_one_core():
+        timings = alternate(
+            {
+                name: lambda seed, search=search: search.invoke(prompt, seed=seed, max_new_tokens=length)
+                for name, search in searches.items()
+            },
+            options.times(2),
+            pair.engines,
+        )
     for tokens in replies:
         timing = timings[f"reply_{tokens}"]
         yield {

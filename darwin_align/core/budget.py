@@ -17,11 +17,11 @@ class Usage(Noun):
     """
 
     prefilled_tokens: int = 0
-    """Prompt and state tokens that the policy read."""
+    """Prompt and state tokens that the policy read; what it still held it did not read again."""
     decoded_tokens: int = 0
     """Tokens that the policy wrote."""
     reward_tokens: int = 0
-    """Tokens that the reward model read (0 where the scorer does not count)."""
+    """Tokens that the reward model read, likewise (0 where the scorer does not count)."""
     policy_calls: int = 0
     """Rows that the policy was asked to continue."""
     reward_calls: int = 0

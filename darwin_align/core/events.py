@@ -38,7 +38,8 @@ class Event(Noun):
     step: int
     delta: Delta
     seconds: float = 0.0
-    """Time that the operator took: the one field in which two runs with the same seed may differ."""
+    """Time that the operator took. Two runs with the same seed may differ in it, in how many tokens were read (what a
+    backend still held is not read again), and in the last digits of rewards and log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ new row goes where the longest common prefix lies, or copies it from there. So a
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -286,11 +287,10 @@ def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     ordered, n = sorted(active), len(active)
     if ordered[-1] + 1 - ordered[0] <= n + n // 8:
         return range(ordered[0], ordered[-1] + 1), []
-    inside = set(ordered)
     # The window of n slots that holds most of them.
-    start = max(ordered, key=lambda first: sum(first <= index < first + n for index in ordered))
+    start = max(ordered, key=lambda first: bisect_left(ordered, first + n) - bisect_left(ordered, first))
     start = min(start, ordered[-1] + 1 - n)
-    window = range(start, start + n)
+    window, inside = range(start, start + n), set(ordered)
     holes = [index for index in window if index not in inside]
     strangers = [index for index in ordered if index not in window]
     return window, list(zip(strangers, holes, strict=True))
@@ -305,6 +305,7 @@ def fronted(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     n = len(active)
     size = 1 << (n - 1).bit_length()  # a power of two, or three quarters of one
     size = size * 3 // 4 if size >= 16 and n <= size * 3 // 4 else size
-    holes = [index for index in range(n) if index not in set(active)]
+    inside = set(active)
+    holes = [index for index in range(n) if index not in inside]
     strangers = sorted(index for index in active if index >= n)
     return range(size), list(zip(strangers, holes, strict=True))

@@ -1,7 +1,7 @@
 """The engine: one thread, one model, the rows of all searches in one batch.
 
-Each round takes in newcomers, reads at most one bucket of rows, and writes one token on every row that is being
-written. So a newcomer waits for one step, never for another search's chunk.
+Each round takes in newcomers, reads some buckets of rows, and writes one token on every row that is being written. So a
+newcomer waits for one step, never for another search's chunk.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -20,8 +21,9 @@ from torch import Tensor
 from darwin_align.backends.local.engine.book import Book, Place, Slot, Want, fronted, gathered, packed
 from darwin_align.backends.local.engine.buckets import next_bucket
 from darwin_align.backends.local.engine.forward import Piece, SlotForward, forward_for
+from darwin_align.backends.local.engine.patience import Patience
 from darwin_align.backends.local.engine.state import Entry, SlotState
-from darwin_align.backends.local.engine.worker import Worker, limit_threads
+from darwin_align.backends.local.engine.worker import Worker, cores, limit_threads
 from darwin_align.backends.local.sampling import Sampler, penalises
 from darwin_align.core.types import Sampling
 
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 QUANTUM = 64
 """Tokens that a row may write while others wait for a place; then it makes room and queues again."""
+_READ = 1024
+"""Positions after which reading makes room for a step."""
 _KEYS = 32
 """Steps whose noise keys are hashed at once."""
 _WIDTH = 256
@@ -103,6 +107,7 @@ class _Job(Generic[T]):
     future: Future[T] = field(default_factory=Future)
     left: int = 0
     since: int = 0
+    came: float = 0.0
 
     def end(self) -> None:
         if self.future.set_running_or_notify_cancel():
@@ -149,6 +154,11 @@ class _Row:
     def unread(self) -> int:
         """Tokens to read before anything else. The last one is read with the first step, unless there is none."""
         return len(self.line.ids) - self.place.shared - bool(self.line.wanted)
+
+    @property
+    def held(self) -> int:
+        """Tokens in the row, the pending one and those under way included."""
+        return len(self.line.ids) + self.issued - self.pushed
 
     @property
     def steps(self) -> int:
@@ -204,8 +214,9 @@ class Engine:
         self._waiting: deque[_Row] = deque()
         self._unread: list[_Row] = []
         self._writing: list[_Row] = []
-        self._placed: set[_Row] = set()
+        self._placed: dict[Slot, _Row] = {}
         self._jobs: set[_Job[Any]] = set()
+        self._patience = Patience()
         self._batch: _Batch | None = None
         self._pending: deque[tuple[list[_Row], Tensor, Tensor, Any]] = deque()
         self._worker = Worker(self)
@@ -260,6 +271,7 @@ class Engine:
         if isinstance(message, str):
             if self._forward is not None:
                 self._book.release(message)
+            self._patience.forget(message)
             return
         job: _Job[Any] = message
         if job.future.cancelled():
@@ -269,6 +281,9 @@ class Engine:
             if job.lines and self._ready():
                 job.left, job.since = len(job.lines), self._book.now + 1
                 self._jobs.add(job)
+                job.came = perf_counter()
+                self._patience.came(job.owner, job.came)
+                self._patience.share = 1.0 if self._device.type == "cpu" and job.threads >= cores() else 0.25
                 self._waiting.extend(_Row(line, job) for line in job.lines)
             else:
                 self._serve_whole(job)
@@ -284,18 +299,28 @@ class Engine:
         """Whether any row waits or runs."""
         return bool(self._waiting or self._placed or self._pending)
 
-    def round(self) -> None:
-        """Take in who waits, read a bucket, take a step."""
+    def round(self) -> float:
+        """Take in who waits, read some buckets, take a step.
+
+        Returns:
+            Seconds to wait for a message before the next round.
+        """
         try:
             self._drop_cancelled()
             self._make_room()
             self._admit()
-            if self._unread:
-                self._read(next_bucket(self._unread, lambda row: row.unread, self._most_rows))
+            positions = 0
+            while self._unread and positions < _READ:
+                bucket = next_bucket(self._unread, lambda row: row.unread, self._most_rows)
+                positions += sum(row.unread for row in bucket)
+                self._read(bucket)
             if self._writing or self._pending:
+                if not self._unread and (seconds := self._patience.hold(perf_counter())):
+                    return seconds
                 self._step()
         except BaseException as error:  # noqa: BLE001 - a failed pass must not hang its callers
             self._fail(error)
+        return 0.0
 
     def _ready(self) -> bool:
         if not self._tried:
@@ -344,7 +369,7 @@ class Engine:
         if long:
             self._settle(0)
         for row in long[: len(self._waiting)]:
-            if row in self._placed:  # its last token may have come back just now
+            if self._is_placed(row):  # its last token may have come back just now
                 self._leave(row)
                 self._waiting.append(_Row(row.line, row.job, seen=True))
 
@@ -374,7 +399,7 @@ class Engine:
             self._begin(placed, rows)
 
     def _begin(self, placed: list[_Row], rows: list[_Row]) -> None:
-        self._placed.update(placed)
+        self._placed.update((row.slot, row) for row in placed)
         self._state.enter([_entry(row) for row in placed])
         intakes: dict[int, _Intake] = {}
         for row in placed:
@@ -441,15 +466,21 @@ class Engine:
             self._writing.remove(row)
             self._batch = None
         row.slot.busy = False
-        self._placed.discard(row)
+        del self._placed[row.slot]
         if not row.line.wanted:
             row.job.left -= 1
             if not row.job.left:
                 self._jobs.discard(row.job)
+                if row.issued:
+                    now = perf_counter()
+                    self._patience.left(row.job.owner, now, now - row.job.came)
                 row.job.end()
 
+    def _is_placed(self, row: _Row) -> bool:
+        return self._placed.get(row.slot) is row
+
     def _fail(self, error: BaseException) -> None:
-        for row in (*self._placed, *self._waiting):
+        for row in (*self._placed.values(), *self._waiting):
             row.job.fail(error)
         for held in (self._placed, self._waiting, self._unread, self._writing, self._pending, self._jobs):
             held.clear()
@@ -536,7 +567,7 @@ class Engine:
             moving = torch.tensor([row is not None for row in by_slot], device=self._slots.device)
         # An idle neighbour draws as the first row does; nobody looks at what it draws.
         settings = [(row or rows[0]).line.sampling for row in by_slot]
-        width = max(len(row.line.ids) + row.issued - row.pushed for row in rows)
+        width = max(row.held for row in rows)
         self._batch = _Batch(rows, slots, Sampler(settings, self._slots.device), moving, width)
         return self._batch
 
@@ -550,8 +581,8 @@ class Engine:
 
     def _used(self, slot: Slot) -> int:
         # A row that is being written holds more than its key says.
-        rows = [row for row in self._writing if row.slot is slot]
-        return max(slot.length, *(len(row.line.ids) + row.issued - row.pushed for row in rows), 0)
+        row = self._placed.get(slot)
+        return max(slot.length, row.held if row is not None and row.issued else 0)
 
     def _settle(self, lag: int) -> None:
         """Look at the tokens of all but the last ``lag`` steps."""
@@ -563,7 +594,7 @@ class Engine:
                 row.pushed += 1
                 if row.line.wanted:
                     row.line.push(token, logprob)
-                if not row.line.wanted and row in self._placed:
+                if not row.line.wanted and self._is_placed(row):
                     self._leave(row)
 
 

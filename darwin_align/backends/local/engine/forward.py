@@ -109,6 +109,8 @@ class SlotForward:
         slots = self._up_to(rows.stop)[rows.start :] * self.cache.width
         self.cache.window = Window(slice(rows.start, rows.stop), slots + lengths.clamp(max=self.cache.width - 1), width)
         keeps = {"logits_to_keep": 1} if self._keeps else {}
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         output = self._write(**self._inputs(tokens[:, None], lengths[:, None], lengths[:, None]), **keeps)
         logits: Tensor = output.logits[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()

@@ -11,7 +11,7 @@ from weakref import WeakSet, ref
 
 import torch
 
-__all__ = ["Worker", "limit_threads"]
+__all__ = ["Worker", "cores", "limit_threads"]
 
 
 class _Served(Protocol):
@@ -20,7 +20,7 @@ class _Served(Protocol):
 
     def take_in(self, message: Any) -> None: ...
 
-    def round(self) -> None: ...
+    def round(self) -> float: ...
 
     def forget(self) -> None: ...
 
@@ -81,12 +81,17 @@ class Worker:
                 self._wake.wait()
             return not self._closed
 
+    def _pause(self, seconds: float) -> None:
+        with self._wake:
+            if not self._messages and not self._closed:
+                self._wake.wait(seconds)
+
     def _work(self, engine: _Served) -> None:
         while not self._closed and (self._messages or engine.busy):
             while self._messages:
                 engine.take_in(self._messages.popleft())
-            if engine.busy:
-                engine.round()
+            if engine.busy and (seconds := engine.round()):
+                self._pause(seconds)
 
 
 _workers: WeakSet[Worker] = WeakSet()
@@ -110,6 +115,11 @@ def _reset_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_all)
+
+
+def cores() -> int:
+    """CPU cores that this thread may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limit_threads(threads: int, usual: int) -> None:

@@ -17,6 +17,7 @@ from darwin_align.backends.local.engine.book import (
     Slot,
     Want,
     common_prefix,
+    fronted,
     gathered,
     packed,
 )
@@ -205,10 +206,7 @@ class World:
                 assert held(slot) == self.holds[slot][: slot.length]
 
 
-SOON = pytest.mark.xfail(reason="a follower copies its leader's pending token, which is not there yet", strict=True)
-
-
-@pytest.mark.parametrize("pending", [0, pytest.param(1, marks=SOON)])
+@pytest.mark.parametrize("pending", [0, 1])
 @settings(max_examples=400, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_what_is_said_to_be_in_a_slot_is_there(seed, pending):
@@ -257,6 +255,11 @@ def test_rows_wait_for_the_earliest_that_shares_almost_as_much():
     longer = [*stem, *([0] * 20)]
     places = ample().place([want(stem), want([*longer, 0]), want([*longer, 1])])
     assert [place.after for place in places] == [None, 0, 1]
+
+
+def test_a_row_that_goes_on_with_another_reads_its_last_token_itself():
+    first, second = ample().place([want(range(100)), want(range(120))])
+    assert (first.after, second.after, second.shared) == (None, 0, 99)
 
 
 def test_a_row_goes_on_in_its_own_slot_and_copies_what_others_hold():
@@ -362,6 +365,13 @@ def test_the_longest_unused_slot_of_others_goes_when_memory_is_out():
     assert older.owner == "one"
 
 
+def test_a_row_goes_on_where_it_would_copy_from_when_memory_is_out():
+    book = ample(slots=1)
+    [slot] = lived_in(book, [list(range(80))])
+    [place] = book.place([want([*range(70), 0])])
+    assert (place.slot, place.shared, place.source) == (slot, 70, None)
+
+
 def test_a_source_outlives_its_copies_while_others_can_be_overwritten():
     book = ample(slots=3)
     source, _ = lived_in(book, [list(range(100)), [1, 1]], "one")
@@ -439,6 +449,21 @@ def test_up_to_an_eighth_of_idle_slots_stay_among_the_active(n, start, order):
         if len(inside) >= idle:
             active = set(range(start, start + n + idle)) - set(order.sample(inside, idle))
             assert (gathered(active) == (range(start, start + n + idle), [])) == (idle == n // 8)
+
+
+@pytest.mark.parametrize("n", range(1, 61))
+def test_fronted_brings_the_active_to_the_front_of_few_known_shapes(n):
+    active = set(random.Random(n).sample(range(61), n))
+    rows, exchanges = fronted(active)
+    at = list(range(61))
+    assert rows == range(next(size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64) if size >= n))
+    assert len({slot for pair in exchanges for slot in pair}) == 2 * len(exchanges)
+    for one, other in exchanges:
+        assert one in active
+        assert other not in active
+        at[one], at[other] = at[other], at[one]
+    assert set(at[:n]) == active
+    assert len(exchanges) == len(active - set(range(n)))
 
 
 @given(st.sets(st.integers(0, 200), min_size=1), st.randoms(use_true_random=False))

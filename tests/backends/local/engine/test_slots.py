@@ -270,11 +270,13 @@ def test_rows_keep_their_places_when_slots_become_more_and_wider(model, over_slo
 
 
 def test_a_row_may_fill_the_context_beside_one_that_begins(model, over_slots):
-    full, fresh = some_ids(CONTEXT, 15), some_ids(40, 16)
-    over_slots.read([Piece(1, 0, full[:-30])])
-    found = over_slots.read([Piece(1, CONTEXT - 30, full[-30:]), Piece(2, 0, fresh)])
-    assert same(found[0], read_anew(model, full))
-    assert same(found[1], read_anew(model, fresh))
+    full, fresh, neighbour = some_ids(CONTEXT, 15), some_ids(40, 16), some_ids(20, 17)
+    over_slots.read([Piece(1, 0, full[:-30]), Piece(2, 0, neighbour)])
+    found = over_slots.read([Piece(0, 0, fresh), Piece(1, CONTEXT - 30, full[-30:])])
+    assert same(found[0], read_anew(model, fresh))
+    assert same(found[1], read_anew(model, full))
+    [found] = over_slots.read([Piece(2, 20, fresh)])
+    assert same(found, read_anew(model, neighbour + fresh))
 
 
 def test_a_classifiers_hidden_states_are_those_of_its_last_tokens():
@@ -370,7 +372,7 @@ DYNAMIC |= {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_the
             (
                 LlamaForCausalLM,
                 LlamaConfig,
-                {**SHAPE, "max_position_embeddings": 48, "rope_parameters": DYNAMIC},
+                {**SHAPE, **DYNAMIC},
                 DOUBLE,
             ),
             id="positions that depend on the longest row",

@@ -108,11 +108,12 @@ def test_history_is_the_rows_ids_and_their_first_id_behind_them(state):
 
 
 def test_history_follows_its_rows_into_wider_slots(state):
-    state.remember(entries(0, 3), 5, 4)
-    state.lay_out([3, 0], 2, 6)
-    assert state.history(range(2), 6).tolist() == [[9, 10, 11, 12, 9, 9], [5, 6, 7, 5, 5, 5]]
+    state.remember(entries(0, 3), 5, 5)
+    state.advance(range(5), torch.tensor([0, 0, 0, 8, 0]), None)
+    state.lay_out([3, 0], 2, 7)
+    assert state.history(range(2), 7).tolist() == [[9, 10, 11, 12, 8, 9, 9], [5, 6, 7, 0, 5, 5, 5]]
     state.advance(range(2), torch.tensor([1, 2]), None)
-    assert state.history(range(2), 6).tolist() == [[9, 10, 11, 12, 1, 9], [5, 6, 7, 2, 5, 5]]
+    assert state.history(range(2), 7).tolist() == [[9, 10, 11, 12, 8, 1, 9], [5, 6, 7, 0, 2, 5, 5]]
 
 
 def test_a_shorter_row_in_a_longer_rows_slot_has_none_of_its_history(state):

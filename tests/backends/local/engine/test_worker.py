@@ -13,7 +13,7 @@ import weakref
 import pytest
 import torch
 
-from darwin_align.backends.local.engine.worker import Worker, limit_threads
+from darwin_align.backends.local.engine.worker import Worker, cores, limit_threads
 
 SOON = 20
 
@@ -25,6 +25,7 @@ class Engine:
         self.taken: list[object] = []
         self.rounds = 0
         self.work = 0
+        self.pause = 0.0
         self.gate = threading.Event()
         self.gate.set()
         self.changed = threading.Condition()
@@ -47,6 +48,7 @@ class Engine:
             self.rounds, self.work = self.rounds + 1, self.work - 1
             self.taken.append("round")
             self.changed.notify_all()
+            return self.pause
 
     def forget(self):
         self.taken.clear()
@@ -70,7 +72,7 @@ def worker(engine):
 
 
 def idle(worker):
-    """Wait until the thread sleeps, so that it holds no engine."""
+    """Wait until the thread sleeps."""
     end = time.monotonic() + SOON
     while not worker._wake._waiters:
         assert time.monotonic() < end
@@ -109,6 +111,39 @@ def test_an_engine_works_as_long_as_it_is_busy_and_hears_messages_between_rounds
     assert engine.taken == [5, "round", "word", 2, *["round"] * 6]
     idle(worker)
     assert engine.rounds == 7
+
+
+def test_a_pause_ends_by_itself(engine, worker):
+    engine.pause = 0.05
+    before = time.monotonic()
+    worker.put(4)
+    engine.wait_for(lambda engine: engine.rounds == 4)
+    assert time.monotonic() - before > 0.14
+
+
+def test_a_pause_ends_with_a_message_and_with_the_worker(engine, worker):
+    engine.pause = 10.0 * SOON
+    worker.put(5)
+    for rounds in (1, 2, 3):
+        engine.wait_for(lambda engine, rounds=rounds: engine.rounds == rounds)
+        idle(worker)
+        assert engine.rounds == rounds
+        worker.put("word")
+    engine.wait_for(lambda engine: engine.rounds == 4)
+    assert engine.taken == [5, "round", "word", "round", "word", "round", "word", "round"]
+    idle(worker)
+    worker.close()
+    assert ends(worker._thread)
+
+
+def test_there_is_no_pause_before_a_message_that_came_during_the_round(engine, worker):
+    engine.pause = 10.0 * SOON
+    engine.gate.clear()
+    worker.put(2)
+    engine.wait_for(lambda engine: engine.taken)
+    worker.put("word")
+    engine.gate.set()
+    engine.wait_for(lambda engine: engine.taken == [2, "round", "word", "round"])
 
 
 def test_the_thread_ends_with_its_engine():
@@ -226,8 +261,19 @@ def test_a_limit_can_be_raised_and_lowered_again():
     assert in_thread(limited) == [(2, 1), (2, 1), (1, 1), (2, 1)]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinities here")
+def test_cores_are_those_that_the_thread_may_run_on():
+    def bound():
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        return cores()
+
+    assert in_thread(bound) == 1
+    assert cores() == len(os.sched_getaffinity(0))
+
+
 HEAD = """
-import os, signal, sys, threading, time
+import atexit, os, signal, sys, threading, time
+atexit.register(lambda: print("thread ended", not worker._thread.is_alive()))  # the last to be called
 from darwin_align.backends.local.engine.worker import Worker
 
 class Engine:
@@ -282,7 +328,8 @@ assert ask("parent again")[1] is before and engine.forgot == 0
 assert [message for message, _ in engine.taken] == ["parent", "of the parent", "parent again"]
 print("done")
 """)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert done.stdout.splitlines() == ["thread ended True", "done", "thread ended True"]
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
@@ -301,4 +348,4 @@ Engine.busy = True
 ask("and ever")
 print("done")
 """)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\nthread ended True\n", "")
