@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from darwin_align.backends.local.engine import Line
+from darwin_align.backends.local.engine.forward import stretches
 from darwin_align.backends.local.sampling import Sampler, place_keys, seed_keys
 
 __all__ = ["PaddedForward"]
@@ -56,7 +57,7 @@ class PaddedForward:
         self._takes_positions = "position_ids" in accepted
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._cache = "past_key_values" if "past_key_values" in accepted else "cache_params"
-        self.pads = self._cache == "past_key_values"
+        self.pads = self._cache == "past_key_values" and not stretches(model.config.get_text_config())
         """Whether padding is exact. Purely recurrent models (Mamba) carry it along in their state."""
 
     def write(self, lines: Sequence[Line]) -> None:

@@ -74,6 +74,11 @@ class Want:
     since: int = 0
     """:attr:`Book.now` when its call began: what its search placed earlier and does not go on with is dead."""
 
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return len(self.key) // _WORD
+
 
 @dataclass(slots=True)
 class Place:
@@ -181,7 +186,7 @@ class Book:
         """The slot with the longest prefix of a want: among the search's own, among all if those hold little of it."""
         own = [slot for slot in self.slots if slot.owner == want.owner]
         best = _longest(want, own)
-        if 2 * best.shared < len(want.key) // _WORD:
+        if 2 * best.shared < want.length:
             other = _longest(want, [slot for slot in self.slots if slot.owner != want.owner])
             if other.shared >= max(STRANGERS, best.shared):
                 best = other
@@ -230,7 +235,7 @@ def _may_take_over(want: Want, shared: int, slot: Slot) -> bool:
 
 
 def _longest(want: Want, slots: Sequence[Slot]) -> _Match:
-    best, most = _Match(), len(want.key) // _WORD - 1
+    best, most = _Match(), want.length - 1
     for slot in slots:
         shared = min(common_prefix(want.key, slot.key), most)
         if shared > best.shared:
@@ -248,18 +253,16 @@ def _share(wants: Sequence[Want], places: Sequence[Place | None]) -> None:
     order = sorted((i for i, place in enumerate(places) if place is not None), key=lambda i: wants[i].key)
     wave = [0] * len(wants)
     for at, i in enumerate(order):
-        place, most = places[i], len(wants[i].key) // _WORD - 1
+        place, best = places[i], 0
         assert place is not None  # noqa: S101 - filtered above
-        shared, best = most, 0
         chosen: tuple[int, int, int] | None = None  # wave, minus what is shared, which want
         for j in reversed(order[:at]):
-            shared = min(shared, common_prefix(wants[i].key, wants[j].key))
-            # The other's last token is not read with the rest of it.
-            offered = min(shared, len(wants[j].key) // _WORD - 1)
-            best = max(best, offered)
+            # The last token of either is not read with the rest of it.
+            shared = min(common_prefix(wants[i].key, wants[j].key), min(wants[i].length, wants[j].length) - 1)
             if shared <= place.shared + SLACK or shared < best - SLACK:
                 break
-            other = (wave[j] + 1, -offered, j)
+            best = max(best, shared)
+            other = (wave[j] + 1, -shared, j)
             chosen = other if chosen is None else min(chosen, other)
         if chosen is not None:
             wave[i], _, place.after = chosen
@@ -296,10 +299,14 @@ def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     return window, list(zip(strangers, holes, strict=True))
 
 
-def fronted(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
+def fronted(active: Collection[int], most: int) -> tuple[range, list[tuple[int, int]]]:
     """The same for a compiled step, which knows few shapes: in front, with idle slots up to the next known number.
 
-    >>> fronted([0, 1, 7])
+    Args:
+        active: indices of the slots that take the next step.
+        most: slots that memory allows.
+
+    >>> fronted([0, 1, 7], most=100)
     (range(0, 4), [(7, 2)])
     """
     n = len(active)
@@ -308,4 +315,4 @@ def fronted(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     inside = set(active)
     holes = [index for index in range(n) if index not in inside]
     strangers = sorted(index for index in active if index >= n)
-    return range(size), list(zip(strangers, holes, strict=True))
+    return range(min(size, max(n, most))), list(zip(strangers, holes, strict=True))

@@ -246,7 +246,7 @@ class Engine:
         """
         usual = torch.get_num_threads()
         job = _Job(lines, finish, whole, owner, threads or usual, usual)
-        if not self._worker.put(job):
+        if not self._worker.put(job, self):
             raise RuntimeError("the engine is closed: the interpreter is shutting down")
         return job.future
 
@@ -316,6 +316,7 @@ class Engine:
                 self._read(bucket)
             if self._writing or self._pending:
                 if not self._unread and (seconds := self._patience.hold(perf_counter())):
+                    self._settle(0)
                     return seconds
                 self._step()
         except BaseException as error:  # noqa: BLE001 - a failed pass must not hang its callers
@@ -355,11 +356,12 @@ class Engine:
     def _drop_cancelled(self) -> None:
         if not any(job.future.cancelled() for job in self._jobs):
             return
-        self._jobs = {job for job in self._jobs if not job.future.cancelled()}
-        if self._waiting:
-            self._waiting = deque(row for row in self._waiting if not row.job.future.cancelled())
+        self._waiting = deque(row for row in self._waiting if not row.job.future.cancelled())
         for row in [row for row in self._writing if row.job.future.cancelled()]:
             self._leave(row)
+        # Rows that others may copy from are read to their end first.
+        placed = {row.job for row in self._placed.values()}
+        self._jobs = {job for job in self._jobs if job in placed or not job.future.cancelled()}
 
     def _make_room(self) -> None:
         """Fairness: rows that wrote a quantum queue again when others wait for a place."""
@@ -461,10 +463,11 @@ class Engine:
     def _leave(self, row: _Row) -> None:
         """Take a row out: finished, or to make room, or unwanted."""
         if row.line.wanted or row.issued:
-            # Of a search that was cancelled nothing is kept.
-            row.slot.key = b"" if row.slot.owner is None else packed(row.line.ids[:-1])
+            row.slot.key = packed(row.line.ids[:-1])
             self._writing.remove(row)
             self._batch = None
+        if row.slot.owner is None:
+            row.slot.key = b""  # the search is over: nothing of it is kept
         row.slot.busy = False
         del self._placed[row.slot]
         if not row.line.wanted:
@@ -553,7 +556,8 @@ class Engine:
         rows = [row for row in self._writing if row.steps > 0]
         if not rows:
             return None
-        slots, exchanges = (fronted if self._compiled else gathered)([row.slot.index for row in rows])
+        active = [row.slot.index for row in rows]
+        slots, exchanges = fronted(active, self._book.limit) if self._compiled else gathered(active)
         self._grow(len(slots))
         for one, other in exchanges:
             self._exchange(one, other)
@@ -604,7 +608,7 @@ def _want(row: _Row) -> Want:
 
 def _entry(row: _Row) -> Entry:
     line = row.line
-    return Entry(row.slot.index, line.ids, line.seed, line.drawn)
+    return Entry(row.slot.index, line.ids, len(line.ids) - bool(line.wanted), line.seed, line.drawn)
 
 
 def _by_slot(pieces: list[Piece], rows: list[_Row]) -> tuple[list[Piece], list[_Row]]:

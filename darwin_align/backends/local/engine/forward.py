@@ -15,8 +15,11 @@ from darwin_align.backends.local.engine.slots import SlotCache, Window
 __all__ = ["Piece", "SlotForward", "forward_for"]
 
 Masks = Callable[[Tensor, int], Any]
-_EXACT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""How far logits over slots may be from the model's own, relative to the largest: rounding, not a wrong mask."""
+_EXACT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""How far states over slots may be from the model's own, relative to the largest: rounding, not a wrong mask. Some
+models compute a part in single precision always."""
+_PROBE, _WINDOW = 24, 296
+"""Tokens of the longer row that a model is tried on, and of the widest window that is tried as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +187,14 @@ def _obstacle(model: Any) -> str:
     accepted = inspect.signature(model.base_model.forward).parameters
     if missing := [name for name in ("position_ids", "past_key_values", "attention_mask") if name not in accepted]:
         return f"its forward takes no {missing[0]}"
+    return _obstacle_in(config)
+
+
+def _obstacle_in(config: Any) -> str:
     if config.is_encoder_decoder or not getattr(config, "is_causal", True):
         return "it is no decoder-only model"
+    if stretches(config):
+        return "its positions are stretched by the longest row of a batch"
     kinds = set(getattr(config, "layer_types", None) or ())
     if odd := sorted(kinds - {"full_attention", "sliding_attention"}):
         return f"it has {odd[0]} layers, which cannot be rolled back"
@@ -204,15 +213,38 @@ def _shapes(config: Any) -> Iterator[tuple[dict[str, int | None], bool]]:
         yield {"all": window if kinds != ["full_attention"] else None}, False
 
 
+def stretches(config: Any) -> bool:
+    """Whether a row's positions depend on the longest row beside it, beyond the length that a model was trained on."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    # One set of parameters, or one for each kind of layer.
+    sets = [parameters, *(one for one in parameters.values() if isinstance(one, dict))]
+    return any(one.get("rope_type") in ("dynamic", "longrope") for one in sets)
+
+
 def _gap(forward: SlotForward, model: Any) -> float:
-    """Largest difference between hidden states over slots and the model's own, relative to the largest of them."""
-    most = min(20, int(getattr(model.config.get_text_config(), "max_position_embeddings", 20) or 20))
-    vocabulary = model.get_input_embeddings().num_embeddings
-    one, other = ([(7 * i * i + at) % vocabulary for i in range(most)] for at in (3, 5))
-    forward.cache.lay_out([], 3, most + 1)
-    split = most // 2
-    forward.read([Piece(2, 0, one[:split]), Piece(0, 0, other[: split - 1])])
-    found = forward.read([Piece(0, split - 1, other[split - 1 :]), Piece(2, split, one[split:])])
-    ids = torch.tensor([other, one], device=forward.device)
-    expected = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
+    """Largest difference between hidden states over slots and the model's own, relative to the largest of them.
+
+    Two rows, one of them much longer, are read in pieces: some tokens, more of them, and the last one.
+    """
+    long, short = _probe_ids(model)
+    forward.cache.lay_out([], 3, len(long) + 1)
+    for cut in (slice(0, 3), slice(3, -1)):
+        forward.read([Piece(2, cut.start, long[cut]), Piece(0, cut.start, short[cut])])
+    found = forward.read([Piece(0, len(short) - 1, short[-1:]), Piece(2, len(long) - 1, long[-1:])])
+    expected = torch.cat([_last_state(model, ids, forward.device) for ids in (short, long)])
     return float((found.to(expected.device) - expected).abs().max() / expected.abs().max())
+
+
+def _probe_ids(model: Any) -> tuple[list[int], list[int]]:
+    config = model.config.get_text_config()
+    windows = [value for name, value in config.to_dict().items() if "window" in name and type(value) is int]
+    most = _PROBE + max((window for window in windows if window <= _WINDOW), default=0)
+    most = min(most, int(getattr(config, "max_position_embeddings", most) or most))
+    vocabulary = model.get_input_embeddings().num_embeddings
+    long, short = ([(7 * i * i + at) % vocabulary for i in range(n)] for at, n in ((3, most), (5, _PROBE // 3)))
+    return long, short
+
+
+def _last_state(model: Any, ids: list[int], device: torch.device) -> Tensor:
+    states: Tensor = model.base_model(input_ids=torch.tensor([ids], device=device), use_cache=False).last_hidden_state
+    return states[:, -1]

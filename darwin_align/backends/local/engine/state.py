@@ -19,7 +19,9 @@ class Entry:
 
     slot: int
     ids: Sequence[int]
-    """All its tokens so far; the last one is pending."""
+    """All its tokens so far."""
+    held: int
+    """How many of them the slot will hold: all, or all but the last one, which is pending."""
     seed: int
     drawn: int
     """Position of its next draw in the answer."""
@@ -33,7 +35,7 @@ class SlotState:
         self.pending = self._empty(0)
         """Each slot's last token, which is not in its cache yet."""
         self.lengths = self._empty(0)
-        """Where it goes."""
+        """Where it goes: an idle slot that a step passes over writes there, behind what it holds."""
         self._seeds, self._drawn = self._empty(0), self._empty(0)
         self._history: Tensor | None = None
 
@@ -61,9 +63,7 @@ class SlotState:
     def enter(self, entries: Sequence[Entry]) -> None:
         """Put rows into slots."""
         slots = [entry.slot for entry in entries]
-        numbers = torch.tensor(
-            [[entry.ids[-1], len(entry.ids) - 1, entry.drawn] for entry in entries], device=self._device
-        )
+        numbers = torch.tensor([[entry.ids[-1], entry.held, entry.drawn] for entry in entries], device=self._device)
         self.pending[slots], self.lengths[slots], self._drawn[slots] = numbers.T
         self._seeds[slots] = seed_keys([entry.seed for entry in entries], self._device)
 

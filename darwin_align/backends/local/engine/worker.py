@@ -43,12 +43,12 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def put(self, message: Any) -> bool:
-        """Queue a message. False if it comes too late."""
+    def put(self, message: Any, engine: _Served | None = None) -> bool:
+        """Queue a message; the engine, if given, lives on until it is served. False if it comes too late."""
         with self._wake:
             if self._closed:
                 return False
-            self._messages.append(message)
+            self._messages.append((message, engine))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="darwin-align-engine", daemon=True)
                 self._thread.start()
@@ -69,7 +69,7 @@ class Worker:
     def _serve(self) -> None:
         with torch.inference_mode():
             while self._await_message():
-                engine = self.engine()
+                engine = self._messages[0][1] or self.engine()
                 if engine is None:
                     return
                 self._work(engine)
@@ -89,7 +89,7 @@ class Worker:
     def _work(self, engine: _Served) -> None:
         while not self._closed and (self._messages or engine.busy):
             while self._messages:
-                engine.take_in(self._messages.popleft())
+                engine.take_in(self._messages.popleft()[0])
             if engine.busy and (seconds := engine.round()):
                 self._pause(seconds)
 

@@ -16,7 +16,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
-from darwin_align.backends.local.engine import Engine
+from darwin_align.backends.local.engine import Engine, ReadLine
 from darwin_align.backends.local.engine.engine import QUANTUM
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators import portal
@@ -109,6 +109,44 @@ def test_a_cancelled_call_frees_its_rows_before_the_next_step(policy, row, steps
     assert policy.engine.slots_in_use == sum(slot.owner is not None for slot in policy.engine._book.slots)
     assert not any(slot.owner == "s" for slot in policy.engine._book.slots)
     assert not policy.engine.busy
+
+
+def test_a_call_that_is_cancelled_before_it_writes_never_writes(policy, row):
+    lines = [policy._line(replace(row(text, seed=1, max_tokens=50), search_id="s")) for text in TEXTS]
+    given = [len(line.ids) for line in lines]
+    policy.submit([row(max_tokens=30)])
+    future = policy.engine.submit(lines, lambda: None, owner="s")
+    assert future.cancel()
+    assert policy.generate([row("Hi", max_tokens=40)])[0].new_tokens == 40
+    assert sum(len(line.ids) for line in lines) - sum(given) <= len(lines)
+
+
+def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_written(policy, row):
+    """Steps pass over its slot: they write behind it."""
+    engine = policy.engine
+
+    def read(ids: list[int]) -> ReadLine:
+        line = ReadLine(list(ids))
+        engine.submit([line], lambda: None, owner="a").result(30)
+        return line
+
+    ids = [5 + i % 300 for i in range(62)]
+    expected = read(ids).hidden
+    engine.submit([], engine._book.clear).result(30)
+    writers = [policy._line(row("Hi", seed=i, max_tokens=6)) for i in range(8)]
+    lines = [*writers[:4], ReadLine(ids[:60]), *writers[4:]]
+    engine.submit(lines, lambda: None, owner="a").result(30)
+    again = read(ids)
+    assert again.reused == 60
+    assert torch.allclose(again.hidden, expected, atol=1e-5)
+
+
+def test_an_engine_lives_until_it_has_served(policy, row):
+    engine = Engine(policy._loaded.model)
+    future = engine.submit([policy._line(row(max_tokens=2))], lambda: "served")
+    del engine
+    gc.collect()
+    assert future.result(30) == "served"
 
 
 def test_a_failed_pass_fails_its_callers_and_nobody_else(policy, row, monkeypatch):

@@ -379,7 +379,6 @@ DYNAMIC |= {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_the
         ),
     ],
 )
-@pytest.mark.xfail(reason="twenty tokens of like length do not show it", strict=True)
 def test_what_does_not_suit_slots_is_refused_even_if_only_long_rows_show_it(parts):
     model, rows = made(*parts), {0: some_ids(100, 1), 1: some_ids(30, 2), 3: some_ids(80, 3)}
     with torch.inference_mode():
@@ -391,7 +390,6 @@ def test_what_does_not_suit_slots_is_refused_even_if_only_long_rows_show_it(part
             assert all(same(state, read_anew(model, ids)) for state, ids in zip(found, rows.values(), strict=True))
 
 
-@pytest.mark.xfail(reason="its softmax is in single precision, whose rounding counts as a wrong mask", strict=True)
 def test_eager_attention_in_double_precision_takes_slots():
     model = made(LlamaForCausalLM, LlamaConfig, {**SHAPE, "attn_implementation": "eager"})
     with torch.inference_mode():

@@ -14,7 +14,7 @@ DRAWN = {0: 1, 2: 0, 3: 7}
 
 
 def entries(*slots):
-    return [Entry(slot, ROWS[slot], SEEDS[slot], DRAWN[slot]) for slot in slots]
+    return [Entry(slot, ROWS[slot], len(ROWS[slot]) - 1, SEEDS[slot], DRAWN[slot]) for slot in slots]
 
 
 @pytest.fixture
@@ -118,14 +118,14 @@ def test_history_follows_its_rows_into_wider_slots(state):
 
 def test_a_shorter_row_in_a_longer_rows_slot_has_none_of_its_history(state):
     state.remember(entries(3), 5, 10)
-    state.enter([Entry(3, [1, 2], 0, 0)])
-    state.remember([Entry(3, [1, 2], 0, 0)], 5, 10)
+    state.enter([Entry(3, [1, 2], 1, 0, 0)])
+    state.remember([Entry(3, [1, 2], 1, 0, 0)], 5, 10)
     assert state.history(range(3, 4), 5).tolist() == [[1, 2, 1, 1, 1]]
 
 
 def test_a_full_idle_slot_does_not_write_beyond_its_history(state):
-    state.enter([Entry(1, [1, 2, 3], 0, 0)])
-    state.remember([Entry(1, [1, 2, 3], 0, 0)], 5, 3)
+    state.enter([Entry(1, [1, 2, 3], 2, 0, 0)])
+    state.remember([Entry(1, [1, 2, 3], 2, 0, 0)], 5, 3)
     state.advance(range(1, 2), torch.tensor([4]), None)
     state.advance(range(2), torch.tensor([5, 5]), torch.tensor([False, False]))
     assert pending_of(state, 1) == [(4, 3)]

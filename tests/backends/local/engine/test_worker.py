@@ -315,7 +315,7 @@ def hold():  # somebody is in the middle of a call while another thread forks
         time.sleep(1)
 threading.Thread(target=hold, daemon=True).start()
 held.wait()
-worker._messages.append("of the parent")
+worker._messages.append(("of the parent", None))
 child = os.fork()
 if child == 0:
     signal.alarm(20)
