@@ -1,9 +1,10 @@
 """The engine: rows of many searches on one model, every token read once.
 
-``book`` and ``buckets`` decide as plain data; ``slots``, ``state`` and ``forward`` hold the tensors; ``engine`` is the
-loop and ``worker`` its thread.
+``book``, ``buckets`` and ``patience`` decide as plain data; ``slots``, ``state`` and ``forward`` hold the tensors;
+``engine`` is the loop, ``rows`` its work in hand and ``worker`` its thread; ``lines`` is what callers give it.
 """
 
-from darwin_align.backends.local.engine.engine import Engine, Line, ReadLine
+from darwin_align.backends.local.engine.engine import Engine
+from darwin_align.backends.local.engine.lines import Line, ReadLine
 
 __all__ = ["Engine", "Line", "ReadLine"]

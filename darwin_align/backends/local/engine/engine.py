@@ -11,23 +11,23 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from darwin_align.backends.local.engine.book import Book, Place, Slot, Want, fronted, gathered, packed
+from darwin_align.backends.local.engine.book import Book, Slot, Want, fronted, gathered, packed
 from darwin_align.backends.local.engine.buckets import next_bucket
 from darwin_align.backends.local.engine.forward import Piece, SlotForward, forward_for
+from darwin_align.backends.local.engine.lines import Line
 from darwin_align.backends.local.engine.patience import Patience
+from darwin_align.backends.local.engine.rows import Batch, Intake, Job, Row
 from darwin_align.backends.local.engine.state import Entry, SlotState
 from darwin_align.backends.local.engine.worker import Worker, cores, limit_threads
 from darwin_align.backends.local.sampling import Sampler, penalises
-from darwin_align.core.types import Sampling
 
-__all__ = ["Engine", "Line", "ReadLine"]
+__all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,149 +35,13 @@ T = TypeVar("T")
 QUANTUM = 64
 """Tokens that a row may write while others wait for a place; then it makes room and queues again."""
 _READ = 1024
-"""Positions after which reading makes room for a step."""
+"""Positions after which reading makes room for a step, and the most of one row that is read in one go."""
 _KEYS = 32
 """Steps whose noise keys are hashed at once."""
 _WIDTH = 256
 """A compiled step attends to a multiple of this: each width is compiled once."""
 _ROUND = 64
 """Slots are as wide as a multiple of this."""
-
-
-class Line(Protocol):
-    """A row while it is in the engine's hands."""
-
-    ids: list[int]
-    """Prompt and state; grows as the line is written."""
-    reused: int
-    """The engine says here how many of the ids it needed not read when the line came in."""
-
-    @property
-    def wanted(self) -> int:
-        """Tokens that may still be written; 0 from the beginning for a line that is only read."""
-
-    @property
-    def seed(self) -> int:
-        """Names the line's noise."""
-
-    @property
-    def drawn(self) -> int:
-        """Position in the answer of the next draw."""
-
-    @property
-    def sampling(self) -> Sampling:
-        """How it draws tokens."""
-
-    def push(self, token: int, logprob: float) -> None:
-        """Take a token that was written."""
-
-    def show(self, hidden: Tensor) -> None:
-        """Take the last hidden state of a line that is only read."""
-
-
-@dataclass(eq=False)
-class ReadLine:
-    """A row whose last hidden state is asked for."""
-
-    ids: list[int]
-    hidden: Tensor | None = None
-    reused: int = 0
-    wanted = seed = drawn = 0
-    sampling = Sampling()
-
-    def show(self, hidden: Tensor) -> None:
-        """Keep it."""
-        self.hidden = hidden
-
-    def push(self, token: int, logprob: float) -> None:
-        """Nothing is ever written here."""
-        raise AssertionError(f"token {token} ({logprob}) was written on a line that is only read")
-
-
-@dataclass(eq=False)
-class _Job(Generic[T]):
-    """What one caller asked for."""
-
-    lines: Sequence[Line]
-    finish: Callable[[], T]
-    whole: Callable[[Sequence[Any]], None] | None
-    owner: str
-    threads: int
-    usual_threads: int
-    future: Future[T] = field(default_factory=Future)
-    left: int = 0
-    since: int = 0
-    came: float = 0.0
-
-    def end(self) -> None:
-        if self.future.set_running_or_notify_cancel():
-            try:
-                result = self.finish()
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-                self.future.set_exception(error)
-            else:
-                self.future.set_result(result)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-
-@dataclass(eq=False)
-class _Intake:
-    """Rows of one job that were placed together: they begin to write together."""
-
-    rows: list[_Row] = field(default_factory=list)
-    unread: int = 0
-
-
-@dataclass(eq=False)
-class _Row:
-    """A line with its place."""
-
-    line: Line
-    job: _Job[Any]
-    place: Place = None  # type: ignore[assignment] # set when it gets one
-    intake: _Intake = None  # type: ignore[assignment]
-    followers: list[_Row] = field(default_factory=list)
-    """Rows that copy from this one once it is read."""
-    issued: int = 0
-    """Steps taken since it has its place; those whose tokens have not come back yet are among them."""
-    pushed: int = 0
-    seen: bool = False
-
-    @property
-    def slot(self) -> Slot:
-        return self.place.slot
-
-    @property
-    def unread(self) -> int:
-        """Tokens to read before anything else. The last one is read with the first step, unless there is none."""
-        return len(self.line.ids) - self.place.shared - bool(self.line.wanted)
-
-    @property
-    def held(self) -> int:
-        """Tokens in the row, the pending one and those under way included."""
-        return len(self.line.ids) + self.issued - self.pushed
-
-    @property
-    def steps(self) -> int:
-        """Steps that may still be issued."""
-        return self.line.wanted - (self.issued - self.pushed)
-
-
-@dataclass(eq=False)
-class _Batch:
-    """Rows that take steps together, as long as nobody comes or goes."""
-
-    rows: list[_Row]
-    slots: range
-    sampler: Sampler
-    moving: Tensor | None
-    width: int
-    keys: Sequence[Tensor] = ()
-    """Noise of the coming steps: hashed for many at once."""
-    step: int = 0
 
 
 class Engine:
@@ -211,14 +75,16 @@ class Engine:
         self._lag = int(self._device.type == "cuda") if lag is None else lag
         self._forward: SlotForward | None = None
         self._tried = False
-        self._waiting: deque[_Row] = deque()
-        self._unread: list[_Row] = []
-        self._writing: list[_Row] = []
-        self._placed: dict[Slot, _Row] = {}
-        self._jobs: set[_Job[Any]] = set()
+        self._waiting: deque[Row] = deque()
+        self._unread: list[Row] = []
+        self._writing: list[Row] = []
+        self._placed: dict[Slot, Row] = {}
+        self._full = False
+        """Whether somebody waits for memory, and nobody has left since."""
+        self._jobs: set[Job[Any]] = set()
         self._patience = Patience()
-        self._batch: _Batch | None = None
-        self._pending: deque[tuple[list[_Row], Tensor, Tensor, Any]] = deque()
+        self._batch: Batch | None = None
+        self._pending: deque[tuple[list[Row], Tensor, Tensor, Any]] = deque()
         self._worker = Worker(self)
 
     # -- the callers' side
@@ -245,7 +111,7 @@ class Engine:
             A future; cancelling it makes its rows leave before the next step.
         """
         usual = torch.get_num_threads()
-        job = _Job(lines, finish, whole, owner, threads or usual, usual)
+        job = Job(lines, finish, whole, owner, threads or usual, usual)
         if not self._worker.put(job, self):
             raise RuntimeError("the engine is closed: the interpreter is shutting down")
         return job.future
@@ -273,7 +139,7 @@ class Engine:
                 self._book.release(message)
             self._patience.forget(message)
             return
-        job: _Job[Any] = message
+        job: Job[Any] = message
         if job.future.cancelled():
             return
         limit_threads(job.threads, job.usual_threads)
@@ -284,7 +150,7 @@ class Engine:
                 job.came = perf_counter()
                 self._patience.came(job.owner, job.came)
                 self._patience.share = 1.0 if self._device.type == "cpu" and job.threads >= cores() else 0.25
-                self._waiting.extend(_Row(line, job) for line in job.lines)
+                self._waiting.extend(Row(line, job) for line in job.lines)
             else:
                 self._serve_whole(job)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller
@@ -311,9 +177,7 @@ class Engine:
             self._admit()
             positions = 0
             while self._unread and positions < _READ:
-                bucket = next_bucket(self._unread, lambda row: row.unread, self._most_rows)
-                positions += sum(row.unread for row in bucket)
-                self._read(bucket)
+                positions += self._read()
             if self._writing or self._pending:
                 if not self._unread and (seconds := self._patience.hold(perf_counter())):
                     self._settle(0)
@@ -344,7 +208,7 @@ class Engine:
             forward.compile()
         forward.cache.lay_out([], 0, 0)
 
-    def _serve_whole(self, job: _Job[Any]) -> None:
+    def _serve_whole(self, job: Job[Any]) -> None:
         for start in range(0, len(job.lines), self._most_rows):
             if job.whole is None:
                 raise TypeError(f"{type(self._model).__name__} takes no slots, and nobody serves the lines without")
@@ -365,7 +229,7 @@ class Engine:
 
     def _make_room(self) -> None:
         """Fairness: rows that wrote a quantum queue again when others wait for a place."""
-        if not self._waiting or (len(self._placed) < self._most_rows and not self._stuck):
+        if not self._waiting or (len(self._placed) < self._most_rows and not self._full):
             return
         long = sorted((row for row in self._writing if row.issued >= QUANTUM), key=lambda row: -row.issued)
         if long:
@@ -373,13 +237,10 @@ class Engine:
         for row in long[: len(self._waiting)]:
             if self._is_placed(row):  # its last token may have come back just now
                 self._leave(row)
-                self._waiting.append(_Row(row.line, row.job, seen=True))
-
-    _stuck = False
-    """Whether the last intake left somebody waiting for memory."""
+                self._waiting.append(Row(row.line, row.job, seen=True))
 
     def _admit(self) -> None:
-        room = self._most_rows - len(self._placed)
+        room = 0 if self._full else self._most_rows - len(self._placed)
         rows = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         if not rows:
             return
@@ -391,7 +252,7 @@ class Engine:
         self._grow(len(self._book.slots))
         placed = [row for row, place in zip(rows, places, strict=True) if place is not None]
         self._waiting.extendleft(row for row, place in reversed(list(zip(rows, places, strict=True))) if place is None)
-        self._stuck = len(placed) < len(rows) or not rows
+        self._full = len(placed) < len(rows) or not rows
         for row, place in zip(rows, places, strict=True):
             if place is not None:
                 row.place = place
@@ -400,12 +261,12 @@ class Engine:
         if placed:
             self._begin(placed, rows)
 
-    def _begin(self, placed: list[_Row], rows: list[_Row]) -> None:
+    def _begin(self, placed: list[Row], rows: list[Row]) -> None:
         self._placed.update((row.slot, row) for row in placed)
         self._state.enter([_entry(row) for row in placed])
-        intakes: dict[int, _Intake] = {}
+        intakes: dict[int, Intake] = {}
         for row in placed:
-            row.intake = intakes.setdefault(id(row.job), _Intake())
+            row.intake = intakes.setdefault(id(row.job), Intake())
             row.intake.rows.append(row)
             row.intake.unread += 1
             if not row.seen:
@@ -417,29 +278,38 @@ class Engine:
             if row.place.after is None:
                 self._queue(row)
 
-    def _queue(self, row: _Row) -> None:
+    def _queue(self, row: Row) -> None:
         """A row's prefix is in its slot: read the rest, if there is any."""
         if row.unread > 0:
             self._unread.append(row)
         else:
             self._is_read(row)
 
-    def _read(self, bucket: list[_Row]) -> None:
-        ids = [row.line.ids for row in bucket]
+    def _read(self) -> int:
+        """Read a bucket of rows side by side, of a long row a part. Returns how many positions."""
+        bucket = next_bucket(self._unread, _next_read, self._most_rows)
+        # Slots in their order may be a range, whose keys need not be gathered.
+        bucket.sort(key=lambda row: row.slot.index)
+        starts = [row.place.shared for row in bucket]
+        for row in bucket:
+            row.place.shared += _next_read(row)
         pieces = [
-            Piece(row.slot.index, row.place.shared, tokens[row.place.shared : row.place.shared + row.unread])
-            for row, tokens in zip(bucket, ids, strict=True)
+            Piece(row.slot.index, start, row.line.ids[start : row.place.shared])
+            for row, start in zip(bucket, starts, strict=True)
         ]
-        pieces, bucket = _by_slot(pieces, bucket)
         hidden = self._slots.read(pieces)
-        taken = set(bucket)
-        self._unread = [row for row in self._unread if row not in taken]
+        done = {row for row in bucket if not row.unread}
+        self._unread = [row for row in self._unread if row not in done]
         for row, state in zip(bucket, hidden, strict=True):
+            if row not in done:
+                row.slot.key = packed(row.line.ids[: row.place.shared])
+                continue
             if not row.line.wanted:
                 row.line.show(state)
             self._is_read(row)
+        return sum(len(piece.ids) for piece in pieces)
 
-    def _is_read(self, row: _Row) -> None:
+    def _is_read(self, row: Row) -> None:
         """A row is in its slot up to its pending token: those that copy from it go on, and its intake may begin."""
         row.slot.key = packed(row.line.ids[: len(row.line.ids) - bool(row.line.wanted)])
         for follower in row.followers:
@@ -453,14 +323,14 @@ class Engine:
         if not row.intake.unread:
             self._write([row for row in row.intake.rows if row.line.wanted])
 
-    def _write(self, rows: list[_Row]) -> None:
+    def _write(self, rows: list[Row]) -> None:
         self._writing.extend(rows)
         if penalised := [_entry(row) for row in rows if penalises(row.line.sampling)]:
             self._state.remember(penalised, self._cache.slots, self._cache.width)
         if rows:
             self._batch = None
 
-    def _leave(self, row: _Row) -> None:
+    def _leave(self, row: Row) -> None:
         """Take a row out: finished, or to make room, or unwanted."""
         if row.line.wanted or row.issued:
             row.slot.key = packed(row.line.ids[:-1])
@@ -468,7 +338,7 @@ class Engine:
             self._batch = None
         if row.slot.owner is None:
             row.slot.key = b""  # the search is over: nothing of it is kept
-        row.slot.busy = False
+        row.slot.busy = self._full = False
         del self._placed[row.slot]
         if not row.line.wanted:
             row.job.left -= 1
@@ -479,7 +349,7 @@ class Engine:
                     self._patience.left(row.job.owner, now, now - row.job.came)
                 row.job.end()
 
-    def _is_placed(self, row: _Row) -> bool:
+    def _is_placed(self, row: Row) -> bool:
         return self._placed.get(row.slot) is row
 
     def _fail(self, error: BaseException) -> None:
@@ -487,7 +357,7 @@ class Engine:
             row.job.fail(error)
         for held in (self._placed, self._waiting, self._unread, self._writing, self._pending, self._jobs):
             held.clear()
-        self._batch = None
+        self._batch, self._full = None, False
         if self._forward is not None:
             self._book.clear()
 
@@ -551,7 +421,7 @@ class Engine:
                     self._batch = None
         self._settle(self._lag if batch is not None else 0)
 
-    def _gather(self) -> _Batch | None:
+    def _gather(self) -> Batch | None:
         """Bring the rows that want a step side by side."""
         rows = [row for row in self._writing if row.steps > 0]
         if not rows:
@@ -564,7 +434,7 @@ class Engine:
         rows.sort(key=lambda row: row.slot.index)
         idle = len(slots) > len(rows)
         moving = None
-        by_slot: list[_Row | None] = [None] * len(slots)
+        by_slot: list[Row | None] = [None] * len(slots)
         for row in rows:
             by_slot[row.slot.index - slots.start] = row
         if idle:
@@ -572,7 +442,7 @@ class Engine:
         # An idle neighbour draws as the first row does; nobody looks at what it draws.
         settings = [(row or rows[0]).line.sampling for row in by_slot]
         width = max(row.held for row in rows)
-        self._batch = _Batch(rows, slots, Sampler(settings, self._slots.device), moving, width)
+        self._batch = Batch(rows, slots, Sampler(settings, self._slots.device), moving, width)
         return self._batch
 
     def _exchange(self, one: int, other: int) -> None:
@@ -602,22 +472,21 @@ class Engine:
                     self._leave(row)
 
 
-def _want(row: _Row) -> Want:
+def _want(row: Row) -> Want:
     return Want(packed(row.line.ids), row.job.owner, row.job.since)
 
 
-def _entry(row: _Row) -> Entry:
+def _entry(row: Row) -> Entry:
     line = row.line
     return Entry(row.slot.index, line.ids, len(line.ids) - bool(line.wanted), line.seed, line.drawn)
 
 
-def _by_slot(pieces: list[Piece], rows: list[_Row]) -> tuple[list[Piece], list[_Row]]:
-    # Slots in their order may be a range, whose keys need not be gathered.
-    order = sorted(range(len(pieces)), key=lambda i: pieces[i].slot)
-    return [pieces[i] for i in order], [rows[i] for i in order]
+def _next_read(row: Row) -> int:
+    """Tokens of a row that are read in one go: the mask of a long one, read whole, would not fit into memory."""
+    return min(row.unread, _READ)
 
 
-def _to_host(slots: range, rows: list[_Row], tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
+def _to_host(slots: range, rows: list[Row], tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
     if len(slots) > len(rows):
         places = torch.tensor([row.slot.index - slots.start for row in rows], device=tokens.device)
         tokens, logprobs = tokens[places], logprobs[places]

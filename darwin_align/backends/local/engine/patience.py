@@ -9,6 +9,9 @@ from __future__ import annotations
 
 __all__ = ["Patience"]
 
+_FORGOTTEN = 600.0
+"""Seconds."""
+
 
 class Patience:
     """Knows who is away and how long that usually takes.
@@ -35,6 +38,8 @@ class Patience:
     def left(self, owner: str, now: float, stayed: float) -> None:
         """A search's rows were written, which took ``stayed`` seconds; it is expected back."""
         if owner:
+            # Who was never said to be over is not waited for for ever, nor remembered.
+            self._away = {other: since for other, since in self._away.items() if now - since < _FORGOTTEN}
             self._away[owner] = now
             self._stay = (self._stay + stayed) / 2 if self._stay else stayed
 
