@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
+from benchmarks.plain import PlainPolicy
 from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.backends.local.engine import Engine, ReadLine
@@ -328,3 +329,22 @@ def test_the_thread_goes_with_its_engine(policy, row):
     gc.collect()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_long_prompt_is_read_in_parts_and_lets_others_write(policy, row, monkeypatch):
+    from darwin_align.backends.local.engine.forward import SlotForward
+
+    passes: list[int] = []
+    read = SlotForward.read
+    monkeypatch.setattr(
+        SlotForward,
+        "read",
+        lambda self, pieces: (passes.append(max(len(p.ids) for p in pieces)), read(self, pieces))[1],
+    )
+    long = row("Heat the water, but do not let it boil. " * 150, max_tokens=5)
+    assert policy.prompt_length(long.request) > 2000
+    found = policy.generate([long, row("Hi", max_tokens=5)])[0].tokens
+    assert max(passes) <= 1024
+    assert len(passes) >= 3
+    plain = PlainPolicy(policy)
+    assert found == plain.generate([long])[0].tokens
