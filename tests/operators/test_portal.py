@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,7 +16,7 @@ from langchain_core.runnables import RunnableLambda
 
 from darwin_align import Population, Request, Response
 from darwin_align.operators import FunctionScorer, WeightedSum
-from darwin_align.operators.portal import acall, call
+from darwin_align.operators.portal import acall, call, submits
 from tests.core.kit import REQUEST
 
 WHO: ContextVar[str] = ContextVar("WHO", default="nobody")
@@ -184,7 +185,7 @@ async def test_callbacks_reach_what_an_async_method_calls(drive: str) -> None:
 
 PRELUDE = """
 import asyncio, os, sys, time
-from darwin_align.operators.portal import acall, call
+from darwin_align.operators.portal import acall, call, submits
 async def double(x):
     await asyncio.sleep(0.001)
     return 2 * x
@@ -250,3 +251,64 @@ assert call(double, 3) == 6
 print("end")
 """)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "end", "")
+
+
+# -- methods that submit
+
+
+class Queue:
+    """Work that is done elsewhere, when the test says so."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[int]] = []
+        self.threads: list[threading.Thread] = []
+
+    @submits
+    def submit(self, number: int) -> Future[int]:
+        self.threads.append(threading.current_thread())
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+async def test_submitted_work_is_awaited_without_a_thread() -> None:
+    queue = Queue()
+    asking = [asyncio.create_task(acall(queue.submit, n)) for n in range(300)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(queue.futures) == 300, "nobody waits for a thread of the pool"
+    assert set(queue.threads) == {threading.current_thread()}
+    for n, future in enumerate(queue.futures):
+        future.set_result(n * n)
+    assert await asyncio.gather(*asking) == [n * n for n in range(300)]
+
+
+async def test_cancelling_the_task_cancels_what_it_submitted() -> None:
+    queue = Queue()
+    asking = asyncio.create_task(acall(queue.submit, 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert queue.futures[0].cancelled()
+
+
+def test_plain_code_waits_for_submitted_work() -> None:
+    queue = Queue()
+    threading.Timer(0.05, lambda: queue.futures[0].set_result(7)).start()
+    assert call(queue.submit, 1) == 7
+
+
+async def test_submitted_work_below_a_plain_method_is_cancelled_with_it() -> None:
+    queue = Queue()
+    asking = asyncio.create_task(acall(lambda: call(queue.submit, 1)))
+    while not queue.futures:
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    for _ in range(200):
+        if queue.futures[0].cancelled():
+            break
+        await asyncio.sleep(0.01)
+    assert queue.futures[0].cancelled()
