@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from darwin_align.backends.local.engine.patience import Patience
 
 
@@ -22,7 +24,7 @@ def test_the_last_to_leave_is_waited_for_as_long_as_the_longest_absence():
     returned(patience, "b", away=0.25)
     patience.left("a", now=10.0, stayed=4.0)
     patience.left("b", now=10.25, stayed=4.0)
-    assert patience.hold(now=10.25) == 0.8 * 0.5
+    assert patience.hold(now=10.25) == pytest.approx(0.8 * 0.5), "an absence fades"
     patience.came("b", now=10.3)
     assert 0 < patience.hold(now=10.3) < 0.2
     assert patience.hold(now=11.0) == 0.0
