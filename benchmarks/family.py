@@ -1,8 +1,9 @@
-"""What every member of the family costs on the embedded pair: tokens decoded and read, and seconds.
+"""What every member of the family is worth and costs on the embedded pair: gold, tokens decoded and read, seconds.
 
     python -m benchmarks.family [--n 100] [--seed 0]
 
-Searches one after another, on one thread. Writes ``benchmarks/results/family.json``.
+Searches one after another, on one thread; then the gold of ``darwin`` less that of each other, paired. Writes
+``benchmarks/results/family.json``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from statistics import fmean, median
 from time import perf_counter, process_time
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import bootstrap
 
 from benchmarks.held_out import RESULTS
 from darwin_align import SearchConfig, SearchResult, __version__
@@ -31,8 +34,8 @@ FAMILY: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def measure(preset: str, changes: dict[str, Any], n: int, seed: int) -> dict[str, float]:
-    """Run one member over held-out instructions: means, and medians of seconds."""
+def measure(preset: str, changes: dict[str, Any], n: int, seed: int) -> tuple[dict[str, float], list[float]]:
+    """Run one member over held-out instructions: means, medians of seconds, and the gold of every answer."""
     search = pocket_search(SearchConfig.preset(preset, **changes))
     search.invoke("How do I brew green tea?", seed=seed)  # first-call costs stay out of the times
     results: list[SearchResult] = []
@@ -42,8 +45,9 @@ def measure(preset: str, changes: dict[str, Any], n: int, seed: int) -> dict[str
         results.append(search.invoke(instruction, seed=seed))
         wall.append(perf_counter() - clock)
         cpu.append(process_time() - processor)
-    return {
-        "gold": fmean(gold(i, result.text).total for i, result in zip(held_out(n), results, strict=True)),
+    golds = [gold(i, result.text).total for i, result in zip(held_out(n), results, strict=True)]
+    figures = {
+        "gold": fmean(golds),
         "reward": fmean(result.reward or 0.0 for result in results),
         "decoded_tokens": fmean(result.usage.decoded_tokens for result in results),
         "prefilled_tokens": fmean(result.usage.prefilled_tokens for result in results),
@@ -51,6 +55,14 @@ def measure(preset: str, changes: dict[str, Any], n: int, seed: int) -> dict[str
         "median_seconds": median(wall),
         "median_cpu_seconds": median(cpu),
     }
+    return figures, golds
+
+
+def less(one: list[float], other: list[float]) -> dict[str, Any]:
+    """Mean difference of pairs and its 95% interval."""
+    differences = np.array(one) - np.array(other)
+    interval = bootstrap((differences,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    return {"mean": float(differences.mean()), "interval_95": [float(interval.low), float(interval.high)]}
 
 
 def main() -> None:
@@ -60,14 +72,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {}
+    rows, golds = {}, {}
     for name, preset, changes in FAMILY:
-        rows[name] = measure(preset, changes, chosen.n, chosen.seed)
+        rows[name], golds[name] = measure(preset, changes, chosen.n, chosen.seed)
         if len(rows) == 1:
             print(f"{'':18}" + "".join(f"{column:>20}" for column in rows[name]))
         print(f"{name:18}" + "".join(f"{value:20.2f}" for value in rows[name].values()), flush=True)
+    differences = {name: less(golds["darwin"], golds[name]) for name in rows if name != "darwin"}
+    for name, difference in differences.items():
+        low, high = difference["interval_95"]
+        print(f"gold of darwin - {name}: {difference['mean']:+.2f} [{low:.2f}, {high:.2f}]")
     about = {"instructions": chosen.n, "seed": chosen.seed, "version": __version__, "torch": torch.__version__}
     figures = {**about, "machine": f"{platform.machine()}, one thread", "rows": rows}
+    figures["gold_of_darwin_less"] = differences
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "family.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
