@@ -414,7 +414,7 @@ class Engine:
             state.advance(rows, tokens, batch.moving)
             self._slots.count(len(batch.rows))
             batch.width += 1
-            self._pending.append((batch.rows, *_to_host(rows, batch.rows, tokens, logprobs)))
+            self._pending.append((batch.rows, *_to_host(batch.places, tokens, logprobs)))
             for row in batch.rows:
                 row.issued += 1
                 if not row.steps:
@@ -433,16 +433,17 @@ class Engine:
             self._exchange(one, other)
         rows.sort(key=lambda row: row.slot.index)
         idle = len(slots) > len(rows)
-        moving = None
+        moving = places = None
         by_slot: list[Row | None] = [None] * len(slots)
         for row in rows:
             by_slot[row.slot.index - slots.start] = row
         if idle:
-            moving = torch.tensor([row is not None for row in by_slot], device=self._slots.device)
+            moving = torch.tensor([row is not None for row in by_slot], device=self._device)
+            places = moving.nonzero()[:, 0]
         # An idle neighbour draws as the first row does; nobody looks at what it draws.
         settings = [(row or rows[0]).line.sampling for row in by_slot]
         width = max(row.held for row in rows)
-        self._batch = Batch(rows, slots, Sampler(settings, self._slots.device), moving, width)
+        self._batch = Batch(rows, slots, Sampler(settings, self._device), moving, places, width)
         return self._batch
 
     def _exchange(self, one: int, other: int) -> None:
@@ -486,9 +487,8 @@ def _next_read(row: Row) -> int:
     return min(row.unread, _READ)
 
 
-def _to_host(slots: range, rows: list[Row], tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
-    if len(slots) > len(rows):
-        places = torch.tensor([row.slot.index - slots.start for row in rows], device=tokens.device)
+def _to_host(places: Tensor | None, tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
+    if places is not None:
         tokens, logprobs = tokens[places], logprobs[places]
     if tokens.device.type != "cuda":
         return tokens, logprobs, None

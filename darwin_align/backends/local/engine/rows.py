@@ -106,6 +106,8 @@ class Batch:
     sampler: Sampler
     moving: Tensor | None
     """bool (slots,), false for idle ones among them; ``None`` if there are none."""
+    places: Tensor | None
+    """int64 (rows,), where the rows are among the slots, if some are idle."""
     width: int
     """Positions of the longest row, the one that is written included."""
     keys: Sequence[Tensor] = ()

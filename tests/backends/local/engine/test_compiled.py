@@ -18,6 +18,7 @@ TEXTS = ("How do I brew green tea?", "Hi", "怎样泡一杯绿茶？🍵", "Expl
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler imports what torch deprecates
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_a_compiled_step_writes_the_same(folders, row, name):
     eager, compiled = (
