@@ -430,7 +430,7 @@ def measure_shape(
 def section_pair(options: Options) -> Iterator[Json]:
     """The 28M pair at every length."""
     # Length, prompts, repeats, prompts that the plain engine runs.
-    shapes = [(256, 1, 3, 1), (512, 1, 3, 1), (1024, 1, 2, 1), (256, 8, 1, 4), (512, 8, 1, 4), (1024, 4, 1, 2)]
+    shapes = [(256, 1, 3, 1), (512, 1, 3, 1), (1024, 1, 2, 1), (256, 8, 3, 2), (512, 8, 2, 2), (1024, 4, 1, 1)]
     for length, n, repeats, alone in [(48, 1, 1, 1), (96, 2, 1, 1)] if options.quick else shapes:
         with on_one_core():
             row = measure_shape(options.small, length, n, options.times(repeats), plain_prompts=alone)
