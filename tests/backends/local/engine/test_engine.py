@@ -19,6 +19,7 @@ from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.backends.local.engine import Engine, ReadLine
 from darwin_align.backends.local.engine.engine import QUANTUM
+from darwin_align.backends.local.engine.forward import SlotForward
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators import portal
 
@@ -44,8 +45,6 @@ def endless(model, tokenizer, **options) -> LocalPolicy:
 def steps(policy, monkeypatch) -> list[int]:
     """How many slots each step worked on."""
     found: list[int] = []
-    from darwin_align.backends.local.engine.forward import SlotForward
-
     step = SlotForward.step
 
     def watched(self, rows, *arguments):
@@ -112,14 +111,26 @@ def test_a_cancelled_call_frees_its_rows_before_the_next_step(policy, row, steps
     assert not policy.engine.busy
 
 
-def test_a_call_that_is_cancelled_before_it_writes_never_writes(policy, row):
+def test_a_call_that_is_cancelled_while_it_is_read_leaves_then(policy, row, monkeypatch):
     lines = [policy._line(replace(row(text, seed=1, max_tokens=50), search_id="s")) for text in TEXTS]
     given = [len(line.ids) for line in lines]
-    policy.submit([row(max_tokens=30)])
-    future = policy.engine.submit(lines, lambda: None, owner="s")
-    assert future.cancel()
+    futures: list[Future] = []
+    read = SlotForward.read
+
+    def cancelling(self, pieces):
+        futures[0].cancel()
+        return read(self, pieces)
+
+    policy.generate([row("Hi", max_tokens=1)])
+    monkeypatch.setattr(SlotForward, "read", cancelling)
+    at_work = threading.Event()
+    policy.engine.submit([], at_work.wait)  # until the future is known
+    futures.append(policy.engine.submit(lines, lambda: None, owner="s"))
+    at_work.set()
     assert policy.generate([row("Hi", max_tokens=40)])[0].new_tokens == 40
-    assert sum(len(line.ids) for line in lines) - sum(given) <= len(lines)
+    assert futures[0].cancelled()
+    written = [len(line.ids) - before for line, before in zip(lines, given, strict=True)]
+    assert max(written) <= 1, "the round in which it was cancelled is the last"
 
 
 def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_written(policy, row):
@@ -332,8 +343,6 @@ def test_the_thread_goes_with_its_engine(policy, row):
 
 
 def test_a_long_prompt_is_read_in_parts_and_lets_others_write(policy, row, monkeypatch):
-    from darwin_align.backends.local.engine.forward import SlotForward
-
     passes: list[int] = []
     read = SlotForward.read
     monkeypatch.setattr(
