@@ -149,7 +149,7 @@ class Engine:
                 self._jobs.add(job)
                 job.came = perf_counter()
                 self._patience.came(job.owner, job.came)
-                self._patience.share = 1.0 if self._device.type == "cpu" and job.threads >= cores() else 0.25
+                self._patience.share = 1.0 if self._device.type == "cpu" and job.threads >= cores() else Patience.share
                 self._waiting.extend(Row(line, job) for line in job.lines)
             else:
                 self._serve_whole(job)

@@ -17,9 +17,9 @@ class Patience:
     """Knows who is away and how long that usually takes.
 
     >>> patience = Patience()
-    >>> patience.left("a", now=10.0, stayed=2.0)
+    >>> patience.left("a", now=10.0, stayed=9.0)
     >>> patience.came("a", now=10.5)  # so half a second is usual
-    >>> patience.left("b", now=20.0, stayed=2.0)
+    >>> patience.left("b", now=20.0, stayed=9.0)
     >>> patience.hold(now=20.25)
     0.25
     >>> patience.hold(now=21.0)
@@ -29,7 +29,7 @@ class Patience:
         share: of the time that searches stay, how much an absence may take to be waited for.
     """
 
-    share = 0.25
+    share = 0.1
 
     def __init__(self) -> None:
         self._away: dict[str, float] = {}
