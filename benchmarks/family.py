@@ -15,11 +15,9 @@ from statistics import fmean, median
 from time import perf_counter, process_time
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.stats import bootstrap
 
-from benchmarks.held_out import RESULTS
+from benchmarks.held_out import RESULTS, interval_95
 from darwin_align import SearchConfig, SearchResult, __version__
 from darwin_align.pocket import gold, held_out
 from darwin_align.pocket.pair import pocket_search
@@ -60,9 +58,8 @@ def measure(preset: str, changes: dict[str, Any], n: int, seed: int) -> tuple[di
 
 def less(one: list[float], other: list[float]) -> dict[str, Any]:
     """Mean difference of pairs and its 95% interval."""
-    differences = np.array(one) - np.array(other)
-    interval = bootstrap((differences,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return {"mean": float(differences.mean()), "interval_95": [float(interval.low), float(interval.high)]}
+    differences = [mine - its for mine, its in zip(one, other, strict=True)]
+    return {"mean": fmean(differences), "interval_95": interval_95(differences)}
 
 
 def main() -> None:

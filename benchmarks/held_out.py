@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter, process_time
@@ -41,7 +42,6 @@ def measure(preset: str, n: int, seed: int) -> dict[str, object]:
         differences.append(gold(instruction, result.text).total - gold(instruction, result.first_response.text).total)
         rewards.append((result.reward or 0.0) - (result.first_response.reward or 0.0))
         tokens.append(result.usage.decoded_tokens)
-    interval = bootstrap((np.array(differences),), np.mean, rng=np.random.default_rng(0)).confidence_interval
     counts = {
         "higher": sum(d > 0 for d in differences),
         "equal": sum(d == 0 for d in differences),
@@ -54,7 +54,7 @@ def measure(preset: str, n: int, seed: int) -> dict[str, object]:
         **counts,
         "higher_95": list(binomtest(counts["higher"], n).proportion_ci(method="wilson")),
         "gold_difference": fmean(differences),
-        "gold_difference_95": [interval.low, interval.high],
+        "gold_difference_95": interval_95(differences),
         "reward_difference": fmean(rewards),
         "decoded_tokens": fmean(tokens),
         "median_seconds": median(wall),
@@ -63,6 +63,12 @@ def measure(preset: str, n: int, seed: int) -> dict[str, object]:
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, one thread",
     }
+
+
+def interval_95(differences: Sequence[float]) -> list[float]:
+    """Bootstrap interval of a mean."""
+    interval = bootstrap((np.array(differences),), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    return [float(interval.low), float(interval.high)]
 
 
 def table(figures: dict[str, object]) -> str:

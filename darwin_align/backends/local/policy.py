@@ -269,19 +269,22 @@ class _Line:
 
     def check_end(self) -> None:
         """Note how the answer ended, if it did."""
-        state = self.ids[len(self.prompt) :] if self.row.request.stop else self.ids[-1:]
-        if self.drawn and (self.ids[-1] in self.eos_ids or self._stopped(state)):
+        if self.drawn and (self.ids[-1] in self.eos_ids or self._stopped()):
             self.finish_reason = "stop"
         elif len(self.ids) >= self.context_length:
             self.finish_reason = "length"
 
-    def _stopped(self, state: Sequence[int]) -> bool:
+    def _stopped(self) -> bool:
         stops = self.row.request.stop
-        return bool(stops) and self.detokenizer.ends_with_stop(state, stops)
+        return bool(stops) and self.detokenizer.ends_with_stop(self._state, stops)
+
+    @property
+    def _state(self) -> list[int]:
+        return self.ids[len(self.prompt) :]
 
     def continuation(self) -> Continuation:
         """Return what was written."""
-        state = self.ids[len(self.prompt) :]
+        state = self._state
         text = self.detokenizer.text(state, finished=self.finish_reason == "stop")
         unread = self._given - self.reused
         return Continuation(

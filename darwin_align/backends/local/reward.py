@@ -227,14 +227,11 @@ class RewardModel(SharedModel):
         lines = sorted(answers.values(), key=lambda answer: (len(answer.ids), answer.ids))
 
         def rewards() -> T:
-            if self._head is None:
-                for start in range(0, len(lines), self._options.batch_size):
-                    self._read_whole(lines[start : start + self._options.batch_size])
             self._reward_read([line for line in lines if line.hidden is not None])
             read = sum(len(line.ids) - line.reused for line in lines)
             return finish([answers[one].reward for one in inputs], read)
 
-        return ask([] if self._head is None else lines, rewards, whole=self._read_whole)
+        return ask(lines, rewards, whole=self._read_whole, over_slots=self._head is not None)
 
     def release(self, search_id: str) -> None:
         """Let the rows of a search go."""

@@ -118,7 +118,11 @@ class Book:
     @property
     def limit(self) -> int:
         """Slots that the budget allows at this width."""
-        return max(1, self.budget // max(1, self.width * self.position_bytes))
+        return self.limit_at(self.width)
+
+    def limit_at(self, width: int) -> int:
+        """Slots that the budget allows at another width."""
+        return max(1, self.budget // max(1, width * self.position_bytes))
 
     # -- room
 
@@ -129,7 +133,7 @@ class Book:
             The old indices of the slots that stay, in their new order, or ``None`` if too many busy ones would go.
         """
         width = max(width, self.width)
-        most = max(1, self.budget // max(1, width * self.position_bytes))
+        most = self.limit_at(width)
         if sum(slot.busy for slot in self.slots) > most:
             return None
         if len(self.slots) > most:

@@ -95,6 +95,7 @@ class Engine:
         finish: Callable[[], T],
         *,
         whole: Callable[[Sequence[Any]], None] | None = None,
+        over_slots: bool = True,
         owner: str = "",
         threads: int | None = None,
     ) -> Future[T]:
@@ -104,6 +105,7 @@ class Engine:
             lines: rows to read or write.
             finish: called on the engine's thread when all are done; its value is the future's result.
             whole: serves lines on a model that takes no slots.
+            over_slots: false if ``whole`` must serve them on any model.
             owner: the search, for :meth:`release`.
             threads: CPU threads for the work; ``None`` is the caller's own number.
 
@@ -111,7 +113,7 @@ class Engine:
             A future; cancelling it makes its rows leave before the next step.
         """
         usual = torch.get_num_threads()
-        job = Job(lines, finish, whole, owner, threads or usual, usual)
+        job = Job(lines, finish, whole, over_slots, owner, threads or usual, usual)
         if not self._worker.put(job, self):
             raise RuntimeError("the engine is closed: the interpreter is shutting down")
         return job.future
@@ -144,7 +146,7 @@ class Engine:
             return
         limit_threads(job.threads, job.usual_threads)
         try:
-            if job.lines and self._ready():
+            if job.lines and job.over_slots and self._ready():
                 job.left, job.since = len(job.lines), self._book.now + 1
                 self._jobs.add(job)
                 job.came = perf_counter()
@@ -250,14 +252,17 @@ class Engine:
         later = [_want(row) for row in self._waiting if row.job in jobs]
         places = self._book.place([_want(row) for row in rows], later)
         self._grow(len(self._book.slots))
-        placed = [row for row, place in zip(rows, places, strict=True) if place is not None]
-        self._waiting.extendleft(row for row, place in reversed(list(zip(rows, places, strict=True))) if place is None)
-        self._full = len(placed) < len(rows) or not rows
+        placed, left = [], []
         for row, place in zip(rows, places, strict=True):
-            if place is not None:
-                row.place = place
-                if place.after is None and place.source is not None:
-                    self._cache.copy(place.source.index, place.slot.index, place.shared)
+            if place is None:
+                left.append(row)
+                continue
+            placed.append(row)
+            row.place = place
+            if place.after is None and place.source is not None:
+                self._cache.copy(place.source.index, place.slot.index, place.shared)
+        self._waiting.extendleft(reversed(left))
+        self._full = bool(left) or not rows
         if placed:
             self._begin(placed, rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from darwin_align.backends.local.engine.slots import SlotCache, Window
 
 __all__ = ["Piece", "SlotForward", "forward_for"]
 
-Masks = Callable[[Tensor, int], Any]
 _EXACT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """How far states over slots may be from the model's own, relative to the largest: rounding, not a wrong mask. Some
 models compute a part in single precision always."""

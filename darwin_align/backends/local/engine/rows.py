@@ -25,6 +25,7 @@ class Job(Generic[T]):
     lines: Sequence[Line]
     finish: Callable[[], T]
     whole: Callable[[Sequence[Any]], None] | None
+    over_slots: bool
     owner: str
     threads: int
     usual_threads: int
