@@ -6,6 +6,15 @@ __all__ = [
     "ConfigError",
     "ContextLengthError",
     "DarwinError",
+    "EndpointAuthenticationError",
+    "EndpointConnectionError",
+    "EndpointError",
+    "EndpointNotFoundError",
+    "EndpointPermissionError",
+    "EndpointRateLimitError",
+    "EndpointRequestError",
+    "EndpointServerError",
+    "EndpointTimeoutError",
     "ModelLoadError",
     "OperatorError",
     "ReplayError",
@@ -44,3 +53,43 @@ class RewardError(OperatorError):
 
 class ReplayError(DarwinError):
     """Recorded events do not belong to the search that is asked to replay them."""
+
+
+class EndpointError(DarwinError):
+    """A remote server could not be used. Its subclasses say why; ``status`` is the HTTP status, if there was one."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class EndpointAuthenticationError(EndpointError):
+    """The key is missing or wrong (401)."""
+
+
+class EndpointPermissionError(EndpointError):
+    """The key may not do this (403)."""
+
+
+class EndpointNotFoundError(EndpointError):
+    """There is no such model or path (404)."""
+
+
+class EndpointRequestError(EndpointError):
+    """The server refuses the request as it is: asking again would not help (400, 422 and the like)."""
+
+
+class EndpointRateLimitError(EndpointError):
+    """The server still says that it has too many requests (429), after all attempts."""
+
+
+class EndpointServerError(EndpointError):
+    """The server fails (5xx), or answers with something that is no answer, after all attempts."""
+
+
+class EndpointConnectionError(EndpointError):
+    """The server cannot be reached, or breaks the connection, after all attempts."""
+
+
+class EndpointTimeoutError(EndpointError):
+    """The server did not answer in time."""

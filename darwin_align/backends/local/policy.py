@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from darwin_align.backends.local.detokenizer import Detokenizer, first_stop
+from darwin_align.backends.detokenizer import Detokenizer, first_stop
 from darwin_align.backends.local.loading import (
     DeviceMap,
     LoadedModel,
@@ -20,7 +20,7 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.local.padded import PaddedForward
-from darwin_align.backends.local.templates import ChatTemplate
+from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.operators.policy import Continuation, Row

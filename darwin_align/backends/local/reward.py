@@ -22,8 +22,8 @@ from darwin_align.backends.local.loading import (
     SharedModel,
     model_context_length,
 )
-from darwin_align.backends.local.recipes import Recipe, recipe_for, recipe_named
-from darwin_align.backends.local.templates import ChatTemplate, Turn, to_chat
+from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
+from darwin_align.backends.templates import ChatTemplate, Turn, to_chat
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError
 from darwin_align.core.types import Request, Response
@@ -81,7 +81,7 @@ class RewardModel(SharedModel):
     Args:
         model: a transformers sequence-classification model with one logit.
         tokenizer: its tokenizer.
-        recipe: name of a known family (:data:`~darwin_align.backends.local.recipes.RECIPES`).
+        recipe: name of a known family (:data:`~darwin_align.backends.recipes.RECIPES`).
         turn: "closed" ends the assistant's turn as the template does, "open" stops behind the answer.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
         threads: CPU threads while it works; ``None`` leaves torch's number.

@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, DebertaV2Config, DebertaV2ForSequenceClassification
 
 from darwin_align.backends.local import RECIPES, LocalScorer, RewardModel
-from darwin_align.backends.local.recipes import recipe_for
+from darwin_align.backends.recipes import recipe_for
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError
 from darwin_align.core.types import Message, Population, Request, Response
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from darwin_align.backends.local.templates import BosFrom
+from darwin_align.backends.templates import BosFrom
 from darwin_align.core.errors import ConfigError
 
 __all__ = ["RECIPES", "Recipe", "recipe_for", "recipe_named"]
@@ -23,7 +23,7 @@ class Recipe:
     pattern: str = ""
     """Regular expression over the lower-case folder or hub id."""
     bos: BosFrom = "template"
-    """Who writes the BOS token, see :class:`~darwin_align.backends.local.templates.ChatTemplate`."""
+    """Who writes the BOS token, see :class:`~darwin_align.backends.templates.ChatTemplate`."""
     inputs: Literal["chat", "pair"] = "chat"
     """A chat through the template, or a pair of question and answer without one."""
     reads: Literal["logits", "score", "get_score"] = "logits"

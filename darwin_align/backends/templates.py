@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from darwin_align.backends.local.detokenizer import Detokenizer
+from darwin_align.backends.detokenizer import Detokenizer
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Message, Request, Response
 

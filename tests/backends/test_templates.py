@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from darwin_align.backends.local import templates as module
-from darwin_align.backends.local.templates import ChatTemplate, to_chat
+from darwin_align.backends import templates as module
+from darwin_align.backends.templates import ChatTemplate, to_chat
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Message, Request, Response, ToolCall
 
