@@ -36,6 +36,13 @@ class Frame:
     before: str
     after: str
 
+    def around(self, answer: str) -> Frame:
+        """The frame of this answer."""
+        if self.before.endswith(" ") and answer.startswith(" "):
+            # A template that puts a space before answers: a policy that was trained on it writes that space itself.
+            return replace(self, before=self.before[:-1])
+        return self
+
 
 def to_chat(conversation: Sequence[Message]) -> Chat:
     """Convert messages to the dictionaries that chat templates read: text content, OpenAI-style tool calls.
@@ -128,6 +135,18 @@ class ChatTemplate:
         Raises:
             RequestError: the template refuses the conversation, or the request wants what this policy cannot give.
         """
+        return list(self._encode(self.prompt_text(request)))
+
+    def prompt_text(self, request: Request, *, bos: bool = True) -> str:
+        """Text of the conversation up to where the assistant's answer begins: what :meth:`prompt_ids` tokenises.
+
+        Args:
+            request: the conversation.
+            bos: ``False`` takes a leading BOS off, for whoever tokenises the text with special tokens added.
+
+        Raises:
+            RequestError: the template refuses the conversation, or the request wants what this policy cannot give.
+        """
         _check_constraints(request)
         tools = self._tools(request)
         if tools and not self.takes_tools:
@@ -135,10 +154,13 @@ class ChatTemplate:
                 "the request has tools, but the model's chat template does not show tools to the model: use a model "
                 "that was trained with tools, or give a chat_template=… that renders `tools`"
             )
-        ids = self._encode(self._render(self._chat(request), tools, answer_next=True))
-        if not ids:
+        if not (text := self._render(self._chat(request), tools, answer_next=True)):
             raise RequestError("the model's chat template rendered this conversation to nothing")
-        return list(ids)
+        return text if bos else text.removeprefix(self._tokenizer.bos_token or "")
+
+    def count(self, text: str) -> int:
+        """Tokens of a rendered text, or of a piece of an answer."""
+        return len(self._encoded(text))
 
     def _tools(self, request: Request) -> list[dict[str, Any]] | None:
         # tool_choice="none" forbids calls: a model that is not shown the tools cannot call them.
@@ -194,26 +216,60 @@ class ChatTemplate:
             RequestError: the template refuses the conversation.
         """
         chat, tools = self._chat(request), self._shown_tools(request)
-        frame = self._frame(chat, tools)
+        frame = self._frame(chat, tools, turn)
         if frame is None:
-            return [self._whole(chat, tools, response.text, turn) for response in responses]
-        if turn == "open":
-            frame = replace(frame, after="")
-        return [self._framed(frame, response) for response in responses]
+            return [list(self._encoded(self._whole(chat, tools, response.text, turn))) for response in responses]
+        return [self._framed(frame.around(response.text), response) for response in responses]
+
+    def answer_texts(
+        self, request: Request, responses: Sequence[Response], turn: Turn, *, special: bool = False
+    ) -> list[tuple[str, str]]:
+        """Texts of the conversation and an answer to it, for a reader with this tokenizer at the far end of a wire.
+
+        Joined, they are what :meth:`answer_ids` tokenises where it goes by text.
+
+        Args:
+            request: the conversation.
+            responses: its answers, finished or not.
+            turn: "closed" ends the turn as the template ends it, "open" stops behind the answer.
+            special: whether the reader adds the tokenizer's special tokens. Either way it sees one BOS at most, unless
+                the template writes none, none is wanted, and the reader adds one.
+
+        Returns:
+            For each response the text up to the answer, and the text from there on. A template that shows no frame
+            around answers gives everything as the first.
+
+        Raises:
+            RequestError: the template refuses the conversation.
+        """
+        chat, tools = self._chat(request), self._shown_tools(request)
+        frame = self._frame(chat, tools, turn)
+        if frame is None:
+            return [(self._bos_for(self._whole(chat, tools, r.text, turn), special), "") for r in responses]
+        framed = [(frame.around(response.text), response.text) for response in responses]
+        return [(self._bos_for(frame.before, special), text + frame.after) for frame, text in framed]
+
+    def _bos_for(self, text: str, special: bool) -> str:
+        """The beginning of a text, such that a reader sees the BOS that :meth:`_encoded` sees."""
+        bos = self._tokenizer.bos_token
+        if not bos or not self._adds_bos:
+            return text
+        if special:
+            return text.removeprefix(bos)
+        return bos + text.removeprefix(bos) if self._bos == "tokenizer" else text
 
     def _framed(self, frame: Frame, response: Response) -> list[int]:
-        if frame.before.endswith(" ") and response.text.startswith(" "):
-            # A template that puts a space before answers: a policy that was trained on it writes that space itself.
-            frame = replace(frame, before=frame.before[:-1])
         if not self.detokenizer.spells(response.tokens, response.text):
             return list(self._encoded(frame.before + response.text + frame.after))
         before, after = self._frame_ids(frame)
         return [*before, *self.detokenizer.without_end(response.tokens), *after]
 
-    def _frame(self, chat: Chat, tools: list[dict[str, Any]] | None) -> Frame | None:
+    def _frame(self, chat: Chat, tools: list[dict[str, Any]] | None, turn: Turn = "closed") -> Frame | None:
         rendered = self._render([*chat, {"role": "assistant", "content": _MARK}], tools, answer_next=False)
         before, found, after = rendered.partition(_MARK)
-        return Frame(before, after) if found and _MARK not in after else None
+        if not found or _MARK in after:
+            return None
+        return Frame(before, "" if turn == "open" else after)
 
     def _frame_ids(self, frame: Frame) -> tuple[list[int], list[int]]:
         # Tokenised behind a word, because some tokenizers treat the beginning of a text as the beginning of a word.
@@ -222,11 +278,10 @@ class ChatTemplate:
         after = whole[len(word) :] if whole[: len(word)] == word else self._encode(frame.after)
         return list(self._encode(frame.before)), list(after)
 
-    def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, text: str, turn: Turn) -> list[int]:
+    def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, text: str, turn: Turn) -> str:
         if turn == "open":
-            return list(self._encoded(self._render(chat, tools, answer_next=True) + text))
-        closed = [*chat, {"role": "assistant", "content": text}]
-        return list(self._encoded(self._render(closed, tools, answer_next=False)))
+            return self._render(chat, tools, answer_next=True) + text
+        return self._render([*chat, {"role": "assistant", "content": text}], tools, answer_next=False)
 
     def _shown_tools(self, request: Request) -> list[dict[str, Any]] | None:
         tools = self._tools(request)
@@ -274,6 +329,11 @@ class ChatTemplate:
         if not (call := self._probe_ids(turns[:2])):
             return set()
         return {*self._probe_ids(turns), *self._probe_ids(turns[:1], [tool])} - (set(call) - framing)
+
+    @cached_property
+    def _adds_bos(self) -> bool:
+        """Whether the tokenizer puts a BOS before texts by itself."""
+        return list(self._tokenizer.encode("x")[:1]) == [self._tokenizer.bos_token_id]
 
     @cached_property
     def end_of_turn(self) -> int | None:

@@ -16,7 +16,7 @@ from darwin_align.operators.base import Check, Mutator, Report
 from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row, current_search, usage_of
-from darwin_align.operators.portal import call
+from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt, parse_list
 
 __all__ = ["ChainMutator", "ChatModelMutator", "FunctionMutator", "IdentityMutator", "PolicyMutator", "RuleMutator"]
@@ -38,18 +38,19 @@ class PolicyMutator(Mutator):
         """The policy."""
         return (self.policy,)
 
-    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
+    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
         """Ask the policy, once for a list or n times for one rewording, as the prompt says."""
         asked = Request.of(self.prompt.render(request, instruction, n), sampling=self.sampling)
         refusal = getattr(self.policy, "refusal", None)
-        if refusal and (reason := refusal(asked, 1)):
+        if refusal and (reason := await acall(refusal, asked, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         replies = n if self.prompt.one_per_reply else 1
         search = current_search.get()
         rows = [Row(asked, self.max_tokens, seed=derive(seed, i), search_id=search) for i in range(replies)]
-        continuations: Sequence[Continuation] = call(self.policy.generate, rows)
+        report = Report.of(await acall(getattr(self.policy, "submit", self.policy.generate), rows))
+        continuations: Sequence[Continuation] = report.answer
         found = [mutation for c in continuations for mutation in self.prompt.read(c.text)]
-        return Report(found[:n], usage_of(continuations))
+        return Report(found[:n], usage_of(continuations) + report.usage, report.notes)
 
 
 class ChatModelMutator(Mutator):

@@ -1,0 +1,397 @@
+"""An endpoint: one role's servers, asked patiently: retries, deadlines, breakers, failover, one bounded limit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from time import monotonic
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import Field, SecretStr
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from darwin_align.backends.endpoint.breaker import Breaker
+from darwin_align.backends.endpoint.faults import Fault, explained, fault_of_answer, fault_of_exception
+from darwin_align.backends.endpoint.pool import borrowed_client
+from darwin_align.core.errors import ConfigError, DarwinError, EndpointServerError, EndpointTimeoutError
+from darwin_align.core.noun import Settings
+
+__all__ = ["Endpoint", "Limits", "Reply", "gathered"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_KEYS = {
+    "openrouter.ai": "OPENROUTER_API_KEY",
+    "api.mistral.ai": "MISTRAL_API_KEY",
+    "api.deepseek.com": "DEEPSEEK_API_KEY",
+    "api.together.xyz": "TOGETHER_API_KEY",
+    "api.together.ai": "TOGETHER_API_KEY",
+    "api.openai.com": "OPENAI_API_KEY",
+    "integrate.api.nvidia.com": "NVIDIA_API_KEY",
+    "api-inference.huggingface.co": "HF_TOKEN",
+    "router.huggingface.co": "HF_TOKEN",
+}
+"""Where a provider's customary variable is read. It is sent to that provider only; ``DARWIN_ALIGN_API_KEY`` to any."""
+
+_FIRST_CONTACT = 4
+"""Attempts on a server that refuses connections and never answered yet: most often its address is wrong."""
+
+
+class Limits(Settings):
+    """How much is asked of a server at once, and how patiently.
+
+    >>> Limits(attempts=3).concurrency
+    32
+    """
+
+    concurrency: int = Field(32, gt=0)
+    """Requests in flight at most, of all searches together."""
+    attempts: int = Field(8, gt=0)
+    """Times that one call is tried."""
+    deadline: float = Field(600.0, gt=0)
+    """Seconds for one call, with all its attempts and waits; waiting for a place among ``concurrency`` apart."""
+    attempt_timeout: float = Field(180.0, gt=0)
+    """Seconds for one attempt, from the first byte sent to the last one read: an answer that drips in ends here."""
+    read_timeout: float = Field(120.0, gt=0)
+    """Seconds without any byte. A server is silent while it decodes a chunk, so this is no small number."""
+    connect_timeout: float = Field(5.0, gt=0)
+    """Seconds for a connection."""
+    backoff: float = Field(0.25, ge=0)
+    """Seconds that the first wait between attempts lasts at most; it doubles each time, and is drawn from 0 up."""
+    max_backoff: float = Field(10.0, ge=0)
+    """Seconds that such a wait lasts at most. A ``Retry-After`` of the server is obeyed beyond it."""
+    breaker_failures: int = Field(10, gt=0)
+    """Failures in a row after which a server is left alone."""
+    breaker_pause: float = Field(5.0, gt=0)
+    """Seconds for which it is; twice as long each time, a minute at most."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A JSON answer."""
+
+    data: Any
+    headers: Mapping[str, str]
+    url: str
+    """Base URL of the server that gave it."""
+
+
+class _KeyAuth(httpx.Auth):
+    """Writes the key into the request and nowhere else."""
+
+    def __init__(self, key: SecretStr | None, headers: Mapping[str, SecretStr]) -> None:
+        self._key, self._headers = key, headers
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if self._key is not None:
+            request.headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        for name, value in self._headers.items():
+            request.headers[name] = value.get_secret_value()
+        yield request
+
+
+@dataclass
+class _Host:
+    """One base URL."""
+
+    root: str
+    breaker: Breaker
+    in_flight: int = 0
+    answered: bool = False
+
+    def lives(self) -> None:
+        """It answered."""
+        self.answered = True
+        self.breaker.succeeded()
+
+
+@dataclass
+class _Live:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    places: asyncio.Semaphore
+    lock: asyncio.Lock
+    hosts: list[_Host]
+
+    def ready(self) -> list[_Host]:
+        """The hosts that may be asked now."""
+        return [host for host in self.hosts if host.breaker.ready_in(monotonic()) == 0]
+
+
+@dataclass
+class _Call:
+    """One call and its attempts."""
+
+    method: str
+    path: str
+    body: Any
+    deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    attempts: int = 0
+    failed: list[_Host] = field(default_factory=list)
+
+    def failed_lately(self, live: _Live) -> list[_Host]:
+        """The servers that it failed on since it last tried them all in turn."""
+        others = len(live.hosts) - 1
+        return self.failed[-others:] if others else []
+
+
+class Endpoint:
+    """Base URLs that serve one role, and how they are asked.
+
+    Several base URLs share the calls: each goes to the one with the fewest in flight, and a failed one is tried at the
+    next. All searches that use the object share its limit. It may be used from any thread and loop through the
+    operators; copies after a fork and pickles start anew. A pickle holds the key.
+
+    Args:
+        base_url: ``http://host:port``, with or without ``/v1``; or several of them.
+        api_key: sent as a bearer token. ``None`` reads the provider's own variable for its own host, else
+            ``DARWIN_ALIGN_API_KEY``.
+        headers: further headers; their values are kept as secrets.
+        limits: how much, how patiently.
+
+    Raises:
+        ConfigError: a base URL cannot be used.
+
+    >>> Endpoint("http://127.0.0.1:8000/v1", api_key="secret")
+    Endpoint('http://127.0.0.1:8000')
+    """
+
+    def __init__(
+        self,
+        base_url: str | Sequence[str],
+        *,
+        api_key: str | SecretStr | None = None,
+        headers: Mapping[str, str | SecretStr] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        urls = [base_url] if isinstance(base_url, str) else list(base_url)
+        if not urls:
+            raise ConfigError("base_url is empty: give the server's address, e.g. 'http://127.0.0.1:8000'")
+        self.roots = tuple(dict.fromkeys(_root(url) for url in urls))
+        self.limits = limits or Limits()
+        self._key = _secret(api_key) if api_key is not None else _key_from_environment(self.roots)
+        self._headers = {name: _secret(value) for name, value in (headers or {}).items()}
+        self._live: _Live | None = None
+        self._turn = count()
+        self.counts: Counter[str] = Counter()
+        """What happened so far: "requests", "answers", and failed attempts by kind."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.roots))})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_live": None, "_turn": count()}
+
+    @property
+    def host(self) -> str:
+        """Host name of the first base URL."""
+        return httpx.URL(self.roots[0]).host
+
+    async def get(self, path: str) -> Reply:
+        """Ask by GET; see :meth:`post`. A status of 500 is taken for an answer here: the path does not work there."""
+        return await self._called(_Call("GET", path, None))
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Reply:
+        """Post JSON and return the JSON that comes back. To be awaited on the portal's loop.
+
+        Args:
+            path: behind the base URL without its ``/v1``, e.g. ``"/v1/completions"``.
+            body: what is sent.
+
+        Raises:
+            EndpointError: the subclass says what is wrong: refused, or failed for good.
+            ContextLengthError: the server says that the prompt is too long.
+        """
+        return await self._called(_Call("POST", path, body))
+
+    def lock(self) -> asyncio.Lock:
+        """For what is to be found out about the servers once. To be used on the portal's loop."""
+        return self._on_this_loop().lock
+
+    async def _called(self, call: _Call) -> Reply:
+        live = self._on_this_loop()
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.limits.attempts),
+            wait=_Wait(self.limits),
+            retry=retry_if_exception_type(Fault),
+            before_sleep=_logged,
+            reraise=True,
+        )
+        try:
+            async with asyncio.timeout(self.limits.deadline) as call.deadline:
+                return await retrying(self._attempt, live, call)
+        except Fault as fault:
+            raise self._for_good(call, fault) from fault.__cause__
+        except TimeoutError as error:
+            if not call.deadline.expired():
+                raise
+            raise self._late(call) from error
+
+    async def _attempt(self, live: _Live, call: _Call) -> Reply:
+        async with self._place(live, call):
+            host = await self._chosen(live, call)
+            host.breaker.begin()
+            host.in_flight += 1
+            call.attempts += 1
+            self.counts["requests"] += 1
+            try:
+                reply = await self._asked(host, call)
+            except Fault as fault:
+                self._note_fault(live, host, call, fault)
+                raise
+            except DarwinError:
+                host.lives()  # it answered: the request is what it does not like
+                raise
+            except BaseException:
+                host.breaker.abandoned()
+                raise
+            finally:
+                host.in_flight -= 1
+        host.lives()
+        self.counts["answers"] += 1
+        return reply
+
+    @asynccontextmanager
+    async def _place(self, live: _Live, call: _Call) -> AsyncIterator[None]:
+        """A place among the requests in flight. The deadline stands still while others hold them all."""
+        left = (call.deadline.when() or inf) - live.loop.time()
+        call.deadline.reschedule(None)
+        async with live.places:
+            call.deadline.reschedule(live.loop.time() + left)
+            yield
+
+    async def _asked(self, host: _Host, call: _Call) -> Reply:
+        limits, url = self.limits, host.root + call.path
+        timeout = httpx.Timeout(limits.read_timeout, connect=limits.connect_timeout, pool=None)
+        try:
+            with borrowed_client() as client:
+                async with asyncio.timeout(limits.attempt_timeout):
+                    response = await client.request(
+                        call.method, url, json=call.body, timeout=timeout, auth=_KeyAuth(self._key, self._headers)
+                    )
+        except (httpx.TransportError, TimeoutError) as error:
+            raise fault_of_exception(error) from error
+        broken_path = call.method == "GET" and response.status_code == httpx.codes.INTERNAL_SERVER_ERROR
+        if not broken_path and (fault := fault_of_answer(response)):
+            raise fault
+        if refusal := explained(response, f"{call.method} {url}"):
+            raise self._without_key(refusal)
+        try:
+            return Reply(response.json(), response.headers, host.root)
+        except (ValueError, UnicodeDecodeError) as error:
+            kind = response.headers.get("content-type", "no content type")
+            about = f"status {response.status_code}, but the body is no JSON ({kind}): {response.text[:80]!r}"
+            raise Fault("no_json", about, EndpointServerError, status=response.status_code) from error
+
+    async def _chosen(self, live: _Live, call: _Call) -> _Host:
+        """The server to ask now: one that this call has not failed on lately, with the fewest requests in flight."""
+        while not (ready := live.ready()):
+            await asyncio.sleep(min(host.breaker.ready_in(monotonic()) for host in live.hosts) + 0.001)
+        turn, lately = next(self._turn), call.failed_lately(live)
+        order = [ready[(turn + i) % len(ready)] for i in range(len(ready))]
+        return min(order, key=lambda host: (host in lately, host.in_flight))
+
+    def _note_fault(self, live: _Live, host: _Host, call: _Call, fault: Fault) -> None:
+        self.counts[fault.kind] += 1
+        call.failed.append(host)
+        if fault.alive:
+            host.lives()
+        elif host.breaker.failed(monotonic()):
+            logger.warning("%s fails and is left alone for a while: %s", host.root, fault.about)
+        lately = call.failed_lately(live)
+        fault.elsewhere = any(other not in lately and other is not host for other in live.ready())
+        never = not any(one.answered for one in call.failed)
+        if fault.hopeless or (fault.kind == "refused" and never and call.attempts >= _FIRST_CONTACT):
+            raise self._for_good(call, fault) from fault.__cause__
+
+    def _for_good(self, call: _Call, fault: Fault) -> DarwinError:
+        tried = f"after {call.attempts} attempts" if call.attempts > 1 else "at the first attempt"
+        asked = f"{call.method} {call.failed[-1].root}{call.path}"
+        advice = "" if fault.alive or call.failed[-1].answered else ". Is base_url right, and does the server run?"
+        return self._without_key(fault.error(f"{asked} failed {tried}: {fault.about}{advice}", status=fault.status))
+
+    def _late(self, call: _Call) -> DarwinError:
+        where = call.failed[-1].root if call.failed else self.roots[0]
+        return EndpointTimeoutError(
+            f"{call.method} {where}{call.path} was not answered within the deadline of {self.limits.deadline:g} s "
+            f"({call.attempts} attempts): raise Limits(deadline=…), or look after the server"
+        )
+
+    def _without_key(self, error: DarwinError) -> DarwinError:
+        secrets = [s.get_secret_value() for s in (self._key, *self._headers.values()) if s is not None]
+        text = str(error)
+        for secret in filter(None, secrets):
+            text = text.replace(secret, "***")
+        error.args = (text,)
+        return error
+
+    def _on_this_loop(self) -> _Live:
+        loop = asyncio.get_running_loop()
+        if self._live is None or self._live.loop is not loop:
+            limits = self.limits
+            hosts = [_Host(root, Breaker(limits.breaker_failures, limits.breaker_pause)) for root in self.roots]
+            self._live = _Live(loop, asyncio.Semaphore(limits.concurrency), asyncio.Lock(), hosts)
+        return self._live
+
+
+class _Wait:
+    """How long to wait after a failed attempt: not at all while another server is untried, else with jitter."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._jitter = wait_random_exponential(multiplier=limits.backoff, max=limits.max_backoff)
+
+    def __call__(self, state: RetryCallState) -> float:
+        fault = state.outcome.exception() if state.outcome else None
+        if not isinstance(fault, Fault):
+            return 0.0
+        return 0.0 if fault.elsewhere else max(float(self._jitter(state)), fault.retry_after)
+
+
+def _logged(state: RetryCallState) -> None:
+    fault = state.outcome.exception() if state.outcome else None
+    logger.info("attempt %d failed (%s): trying again in %.2f s", state.attempt_number, fault, state.upcoming_sleep)
+
+
+async def gathered(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all at once, in order; the first error cancels the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def _secret(value: str | SecretStr) -> SecretStr:
+    return value if isinstance(value, SecretStr) else SecretStr(value)
+
+
+def _root(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError):
+        raise ConfigError(f"base_url={url!r:.80} is no URL: give e.g. 'http://127.0.0.1:8000'") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigError(f"base_url={url!r:.80} is no web address: give e.g. 'http://127.0.0.1:8000'")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise ConfigError("a base_url holds an address only: give keys as api_key=… or headers=…")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def _key_from_environment(roots: Sequence[str]) -> SecretStr | None:
+    hosts = {httpx.URL(root).host for root in roots}
+    own = _KEYS.get(next(iter(hosts)), "") if len(hosts) == 1 else ""
+    return next((SecretStr(key) for name in (own, "DARWIN_ALIGN_API_KEY") if (key := os.environ.get(name))), None)

@@ -1,0 +1,325 @@
+"""Three ways in which a server goes on with an answer: by token ids, by text, by a begun assistant's turn.
+
+Ids are exact. Text is tokenised anew at every chunk and drifts a little; a begun turn also passes through the server's
+own template. Each way proves itself once, on a tiny conversation, before a search relies on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from langchain_core.messages import convert_to_openai_messages
+
+from darwin_align.backends.detokenizer import first_stop
+from darwin_align.backends.endpoint.client import Endpoint
+from darwin_align.backends.endpoint.dialects.base import Asked, Chat, Dialect, Prompt, Wire, Written
+from darwin_align.backends.templates import ChatTemplate
+from darwin_align.core.errors import ContextLengthError, EndpointError, EndpointServerError, RequestError
+from darwin_align.core.types import FinishReason, Request, Sampling
+from darwin_align.operators.messages import to_langchain
+from darwin_align.operators.policy import Continuation, Row
+
+__all__ = ["ByIds", "ByPrefill", "ByText", "Unsuited", "Way"]
+
+logger = logging.getLogger(__name__)
+
+_BROKEN = "�"
+_STOP = frozenset({"stop", "eos_token", "eos", "stop_sequence", "end_turn", "abort_stop", "tool_calls"})
+_LENGTH = frozenset({"length", "max_tokens", "limit", "load"})
+_TRIAL = Request.of("Count from one to five.")
+_BEGUN = "one, two, three,"
+
+
+class Unsuited(Exception):  # noqa: N818 - it says that the next way is to be tried
+    """A server does not continue in this way."""
+
+
+@dataclass
+class Way(ABC):
+    """How rows become prompts, and choices continuations."""
+
+    dialect: Dialect
+    model: str
+    template: ChatTemplate | None
+    context_length: int | None
+    extra: dict[str, Any]
+    name: ClassVar[str]
+
+    @abstractmethod
+    async def prove(self, endpoint: Endpoint) -> None:
+        """Try it on the server.
+
+        Raises:
+            Unsuited: it does not work, and why.
+        """
+
+    @abstractmethod
+    def prompt(self, row: Row) -> Prompt:
+        """What the server is to continue."""
+
+    @abstractmethod
+    def wire(self, asked: Asked) -> Wire:
+        """Path and body of a request."""
+
+    @abstractmethod
+    def read(self, data: Any, asked: Asked) -> list[Written]:
+        """The choices of an answer."""
+
+    @abstractmethod
+    def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
+        """What a choice makes of a row that was given ``asked`` tokens."""
+
+    def prompt_length(self, prompt: Prompt) -> int | None:
+        """Tokens of a prompt, where they can be told."""
+        raise NotImplementedError
+
+    def room(self, prompt: Prompt) -> int | None:
+        """Tokens that still fit behind a prompt, or ``None`` where that is not known."""
+        length = self.prompt_length(prompt)
+        return None if length is None or self.context_length is None else self.context_length - length
+
+    async def _tried(self, endpoint: Endpoint, prompt: Prompt, max_tokens: int = 1) -> Written:
+        asked = Asked(self.model, (prompt,), max_tokens, Sampling(temperature=0.0, top_k=None), extra=self.extra)
+        path, body = self.wire(asked)
+        try:
+            reply = await endpoint.post(path, body)
+        except ContextLengthError:
+            raise
+        except EndpointError as error:
+            if error.status in (400, 404, 405, 415, 422, 500, 501):
+                raise Unsuited(str(error)) from error
+            raise
+        return self.read(reply.data, asked)[0]
+
+    def _end(self, row: Row, written: Written, new_tokens: int, asked: int) -> FinishReason | None:
+        if written.finish in _STOP:
+            return "stop"
+        if written.finish == "content_filter":
+            _log_once("the server's content filter cut an answer: it counts as ended there")
+            return "stop"
+        if written.finish not in (None, *_LENGTH):
+            raise EndpointServerError(f"the server ended an answer by {written.finish!r}, which is no way to end one")
+        return None if new_tokens >= asked == row.max_tokens else "length"
+
+
+@dataclass
+class ByIds(Way):
+    """Prompt and state are token ids: what comes back is appended, and nothing is ever tokenised again."""
+
+    name: ClassVar[str] = "token ids"
+
+    async def prove(self, endpoint: Endpoint) -> None:
+        """Ids must come back, and the server must count the prompt as we do."""
+        prompt = self._ids(Row(_TRIAL, 1, 0))
+        written = await self._tried(endpoint, prompt)
+        if written.ids is None:
+            raise Unsuited("it takes token ids but does not give them back")
+        if written.prompt_tokens not in (None, len(prompt)):
+            raise Unsuited(f"it counts {written.prompt_tokens} tokens in a prompt of {len(prompt)}")
+
+    def _ids(self, row: Row) -> tuple[int, ...]:
+        assert self.template is not None  # noqa: S101 - chosen only with one
+        if row.text and not row.tokens:
+            raise RequestError("a row has text but no token ids: continue it by text (continuation='text')")
+        return (*self.template.prompt_ids(row.request), *row.tokens)
+
+    def prompt(self, row: Row) -> Prompt:
+        """The rendered conversation's ids and the state's."""
+        return self._ids(row)
+
+    def prompt_length(self, prompt: Prompt) -> int | None:
+        """Exact."""
+        return len(prompt) if isinstance(prompt, tuple) else None
+
+    def wire(self, asked: Asked) -> Wire:
+        """As the dialect takes ids."""
+        return self.dialect.ids_request(asked)
+
+    def read(self, data: Any, asked: Asked) -> list[Written]:
+        """As the dialect gives them."""
+        return self.dialect.read_ids(data, asked)
+
+    def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
+        """Text is derived from the ids of the whole state."""
+        assert self.template is not None  # noqa: S101
+        if written.ids is None:
+            raise EndpointServerError("the server gave token ids before and now it does not")
+        state = (*row.tokens, *written.ids)
+        finish = self._end(row, written, len(written.ids), asked)
+        text = self.template.detokenizer.text(state, finished=finish == "stop")
+        if first_stop(text, row.request.stop) is not None:
+            state, text = self._cut(state, len(row.tokens), row.request.stop)
+            finish = "stop"
+        return Continuation(
+            text=text,
+            tokens=state,
+            new_tokens=len(state) - len(row.tokens),
+            finish_reason=finish,
+            prefilled_tokens=max(0, len(prompt) - written.cached_tokens) if isinstance(prompt, tuple) else 0,
+        )
+
+    def _cut(self, state: tuple[int, ...], given: int, stops: Sequence[str]) -> tuple[tuple[int, ...], str]:
+        """The state up to the token that completes a stop string, which servers overshoot, and the text before it."""
+        assert self.template is not None  # noqa: S101
+        for end in range(given + 1, len(state) + 1):
+            text = self.template.detokenizer.text(state[:end])
+            if (stop := first_stop(text, stops)) is not None:
+                return state[:end], text[:stop]
+        raise AssertionError("the whole state holds a stop string")
+
+
+@dataclass
+class _Textual(Way):
+    """What text and begun turns share: the state is text."""
+
+    echo: bool = False
+    """Whether the server repeats what it was given."""
+
+    def _state(self, row: Row) -> str:
+        if row.tokens and not row.text:
+            raise RequestError("a row has token ids but no text: this server is continued by text")
+        # A space at the end would be a token of its own, where the model writes it with the next word.
+        return row.text.rstrip(" ")
+
+    def _added(self, given: str, written: Written) -> str:
+        text = written.text.removeprefix(given) if self.echo else written.text
+        # Bytes of a character that is cut in the middle are held back: they are written again with the next chunk.
+        return text if written.finish in _STOP else text.rstrip(_BROKEN)
+
+    def _finished(
+        self, row: Row, text: str, new_tokens: int, written: Written, asked: int
+    ) -> tuple[str, FinishReason | None]:
+        if (stop := first_stop(text, row.request.stop)) is not None:
+            return text[:stop], "stop"
+        return text, self._end(row, written, new_tokens, asked)
+
+    def _count(self, added: str, written: Written, asked: int) -> int:
+        """New tokens: the server's number, else the tokenizer's, else a guess of four characters each."""
+        if written.new_tokens is not None:
+            return max(1, min(written.new_tokens, asked))
+        if written.finish in _LENGTH:
+            return asked
+        if self.template is None:
+            _log_once("the server does not count tokens: four characters are taken for one")
+        counted = len(added) // 4 if self.template is None else self.template.count(added)
+        return max(1, min(counted + 1, asked))
+
+    def _continuation(self, row: Row, given: str, written: Written, asked: int) -> Continuation:
+        added = self._added(given, written)
+        new_tokens = self._count(added, written, asked)
+        text, finish = self._finished(row, self._state(row) + added, new_tokens, written, asked)
+        return Continuation(
+            text=text,
+            new_tokens=new_tokens,
+            finish_reason=finish,
+            prefilled_tokens=max(0, (written.prompt_tokens or 0) - written.cached_tokens),
+        )
+
+
+@dataclass
+class ByText(_Textual):
+    """The client renders the chat template; the state's text follows it."""
+
+    drop_bos: bool = False
+    """Whether the server writes the BOS itself, so that the rendered one would be a second."""
+    name: ClassVar[str] = "text behind the chat template"
+
+    async def prove(self, endpoint: Endpoint) -> None:
+        """Find out who writes the BOS, whether the prompt is echoed, and whether both sides count the same tokens."""
+        assert self.template is not None  # noqa: S101 - chosen only with one
+        row = Row(_TRIAL, 1, 0)
+        written = await self._tried(endpoint, self.prompt(row))
+        ours = len(self.template.prompt_ids(_TRIAL))
+        bare, whole = (self.template.prompt_text(_TRIAL, bos=bos) for bos in (False, True))
+        if written.prompt_tokens == ours + 1 and bare != whole:
+            self.drop_bos = True
+            written = await self._tried(endpoint, self.prompt(row))
+        if written.prompt_tokens not in (None, ours):
+            logger.warning(
+                "the server counts %d tokens in a prompt that is %d by the tokenizer here: are they of one model?",
+                written.prompt_tokens,
+                ours,
+            )
+        self.echo = written.text.startswith(str(self.prompt(row)))
+
+    def prompt(self, row: Row) -> Prompt:
+        """Rendered conversation and state."""
+        assert self.template is not None  # noqa: S101
+        return self.template.prompt_text(row.request, bos=not self.drop_bos) + self._state(row)
+
+    def prompt_length(self, prompt: Prompt) -> int | None:
+        """By the tokenizer here."""
+        assert self.template is not None  # noqa: S101
+        return self.template.count(prompt) + self.drop_bos if isinstance(prompt, str) else None
+
+    def wire(self, asked: Asked) -> Wire:
+        """As the dialect takes text."""
+        return self.dialect.text_request(asked)
+
+    def read(self, data: Any, asked: Asked) -> list[Written]:
+        """As the dialect gives it."""
+        return self.dialect.read_text(data, asked)
+
+    def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
+        """The state's text, longer."""
+        return self._continuation(row, str(prompt), written, asked)
+
+
+@dataclass
+class ByPrefill(_Textual):
+    """The server's chat template; the state is the beginning of the assistant's turn."""
+
+    name: ClassVar[str] = "the beginning of the assistant's turn"
+
+    async def prove(self, endpoint: Endpoint) -> None:
+        """Find out whether a begun turn is taken, and whether it is echoed."""
+        written = await self._tried(endpoint, Chat(_messages(_TRIAL), _BEGUN), max_tokens=4)
+        self.echo = written.text.startswith(_BEGUN)
+
+    def prompt(self, row: Row) -> Prompt:
+        """The conversation and the state."""
+        request = row.request
+        if request.tools or request.response_format is not None:
+            raise RequestError(
+                "tools and response_format cannot be combined with a begun assistant's turn, which is how this server "
+                "is continued: leave them out, or use a server that takes token ids"
+            )
+        return Chat(_messages(request), self._state(row).rstrip())
+
+    def _state(self, row: Row) -> str:
+        # Chat templates trim turns: white space at the end is written again.
+        return super()._state(row).rstrip()
+
+    def prompt_length(self, prompt: Prompt) -> int | None:  # noqa: ARG002
+        """Unknown: the template is the server's."""
+        return None
+
+    def wire(self, asked: Asked) -> Wire:
+        """As the dialect takes a begun turn."""
+        return self.dialect.chat_request(asked)
+
+    def read(self, data: Any, asked: Asked) -> list[Written]:
+        """As the dialect gives it."""
+        return self.dialect.read_chat(data, asked)
+
+    def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
+        """The state's text, longer."""
+        assert isinstance(prompt, Chat)  # noqa: S101 - its own
+        return self._continuation(row, prompt.prefix, written, asked)
+
+
+def _messages(request: Request) -> tuple[dict[str, Any], ...]:
+    """The conversation as OpenAI's chat calls take it."""
+    turns = convert_to_openai_messages(to_langchain(request.conversation), text_format="string")
+    assert isinstance(turns, list)  # noqa: S101 - of a list
+    return tuple(turns)
+
+
+@lru_cache
+def _log_once(sentence: str) -> None:
+    logger.warning(sentence)

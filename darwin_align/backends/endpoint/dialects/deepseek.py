@@ -1,0 +1,28 @@
+"""DeepSeek's platform (from its documentation, not run here): a message marked as prefix is continued, under /beta."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire
+
+__all__ = ["DeepSeek"]
+
+
+class DeepSeek(Dialect):
+    """Chat with a prefix. It takes no seed, so a run does not repeat."""
+
+    name: ClassVar[str] = "deepseek"
+    by_text: ClassVar[bool] = False
+    by_prefill: ClassVar[bool] = True
+    seeds: ClassVar[bool] = False
+    most_stops: ClassVar[int] = 16
+
+    def begun(self, prefix: str) -> dict[str, Any]:
+        """Marked as prefix."""
+        return {"role": "assistant", "content": prefix, "prefix": True}
+
+    def chat_request(self, asked: Asked) -> Wire:
+        """Prefixes are a feature of the beta path."""
+        _, body = super().chat_request(asked)
+        return "/beta/chat/completions", body

@@ -1,0 +1,23 @@
+"""Mistral's platform (from its documentation, not run here): a message marked as prefix is continued."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from darwin_align.backends.endpoint.dialects.base import Dialect
+
+__all__ = ["Mistral"]
+
+
+class Mistral(Dialect):
+    """Chat with a prefix, which the answer repeats; seeds are called ``random_seed``."""
+
+    name: ClassVar[str] = "mistral"
+    by_text: ClassVar[bool] = False
+    by_prefill: ClassVar[bool] = True
+    several: ClassVar[bool] = True
+    seed_name: ClassVar[str] = "random_seed"
+
+    def begun(self, prefix: str) -> dict[str, Any]:
+        """Marked as prefix."""
+        return {"role": "assistant", "content": prefix, "prefix": True}

@@ -1,0 +1,25 @@
+"""OpenRouter (from its documentation, not run here): whether a trailing assistant message is continued is up to who
+serves the model behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from darwin_align.backends.endpoint.dialects.base import Dialect
+
+__all__ = ["OpenRouter"]
+
+
+class OpenRouter(Dialect):
+    """Chat with a trailing assistant message."""
+
+    name: ClassVar[str] = "openrouter"
+    by_text: ClassVar[bool] = False
+    by_prefill: ClassVar[bool] = True
+    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+        "top_k": ("top_k", 0),
+        "top_p": ("top_p", 1.0),
+        "repetition_penalty": ("repetition_penalty", 1.0),
+    }

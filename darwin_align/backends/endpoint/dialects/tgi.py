@@ -1,0 +1,51 @@
+"""Hugging Face's text-generation-inference (from its documentation, not run here): text in, through ``/generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written
+from darwin_align.core.errors import EndpointServerError
+
+__all__ = ["TGI"]
+
+
+class TGI(Dialect):
+    """TGI's native call: it takes every sampling setting, which its OpenAI calls do not."""
+
+    name: ClassVar[str] = "tgi"
+    hub_models: ClassVar[bool] = True
+    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+        "top_k": ("top_k", None),
+        "top_p": ("top_p", None),
+        "repetition_penalty": ("repetition_penalty", None),
+    }
+
+    def text_request(self, asked: Asked) -> Wire:
+        """``inputs`` and ``parameters``. A temperature of 0 is ``do_sample: false``; a top_p of 1 is refused there."""
+        (prompt,) = asked.prompts
+        greedy = asked.sampling.temperature == 0
+        settings = {
+            name: value for name, value in self.sampling(asked.sampling).items() if (name, value) != ("top_p", 1)
+        }
+        penalty = {name: value for name, value in settings.items() if name == "repetition_penalty"}
+        parameters: dict[str, Any] = {
+            "max_new_tokens": asked.max_tokens,
+            "do_sample": not greedy,
+            "details": True,
+            "return_full_text": False,
+            **(penalty if greedy else {"temperature": asked.sampling.temperature, **settings}),
+            **({"stop": list(asked.stop[: self.most_stops])} if asked.stop else {}),
+            **({"seed": asked.seed} if asked.seed is not None else {}),
+        }
+        return "/generate", {"inputs": prompt, "parameters": parameters, **(asked.extra or {})}
+
+    def read_text(self, data: Any, asked: Asked) -> list[Written]:  # noqa: ARG002
+        """``generated_text`` and ``details``."""
+        answer = data[0] if isinstance(data, list) and len(data) == 1 else data
+        details = answer.get("details") if isinstance(answer, Mapping) else None
+        if not isinstance(details, Mapping) or not isinstance(answer.get("generated_text"), str):
+            raise EndpointServerError(f"an answer without generated_text and details: {str(data)[:200]}")
+        tokens = details.get("generated_tokens")
+        return [Written(answer["generated_text"], finish=details.get("finish_reason"), new_tokens=tokens)]

@@ -1,0 +1,24 @@
+"""Together (from its documentation, not run here), and services like it: raw text, or a trailing assistant message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from darwin_align.backends.endpoint.dialects.base import Dialect
+
+__all__ = ["Together"]
+
+
+class Together(Dialect):
+    """Completions of raw text where the tokenizer is known, else chat with a trailing assistant message."""
+
+    name: ClassVar[str] = "together"
+    by_prefill: ClassVar[bool] = True
+    several: ClassVar[bool] = True
+    hub_models: ClassVar[bool] = True
+    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+        "top_k": ("top_k", None),
+        "top_p": ("top_p", 1.0),
+        "repetition_penalty": ("repetition_penalty", 1.0),
+    }

@@ -1,0 +1,41 @@
+"""vLLM (run against 0.32): token ids in and out, lists, several choices, seeds exact under load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire
+
+__all__ = ["VLLM"]
+
+
+class VLLM(Dialect):
+    """vLLM's OpenAI server."""
+
+    name: ClassVar[str] = "vllm"
+    by_ids: ClassVar[bool] = True
+    by_prefill: ClassVar[bool] = True
+    several: ClassVar[bool] = True
+    lists: ClassVar[bool] = True
+    hub_models: ClassVar[bool] = True
+    most_stops: ClassVar[int] = 1000
+    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+        "top_k": ("top_k", 0),
+        "top_p": ("top_p", 1.0),
+        "repetition_penalty": ("repetition_penalty", 1.0),
+    }
+
+    def ids_request(self, asked: Asked) -> Wire:
+        """Ids come back by ``return_token_ids``."""
+        path, body = super().ids_request(asked)
+        return path, {**body, "return_token_ids": True}
+
+    def text_request(self, asked: Asked) -> Wire:
+        """The template is rendered already, with its special tokens."""
+        path, body = super().text_request(asked)
+        return path, {**body, "add_special_tokens": False, "min_p": 0.0}
+
+    def continues(self) -> dict[str, Any]:
+        """Its template leaves the last turn open."""
+        return {"continue_final_message": True, "add_generation_prompt": False}

@@ -1,0 +1,354 @@
+"""The remote policy: any OpenAI-compatible server that can go on with an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from darwin_align.backends.endpoint.client import Endpoint, Limits, gathered
+from darwin_align.backends.endpoint.continuation import ByIds, ByPrefill, ByText, Unsuited, Way
+from darwin_align.backends.endpoint.dialects import DIALECTS, Asked, Dialect
+from darwin_align.backends.endpoint.dialects.base import Prompt, Written
+from darwin_align.backends.endpoint.server import About, Served, about
+from darwin_align.backends.endpoint.tokenizers import load_template
+from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError
+from darwin_align.core.noun import did_you_mean
+from darwin_align.core.seeds import derive
+from darwin_align.core.types import Request, Sampling
+from darwin_align.operators.base import Report
+from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.portal import acall, call, on_portal
+
+__all__ = ["EndpointPolicy"]
+
+logger = logging.getLogger(__name__)
+
+ContinuationName = Literal["auto", "ids", "text", "prefill"]
+
+_WAYS: dict[str, type[Way]] = {"ids": ByIds, "text": ByText, "prefill": ByPrefill}
+_OURS = frozenset({"prompt", "messages", "max_tokens", "n", "seed", "stop", "stream", "temperature", "top_p", "top_k"})
+
+
+@dataclass(frozen=True)
+class _Options:
+    model: str | None
+    dialect: str
+    continuation: str
+    tokenizer: str | Path | None
+    chat_template: str | Path | None
+    context_length: int | None
+    seeded: bool
+    rows_per_request: int
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dialect not in ("auto", *DIALECTS):
+            raise ConfigError(f"unknown dialect {self.dialect!r}: {did_you_mean(self.dialect, ['auto', *DIALECTS])}")
+        if self.continuation not in ("auto", *_WAYS):
+            raise ConfigError(f"continuation={self.continuation!r} is unknown: use 'auto', 'ids', 'text' or 'prefill'")
+        if self.continuation in ("ids", "text") and self.tokenizer is None and self.dialect == "openai":
+            raise ConfigError(f"continuation={self.continuation!r} needs tokenizer=…: a folder or a hub id")
+        if taken := sorted(_OURS & self.extra_body.keys()):
+            raise ConfigError(f"extra_body cannot set {taken[0]!r}: a search sets that itself")
+        if self.rows_per_request < 1:
+            raise ConfigError(f"rows_per_request={self.rows_per_request} is impossible: send one row at least")
+
+
+@dataclass(frozen=True)
+class _Speech:
+    """What was found out about the server: how it is spoken to."""
+
+    dialect: Dialect
+    served: Served
+    way: Way
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row on its way out."""
+
+    place: int
+    row: Row
+    prompt: Prompt
+    limit: int
+
+    @property
+    def setting(self) -> tuple[int, Sampling, tuple[str, ...]]:
+        """What rows of one request share."""
+        return self.limit, self.row.request.sampling, self.row.request.stop
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One request and the rows that it is for, choice by choice."""
+
+    asked: Asked
+    places: tuple[int, ...]
+
+
+class EndpointPolicy:
+    """Continues rows on a server: a :class:`~darwin_align.operators.policy.Policy`.
+
+    How the server goes on with an answer is found out at the first use, in this order: token ids (vLLM, SGLang,
+    llama.cpp), the chat template rendered here and text behind it, the beginning of an assistant's turn. The first two
+    need the model's tokenizer. The choice is logged once and stands in the first event of every cycle
+    (``result.notes``).
+
+    A row's seed is sent where the server takes one. vLLM repeats itself exactly under a seed; other servers up to
+    rounding, or not at all (``docs`` of their dialects). Rows with a seed of their own go out as requests of their own,
+    all at once; those that differ in nothing but noise as one request with ``n``; without seeds, or at temperature 0,
+    all rows of a step go out as one list where the server takes lists.
+
+    Use it in any thread or event loop, and in any number of searches at once: they share its limit of requests.
+
+    Args:
+        base_url: ``http://host:port`` or a provider's address, with or without ``/v1``; or several that serve the same
+            model, which then share the work and stand in for each other.
+        model: the model's name on the server; ``None`` takes the only one.
+        dialect: "auto", or one of :data:`~darwin_align.backends.endpoint.dialects.DIALECTS`.
+        continuation: "auto", "ids", "text" or "prefill".
+        tokenizer: folder or hub id of the model's tokenizer. ``None`` tries the model's own name on servers whose
+            models go by hub ids.
+        chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
+        context_length: tokens of prompt and answer; ``None`` asks the server.
+        seeded: send seeds.
+        rows_per_request: prompts in one request at most, where they go out as a list.
+        extra_body: further fields for every request, e.g. OpenRouter's ``provider``.
+        api_key: bearer token; see :class:`~darwin_align.backends.endpoint.client.Endpoint` for the environment.
+        headers: further headers, kept as secrets.
+        limits: requests in flight, attempts, deadlines.
+
+    Raises:
+        ConfigError: an impossible option.
+
+    >>> EndpointPolicy("http://127.0.0.1:8000", model="Qwen/Qwen3-8B", api_key="secret")
+    EndpointPolicy('http://127.0.0.1:8000', model='Qwen/Qwen3-8B')
+    """
+
+    def __init__(
+        self,
+        base_url: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dialect: str = "auto",
+        continuation: ContinuationName = "auto",
+        tokenizer: str | Path | None = None,
+        chat_template: str | Path | None = None,
+        context_length: int | None = None,
+        seeded: bool = True,
+        rows_per_request: int = 64,
+        extra_body: Mapping[str, Any] | None = None,
+        api_key: str | SecretStr | None = None,
+        headers: Mapping[str, str | SecretStr] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._options = _Options(
+            model,
+            dialect,
+            continuation,
+            tokenizer,
+            chat_template,
+            context_length,
+            seeded,
+            rows_per_request,
+            dict(extra_body or {}),
+        )
+        self.endpoint = Endpoint(base_url, api_key=api_key, headers=headers, limits=limits)
+        self._speech: _Speech | None = None
+
+    def __repr__(self) -> str:
+        default = _Options(None, "auto", "auto", None, None, None, True, 64)
+        given = [f"{name}={v!r}" for name, v in vars(self._options).items() if v != getattr(default, name)]
+        return f"{type(self).__name__}({', '.join([*map(repr, self.endpoint.roots), *given])})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_speech": None}
+
+    async def generate(self, rows: Sequence[Row]) -> Report[list[Continuation]]:
+        """Continue every row by at most its ``max_tokens``.
+
+        Returns:
+            The continuations, in order, and notes: how the server is continued, on rows that begin an answer.
+
+        Raises:
+            EndpointError: the server cannot be used, or fails for good.
+            ContextLengthError: a prompt leaves no room for an answer.
+            ConfigError: the model, the tokenizer or a setting does not fit the server.
+        """
+        return await acall(self._generate, rows)  # type: ignore[no-any-return]
+
+    def refusal(self, request: Request, max_new_tokens: int) -> str | None:
+        """Return why a request leaves too little of the context for an answer; ``None`` if it fits, or nobody knows.
+
+        Plain code: it may have to ask the server once.
+        """
+        if self._speech is None and on_portal():
+            return None
+        way = (self._speech or call(self._spoken)).way
+        room = way.room(way.prompt(Row(request, 1, 0)))
+        if room is None or way.context_length is None:
+            return None
+        needed = min(max_new_tokens, max(1, way.context_length // 8))
+        if room >= needed:
+            return None
+        return (
+            f"its prompt leaves {max(room, 0)} of the context's {way.context_length} tokens for the answer, which "
+            f"needs {needed}"
+        )
+
+    # -- rows and requests
+
+    async def _generate(self, rows: Sequence[Row]) -> Report[list[Continuation]]:
+        speech = await self._spoken()
+        notes = _left_out(speech.dialect, rows)
+        lines = [_line(speech.way, i, row) for i, row in enumerate(rows)]
+        done = {
+            line.place: Continuation(line.row.text, line.row.tokens, finish_reason="length")
+            for line in lines
+            if line.limit < 1
+        }
+        jobs = list(self._jobs(speech, [line for line in lines if line.limit > 0]))
+        answers = await gathered([self._ask(speech, job) for job in jobs])
+        for job, choices in zip(jobs, answers, strict=True):
+            for i, written in zip(job.places, choices, strict=True):
+                done[i] = speech.way.continuation(rows[i], lines[i].prompt, written, lines[i].limit)
+        if any(not (row.text or row.tokens) for row in rows):
+            notes = (*speech.notes, *notes)
+        return Report([done[i] for i in range(len(rows))], notes=notes)
+
+    async def _ask(self, speech: _Speech, job: _Job) -> list[Written]:
+        path, body = speech.way.wire(job.asked)
+        reply = await self.endpoint.post(path, body)
+        return speech.way.read(reply.data, job.asked)
+
+    def _jobs(self, speech: _Speech, lines: Sequence[_Line]) -> Iterator[_Job]:
+        """As few requests as the server allows; no two rows share a seed unless the server tells their noise apart."""
+        dialect = speech.dialect
+        listed: dict[Any, list[_Line]] = {}
+        for group in _alike(lines, dialect):
+            first = group[0]
+            seeded = self._options.seeded and dialect.seeds and first.row.request.sampling.temperature > 0
+            if len(group) > 1 or seeded or not dialect.lists or isinstance(speech.way, ByPrefill):
+                yield self._job(speech, group, n=len(group))
+            else:
+                listed.setdefault(first.setting, []).append(first)
+        most = self._options.rows_per_request
+        for setting in listed.values():
+            for start in range(0, len(setting), most):
+                yield self._job(speech, setting[start : start + most])
+
+    def _job(self, speech: _Speech, lines: Sequence[_Line], n: int = 1) -> _Job:
+        first = lines[0]
+        asked = Asked(
+            model=speech.served.id,
+            prompts=tuple(line.prompt for line in lines[: len(lines) // n]),
+            max_tokens=first.limit,
+            sampling=first.row.request.sampling,
+            n=n,
+            seed=_seed(first.row) if self._options.seeded and speech.dialect.seeds else None,
+            stop=first.row.request.stop,
+            extra=self._options.extra_body,
+        )
+        return _Job(asked, tuple(line.place for line in lines))
+
+    # -- finding out how to speak
+
+    async def _spoken(self) -> _Speech:
+        async with self.endpoint.lock():
+            if self._speech is None:
+                self._speech = await self._find_out()
+                logger.info("%s", self._speech.notes[0])
+        return self._speech
+
+    async def _find_out(self) -> _Speech:
+        options, where = self._options, self.endpoint.roots[0]
+        known = await about(self.endpoint)
+        dialect = DIALECTS[options.dialect if options.dialect != "auto" else _dialect_of(known)]
+        served = known.model(options.model, where)
+        template, missing = await self._template(dialect, served)
+        context_length = options.context_length or served.context_length
+        reasons = []
+        for name, kind in _WAYS.items():
+            if options.continuation not in ("auto", name):
+                continue
+            way = kind(dialect, served.id, template, context_length, dict(options.extra_body))
+            try:
+                _check_suits(name, dialect, template, missing)
+                await way.prove(self.endpoint)
+            except Unsuited as unsuited:
+                reasons.append(f"by {way.name}: {unsuited}")
+                continue
+            note = f"{where} ({dialect.name}) continues {served.id!r} by {way.name}"
+            return _Speech(dialect, served, way, ("; not ".join([note, *reasons]),))
+        raise ConfigError(
+            f"{where} ({dialect.name}) cannot go on with an answer that was begun, which a search needs: not "
+            f"{'; not '.join(reasons)}. Use a server with /v1/completions and give tokenizer=…, or name the dialect if "
+            "it was not recognised"
+        )
+
+    async def _template(self, dialect: Dialect, served: Served) -> tuple[Any, str]:
+        """The chat template, where a tokenizer is given or found; else why there is none."""
+        options = self._options
+        if options.continuation == "prefill":
+            return None, "it is not asked for"
+        if options.tokenizer is not None:
+            return await asyncio.to_thread(load_template, options.tokenizer, options.chat_template), ""
+        if not dialect.hub_models:
+            return None, "it needs tokenizer=…, a folder or a hub id"
+        names = dict.fromkeys(name for name in (served.root, served.id) if name)
+        for name in names:
+            try:
+                return await asyncio.to_thread(load_template, name, options.chat_template), ""
+            except ModelLoadError as error:
+                logger.info("no tokenizer by the name of %r: %s", name, error)
+        return None, f"it needs tokenizer=…, for there is none here by the name of {' or '.join(map(repr, names))}"
+
+
+def _dialect_of(known: About) -> str:
+    return known.kind if known.kind in DIALECTS else "openai"
+
+
+def _check_suits(name: str, dialect: Dialect, template: Any, missing: str) -> None:
+    if not getattr(dialect, f"by_{name}"):
+        raise Unsuited(f"{dialect.name} servers do not take that")
+    if name != "prefill" and template is None:
+        raise Unsuited(missing)
+
+
+def _line(way: Way, place: int, row: Row) -> _Line:
+    """A row's prompt, and how many tokens are asked for: the row's, as far as the context has room."""
+    prompt = way.prompt(row)
+    room = way.room(prompt)
+    if room is not None and room < 1 and not (row.text or row.tokens):
+        raise ContextLengthError(
+            f"the conversation leaves no room for an answer in the model's context of {way.context_length} tokens: "
+            "shorten it or use a model with a longer context"
+        )
+    return _Line(place, row, prompt, row.max_tokens if room is None else min(row.max_tokens, room))
+
+
+def _alike(lines: Sequence[_Line], dialect: Dialect) -> Iterable[list[_Line]]:
+    """Rows that differ in nothing but noise, together, where the server writes several choices for one prompt."""
+    groups: dict[Any, list[_Line]] = {}
+    for line in lines:
+        apart = line.place if not dialect.several or line.row.request.sampling.temperature == 0 else None
+        groups.setdefault((line.setting, repr(line.prompt), apart), []).append(line)
+    return groups.values()
+
+
+def _left_out(dialect: Dialect, rows: Sequence[Row]) -> tuple[str, ...]:
+    samplings: set[Sampling] = {row.request.sampling for row in rows}
+    lacking = sorted({name for sampling in samplings for name in dialect.unsupported(sampling)})
+    return (f"{dialect.name} servers take no {', '.join(lacking)}: left out",) if lacking else ()
+
+
+def _seed(row: Row) -> int:
+    """Noise of its own for every chunk: the row's seed names the whole answer's."""
+    return derive(row.seed, "endpoint", len(row.tokens) or len(row.text)) % 2**31

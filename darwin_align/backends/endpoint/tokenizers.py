@@ -1,0 +1,41 @@
+"""Tokenizers that speak for a remote model on this side of the wire."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from darwin_align.backends.templates import BosFrom, ChatTemplate
+from darwin_align.core.errors import ModelLoadError
+
+__all__ = ["load_template", "load_tokenizer"]
+
+
+@lru_cache(maxsize=16)
+def load_tokenizer(path: str | Path) -> Any:
+    """Load a tokenizer from a folder or by its hub id, once a process.
+
+    Raises:
+        ModelLoadError: there is none, or it wants code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelLoadError(
+            f"cannot load a tokenizer from {str(path)!r}: give a folder, or a hub id that can be reached "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
+
+
+def load_template(
+    path: str | Path, chat_template: str | Path | None = None, *, bos: BosFrom = "template"
+) -> ChatTemplate:
+    """Load a tokenizer and its chat template.
+
+    Raises:
+        ModelLoadError: there is no such tokenizer, or it has no chat template.
+    """
+    return ChatTemplate(load_tokenizer(path), chat_template, name=f"the model {str(path)!r}", bos=bos)
