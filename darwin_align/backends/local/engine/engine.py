@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import perf_counter
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ _WIDTH = 256
 """A compiled step attends to a multiple of this: each width is compiled once."""
 _ROUND = 64
 """Slots are as wide as a multiple of this."""
+
+
+_on_cpu: WeakSet[Engine] = WeakSet()
 
 
 class Engine:
@@ -83,6 +87,8 @@ class Engine:
         """Whether somebody waits for memory, and nobody has left since."""
         self._jobs: set[Job[Any]] = set()
         self._patience = Patience()
+        if self._device.type == "cpu":
+            _on_cpu.add(self)
         self._batch: Batch | None = None
         self._pending: deque[tuple[list[Row], Tensor, Tensor, Any]] = deque()
         self._worker = Worker(self)
@@ -151,12 +157,16 @@ class Engine:
                 self._jobs.add(job)
                 job.came = perf_counter()
                 self._patience.came(job.owner, job.came)
-                self._patience.share = 1.0 if self._device.type == "cpu" and job.threads >= cores() else Patience.share
+                self._patience.share = 1.0 if self._shares_its_cores(job) else Patience.share
                 self._waiting.extend(Row(line, job) for line in job.lines)
             else:
                 self._serve_whole(job)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller
             job.fail(error)
+
+    def _shares_its_cores(self, job: Job[Any]) -> bool:
+        """Whether another model works on the same cores while this one waits: then nothing is lost by waiting."""
+        return self._device.type == "cpu" and job.threads >= cores() and len(_on_cpu) > 1
 
     def forget(self) -> None:
         """Drop all work, in a child process: its callers live in the parent."""

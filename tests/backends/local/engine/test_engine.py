@@ -357,3 +357,16 @@ def test_a_long_prompt_is_read_in_parts_and_lets_others_write(policy, row, monke
     assert len(passes) >= 3
     plain = PlainPolicy(policy)
     assert found == plain.generate([long])[0].tokens
+
+
+def test_only_a_model_on_the_same_cores_is_waited_for_long(policy, row, monkeypatch):
+    """A remote reward model computes elsewhere: what waits for it here does nothing meanwhile."""
+    from darwin_align.backends.local.engine import engine as module
+
+    monkeypatch.setattr(module, "cores", lambda: 1)
+    monkeypatch.setattr(module, "_on_cpu", {policy.engine})
+    policy.generate([row(max_tokens=1)])
+    assert policy.engine._patience.share == module.Patience.share
+    monkeypatch.setattr(module, "_on_cpu", {policy.engine, object()})
+    policy.generate([row(max_tokens=1)])
+    assert policy.engine._patience.share == 1.0
