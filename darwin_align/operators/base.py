@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, nextafter
 from operator import index
-from typing import Any, ClassVar, Generic, TypeVar, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, Union
 
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from pydantic import ConfigDict
@@ -24,6 +24,9 @@ from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
 from darwin_align.operators.policy import Continuation, Row, current_search, usage_of
 from darwin_align.operators.portal import acall, call
+
+if TYPE_CHECKING:
+    from darwin_align.evaluation import Pair, ScorerReport
 
 __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Scorer", "Selector"]
 
@@ -173,14 +176,15 @@ class Decoder(Operator):
             return population
         rows = [self._row(population, i) for i in indices]
         ask = getattr(self.policy, "submit", self.policy.generate)
-        reply: Sequence[Continuation] = yield ask, (rows,)
+        report = Report.of((yield ask, (rows,)))
+        reply: Sequence[Continuation] = report.answer
         if not isinstance(reply, Sequence) or not all(isinstance(c, Continuation) for c in reply):
             raise OperatorError(f"generate must return a list of continuations, not {reply!r:.80}")
         if len(reply) != len(rows):
             raise OperatorError(f"the policy was given {len(rows)} rows and returned {len(reply)} continuations")
         limit = population.max_new_tokens
         beams = {i: _continued(population.beams[i], c, limit) for i, c in zip(indices, reply, strict=True)}
-        return population.with_beams(beams).spend(usage_of(reply))
+        return population.with_beams(beams).spend(usage_of(reply) + report.usage).note(*report.notes)
 
     @staticmethod
     def _row(population: Population, i: int) -> Row:
@@ -211,6 +215,21 @@ class Scorer(Operator):
     def room(self, request: Request) -> int | None:  # noqa: ARG002
         """Tokens of an answer that this scorer can still read behind the conversation; ``None`` knows no limit."""
         return None
+
+    def check(self, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, **options: Any) -> ScorerReport:
+        """Check whether this scorer is wired rightly, on pairs of answers of which the better one is known.
+
+        Arguments and errors are those of :func:`darwin_align.evaluation.check`.
+        """
+        from darwin_align.evaluation.scorer_check import check
+
+        return check(self, pairs, **options)
+
+    async def acheck(self, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, **options: Any) -> ScorerReport:
+        """Check as :meth:`check` does, without blocking the event loop."""
+        from darwin_align.evaluation.scorer_check import acheck
+
+        return await acheck(self, pairs, **options)
 
     def _dialogue(self, population: Population) -> Dialogue:
         indices = population.unscored

@@ -1,0 +1,251 @@
+"""Pairs of answers of which the better one is known: built in, of the embedded world, or from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Self
+
+from langchain_core.messages import convert_to_messages
+from pydantic import model_validator
+
+from darwin_align.core.errors import (
+    ConfigError,
+)
+from darwin_align.core.noun import Settings, did_you_mean
+from darwin_align.core.types import Message, Request
+from darwin_align.operators.messages import from_langchain
+
+if TYPE_CHECKING:
+    from darwin_align.pocket.world import Instruction, Topic
+
+__all__ = ["Pair", "builtin_pairs", "embedded_pairs", "pair_of", "read_pairs"]
+
+_EXAMPLE = '{"prompt": "…", "better": "…", "worse": "…"}'
+
+
+class Pair(Settings):
+    """A conversation with two answers, of which the better one is known."""
+
+    request: Request
+    better: str
+    worse: str
+    about: str = ""
+    """What the pair looks at, in a word or two, for readers of the report."""
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        _ = self.request.turn  # raises where the conversation cannot be answered
+        if self.better == self.worse:
+            raise ConfigError(f"both answers are {self.better!r:.60}: give a better and a worse one")
+        if not self.better.strip():
+            raise ConfigError("the better answer is blank: are the two answers in the wrong places?")
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        prompt: str | Request | Sequence[Any],
+        better: str,
+        worse: str,
+        *,
+        system: str | None = None,
+        about: str = "",
+    ) -> Self:
+        """Make a pair of a text, a request, or messages in any form that LangChain knows.
+
+        Raises:
+            ConfigError: the answers are equal, the better one is blank, or the prompt cannot be read or answered.
+
+        >>> Pair.of("What is 2 + 2?", "4", "5", system="Be brief.").request.conversation[0].text
+        'Be brief.'
+        """
+        if isinstance(prompt, Request):
+            request = prompt
+        else:
+            request = Request.of(prompt) if isinstance(prompt, str) else Request(conversation=_messages(prompt))
+        if system is not None:
+            if any(turn.role == "system" for turn in request.conversation):
+                raise ConfigError("the messages have a system message already: leave 'system' out")
+            turns = (Message(role="system", content=system), *request.conversation)
+            request = request.model_copy(update={"conversation": turns})
+        return cls(request=request, better=better, worse=worse, about=about)
+
+    @property
+    def words(self) -> tuple[int, int]:
+        """Words of the better and of the worse answer."""
+        return len(self.better.split()), len(self.worse.split())
+
+
+def builtin_pairs() -> tuple[Pair, ...]:
+    """Return the built-in pairs: general questions on which any sane reward model or judge agrees.
+
+    In half of them the better answer is the longer one. The embedded reward model knows its own world only: use
+    :func:`embedded_pairs` for it.
+
+    >>> sum(better > worse for better, worse in (pair.words for pair in builtin_pairs())) / len(builtin_pairs())
+    0.5
+    """
+    return _parse((files(__package__) / "pairs.jsonl").read_text(encoding="utf-8"), "the built-in pairs")
+
+
+def read_pairs(path: str | Path) -> tuple[Pair, ...]:
+    """Read pairs from a JSONL file, one object a line. Understood are
+
+    * ``{"prompt": "…", "better": "…", "worse": "…"}``, with ``"messages": […]`` in place of the prompt where there is
+      more than one turn, and ``"system"`` and ``"about"`` where wanted;
+    * the rows of preference datasets: ``chosen`` and ``rejected`` as texts behind a ``prompt``, or as lists of messages
+      that share all but the last one. Their other columns are left alone.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is no pair; it names the line and says what to change.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.reason
+        raise ConfigError(f"cannot read pairs from {path} ({reason}): give a JSONL file in UTF-8") from None
+    return _parse(text, str(path))
+
+
+def _parse(text: str, source: str) -> tuple[Pair, ...]:
+    pairs = []
+    for number, line in enumerate(text.split("\n"), 1):  # JSON allows the other line ends inside a text
+        if line.strip():
+            try:
+                pairs.append(pair_of(json.loads(line)))
+            except json.JSONDecodeError as error:
+                place = f"{source}, line {number}, column {error.colno}"
+                raise ConfigError(
+                    f"{place}: this is no JSON ({error.msg}); write one object a line: {_EXAMPLE}"
+                ) from None
+            except ConfigError as error:
+                raise ConfigError(f"{source}, line {number}: {error}") from None
+    if not pairs:
+        raise ConfigError(f"{source} holds no pairs: write one a line: {_EXAMPLE}")
+    return tuple(pairs)
+
+
+def pair_of(row: Any) -> Pair:
+    """Read one pair from an object, in our own form or in that of a preference dataset.
+
+    Raises:
+        ConfigError: it is no pair.
+    """
+    if not isinstance(row, Mapping):
+        raise ConfigError(f"a pair is an object such as {_EXAMPLE}, not {row!r:.60}")
+    dataset = bool({"chosen", "rejected"} & row.keys())
+    names = ("chosen", "rejected") if dataset else ("better", "worse")
+    if dataset and {"better", "worse"} & row.keys():
+        raise ConfigError("'better' or 'worse' beside 'chosen' or 'rejected': use one pair of names")
+    own = {"prompt", "messages", "system", "about", "better", "worse"}
+    if not dataset and (alien := sorted(row.keys() - own)):
+        raise ConfigError(f"unknown field {alien[0]!r}: {did_you_mean(alien[0], own)}")
+    if missing := [name for name in names if name not in row]:
+        raise ConfigError(f"the field {missing[0]!r} is missing; a pair looks like {_EXAMPLE}")
+    better, worse = row[names[0]], row[names[1]]
+    prompt: Any = ()
+    if isinstance(better, list) and isinstance(worse, list):
+        prompt, better, worse = _last_turns(better, worse, names)
+    elif not (isinstance(better, str) and isinstance(worse, str)):
+        raise ConfigError(f"{names[0]!r} and {names[1]!r} must be two texts, or two lists of messages")
+    extra = {} if dataset else {name: row[name] for name in ("system", "about") if row.get(name) is not None}
+    if wrong := [name for name, value in extra.items() if not isinstance(value, str)]:
+        raise ConfigError(f"{wrong[0]!r} must be a text")
+    return Pair.of(prompt or _prompt(row, dataset), better, worse, **extra)
+
+
+def _prompt(row: Mapping[str, Any], dataset: bool) -> Any:
+    given = [name for name in ("prompt", "messages") if row.get(name) is not None]
+    if not given:
+        raise ConfigError("there is no prompt: give 'prompt' with a text, or 'messages'")
+    if len(given) > 1 and not dataset:
+        raise ConfigError("give 'prompt' or 'messages', not both")
+    prompt = row[given[0]]
+    if not isinstance(prompt, str | list):
+        raise ConfigError(f"{given[0]!r} must be a text or a list of messages, not {prompt!r:.60}")
+    return prompt
+
+
+def _last_turns(better: list[Any], worse: list[Any], names: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
+    """Split two conversations into what they share and their two last answers."""
+    sides = [_messages(turns) for turns in (better, worse)]
+    for name, turns in zip(names, sides, strict=True):
+        if not turns or turns[-1].role != "assistant" or turns[-1].tool_calls:
+            raise ConfigError(f"the last message of {name!r} must be the assistant's answer, in text")
+    if sides[0][:-1] != sides[1][:-1]:
+        raise ConfigError(f"{names[0]!r} and {names[1]!r} must share all messages but the last one")
+    return sides[0][:-1], sides[0][-1].text, sides[1][-1].text
+
+
+def _messages(turns: Sequence[Any]) -> tuple[Message, ...]:
+    if turns and all(isinstance(turn, Message) for turn in turns):
+        return tuple(turns)
+    try:
+        return from_langchain(convert_to_messages(turns))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        first = str(error).partition("\nFor troubleshooting")[0]
+        raise ConfigError(f"cannot read the messages: {first}") from None
+
+
+def embedded_pairs(n: int = 40, seed: int = 0) -> tuple[Pair, ...]:
+    """Make pairs for the embedded reward model: held-out requests of its world, each with a careful answer.
+
+    The worse answer is a careful one about another topic, or a careless one. In half of the pairs the better answer is
+    the longer one.
+
+    >>> [pair.about for pair in embedded_pairs(4)]
+    ['on the topic', 'on the topic', 'careful', 'careful']
+    """
+    from darwin_align.pocket.world import draw_from, topics
+
+    if n < 1:
+        raise ConfigError(f"n={n} is impossible: ask for one pair at least")
+    rng = Random(f"pairs {seed}")
+    order = rng.sample(topics(), len(topics()))
+    pairs = []
+    for i in range(n):
+        asked, other = draw_from(rng, "held_out", topic=order[i % len(order)]), order[(i + 1) % len(order)]
+        full, stray = i % 2 == 0, i % 4 < 2
+        worse = _careful(replace(asked, topic=other), not full) if stray else _careless(asked, other, rng, not full)
+        pairs.append(Pair.of(asked.text, _careful(asked, full), worse, about="on the topic" if stray else "careful"))
+    return tuple(pairs)
+
+
+def _careful(asked: Instruction, full: bool) -> str:
+    from darwin_align.pocket.gold import CAREFUL, TIP, WARM_CLOSINGS
+
+    topic = asked.topic
+    before = [topic.opening, *([topic.needs] if full or "needs" in asked.asks else [])]
+    after = [
+        *([topic.why] if full or "why" in asked.asks else []),
+        *([TIP + topic.tips[0]] if full or "tip" in asked.asks else []),
+        *([CAREFUL + topic.warning] if full or "warn" in asked.asks else []),
+        *([WARM_CLOSINGS[0]] if "warm" in asked.asks else []),
+    ]
+    return "\n".join(filter(None, (" ".join(before), _steps(topic.steps, "steps" in asked.asks), " ".join(after))))
+
+
+def _careless(asked: Instruction, other: Topic, rng: Random, full: bool) -> str:
+    from darwin_align.pocket.gold import CAREFUL, FILLER, RUDE, VAGUE
+
+    topic = asked.topic
+    steps = [other.steps[2], rng.choice(VAGUE)]
+    if not full:
+        return f"{rng.choice(RUDE)}\n{_steps(steps, False)}"
+    more = [topic.wrong[0][1], *other.steps[3:], rng.choice(VAGUE)]
+    before, after = rng.sample(FILLER, 2), [other.why, CAREFUL + topic.careless, other.needs, *rng.sample(FILLER, 2)]
+    return "\n".join((" ".join((*before, *rng.sample(RUDE, 2))), _steps([*steps, *more], False), " ".join(after)))
+
+
+def _steps(steps: Sequence[str], numbered: bool) -> str:
+    from darwin_align.pocket.gold import CONNECTORS
+
+    if numbered:
+        return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+    marks = [CONNECTORS[min(i, 3)] for i in range(len(steps) - 1)] + [CONNECTORS[-1]]
+    return " ".join(f"{mark}{step[0].lower()}{step[1:]}" for mark, step in zip(marks, steps, strict=True))

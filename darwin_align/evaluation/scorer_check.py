@@ -1,0 +1,263 @@
+"""Is this scorer wired rightly? Pairs whose better answer is known tell, before a search is steered by it.
+
+Most disappointments with reward-guided decoding come from a scorer that squashes its rewards, never sees the prompt,
+uses a wrong template or cannot judge partial answers. A check asks it what a search would ask, along the same path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from statistics import fmean, median, stdev
+from time import perf_counter
+from typing import Any, TypeVar
+
+from darwin_align.core.errors import (
+    ConfigError,
+    DarwinError,
+    EndpointRequestError,
+    OperatorError,
+    RewardError,
+)
+from darwin_align.core.laws import check_answer
+from darwin_align.core.seeds import derive
+from darwin_align.core.types import Beam, Population, Step
+from darwin_align.evaluation.pairs import Pair, builtin_pairs, pair_of
+from darwin_align.evaluation.scorer_report import (
+    EMPTY,
+    FRACTIONS,
+    SPOT,
+    Outcome,
+    Rewards,
+    ScorerReport,
+    Share,
+    shortened,
+)
+from darwin_align.operators.coerce import as_scorer
+from darwin_align.operators.portal import call
+
+__all__ = ["acheck", "check"]
+
+T = TypeVar("T")
+
+
+def check(
+    scorer: Any, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
+) -> ScorerReport:
+    """Check a scorer on pairs of answers of which the better one is known.
+
+    Args:
+        scorer: a Scorer, a function, a chain, or an object with ``score``, as a search takes them.
+        pairs: pairs, or objects as :func:`read_pairs` reads them; ``None`` takes the :func:`builtin_pairs`.
+        seed: of the shuffled prompts and of the pairs that are asked again.
+        concurrency: calls that may be under way at a time; one call holds all responses to one request.
+
+    Raises:
+        ConfigError: there are no pairs, or something else is no scorer, pair or number that can be used.
+        RewardError: the scorer returned the wrong number of rewards, or one that is no finite number.
+        OperatorError: the scorer raised an error of its own.
+        EndpointError: a remote scorer could not be used.
+        ContextLengthError: a pair is longer than the scorer's context.
+
+    >>> report = check(lambda request, responses: [-len(response.text) for response in responses])
+    >>> report.passed, report.longer_wins.share
+    (False, 0.0)
+    """
+    return call(partial(acheck, scorer, pairs, seed=seed, concurrency=concurrency))  # type: ignore[no-any-return]
+
+
+async def acheck(
+    scorer: Any, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
+) -> ScorerReport:
+    """Check a scorer as :func:`check` does, without blocking the event loop."""
+    if concurrency < 1:
+        raise ConfigError(f"concurrency={concurrency} is impossible: allow one call at a time at least")
+    chosen = builtin_pairs() if pairs is None else tuple(_given(i, pair) for i, pair in enumerate(pairs, 1))
+    if not chosen:
+        raise ConfigError("there are no pairs to check the scorer on: give some, or None for the built-in ones")
+    return await _Check(as_scorer(scorer), chosen, seed, concurrency).run()
+
+
+def _given(number: int, pair: Any) -> Pair:
+    try:
+        return pair if isinstance(pair, Pair) else pair_of(pair)
+    except ConfigError as error:
+        raise ConfigError(f"pair {number}: {error}") from None
+
+
+Answer = tuple[str, bool]
+"""A text, and whether it is finished."""
+
+
+class _Check:
+    """One check under way."""
+
+    def __init__(self, scorer: Any, pairs: tuple[Pair, ...], seed: int, concurrency: int) -> None:
+        self.scorer, self.pairs, self.seed, self.concurrency = scorer, pairs, seed, concurrency
+        self.seconds: list[float] = []
+        self.responses = 0
+        self.notes: dict[str, None] = {}
+        self.search_id = uuid.uuid4().hex
+
+    async def run(self) -> ScorerReport:
+        try:
+            asked = [_answers(pair) for pair in self.pairs]
+            start = perf_counter()
+            rewards = await self._all([partial(self._ask, i, answers) for i, answers in enumerate(asked)])
+            rate, per_call = self.responses / max(perf_counter() - start, 1e-9), median(self.seconds)
+            guests = _derangement(self.pairs, self.seed)
+            visits = await self._all([partial(self._ask, host, asked[guest][:1]) for host, guest in guests.items()])
+            spot = sorted(range(len(self.pairs)), key=lambda i: derive(self.seed, "spot", i))[:SPOT]
+            again = await self._all([partial(self._ask, i, asked[i]) for i in spot])
+            alone = await self._all([partial(self._ask, i, asked[i][:1]) for i in spot])
+            empty = await self._all([partial(self._empty, i) for i in spot[:EMPTY]])
+        finally:
+            for holder in getattr(self.scorer, "holders", ()):
+                if release := getattr(holder, "release", None):
+                    release(self.search_id)
+        shuffled = {guest: reward for guest, (reward,) in zip(guests.values(), visits, strict=True)}
+        outcomes = tuple(_outcome(p, rewards[i], asked[i], shuffled.get(i)) for i, p in enumerate(self.pairs))
+        return self._report(
+            outcomes,
+            rewards=Rewards.of([reward for row in (*rewards, *visits) for reward in row]),
+            repeated=max(
+                abs(a - b) for i, row in zip(spot, again, strict=True) for a, b in zip(rewards[i], row, strict=True)
+            ),
+            alone=max(abs(rewards[i][0] - row[0]) for i, row in zip(spot, alone, strict=True)),
+            empty_answer=next(filter(None, empty), ""),
+            seconds_per_call=per_call,
+            responses_per_second=rate,
+        )
+
+    def _report(self, outcomes: tuple[Outcome, ...], **measured: Any) -> ScorerReport:
+        differences = [one.better - one.worse for one in outcomes]
+        spread = stdev(differences) if len(differences) > 1 else 0.0
+        longer = [
+            (one, better > worse)
+            for one, (better, worse) in zip(outcomes, (p.words for p in self.pairs), strict=True)
+            if better != worse
+        ]
+        accuracy = Share.of((one.better, one.worse) for one in outcomes)
+        return ScorerReport(
+            scorer=self.scorer.get_name(),
+            seed=self.seed,
+            pairs=len(outcomes),
+            accuracy=accuracy,
+            margin=fmean(differences),
+            effect=fmean(differences) / spread if spread else None,
+            sensitivity=Share.of((one.better, one.shuffled) for one in outcomes if one.shuffled is not None),
+            partial=tuple(
+                Share.of(filter(None, column)) for column in zip(*(one.partial for one in outcomes), strict=True)
+            ),
+            longer_wins=Share.of(
+                (one.better, one.worse) if is_better else (one.worse, one.better) for one, is_better in longer
+            ),
+            longer_better=Share.of((float(is_better), 0.5) for _, is_better in longer),
+            calls=len(self.seconds),
+            responses=self.responses,
+            concurrency=self.concurrency,
+            notes=tuple(self.notes),
+            outcomes=outcomes,
+            **measured,
+        )
+
+    async def _all(self, asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        gate = asyncio.Semaphore(self.concurrency)
+
+        async def one(ask: Callable[[], Awaitable[T]]) -> T:
+            async with gate:
+                return await ask()
+
+        tasks = [asyncio.ensure_future(one(ask)) for ask in asks]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, i: int, answers: Sequence[Answer]) -> list[float]:
+        """Ask as a search does: a population, of which equal beams are scored once."""
+        request = self.pairs[i].request
+        beams = tuple(
+            Beam(instruction=request.instruction, text=text, length=1, finish_reason="stop" if finished else None)
+            for text, finished in answers
+        )
+        before = Population(
+            request=request,
+            parent=request.instruction,
+            beams=beams,
+            step=Step(operator="score"),
+            search_id=self.search_id,
+        )
+        place, start = f"pair {i + 1} ({shortened(request.instruction, 60)})", perf_counter()
+        try:
+            after = await self.scorer.ainvoke(before)
+            check_answer("score", before, after)
+        except RewardError as error:
+            raise RewardError(f"{place}: {error}") from error
+        except OperatorError as error:
+            raise OperatorError(f"{place}: {error}") from error
+        except DarwinError as error:
+            error.add_note(f"asked for {place}")
+            raise
+        except Exception as error:
+            raise OperatorError(f"{place}: the scorer raised {type(error).__name__}: {error}") from error
+        self.seconds.append(perf_counter() - start)
+        self.responses += len(set(answers))
+        self.notes.update(dict.fromkeys(after.notes))
+        return [float(beam.reward) for beam in after.beams]
+
+    async def _empty(self, i: int) -> str:
+        """Ask about an empty answer: a policy may end at once. Returns the complaint, or an empty text."""
+        try:
+            await self._ask(i, [("", True), ("", False)])
+        except (EndpointRequestError, OperatorError) as error:
+            return str(error)
+        return ""
+
+
+def _derangement(pairs: Sequence[Pair], seed: int) -> dict[int, int]:
+    """Guest by host: the better answer of every pair visits another prompt, and every prompt has one guest.
+
+    Where one prompt has more than half of the pairs, some of them have nowhere to go.
+    """
+    prompts = [pair.request.to_json() for pair in pairs]
+    first = {prompt: derive(seed, "prompt", i) for i, prompt in reversed(list(enumerate(prompts)))}
+    # Shuffled, but equal prompts side by side: a shift by the longest run of them takes each to another prompt.
+    order = sorted(range(len(pairs)), key=lambda i: (first[prompts[i]], derive(seed, "pair", i)))
+    shift = max(Counter(prompts).values())
+    hosts = [*order[shift:], *order[:shift]]
+    return {host: guest for host, guest in zip(hosts, order, strict=True) if prompts[host] != prompts[guest]}
+
+
+def _answers(pair: Pair) -> list[Answer]:
+    """Both answers, whole and cut."""
+    cut = [(_cut(text, percent), False) for percent in FRACTIONS for text in (pair.better, pair.worse)]
+    return [(pair.better, True), (pair.worse, True), *cut]
+
+
+def _cut(text: str, percent: int) -> str:
+    """The first words of a text, with the white space between them; one word at least.
+
+    >>> _cut("one two  three four", 75)
+    'one two  three'
+    """
+    ends = [word.end() for word in re.finditer(r"\S+", text)]
+    return text[: ends[max(1, len(ends) * percent // 100) - 1]] if ends else text
+
+
+def _outcome(pair: Pair, rewards: Sequence[float], asked: Sequence[Answer], shuffled: float | None) -> Outcome:
+    places = range(2, 2 + 2 * len(FRACTIONS), 2)
+    return Outcome(
+        instruction=pair.request.instruction,
+        about=pair.about,
+        better=rewards[0],
+        worse=rewards[1],
+        shuffled=shuffled,
+        partial=tuple((rewards[i], rewards[i + 1]) if asked[i] != asked[i + 1] else None for i in places),
+    )
