@@ -1,6 +1,7 @@
-"""The command line: ``darwin-align demo`` and ``darwin-align chat``.
+"""The command line: ``darwin-align demo``, ``darwin-align chat`` and ``darwin-align check-scorer``.
 
-Exit codes: 0 done, 1 a model or operator failed, 2 bad input or settings, 130 interrupted.
+Exit codes: 0 done, 1 a model or operator failed or the checked scorer has a problem, 2 bad input or settings,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from darwin_align.core import PRESETS, Message, Request, SearchConfig, SearchRes
 from darwin_align.core.errors import ConfigError, DarwinError, RequestError
 
 if TYPE_CHECKING:
+    from darwin_align.operators import Scorer
     from darwin_align.pocket import Gold
     from darwin_align.search import DarwinSearch
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"darwin-align: {error}", file=sys.stderr)
+    print("\n".join([f"darwin-align: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
     return code
 
 
@@ -67,7 +69,29 @@ def _parser() -> argparse.ArgumentParser:
 
     chat = commands.add_parser("chat", parents=[shared], help="talk, with history; /reset forgets, /quit leaves")
     chat.set_defaults(run=_chat)
+    _add_check(commands)
     return parser
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check-scorer", help="is a scorer wired rightly? Pairs whose better answer is known tell"
+    )
+    check.add_argument(
+        "--reward", metavar="MODEL", help="folder or hub id of a local model (default: the embedded one)"
+    )
+    check.add_argument("--url", help="a reward endpoint, or with --judge a chat endpoint, in place of a local model")
+    check.add_argument("--dialect", metavar="NAME", help="what the reward endpoint speaks")
+    check.add_argument("--model", metavar="NAME", help="the model's name at the URL")
+    check.add_argument(
+        "--tokenizer", metavar="MODEL", help="folder or hub id whose chat template renders the conversation"
+    )
+    check.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the key")
+    check.add_argument("--judge", action="store_true", help="the URL is a chat model that judges answers")
+    check.add_argument("--pairs", metavar="FILE", help='JSONL, a line: {"prompt": …, "better": …, "worse": …}')
+    check.add_argument("--seed", type=int, default=0, help="of the shuffled prompts (default: 0)")
+    check.add_argument("--json", action="store_true", help="print JSON instead of text")
+    check.set_defaults(run=_check_scorer)
 
 
 def _search(arguments: argparse.Namespace) -> DarwinSearch:
@@ -161,6 +185,66 @@ def _chat(arguments: argparse.Namespace) -> int:
             turns = [*request.conversation, Message(role="assistant", content=result.text)]
             _print_turn(result, arguments)
     return 0
+
+
+def _check_scorer(arguments: argparse.Namespace) -> int:
+    _check_options(arguments)
+    from darwin_align.evaluation import check, embedded_pairs, read_pairs
+
+    pairs = None if arguments.pairs is None else read_pairs(arguments.pairs)
+    own = pairs is None and arguments.url is None and arguments.reward is None
+    if own:
+        pairs = embedded_pairs(seed=arguments.seed)
+    report = check(_scorer(arguments), pairs, seed=arguments.seed)
+    if arguments.json:
+        findings = [found._asdict() for found in report.findings]
+        shown = {**report.model_dump(mode="json"), "passed": report.passed, "findings": findings}
+        print(json.dumps(shown, ensure_ascii=False, indent=2))
+    else:
+        print(report)
+        if own:
+            print("\nThese were pairs of the embedded model's own world: it knows nothing else.")
+    return 0 if report.passed else 1
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that contradict each other, before anything is loaded."""
+    given = {
+        f"--{name.replace('_', '-')}"
+        for name in ("dialect", "model", "tokenizer", "api_key_env", "judge")
+        if getattr(arguments, name)
+    }
+    if arguments.url is None and given:
+        raise ConfigError(f"{min(given)} needs --url: it is for a scorer behind an endpoint")
+    if arguments.url is not None and arguments.reward is not None:
+        raise ConfigError("--reward is a local model and --url a remote one: give one of them")
+    if arguments.judge and (alien := given & {"--dialect", "--tokenizer"}):
+        raise ConfigError(f"{min(alien)} is for reward endpoints, and --judge is a chat model: leave one of them out")
+    if arguments.judge and arguments.model is None:
+        raise ConfigError("--judge needs --model: the name of the chat model at the URL")
+    if arguments.api_key_env is not None and not os.environ.get(arguments.api_key_env):
+        raise ConfigError(f"--api-key-env: the environment variable {arguments.api_key_env} is not set")
+
+
+def _scorer(arguments: argparse.Namespace) -> Scorer:
+    if arguments.url is None:
+        from darwin_align.backends.local import LocalScorer
+        from darwin_align.pocket import reward_path
+
+        embedded = arguments.reward is None
+        # One thread: for a model this small, more threads only wait for each other.
+        return LocalScorer.from_pretrained(arguments.reward or reward_path(), threads=1 if embedded else None)
+    from pydantic import SecretStr
+
+    from darwin_align.backends.endpoint import EndpointScorer, JudgeScorer
+
+    names = ("model",) if arguments.judge else ("dialect", "model", "tokenizer")
+    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.api_key_env is not None:
+        options["api_key"] = SecretStr(os.environ[arguments.api_key_env])
+    kind = JudgeScorer if arguments.judge else EndpointScorer
+    scorer: Scorer = kind(base_url=arguments.url, **options)
+    return scorer
 
 
 def _read(prompt: str) -> str | None:

@@ -251,12 +251,11 @@ class ChatTemplate:
 
     def _bos_for(self, text: str, special: bool) -> str:
         """The beginning of a text, such that a reader sees the BOS that :meth:`_encoded` sees."""
-        bos = self._tokenizer.bos_token
-        if not bos or not self._adds_bos:
-            return text
-        if special:
-            return text.removeprefix(bos)
-        return bos + text.removeprefix(bos) if self._bos == "tokenizer" else text
+        bos = self._tokenizer.bos_token or ""
+        own, reader_adds = self._bos == "tokenizer", special and self._adds_bos
+        if not own:
+            return text.removeprefix(bos) if reader_adds else text
+        return (bos if self._adds_bos and not reader_adds else "") + text.removeprefix(bos)
 
     def _framed(self, frame: Frame, response: Response) -> list[int]:
         if not self.detokenizer.spells(response.tokens, response.text):

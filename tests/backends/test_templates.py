@@ -258,3 +258,38 @@ def test_a_reward_template_without_tools_says_so_once(tokenizers, caplog):
         template.answer_ids(asked(USER, tools=(TOOL,)), response, "closed")
     assert shown == template.answer_ids(asked(USER), response, "closed")
     assert caplog.text.count("takes no tools") == 1
+
+
+@pytest.mark.parametrize("turn", ["closed", "open"])
+@pytest.mark.parametrize("bos", ["template", "tokenizer"])
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_a_reader_of_answer_texts_sees_the_ids(tokenizers, name, special, bos, turn):
+    tokenizer = tokenizers[name]
+    template = ChatTemplate(tokenizer, bos=bos)
+    responses = [Response(text="Heat the water."), Response(text=" Wait", finished=False), Response(text="")]
+    request = asked(USER, ANSWER, USER)
+    texts = template.answer_texts(request, responses, turn, special=special)
+    read = [tokenizer.encode(before + after, add_special_tokens=special) for before, after in texts]
+    assert read == template.answer_ids(request, responses, turn)
+    for (_, after), response in zip(texts, responses, strict=True):
+        assert after.startswith(response.text)
+        assert turn == "closed" or after == response.text
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_answer_texts_leave_the_bos_to_who_writes_it(tokenizers, special):
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer = tokenizers["llama"]
+    template = ChatTemplate(tokenizer, source, bos="tokenizer")
+    [(before, after)] = template.answer_texts(asked(USER), [Response(text="Hi")], "closed", special=special)
+    assert before.startswith(tokenizer.bos_token) == (not special)
+    read = tokenizer.encode(before + after, add_special_tokens=special)
+    assert [read] == template.answer_ids(asked(USER), [Response(text="Hi")], "closed")
+
+
+def test_answer_texts_of_a_template_without_a_frame(tokenizers):
+    source = "{% for m in messages %}{{ m.content | replace('Hi', 'Hello') | upper }}|{% endfor %}"
+    template = ChatTemplate(tokenizers["qwen3"], source)
+    [(before, after)] = template.answer_texts(asked(USER), [Response(text="Hi")], "closed")
+    assert (before, after) == ("HOW DO I BREW GREEN TEA?|HELLO|", "")

@@ -1,0 +1,42 @@
+"""Dialects of reward servers, one a file."""
+
+from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Unread
+from darwin_align.backends.endpoint.rewards.huggingface import HuggingFace
+from darwin_align.backends.endpoint.rewards.mapping import JsonMapping
+from darwin_align.backends.endpoint.rewards.nim import NIM
+from darwin_align.backends.endpoint.rewards.openrlhf import OpenRLHF
+from darwin_align.backends.endpoint.rewards.sglang import SGLangClassify
+from darwin_align.backends.endpoint.rewards.tei import TEIPredict
+from darwin_align.backends.endpoint.rewards.vllm import VLLMClassify, VLLMPooling, VLLMScore
+
+__all__ = [
+    "NIM",
+    "REWARD_DIALECTS",
+    "Form",
+    "HuggingFace",
+    "Item",
+    "JsonMapping",
+    "OpenRLHF",
+    "RewardDialect",
+    "SGLangClassify",
+    "TEIPredict",
+    "Unread",
+    "VLLMClassify",
+    "VLLMPooling",
+    "VLLMScore",
+]
+
+REWARD_DIALECTS: dict[str, RewardDialect] = {
+    dialect.name: dialect
+    for dialect in (
+        VLLMClassify(),
+        VLLMPooling(),
+        VLLMScore(),
+        SGLangClassify(),
+        TEIPredict(),
+        OpenRLHF(),
+        HuggingFace(),
+        NIM(),
+    )
+}
+"""What ``EndpointScorer(dialect=…)`` takes by name."""

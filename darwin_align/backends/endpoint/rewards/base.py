@@ -1,0 +1,169 @@
+"""What a reward dialect is: how one kind of server is asked for rewards, and how its answer is read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+__all__ = ["Form", "Item", "RewardDialect", "Unread", "Wire", "by_place", "found", "in_order", "number", "one", "rows"]
+
+T = TypeVar("T")
+
+Form = Literal["ids", "text", "pair", "messages"]
+"""What goes over the wire for one response: token ids; the text that the chat template makes; the plain texts of the
+conversation and the answer; messages, which the server renders."""
+
+Wire = tuple[str, dict[str, Any]]
+"""Path and body of a request."""
+
+
+class Unread(Exception):  # noqa: N818 - the scorer makes an error of it that names the server
+    """An answer is not of the shape that the dialect knows."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One response as it is sent. What its form does not need is empty, the plain texts apart."""
+
+    form: Form
+    question: str = ""
+    """The conversation's texts, a blank line between two turns."""
+    answer: str = ""
+    """The response's text."""
+    ids: tuple[int, ...] = ()
+    before: str = ""
+    """Rendered text up to the answer."""
+    after: str = ""
+    """Rendered text from the answer on."""
+    messages: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    """OpenAI's messages, the answer as the last one. (Of one call all share a conversation: the answer tells them
+    apart.)"""
+    open: bool = False
+    """Whether the answer's turn is left open."""
+
+    @property
+    def text(self) -> str:
+        """The whole rendered text."""
+        return self.before + self.after
+
+
+class RewardDialect(ABC):
+    """One kind of reward server. Subclass it for another one and pass an instance as ``dialect=``.
+
+    ``request`` writes a request for some responses, ``read`` returns one number for each from what comes back. Whether
+    there are as many numbers as responses, and whether they are finite, is checked elsewhere.
+    """
+
+    name: ClassVar[str]
+    forms: ClassVar[tuple[Form, ...]] = ()
+    """What it takes, best first."""
+    special: bool = True
+    """Whether the server adds the tokenizer's special tokens to texts."""
+    joins: ClassVar[bool] = False
+    """Whether it is sent texts in two parts, which the server's tokenizer joins."""
+    has_models: ClassVar[bool] = True
+    """Whether the server names its models, and wants one named."""
+    opens: ClassVar[bool] = False
+    """Whether it can be told to leave the last message open."""
+    info_path: ClassVar[str | None] = None
+    """Where the server tells its limits, see :meth:`most_in`."""
+    hint: ClassVar[str] = ""
+    """What to check when the server has no such path."""
+    caution: ClassVar[str] = ""
+    """What a user of this dialect must know, told once."""
+
+    @abstractmethod
+    def request(self, model: str, items: Sequence[Item]) -> Wire:
+        """Write a request.
+
+        Args:
+            model: the model's name on the server.
+            items: the responses, all of one form; no more than :meth:`most`.
+        """
+
+    @abstractmethod
+    def read(self, data: Any) -> list[float]:
+        """Read the rewards, in the order of the request's items.
+
+        Raises:
+            Unread: the answer has another shape.
+        """
+
+    def takes(self) -> tuple[Form, ...]:
+        """What it takes, best first."""
+        return self.forms
+
+    def most(self, form: Form) -> int | None:
+        """Responses in one request at most; ``None`` knows no limit."""
+        return 1 if form == "messages" else None
+
+    def most_in(self, info: Any) -> int | None:  # noqa: ARG002
+        """Responses in one request at most, by what :attr:`info_path` answers."""
+        return None
+
+    def tokens(self, data: Any) -> int | None:
+        """Tokens that the server read, where its answer says so."""
+        usage = data.get("usage") if isinstance(data, Mapping) else None
+        count = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
+        return count if isinstance(count, int) else None
+
+
+def rows(data: Any, key: str | None = None) -> list[Any]:
+    """Return the list that an answer is, or has under a key."""
+    value = data if key is None else found(data, key)
+    if not isinstance(value, list):
+        raise Unread(f"{'it' if key is None else repr(key)} is no list")
+    return value
+
+
+def found(data: Any, *path: str | int) -> Any:
+    """Walk into an answer: names into objects, numbers into lists.
+
+    >>> found({"data": [{"score": 1.5}]}, "data", 0, "score")
+    1.5
+    """
+    value = data
+    for step in path:
+        known: Any = value if isinstance(value, Mapping if isinstance(step, str) else list) else {}
+        try:
+            value = known[step]
+        except (KeyError, IndexError):
+            raise Unread(f"{'.'.join(map(str, path))} is missing in it") from None
+    return value
+
+
+def number(value: Any) -> float:
+    """Return a JSON number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Unread(f"{str(value)[:40]!r} stands where a number should")
+    return float(value)
+
+
+def one(values: Any, of: str) -> float:
+    """Return the one number of a list: a reward model has one label."""
+    if not isinstance(values, list):
+        raise Unread(f"{of} is no list")
+    if len(values) != 1:
+        raise Unread(f"{of} holds {len(values)} numbers, and a reward is one: serve a model with num_labels=1")
+    return number(values[0])
+
+
+def in_order(entries: Sequence[Any]) -> list[Any]:
+    """Return entries by their ``index``, where they have one."""
+    if not any(isinstance(entry, Mapping) and "index" in entry for entry in entries):
+        return list(entries)
+    return by_place([found(entry, "index") for entry in entries], entries)
+
+
+def by_place(places: Sequence[Any], values: Sequence[T]) -> list[T]:
+    """Return values in the order of their places, which must be 0, 1, 2 … in any order.
+
+    >>> by_place([1, 0], ["b", "a"])
+    ['a', 'b']
+    """
+    wanted = dict(zip(places, values, strict=False)) if all(isinstance(place, int) for place in places) else {}
+    if len(places) != len(values) or wanted.keys() != {*range(len(values))}:
+        raise Unread(f"its {len(values)} rewards have the places {str(list(places))[:60]}")
+    return [wanted[place] for place in range(len(values))]

@@ -1,0 +1,43 @@
+"""Text classification as Hugging Face's inference endpoints serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Unread, Wire, found, one, rows
+
+__all__ = ["HuggingFace"]
+
+
+@dataclass(frozen=True)
+class HuggingFace(RewardDialect):
+    """``POST`` to the endpoint's own address: the ``text-classification`` pipeline of transformers, without a function.
+
+    Two labels are asked for, so that a model with more than one shows itself.
+
+    Sources: https://huggingface.co/docs/inference-providers/tasks/text-classification and ``handler.py`` of
+    https://github.com/huggingface/huggingface-inference-toolkit, which hands inputs and parameters to the pipeline. Run
+    against that pipeline.
+    """
+
+    name: ClassVar[str] = "huggingface"
+    forms: ClassVar[tuple[Form, ...]] = ("text", "pair")
+    has_models: ClassVar[bool] = False
+
+    def request(self, model: str, items: Sequence[Item]) -> Wire:  # noqa: ARG002 - the address is the model's
+        """Texts, or the pipeline's own way of writing pairs."""
+        inputs = [
+            {"text": item.question, "text_pair": item.answer} if item.form == "pair" else item.text for item in items
+        ]
+        return "", {"inputs": inputs, "parameters": {"function_to_apply": "none", "top_k": 2}}
+
+    def read(self, data: Any) -> list[float]:
+        """A list of labels a response; some servers unwrap lists of one."""
+        if isinstance(data, Mapping) and "error" in data:
+            raise Unread(str(data["error"])[:200])
+        return [
+            one([found(label, "score") for label in (labels if isinstance(labels, list) else [labels])], "a prediction")
+            for labels in rows(data)
+        ]

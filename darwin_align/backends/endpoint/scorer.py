@@ -1,0 +1,324 @@
+"""The remote reward model: reward servers of many kinds, asked for raw scores."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from darwin_align.backends.endpoint.client import Endpoint, gathered
+from darwin_align.backends.endpoint.rewards import REWARD_DIALECTS, Form, Item, RewardDialect, Unread
+from darwin_align.backends.endpoint.rewards.remote import RemoteScorer
+from darwin_align.backends.endpoint.rewards.way import Way, form_of
+from darwin_align.backends.endpoint.server import About, Served, about
+from darwin_align.backends.endpoint.tokenizers import load_tokenizer
+from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
+from darwin_align.backends.templates import ChatTemplate, Turn
+from darwin_align.core.budget import Usage
+from darwin_align.core.errors import (
+    ConfigError,
+    ContextLengthError,
+    EndpointNotFoundError,
+    EndpointServerError,
+    ModelLoadError,
+    RewardError,
+)
+from darwin_align.core.noun import did_you_mean
+from darwin_align.core.types import Request, Response
+from darwin_align.operators.base import Report
+from darwin_align.operators.portal import acall, call
+
+__all__ = ["EndpointScorer"]
+
+logger = logging.getLogger(__name__)
+
+_ENOUGH = 8
+"""Rewards after which it is no accident that all of them lie between 0 and 1."""
+_TRIAL = Request.of("Which colour has the sky?"), Response(text="It is blue.")
+
+
+class EndpointScorer(RemoteScorer):
+    """Scores with a reward model on a server.
+
+    What the server is and which model it has is asked at the first use. vLLM and SGLang are sent the very token ids
+    that a local reward model reads; servers that take texts are sent the rendered chat template, with one BOS at most.
+    Both need the reward model's tokenizer on this side. Where it cannot be loaded and the server renders chats itself,
+    it is sent messages, and a note says so. Nothing is truncated here, and no server is asked to.
+
+    Raw scores are asked for wherever a server can be asked. If all rewards lie between 0 and 1 nevertheless, a warning
+    says that a sigmoid was probably applied: it presses good answers together.
+
+    >>> EndpointScorer(base_url="http://127.0.0.1:8001", model="Skywork/Skywork-Reward-V2-Qwen3-0.6B", api_key="secret")
+    EndpointScorer('http://127.0.0.1:8001', model='Skywork/Skywork-Reward-V2-Qwen3-0.6B')
+
+    Raises:
+        ConfigError: an impossible option.
+    """
+
+    base_url: str | tuple[str, ...]
+    """``http://host:port``, with or without ``/v1``; or several that serve the same model."""
+    dialect: str | RewardDialect = "auto"
+    """"auto" (for vLLM, SGLang, TEI and NVIDIA's own address), a name of
+    :data:`~darwin_align.backends.endpoint.rewards.REWARD_DIALECTS`, or an object such as
+    :class:`~darwin_align.backends.endpoint.rewards.JsonMapping` or ``NIM(attribute=…)``."""
+    model: str | None = None
+    """The model's name on the server; ``None`` takes the only one."""
+    tokenizer: str | Path | None = None
+    """Folder or hub id of the reward model's tokenizer; ``None`` tries the model's own name."""
+    chat_template: str | Path | None = None
+    """Jinja source, or a path to a file with it, in place of the tokenizer's own."""
+    recipe: str | None = None
+    """Name of a known family (:data:`~darwin_align.backends.recipes.RECIPES`): who writes the BOS, and whether question
+    and answer are a pair. ``None`` recognises it by the model's name."""
+    turn: Turn = "closed"
+    """"closed" ends the assistant's turn as the template does, "open" stops behind the answer."""
+    batch_size: int = Field(32, gt=0)
+    """Responses a request, where the server takes several."""
+    context_length: int | None = Field(None, gt=0)
+    """Tokens that the model can read; ``None`` asks the server."""
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _urls_as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("dialect")
+    @classmethod
+    def _known_dialect(cls, value: str | RewardDialect) -> str | RewardDialect:
+        if isinstance(value, str) and value not in ("auto", *REWARD_DIALECTS):
+            raise ConfigError(f"unknown dialect {value!r}: {did_you_mean(value, ['auto', *REWARD_DIALECTS])}")
+        return value
+
+    @field_validator("recipe")
+    @classmethod
+    def _known_recipe(cls, value: str | None) -> str | None:
+        return value if value is None else recipe_named(value).name
+
+    async def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
+        """Score the responses, and report the tokens that the server read.
+
+        Raises:
+            EndpointError: the server cannot be used, or answers with something that is no reward.
+            RewardError: it gives another number of rewards than responses, or one that is no finite number.
+            ContextLengthError: the conversation and an answer are longer than the model's context.
+            ConfigError: the server's kind, model or tokenizer must be given.
+        """
+        return await acall(self._score, request, responses)  # type: ignore[no-any-return]
+
+    def room(self, request: Request) -> int | None:
+        """Tokens of an answer that still fit, where the tokenizer and the context length are known.
+
+        The first call asks the server, which takes a moment; on a thread that runs an event loop it does not wait for
+        that, and knows no limit as long as the server was not asked.
+        """
+        way: Way | None = self._state.facts.get("way")
+        if way is None:
+            if _in_a_loop():
+                return None
+            way = call(self._found_way)
+        if way.context_length is None or (lengths := way.lengths(request, [Response(text="")])) is None:
+            return None
+        return way.context_length - lengths[0]
+
+    # -- asking
+
+    async def _score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
+        way = await self._found_way()
+        items = way.items(request, responses)
+        lengths = self._checked(way, request, responses, items)
+        unique = list(dict.fromkeys(items))
+        batches = [unique[start : start + way.most] for start in range(0, len(unique), way.most)]
+        answers = await gathered([self._ask(way, batch) for batch in batches])
+        rewards = dict(zip(unique, (reward for batch, _ in answers for reward in batch), strict=True))
+        counts = [tokens for _, tokens in answers if tokens is not None]
+        read = dict(zip(items, lengths or (), strict=False))
+        tokens = sum(counts) if len(counts) == len(answers) else sum(read.values())
+        return Report(
+            [rewards[item] for item in items],
+            Usage(reward_tokens=tokens),
+            self._state.notes(*way.notes, *way.unseen(request), *self._squashed(way, list(rewards.values()))),
+        )
+
+    def _checked(
+        self, way: Way, request: Request, responses: Sequence[Response], items: Sequence[Item]
+    ) -> list[int] | None:
+        """Lengths of the inputs, none of which is too long."""
+        lengths = [len(item.ids) for item in items] if way.form == "ids" else way.lengths(request, responses)
+        if lengths and way.context_length is not None and max(lengths) > way.context_length:
+            raise ContextLengthError(
+                f"the conversation and an answer are {max(lengths)} tokens long and the context of the reward model on "
+                f"{way.where} is {way.context_length}: lower max_new_tokens, shorten the conversation or use a reward "
+                "model with a longer context"
+            )
+        return lengths
+
+    async def _ask(self, way: Way, items: Sequence[Item]) -> tuple[list[float], int | None]:
+        path, body = way.dialect.request(way.model, items)
+        try:
+            reply = await self._endpoint.post(path, body)
+        except EndpointNotFoundError as error:
+            if not way.dialect.hint:
+                raise
+            raise EndpointNotFoundError(f"{error} ({way.dialect.hint})", status=error.status) from error
+        asked, data = f"{reply.url}{path} ({way.dialect.name})", self._without_secrets(reply.data)
+        try:
+            rewards, tokens = way.dialect.read(data), way.dialect.tokens(data)
+        except Unread as unread:
+            raise EndpointServerError(
+                f"{asked} gave no rewards: {unread}. It answered {str(data)[:200]!r}. Is that the right dialect "
+                "for this server?"
+            ) from unread
+        if len(rewards) != len(items):
+            raise RewardError(
+                f"{asked} was sent {len(items)} responses and gave {len(rewards)} rewards: one for each was expected"
+            )
+        if wrong := [reward for reward in rewards if not isfinite(reward)]:
+            raise RewardError(f"{asked} gave the reward {wrong[0]}: rewards must be finite numbers")
+        return rewards, tokens
+
+    def _squashed(self, way: Way, rewards: Sequence[float]) -> tuple[str, ...]:
+        """A warning once enough rewards were seen and all of them look like a sigmoid's."""
+        facts = self._state.facts
+        seen, between = facts.get("seen", (0, True))
+        facts["seen"] = seen, between = seen + len(rewards), between and all(0 < reward < 1 for reward in rewards)
+        if not between or seen < _ENOUGH:
+            return ()
+        return (
+            f"all rewards of {way.where} ({way.dialect.name}) lie between 0 and 1, as if a sigmoid had been applied, "
+            "which presses good answers together: look for a setting of the server, or for a raw score in its answers. "
+            "Let it be if the model was trained to give such numbers",
+        )
+
+    # -- finding out what to ask
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        endpoint = self._state.endpoint
+        assert endpoint is not None  # noqa: S101 - base_url is required
+        return endpoint
+
+    async def _found_way(self) -> Way:
+        async with self._endpoint.lock():
+            facts = self._state.facts
+            if "way" not in facts:
+                facts["way"] = await self._find_way()
+            way: Way = facts["way"]
+        return way
+
+    async def _find_way(self) -> Way:
+        where = self._endpoint.roots[0]
+        known = await self._asked_about()
+        dialect = self._dialect_for(known, where)
+        served = Served(self.model or "") if known is None else known.model(self.model, where)
+        recipe = self._recipe_for(served)
+        tokenizer, missing = await self._tokenizer_for(dialect, served)
+        template = None
+        if tokenizer is not None and recipe.inputs == "chat":
+            name = f"the reward model {served.id!r}" if served.id else f"the reward model on {where}"
+            try:
+                template = ChatTemplate(tokenizer, self.chat_template, name=name, bos=recipe.bos)
+            except ModelLoadError as error:
+                if self.tokenizer is not None:
+                    raise
+                missing = str(error)  # found by name only: perhaps the server has a chat template
+        form = form_of(dialect, recipe, template, missing, where)
+        self._check_turn(dialect, form, recipe)
+        most = [self.batch_size, dialect.most(form), await self._most_of(dialect)]
+        notes = [f"{where}: {dialect.caution}"] if dialect.caution and self.context_length is None else []
+        if form == "messages" and "ids" in dialect.takes():
+            notes.append(f"{where} ({dialect.name}) renders the chats itself, because here {missing}")
+        way = Way(
+            dialect=dialect,
+            model=served.id,
+            where=where,
+            form=form,
+            turn=self.turn,
+            recipe=recipe,
+            tokenizer=tokenizer,
+            template=template,
+            context_length=_context_of(self.context_length or served.context_length, recipe, tokenizer),
+            most=min(limit for limit in most if limit is not None),
+        )
+        other = await asyncio.to_thread(way.other_reading)
+        logger.info("%s is asked for rewards as %s, by %s", where, dialect.name, form)
+        return replace(way, notes=(*notes, *([other] if other else [])))
+
+    async def _asked_about(self) -> About | None:
+        """What the server says of itself; ``None`` where the dialect knows no such question."""
+        dialect = REWARD_DIALECTS.get(self.dialect) if isinstance(self.dialect, str) else self.dialect
+        return await about(self._endpoint) if dialect is None or dialect.has_models else None
+
+    def _dialect_for(self, known: About | None, where: str) -> RewardDialect:
+        if isinstance(self.dialect, RewardDialect):
+            return self.dialect
+        name = known.kind if self.dialect == "auto" and known else self.dialect
+        if name not in REWARD_DIALECTS:
+            raise ConfigError(
+                f"{where} is a server of kind {name!r}, and which call of it gives rewards is not known: give "
+                f"dialect=… ({', '.join(REWARD_DIALECTS)}), or a JsonMapping that says how it is asked. For a chat "
+                "model that is to judge answers, use JudgeScorer"
+            )
+        return REWARD_DIALECTS[name]
+
+    def _recipe_for(self, served: Served) -> Recipe:
+        names = [str(name) for name in (self.tokenizer, self.model, served.root, served.id) if name]
+        found = [recipe_for(name) for name in names]
+        named = recipe_named(self.recipe) if self.recipe else None
+        recipe = named or next((one for one in found if one.pattern), recipe_named("generic"))
+        if recipe.reads == "get_score":
+            raise ConfigError(
+                f"the {recipe.name!r} recipe scores by the model's own code, which renders the chat in its own way: if "
+                "your server reads the rendered chat template instead, give recipe='generic'"
+            )
+        return recipe
+
+    async def _tokenizer_for(self, dialect: RewardDialect, served: Served) -> tuple[Any, str]:
+        """The reward model's tokenizer, where it is given or found; else why there is none."""
+        if self.tokenizer is not None:
+            return await asyncio.to_thread(load_tokenizer, str(self.tokenizer)), ""
+        if self.chat_template is not None:
+            raise ConfigError("chat_template=… is rendered here: give the reward model's tokenizer=… too")
+        if not {"ids", "text"} & {*dialect.takes()}:
+            return None, "no tokenizer is needed"
+        names = dict.fromkeys(name for name in (served.root, served.id) if name)
+        for name in names:
+            try:
+                return await asyncio.to_thread(load_tokenizer, name), ""
+            except ModelLoadError as error:
+                logger.info("no tokenizer by the name of %r: %s", name, error)
+        known = f"there is none here by the name of {' or '.join(map(repr, names))}" if names else "none was given"
+        return None, f"the reward model's tokenizer is missing ({known}): give tokenizer=…, a folder or a hub id"
+
+    async def _most_of(self, dialect: RewardDialect) -> int | None:
+        if dialect.info_path is None:
+            return None
+        try:
+            return dialect.most_in((await self._endpoint.get(dialect.info_path)).data)
+        except EndpointNotFoundError:
+            return None
+
+    def _check_turn(self, dialect: RewardDialect, form: Form, recipe: Recipe) -> None:
+        closes = form == "pair" or recipe.inputs == "pair" or (form == "messages" and not dialect.opens)
+        if self.turn == "open" and closes:
+            raise ConfigError(f"turn='open' cannot be had of {dialect.name} by {form}: use turn='closed'")
+
+
+def _context_of(length: int | None, recipe: Recipe, tokenizer: Any) -> int | None:
+    if length is None or recipe.inputs != "pair" or tokenizer is None:
+        return length
+    # Some encoders reserve positions; their tokenizers know.
+    return min(length, int(tokenizer.model_max_length))
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
