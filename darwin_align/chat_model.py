@@ -23,6 +23,7 @@ from pydantic import ConfigDict, model_validator
 from darwin_align.core import Beam, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.model_errors import model_errors
 from darwin_align.operators.together import RunsTogether
 from darwin_align.search import DarwinSearch
 
@@ -146,7 +147,9 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         **kwargs: Any,
     ) -> ChatResult:
         n, settings = self._settings(messages, stop, kwargs)
-        return _chat_result(self.search.invoke(messages, _config(run_manager), **settings), n, self.model_name)
+        with model_errors():
+            result = self.search.invoke(messages, _config(run_manager), **settings)
+        return _chat_result(result, n, self.model_name)
 
     async def _agenerate(
         self,
@@ -156,7 +159,9 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         **kwargs: Any,
     ) -> ChatResult:
         n, settings = self._settings(messages, stop, kwargs)
-        return _chat_result(await self.search.ainvoke(messages, _config(run_manager), **settings), n, self.model_name)
+        with model_errors():
+            result = await self.search.ainvoke(messages, _config(run_manager), **settings)
+        return _chat_result(result, n, self.model_name)
 
     def _stream(
         self,
@@ -267,6 +272,7 @@ def _darwin_metadata(result: SearchResult, beam: Beam) -> dict[str, Any]:
         "instruction": beam.instruction,
         "cycles": result.cycles,
         "stop_reason": result.stop_reason,
+        "failure": result.failure,
         "seed": result.config.seed,
         "usage": result.usage.model_dump(),
     }

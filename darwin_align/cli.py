@@ -148,6 +148,7 @@ def _summary(result: SearchResult, embedded: bool) -> dict[str, Any]:
         "winning_instruction": result.instruction,
         "cycles": result.cycles,
         "stop_reason": result.stop_reason,
+        "failure": result.failure,
         "seed": result.config.seed,
         "usage": result.usage.model_dump(),
     }

@@ -39,7 +39,8 @@ def watched(search: DarwinSearch, instruction: str, seed: int) -> tuple[SearchRe
     with console.status("starting …") as status:
 
         def on_event(event: Event, population: Population) -> None:
-            history.append((event, population))
+            if event.failure is None:  # else the population is what an earlier event led to
+                history.append((event, population))
             status.update(_progress(event, population, search.config.cycles))
 
         result = search.invoke(instruction, seed=seed, on_event=on_event)
@@ -142,4 +143,5 @@ def _story(result: SearchResult) -> Text:
         won,
         f"\n{result.cycles} cycles · {usage.decoded_tokens} tokens decoded · {usage.reward_calls} responses scored · "
         f"{usage.seconds:.1f} s in models · stopped by {result.stop_reason} · seed {result.config.seed}",
+        f"\n{result.failure}" if result.failure else "",
     )

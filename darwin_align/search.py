@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -31,20 +32,25 @@ from darwin_align.core import (
 from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import OperatorName
+from darwin_align.model_errors import is_remote_fault, message_of
 from darwin_align.operators.base import Check, Mutator, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import IdentityMutator, PolicyMutator
+from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt
 from darwin_align.operators.selectors import NoSelection, SMCSelector, TopKReplacement, Tournament
 from darwin_align.operators.together import RunsTogether
 
 __all__ = ["DarwinSearch", "SearchInput"]
 
+logger = logging.getLogger(__name__)
+
 SearchInput = str | Sequence[Any] | PromptValue | Request
 OnEvent = Callable[[Event, Population], None]
-"""Called after each answered question with the event and the population that it led to."""
+"""Called after each answered question with the event and the population that it led to. If a question failed for good
+and ended the search, the last event says so, and the population is the question's own."""
 
 _SAMPLING = frozenset(Sampling.model_fields)
 _SEARCH = frozenset(SearchConfig.model_fields)
@@ -123,6 +129,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable
             ConfigError: an unknown or impossible setting.
             OperatorError: an operator's answer would break the algorithm.
             ReplayError: ``replay`` belongs to another search.
+            EndpointError: a server cannot be used, before anything was scored or with ``on_failure="raise"``; likewise
+                what a user's own operator raises for it, LangChain's ``ModelError`` or httpx's ``TransportError``.
         """
         return self._call_with_config(partial(self._run, **settings), input, config)
 
@@ -131,20 +139,26 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable
         return await self._acall_with_config(partial(self._arun, **settings), input, config)
 
     def _run(self, input: SearchInput, config: RunnableConfig, **settings: Any) -> SearchResult:
-        run = _Run(self, input, **settings)
+        asked = _Asked(self, input, **settings)
+        run = _Run(self, asked, self._room(asked.request))
         with run.released():
             for question, operator in run:
-                start = perf_counter()
-                run.answer(question, operator.invoke(question.population, config), perf_counter() - start)
+                with run.answering(question):
+                    run.reply = operator.invoke(question.population, config)
         return run.result
 
     async def _arun(self, input: SearchInput, config: RunnableConfig, **settings: Any) -> SearchResult:
-        run = _Run(self, input, **settings)
+        asked = _Asked(self, input, **settings)
+        run = _Run(self, asked, await acall(self._room, asked.request))
         with run.released():
             for question, operator in run:
-                start = perf_counter()
-                run.answer(question, await operator.ainvoke(question.population, config), perf_counter() - start)
+                with run.answering(question):
+                    run.reply = await operator.ainvoke(question.population, config)
         return run.result
+
+    def _room(self, request: Request) -> int | None:
+        """Tokens of an answer that the scorer can read; a remote one may have to ask its server."""
+        return self._scorer.room(request) if isinstance(self._scorer, Scorer) else None
 
     def request(self, input: SearchInput, settings: dict[str, Any]) -> tuple[Request, SearchConfig]:
         """Split a call's input and settings into the request and the search's settings.
@@ -160,7 +174,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable
             known = _SAMPLING | _SEARCH | _REQUEST | _ALIASES.keys()
             raise ConfigError(f"unknown setting {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
         request = input if isinstance(input, Request) else Request(conversation=_turns(input), sampling=self.sampling)
-        sampling = Sampling(**{**dict(request.sampling), **{n: v for n, v in named.items() if n in _SAMPLING}})
+        by_hand = request.sampling.model_dump(exclude_unset=True)  # a default may give way where a server lacks it
+        sampling = Sampling(**{**by_hand, **{n: v for n, v in named.items() if n in _SAMPLING}})
         fields = {name: value for name, value in named.items() if name in _REQUEST}
         if isinstance(fields.get("stop"), str):
             fields["stop"] = [fields["stop"]]
@@ -212,8 +227,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable
                 return NoSelection()
 
 
-class _Run:
-    """One search under way: iterate over the questions that want a live answer, and answer each."""
+class _Asked:
+    """One call: what is asked, under which settings."""
 
     def __init__(
         self,
@@ -224,18 +239,30 @@ class _Run:
         on_event: OnEvent | None = None,
         **settings: Any,
     ) -> None:
-        request, config = search.request(input, settings)
-        if config.seed is None:
+        self.request, self.config = search.request(input, settings)
+        self.replay, self.on_event = replay, on_event
+        if self.config.seed is None:
             if replay:
                 raise ReplayError("a replay needs the seed of the recorded run: pass seed=result.config.seed")
-            config = config.replace(seed=secrets.randbelow(2**31))
-        config = _readable(search._scorer, request, config)
+            self.config = self.config.replace(seed=secrets.randbelow(2**31))
+
+
+class _Run:
+    """One search under way: iterate over the questions that want a live answer, and answer each.
+
+    An answer is the ``reply`` that is set within :meth:`answering`.
+    """
+
+    def __init__(self, search: DarwinSearch, asked: _Asked, room: int | None) -> None:
+        config = _readable(asked.config, room)
         self.operators = search.operators(config)
         held = [part for operator in self.operators.values() for part in getattr(operator, "holders", ())]
         self.holders = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
         self.search_id = uuid.uuid4().hex
-        self.algorithm = darwin(request, config, self.search_id)
-        self.recorded, self.on_event = list(replay), on_event
+        self.algorithm = darwin(asked.request, config, self.search_id)
+        self.recorded, self.on_event = list(asked.replay), asked.on_event
+        self.may_end = config.on_failure == "best_so_far"
+        self.reply: Population
         self.event: Event | None = None
         self.result: SearchResult
 
@@ -258,8 +285,19 @@ class _Run:
         if next(replay, None) is not None:
             raise ReplayError("more events were recorded than this search asks for: they belong to another search")
 
-    def answer(self, question: Question, population: Population, seconds: float) -> None:
-        self.event = question.answered(population, seconds)
+    @contextmanager
+    def answering(self, question: Question) -> Iterator[None]:
+        """Time an operator and record what it replies, or that it failed for good and the search ends."""
+        start = perf_counter()
+        try:
+            yield
+        except Exception as error:
+            if not (self.may_end and question.has_best and is_remote_fault(error)):
+                raise
+            self.event = question.failed(message_of(error), perf_counter() - start)
+            _warn(self.event)
+        else:
+            self.event = question.answered(self.reply, perf_counter() - start)
         self._tell(self.event, question)
 
     def _tell(self, event: Event, question: Question) -> None:
@@ -277,9 +315,19 @@ class _Run:
                 release(self.search_id)
 
 
-def _readable(scorer: Any, request: Request, config: SearchConfig) -> SearchConfig:
+def _warn(event: Event) -> None:
+    logger.warning(
+        "%s failed for good in cycle %d, step %d (%s): the search ends with the best scored answer so far; "
+        "to go on once the server is back, replay the events before this one, or set on_failure='raise' for an error",
+        event.operator,
+        event.cycle,
+        event.step,
+        event.failure,
+    )
+
+
+def _readable(config: SearchConfig, room: int | None) -> SearchConfig:
     """Cut answers where the scorer could read them no further: before decoding, not in the middle of it."""
-    room = scorer.room(request) if isinstance(scorer, Scorer) else None
     if room is None or room >= config.max_new_tokens:
         return config
     if room < 1:

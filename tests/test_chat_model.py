@@ -63,6 +63,7 @@ def test_metadata_says_how_the_answer_was_found() -> None:
         "instruction": result.instruction,
         "cycles": 2,
         "stop_reason": "cycles",
+        "failure": None,
         "seed": 5,
     }
     assert {**usage, "seconds": 0} == {**result.usage.model_dump(), "seconds": 0}

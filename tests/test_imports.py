@@ -32,6 +32,13 @@ def test_what_needs_no_model_loads_no_torch(module: str) -> None:
     assert json.loads(done.stdout)[1] == []
 
 
+@pytest.mark.parametrize("module", ["darwin_align.search", "darwin_align.chat_model", "darwin_align.model_errors"])
+def test_what_tells_errors_apart_loads_httpx_only_for_one(module: str) -> None:
+    script = SCRIPT.format(module=module, heavy=["httpx"])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)[1] == []
+
+
 def test_every_public_name_loads_and_others_are_refused() -> None:
     import darwin_align
 

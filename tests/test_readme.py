@@ -1,4 +1,4 @@
-"""Every Python snippet of the README runs as it stands."""
+"""Every Python snippet of the README runs as it stands, but for the address of its server."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+ADDRESS = "http://127.0.0.1:8000"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
@@ -14,6 +15,8 @@ def test_the_readme_has_its_snippets() -> None:
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: re.sub(r"\W+", " ", snippet.splitlines()[-1])[:40])
-def test_snippet_runs_and_prints_something(snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_snippet_runs_and_prints_something(snippet: str, request: pytest.FixtureRequest, capsys) -> None:
+    if ADDRESS in snippet:
+        snippet = snippet.replace(ADDRESS, request.getfixturevalue("llama").url)
     exec(compile(snippet, str(README), "exec"), {})  # noqa: S102 - our own page
     assert capsys.readouterr().out.strip()

@@ -36,20 +36,28 @@ def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Searc
     Raises:
         RequestError: the conversation has no instruction to follow.
         OperatorError: an answer would break the algorithm.
+        ReplayError: a sent event answers another question, or is a failure before anything was scored.
     """
     run = _Run(request, config, search_id)
-    for cycle in range(max(config.cycles, 1)):
-        parent = run.parent(cycle)  # Alg. 1: parent ~ uniform(A)
-        population = run.begin(cycle, parent)  # s_j <- nothing
-        if config.cycles:
-            population = yield from run.ask("mutate", population)  # I_1..I_n <- mutate(parent, n)
-        while population.open and not run.must_stop(population):  # until every beam has ended
-            population = yield from run.step(population)
-        run.end(population)
-        if run.spent and (population.open or cycle + 1 < config.cycles):
-            run.cut = run.spent
-            break
+    try:
+        for cycle in range(max(config.cycles, 1)):
+            parent = run.parent(cycle)  # Alg. 1: parent ~ uniform(A)
+            population = run.begin(cycle, parent)  # s_j <- nothing
+            if config.cycles:
+                population = yield from run.ask("mutate", population)  # I_1..I_n <- mutate(parent, n)
+            while population.open and not run.must_stop(population):  # until every beam has ended
+                population = yield from run.step(population)
+            run.end(population)
+            if run.spent and (population.open or cycle + 1 < config.cycles):
+                run.stop_reason = f"budget: {run.spent}"
+                break
+    except _Failed:
+        run.break_off()
     return run.result()
+
+
+class _Failed(Exception):  # noqa: N818 - no error: it leaves Algorithm 1 from wherever a question failed
+    pass
 
 
 class _Run:
@@ -59,7 +67,7 @@ class _Run:
         if config.seed is None:
             raise ValueError("config.seed is None: draw one and record it, e.g. config.replace(seed=0)")
         self.request, self.config, self.seed, self.search_id = request, config, config.seed, search_id
-        self.fingerprint = derive(config.seed, "search", request.to_json(), config.to_json())
+        self.fingerprint = derive(config.seed, "search", request.to_json(), config.identity)
         self.instruction = request.instruction
         self.archive = Archive(entries=())
         self.ended: list[Beam] = []  # every beam as its cycle left it
@@ -67,7 +75,9 @@ class _Run:
         self.events: list[Event] = []
         self.usage = Usage()
         self.cycles = 0
-        self.cut: str | None = None  # the limit that ended the search early
+        self.scored: Population  # the cycle under way as it last stood with every reward that it needs
+        self.stop_reason = "cycles"
+        self.failure: str | None = None
 
     @property
     def spent(self) -> str | None:
@@ -78,11 +88,16 @@ class _Run:
         begun = (population.step.cycle, population.step.index) > (0, 0)
         return begun and self.spent is not None
 
+    @property
+    def has_best(self) -> bool:
+        standing = (beam for beam in self.scored.beams if beam.alive)
+        return any(beam.reward is not None for beam in (self.first_response, *self.ended, *standing))
+
     def parent(self, cycle: int) -> str:
         return self.archive.sample(derive(self.seed, "parent", cycle)) if cycle else self.instruction
 
     def begin(self, cycle: int, parent: str) -> Population:
-        return Population.start(
+        self.scored = Population.start(
             self.request,
             mutations=self.config.mutations if self.config.cycles else 0,
             beams_per_mutation=self.config.beams_per_mutation,
@@ -93,27 +108,35 @@ class _Run:
             usage=self.usage,
             search_id=self.search_id,
         )
+        return self.scored
 
     def ask(self, operator: OperatorName, population: Population, **step: int) -> Asked:
-        """Yield one question and fold its answer."""
+        """Yield one question and fold its answer.
+
+        Raises:
+            _Failed: there is none, and the search is to end.
+        """
         asked = population.model_copy(
             update={"step": population.step.model_copy(update={"operator": operator, **step}), "notes": ()}
         )
-        question = Question(operator, asked, self.fingerprint)
+        question = Question(operator, asked, self.fingerprint, self.has_best)
         event = yield question
         answer = question.fold(event)
         self.events.append(event)
         answer = answer.spend(Usage(seconds=event.seconds))
         self.usage = answer.usage
+        if event.failure is not None:
+            self.stop_reason, self.failure = f"failure: {operator}", event.failure
+            raise _Failed
         return answer
 
     def step(self, population: Population) -> Asked:
         """One replacement cycle: decode, score, replace."""
         racing = any(population.beams[i].open for i in population.contenders)
         population = yield from self.ask("decode", population, tokens=self._tokens(population))  # s_j <- s_j + m tokens
-        population = yield from self._score(population)  # r_j <- R(s_j, I)
+        population = self.scored = yield from self._score(population)  # r_j <- R(s_j, I)
         if racing and self.config.replaces:
-            population = yield from self.ask("select", population)  # s_j <- s_d, d ~ uniform(T)
+            population = self.scored = yield from self.ask("select", population)  # s_j <- s_d, d ~ uniform(T)
         step = population.step.model_copy(update={"index": population.step.index + 1})
         return population.model_copy(update={"step": step})
 
@@ -144,6 +167,20 @@ class _Run:
 
     def end(self, population: Population) -> None:
         """Close a cycle: its beams compete for best, its champions for the archive."""
+        self._close(population)
+        if not population.open and self.archive.entries:
+            self.archive = self.archive.updated(population.parent, self._champions(population))
+
+    def break_off(self) -> None:
+        """Close a cycle in which an operator failed for good: what was scored so far competes for best.
+
+        Its beams count as they last stood scored. Tokens decoded since then are lost: nobody knows what they are worth.
+        So the search ends as if its budget had been spent before the step that failed; only where nothing but the
+        selection failed, that step's rewards count. No champion of this cycle enters the archive.
+        """
+        self._close(self.scored)
+
+    def _close(self, population: Population) -> None:
         self.cycles += bool(self.config.cycles)
         self.ended += [beam for beam in population.beams if beam.alive and not beam.first_response]
         for beam in population.beams:
@@ -151,8 +188,6 @@ class _Run:
                 self.first_response = beam
         if not self.archive.entries and self.first_response.reward is not None:  # A <- {I: R(s_I, I)}
             self.archive = Archive(entries=(Entry(instruction=self.instruction, reward=self.first_response.reward),))
-        if not population.open and self.archive.entries:
-            self.archive = self.archive.updated(population.parent, self._champions(population))
 
     def _champions(self, population: Population) -> list[Entry]:
         """The p instructions with the most wins, equal wins by reward (Alg. 1: champions)."""
@@ -174,5 +209,6 @@ class _Run:
             events=self.events,
             usage=self.usage,
             cycles=self.cycles,
-            spent=self.cut,
+            stop_reason=self.stop_reason,
+            failure=self.failure,
         )

@@ -14,6 +14,7 @@ __all__ = ["PRESETS", "SearchConfig"]
 
 MutatorName = Literal["policy", "identity"]
 SelectorName = Literal["top_k", "tournament", "smc", "none"]
+OnFailure = Literal["best_so_far", "raise"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "darwin": {"cycles": 3},
@@ -65,6 +66,10 @@ class SearchConfig(Settings):
     seed: int | None = None
     """``None`` draws a seed and records it in the result."""
     budget: Budget = Budget()
+    on_failure: OnFailure = "best_so_far"
+    """When a server fails for good in the middle of a search: end with the best scored answer so far, if there is one,
+    or raise what the operator raised. A failure before anything was scored is raised in any case, and so is every error
+    that is no server's fault. It says nothing about a replay: recorded failures end a search as they did."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -96,6 +101,13 @@ class SearchConfig(Settings):
         # What gave way is not written: read back it would pass for set by hand, and could be refused.
         given_way = {"survivors", "champions"} - self.model_fields_set
         return {name: value for name, value in dump(self).items() if name not in given_way}
+
+    @property
+    def identity(self) -> str:
+        """The settings that decide which questions are asked, as JSON: what a search shares with its replay."""
+        # A search that broke off may be resumed by one that would not: on_failure decides no answer.
+        default = type(self).model_fields["on_failure"].default
+        return self.model_copy(update={"on_failure": default}).to_json()
 
     @property
     def beams(self) -> int:

@@ -40,15 +40,20 @@ class Event(Noun):
     seconds: float = 0.0
     """Time that the operator took. Two runs with the same seed may differ in it, in how many tokens were read (what a
     backend still held is not read again), and in the last digits of rewards and log-probabilities."""
+    failure: str | None = None
+    """Why the operator gave no answer and never will. The search ended here, and the delta is empty; a replay of the
+    events before this one asks the question again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a search asks: send back :meth:`answered`."""
+    """What a search asks: send back :meth:`answered`, or :meth:`failed`."""
 
     operator: OperatorName
     population: Population
     search: int = 0
+    has_best: bool = False
+    """Whether anything was scored so far. Only then may the search end with :meth:`failed`."""
 
     def answered(self, population: Population, seconds: float = 0.0) -> Event:
         """Say what an operator's answer changed.
@@ -61,27 +66,48 @@ class Question:
             OperatorError: the answer changed what this operator must leave alone.
         """
         check_answer(self.operator, self.population, population)
-        before, step = self.population, self.population.step
+        before = self.population
         pairs = zip(before.beams, population.beams, strict=True)
         changed = {i: _changes(before, old, new) for i, (old, new) in enumerate(pairs) if old is not new and old != new}
         spent = population.usage - before.usage
+        return self._event(Delta(beams=changed, usage=spent, notes=population.notes[len(before.notes) :]), seconds)
+
+    def failed(self, failure: str, seconds: float = 0.0) -> Event:
+        """Say that the operator failed for good: the search then ends with the best so far.
+
+        Args:
+            failure: what went wrong, for a reader.
+            seconds: how long it took to fail.
+        """
+        return self._event(Delta(), seconds, failure=failure)
+
+    def _event(self, delta: Delta, seconds: float, failure: str | None = None) -> Event:
+        step = self.population.step
         return Event(
             search=self.search,
             operator=self.operator,
             cycle=step.cycle,
             step=step.index,
-            delta=Delta(beams=changed, usage=spent, notes=population.notes[len(before.notes) :]),
+            delta=delta,
             seconds=seconds,
+            failure=failure,
         )
 
     def fold(self, event: Event) -> Population:
         """Return this question's population with the event's changes.
 
         Raises:
-            ReplayError: the event answers another question, or one of another search.
+            ReplayError: the event answers another question, or one of another search, or is a failure where there is
+                nothing to end with.
             OperatorError: a changed field has a value of a wrong kind.
         """
-        population, step = self.population, self.population.step
+        self._check_own(event)
+        population = self.population
+        beams = {i: _changed(population, population.beams[i], fields) for i, fields in event.delta.beams.items()}
+        return population.with_beams(beams, usage=population.usage + event.delta.usage).note(*event.delta.notes)
+
+    def _check_own(self, event: Event) -> None:
+        step = self.population.step
         asked, came = (self.operator, step.cycle, step.index), (event.operator, event.cycle, event.step)
         if asked != came:
             raise ReplayError(
@@ -93,8 +119,11 @@ class Question:
                 "the recorded event belongs to a search with another request, seed or setting: "
                 "replay events with those that they were recorded with"
             )
-        beams = {i: _changed(population, population.beams[i], fields) for i, fields in event.delta.beams.items()}
-        return population.with_beams(beams, usage=population.usage + event.delta.usage).note(*event.delta.notes)
+        if event.failure is not None and not self.has_best:
+            raise ReplayError(
+                f"the event says that {self.operator} failed, but nothing was scored that the search could end with: "
+                "leave the event out, and the question is asked again"
+            )
 
 
 def _changes(before: Population, old: Beam, new: Beam) -> dict[str, Any]:

@@ -31,7 +31,10 @@ class SearchResult(Noun):
     cycles: int
     """Mutation cycles that were begun."""
     stop_reason: str
-    """"cycles" when all were done, else the limit that ended the search: "budget: tokens" and so on."""
+    """"cycles" when all were done, else what ended the search: the limit, "budget: tokens" and so on, or the operator
+    that failed for good, "failure: decode" and so on."""
+    failure: str | None = None
+    """What the operator that failed for good said; ``None`` if none did."""
 
     @property
     def text(self) -> str:
@@ -48,6 +51,11 @@ class SearchResult(Noun):
         """The instruction under which the answer was decoded."""
         return self.best.instruction
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What operators want a reader to know, each once: fallbacks, refused mutations, how a server is asked."""
+        return tuple(dict.fromkeys(note for event in self.events for note in event.delta.notes))
+
     @classmethod
     def of(
         cls,
@@ -59,7 +67,8 @@ class SearchResult(Noun):
         events: Sequence[Event],
         usage: Usage,
         cycles: int,
-        spent: str | None,
+        stop_reason: str,
+        failure: str | None,
     ) -> SearchResult:
         """Choose the best of the beams; the first one is the first response."""
         scored = [beam for beam in beams if beam.finished and beam.reward is not None]
@@ -74,7 +83,8 @@ class SearchResult(Noun):
             events=tuple(events),
             usage=usage,
             cycles=cycles,
-            stop_reason=f"budget: {spent}" if spent else "cycles",
+            stop_reason=stop_reason,
+            failure=failure,
         )
 
 

@@ -84,12 +84,21 @@ class Trace:
         return list(cycles.values())
 
 
-def trace(search: DarwinSearch, config: SearchConfig, seconds: float = 0.0, request: Request = REQUEST) -> Trace:
-    """Drive the generator by hand; every answer takes so many seconds."""
+def trace(
+    search: DarwinSearch,
+    config: SearchConfig,
+    seconds: float = 0.0,
+    request: Request = REQUEST,
+    fails_at: int | None = None,
+) -> Trace:
+    """Drive the generator by hand; every answer takes so many seconds, and the question of that number fails."""
     operators, steps, algorithm = search.operators(config), [], darwin(request, config)
     question = next(algorithm)
     while True:
-        event: Event = question.answered(operators[question.operator].invoke(question.population), seconds)
+        if len(steps) == fails_at:
+            event: Event = question.failed("the server is gone", seconds)
+        else:
+            event = question.answered(operators[question.operator].invoke(question.population), seconds)
         steps.append((question, question.fold(event)))
         try:
             question = algorithm.send(event)
@@ -109,8 +118,8 @@ class Case:
     def __post_init__(self) -> None:
         self.search = search_of(self.ends, self.levels)
 
-    def trace(self, seconds: float = 0.0, **changes: Any) -> Trace:
-        return trace(self.search, self.config.replace(**changes), seconds)
+    def trace(self, seconds: float = 0.0, fails_at: int | None = None, **changes: Any) -> Trace:
+        return trace(self.search, self.config.replace(**changes), seconds, fails_at=fails_at)
 
 
 @st.composite

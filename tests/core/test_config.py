@@ -28,6 +28,7 @@ from tests.core.kit import Case, cases
         ({"cycles": -1}, r"SearchConfig.cycles = -1 is refused"),
         ({"max_new_tokens": 0}, r"SearchConfig.max_new_tokens = 0 is refused"),
         ({"selector": "best"}, r"SearchConfig.selector = 'best' is refused: input should be 'top_k', 'tournament'"),
+        ({"on_failure": "ignore"}, r"SearchConfig.on_failure = 'ignore' is refused: input should be 'best_so_far' or"),
         ({"budget": {"tokens": -5}}, r"Budget.tokens = -5 is refused: input should be greater than 0"),
         ({"budget": {"token": 5}}, r"unknown setting 'token' for Budget: did you mean 'tokens'\?"),
     ],
