@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
@@ -43,6 +44,10 @@ _KEYS = {
 }
 """Where a provider's customary variable is read. It is sent to that provider only; ``DARWIN_ALIGN_API_KEY`` to any."""
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HIGHEST_PORT = 65535
+_SHORTEST_SECRET = 6
+"""Shorter values of headers are no keys: to strike them out of messages would only garble these."""
 _FIRST_CONTACT = 4
 """Attempts on a server that refuses connections and never answered yet: most often its address is wrong."""
 
@@ -69,7 +74,7 @@ class Limits(Settings):
     backoff: float = Field(0.25, ge=0)
     """Seconds that the first wait between attempts lasts at most; it doubles each time, and is drawn from 0 up."""
     max_backoff: float = Field(10.0, ge=0)
-    """Seconds that such a wait lasts at most. A ``Retry-After`` of the server is obeyed beyond it."""
+    """Seconds that such a wait lasts at most. What a server asks for by ``Retry-After`` is waited in addition."""
     breaker_failures: int = Field(10, gt=0)
     """Failures in a row after which a server is left alone."""
     breaker_pause: float = Field(5.0, gt=0)
@@ -93,14 +98,14 @@ class _KeyAuth(httpx.Auth):
         self._key, self._headers = key, headers
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if self._key is not None:
+        if self._key is not None and self._key.get_secret_value():
             request.headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
         for name, value in self._headers.items():
             request.headers[name] = value.get_secret_value()
         yield request
 
 
-@dataclass
+@dataclass(eq=False)
 class _Host:
     """One base URL."""
 
@@ -108,10 +113,12 @@ class _Host:
     breaker: Breaker
     in_flight: int = 0
     answered: bool = False
+    unknown: bool = False
+    """Whether nobody knows its name."""
 
     def lives(self) -> None:
         """It answered."""
-        self.answered = True
+        self.answered, self.unknown = True, False
         self.breaker.succeeded()
 
 
@@ -138,12 +145,13 @@ class _Call:
     body: Any
     deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
     attempts: int = 0
-    failed: list[_Host] = field(default_factory=list)
+    failed: list[tuple[_Host, Fault]] = field(default_factory=list)
+    tried: list[_Host] = field(default_factory=list)
+    """The servers that it failed on since it last waited."""
 
-    def failed_lately(self, live: _Live) -> list[_Host]:
-        """The servers that it failed on since it last tried them all in turn."""
-        others = len(live.hosts) - 1
-        return self.failed[-others:] if others else []
+    def left(self, now: float) -> float:
+        """Seconds until its deadline."""
+        return inf if (when := self.deadline.when()) is None else when - now
 
 
 class Endpoint:
@@ -155,13 +163,13 @@ class Endpoint:
 
     Args:
         base_url: ``http://host:port``, with or without ``/v1``; or several of them.
-        api_key: sent as a bearer token. ``None`` reads the provider's own variable for its own host, else
-            ``DARWIN_ALIGN_API_KEY``.
+        api_key: sent as a bearer token, unless it is empty. ``None`` reads the provider's own variable for its own
+            host by https, else ``DARWIN_ALIGN_API_KEY``.
         headers: further headers; their values are kept as secrets.
         limits: how much, how patiently.
 
     Raises:
-        ConfigError: a base URL cannot be used.
+        ConfigError: a base URL, a key or a header cannot be used.
 
     >>> Endpoint("http://127.0.0.1:8000/v1", api_key="secret")
     Endpoint('http://127.0.0.1:8000')
@@ -180,8 +188,8 @@ class Endpoint:
             raise ConfigError("base_url is empty: give the server's address, e.g. 'http://127.0.0.1:8000'")
         self.roots = tuple(dict.fromkeys(_root(url) for url in urls))
         self.limits = limits or Limits()
-        self._key = _secret(api_key) if api_key is not None else _key_from_environment(self.roots)
-        self._headers = {name: _secret(value) for name, value in (headers or {}).items()}
+        self._key = _secret(api_key, "api_key") if api_key is not None else _key_from_environment(self.roots)
+        self._headers = {_header(name): _secret(value, f"header {name}") for name, value in (headers or {}).items()}
         self._live: _Live | None = None
         self._turn = count()
         self.counts: Counter[str] = Counter()
@@ -241,20 +249,20 @@ class Endpoint:
     async def _attempt(self, live: _Live, call: _Call) -> Reply:
         async with self._place(live, call):
             host = await self._chosen(live, call)
-            host.breaker.begin()
+            number = host.breaker.begin()
             host.in_flight += 1
             call.attempts += 1
             self.counts["requests"] += 1
             try:
                 reply = await self._asked(host, call)
             except Fault as fault:
-                self._note_fault(live, host, call, fault)
+                self._note_fault(live, host, call, fault, number)
                 raise
             except DarwinError:
                 host.lives()  # it answered: the request is what it does not like
                 raise
             except BaseException:
-                host.breaker.abandoned()
+                host.breaker.abandoned(number)
                 raise
             finally:
                 host.in_flight -= 1
@@ -265,76 +273,108 @@ class Endpoint:
     @asynccontextmanager
     async def _place(self, live: _Live, call: _Call) -> AsyncIterator[None]:
         """A place among the requests in flight. The deadline stands still while others hold them all."""
-        left = (call.deadline.when() or inf) - live.loop.time()
+        left = call.left(live.loop.time())
         call.deadline.reschedule(None)
         async with live.places:
             call.deadline.reschedule(live.loop.time() + left)
             yield
 
     async def _asked(self, host: _Host, call: _Call) -> Reply:
-        limits, url = self.limits, host.root + call.path
-        timeout = httpx.Timeout(limits.read_timeout, connect=limits.connect_timeout, pool=None)
-        try:
-            with borrowed_client() as client:
-                async with asyncio.timeout(limits.attempt_timeout):
-                    response = await client.request(
-                        call.method, url, json=call.body, timeout=timeout, auth=_KeyAuth(self._key, self._headers)
-                    )
-        except (httpx.TransportError, TimeoutError) as error:
-            raise fault_of_exception(error) from error
+        asked = f"{call.method} {host.root}{call.path}"
+        response = await self._answer(host, call)
+        if response.is_success:
+            with suppress(ValueError):
+                return Reply(response.json(), response.headers, host.root)
+        response = self._without_secrets(response)
         broken_path = call.method == "GET" and response.status_code == httpx.codes.INTERNAL_SERVER_ERROR
         if not broken_path and (fault := fault_of_answer(response)):
             raise fault
-        if refusal := explained(response, f"{call.method} {url}"):
-            raise self._without_key(refusal)
+        if refusal := explained(response, asked):
+            raise refusal
+        kind = response.headers.get("content-type", "no content type")
+        about = f"status {response.status_code}, but the body is no JSON ({kind}): {response.text[:80]!r}"
+        raise Fault("no_json", about, EndpointServerError, status=response.status_code)
+
+    async def _answer(self, host: _Host, call: _Call) -> httpx.Response:
+        limits, url = self.limits, host.root + call.path
+        timeout = httpx.Timeout(limits.read_timeout, connect=limits.connect_timeout, pool=None)
+        auth = _KeyAuth(self._key, self._headers)
         try:
-            return Reply(response.json(), response.headers, host.root)
-        except (ValueError, UnicodeDecodeError) as error:
-            kind = response.headers.get("content-type", "no content type")
-            about = f"status {response.status_code}, but the body is no JSON ({kind}): {response.text[:80]!r}"
-            raise Fault("no_json", about, EndpointServerError, status=response.status_code) from error
+            with borrowed_client(host.root) as client:
+                async with asyncio.timeout(limits.attempt_timeout):
+                    return await client.request(call.method, url, json=call.body, timeout=timeout, auth=auth)
+        except (httpx.RequestError, TimeoutError) as error:
+            raise fault_of_exception(error) from error
 
     async def _chosen(self, live: _Live, call: _Call) -> _Host:
         """The server to ask now: one that this call has not failed on lately, with the fewest requests in flight."""
         while not (ready := live.ready()):
             await asyncio.sleep(min(host.breaker.ready_in(monotonic()) for host in live.hosts) + 0.001)
-        turn, lately = next(self._turn), call.failed_lately(live)
+        turn, last = next(self._turn), call.failed[-1][0] if call.failed else None
         order = [ready[(turn + i) % len(ready)] for i in range(len(ready))]
-        return min(order, key=lambda host: (host in lately, host.in_flight))
+        return min(order, key=lambda host: (host in call.tried, host is last, host.in_flight))
 
-    def _note_fault(self, live: _Live, host: _Host, call: _Call, fault: Fault) -> None:
+    def _note_fault(self, live: _Live, host: _Host, call: _Call, fault: Fault, number: int) -> None:
         self.counts[fault.kind] += 1
-        call.failed.append(host)
+        call.failed.append((host, fault))
+        call.tried.append(host)
+        host.unknown = fault.hopeless and not host.answered
         if fault.alive:
             host.lives()
-        elif host.breaker.failed(monotonic()):
+        elif host.breaker.failed(number, monotonic()):
             logger.warning("%s fails and is left alone for a while: %s", host.root, fault.about)
-        lately = call.failed_lately(live)
-        fault.elsewhere = any(other not in lately and other is not host for other in live.ready())
-        never = not any(one.answered for one in call.failed)
-        if fault.hopeless or (fault.kind == "refused" and never and call.attempts >= _FIRST_CONTACT):
+        fault.elsewhere = any(other not in call.tried for other in live.ready())
+        if not fault.elsewhere:
+            call.tried.clear()
+            self._check_hope(live, call, fault)
+
+    def _check_hope(self, live: _Live, call: _Call, fault: Fault) -> None:
+        """Give up early where another attempt would not help."""
+        never = not any(host.answered for host, _ in call.failed)
+        if all(host.unknown for host in live.hosts):
+            raise self._for_good(call, fault) from fault.__cause__
+        if fault.kind == "refused" and never and call.attempts >= _FIRST_CONTACT:
+            raise self._for_good(call, fault) from fault.__cause__
+        if call.attempts < self.limits.attempts and fault.retry_after > call.left(live.loop.time()):
+            fault.about += (
+                f" (asked to come back in {fault.retry_after:.0f} s, which is behind the deadline of "
+                f"{self.limits.deadline:g} s for one call)"
+            )
             raise self._for_good(call, fault) from fault.__cause__
 
     def _for_good(self, call: _Call, fault: Fault) -> DarwinError:
+        host, _ = call.failed[-1]
         tried = f"after {call.attempts} attempts" if call.attempts > 1 else "at the first attempt"
-        asked = f"{call.method} {call.failed[-1].root}{call.path}"
-        advice = "" if fault.alive or call.failed[-1].answered else ". Is base_url right, and does the server run?"
-        return self._without_key(fault.error(f"{asked} failed {tried}: {fault.about}{advice}", status=fault.status))
+        advice = "" if fault.alive or host.answered else ". Is base_url right, and does the server run?"
+        asked = f"{call.method} {host.root}{call.path}"
+        return fault.error(f"{asked} failed {tried}: {fault.about}{advice}", status=fault.status)
 
     def _late(self, call: _Call) -> DarwinError:
-        where = call.failed[-1].root if call.failed else self.roots[0]
+        where, last = self.roots[0], ""
+        if call.failed:
+            host, fault = call.failed[-1]
+            where, last = host.root, f", the last that failed: {fault.about}"
         return EndpointTimeoutError(
             f"{call.method} {where}{call.path} was not answered within the deadline of {self.limits.deadline:g} s "
-            f"({call.attempts} attempts): raise Limits(deadline=…), or look after the server"
+            f"({call.attempts} attempts{last}): raise Limits(deadline=…), or look after the server"
         )
 
-    def _without_key(self, error: DarwinError) -> DarwinError:
-        secrets = [s.get_secret_value() for s in (self._key, *self._headers.values()) if s is not None]
-        text = str(error)
-        for secret in filter(None, secrets):
-            text = text.replace(secret, "***")
-        error.args = (text,)
-        return error
+    def _without_secrets(self, response: httpx.Response) -> httpx.Response:
+        """An answer to be spoken of: some servers repeat the key that they were sent."""
+        values = [secret.get_secret_value() for secret in (self._key, *self._headers.values()) if secret is not None]
+        secrets = [value for value in values if len(value) >= _SHORTEST_SECRET]
+
+        def hidden(text: str) -> str:
+            for secret in secrets:
+                text = text.replace(secret, "***")
+            return text
+
+        kept = [name for name in ("content-type", "retry-after", "location") if name in response.headers]
+        return httpx.Response(
+            response.status_code,
+            headers={name: hidden(response.headers[name]) for name in kept},
+            content=hidden(response.text).encode(response.encoding or "utf-8", "replace"),
+        )
 
     def _on_this_loop(self) -> _Live:
         loop = asyncio.get_running_loop()
@@ -355,7 +395,7 @@ class _Wait:
         fault = state.outcome.exception() if state.outcome else None
         if not isinstance(fault, Fault):
             return 0.0
-        return 0.0 if fault.elsewhere else max(float(self._jitter(state)), fault.retry_after)
+        return 0.0 if fault.elsewhere else fault.retry_after + float(self._jitter(state))
 
 
 def _logged(state: RetryCallState) -> None:
@@ -375,23 +415,39 @@ async def gathered(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         raise
 
 
-def _secret(value: str | SecretStr) -> SecretStr:
-    return value if isinstance(value, SecretStr) else SecretStr(value)
+def _secret(value: str | SecretStr, name: str) -> SecretStr:
+    secret = value if isinstance(value, SecretStr) else SecretStr(value)
+    plain = secret.get_secret_value()
+    if not (plain.isascii() and plain.isprintable() and plain == plain.strip()):
+        raise ConfigError(f"{name} holds something that no header can, perhaps a line end or a space around it")
+    return secret
+
+
+def _header(name: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ConfigError(f"{name!r:.80} is no name for a header")
+    return name
 
 
 def _root(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
-        raise ConfigError(f"base_url={url!r:.80} is no URL: give e.g. 'http://127.0.0.1:8000'") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigError(f"base_url={url!r:.80} is no web address: give e.g. 'http://127.0.0.1:8000'")
+        raise ConfigError(f"{_shown(url)} is no URL: give e.g. 'http://127.0.0.1:8000'") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) > _HIGHEST_PORT:
+        raise ConfigError(f"{_shown(url)} is no web address: give e.g. 'http://127.0.0.1:8000'")
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ConfigError("a base_url holds an address only: give keys as api_key=… or headers=…")
     return url.rstrip("/").removesuffix("/v1")
 
 
+def _shown(url: object) -> str:
+    """A URL that cannot be used, unless it may hold a password."""
+    return "base_url" if {*"@?#"} & {*str(url)} else f"base_url={url!r:.80}"
+
+
 def _key_from_environment(roots: Sequence[str]) -> SecretStr | None:
-    hosts = {httpx.URL(root).host for root in roots}
-    own = _KEYS.get(next(iter(hosts)), "") if len(hosts) == 1 else ""
-    return next((SecretStr(key) for name in (own, "DARWIN_ALIGN_API_KEY") if (key := os.environ.get(name))), None)
+    urls = {(url.scheme, url.host) for url in map(httpx.URL, roots)}
+    scheme, host = urls.pop() if len(urls) == 1 else ("", "")
+    own = _KEYS.get(host, "") if scheme == "https" else ""
+    return next((_secret(key, name) for name in (own, "DARWIN_ALIGN_API_KEY") if (key := os.environ.get(name))), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -19,8 +19,8 @@ from darwin_align.backends.detokenizer import first_stop
 from darwin_align.backends.endpoint.client import Endpoint
 from darwin_align.backends.endpoint.dialects.base import Asked, Chat, Dialect, Prompt, Wire, Written
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.core.errors import ContextLengthError, EndpointError, EndpointServerError, RequestError
-from darwin_align.core.types import FinishReason, Request, Sampling
+from darwin_align.core.errors import EndpointError, EndpointServerError, RequestError
+from darwin_align.core.types import FinishReason, Request, Response, Sampling
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row
 
@@ -30,9 +30,16 @@ logger = logging.getLogger(__name__)
 
 _BROKEN = "�"
 _STOP = frozenset({"stop", "eos_token", "eos", "stop_sequence", "end_turn", "abort_stop", "tool_calls"})
-_LENGTH = frozenset({"length", "max_tokens", "limit", "load"})
+_LENGTH = frozenset({"length", "max_tokens", "limit", "model_length"})
 _TRIAL = Request.of("Count from one to five.")
+_NOTHING = Response(text="")
+_EITHER = (False, True)
 _BEGUN = "one, two, three,"
+_ANEW = ("one", "1")
+_FEW = 8
+"""Tokens that say enough, and that the held back bytes of one character never are."""
+_EDGES = f" \n{_BROKEN}"
+"""What is at the edges of a text is a matter of how one decodes."""
 
 
 class Unsuited(Exception):  # noqa: N818 - it says that the next way is to be tried
@@ -48,6 +55,8 @@ class Way(ABC):
     template: ChatTemplate | None
     context_length: int | None
     extra: dict[str, Any]
+    doubt: str = field(default="", kw_only=True)
+    """What the trial left open."""
     name: ClassVar[str]
 
     @abstractmethod
@@ -74,13 +83,13 @@ class Way(ABC):
     def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
         """What a choice makes of a row that was given ``asked`` tokens."""
 
-    def prompt_length(self, prompt: Prompt) -> int | None:
-        """Tokens of a prompt, where they can be told."""
-        raise NotImplementedError
+    @abstractmethod
+    def prompt_length(self, row: Row, prompt: Prompt) -> int | None:
+        """Tokens of a row's prompt, where they can be told."""
 
-    def room(self, prompt: Prompt) -> int | None:
-        """Tokens that still fit behind a prompt, or ``None`` where that is not known."""
-        length = self.prompt_length(prompt)
+    def room(self, row: Row, prompt: Prompt) -> int | None:
+        """Tokens that still fit behind a row's prompt, or ``None`` where that is not known."""
+        length = self.prompt_length(row, prompt)
         return None if length is None or self.context_length is None else self.context_length - length
 
     async def _tried(self, endpoint: Endpoint, prompt: Prompt, max_tokens: int = 1) -> Written:
@@ -88,13 +97,14 @@ class Way(ABC):
         path, body = self.wire(asked)
         try:
             reply = await endpoint.post(path, body)
-        except ContextLengthError:
-            raise
         except EndpointError as error:
             if error.status in (400, 404, 405, 415, 422, 500, 501):
                 raise Unsuited(str(error)) from error
             raise
-        return self.read(reply.data, asked)[0]
+        try:
+            return self.read(reply.data, asked)[0]
+        except EndpointServerError as error:
+            raise Unsuited(str(error)) from error
 
     def _end(self, row: Row, written: Written, new_tokens: int, asked: int) -> FinishReason | None:
         if written.finish in _STOP:
@@ -114,13 +124,20 @@ class ByIds(Way):
     name: ClassVar[str] = "token ids"
 
     async def prove(self, endpoint: Endpoint) -> None:
-        """Ids must come back, and the server must count the prompt as we do."""
+        """Ids must come back, and the server must count the prompt as we do, and read ids as we do."""
+        assert self.template is not None  # noqa: S101 - chosen only with one
         prompt = self._ids(Row(_TRIAL, 1, 0))
-        written = await self._tried(endpoint, prompt)
-        if written.ids is None:
+        written = await self._tried(endpoint, prompt, max_tokens=_FEW)
+        if not written.ids:
             raise Unsuited("it takes token ids but does not give them back")
         if written.prompt_tokens not in (None, len(prompt)):
             raise Unsuited(f"it counts {written.prompt_tokens} tokens in a prompt of {len(prompt)}")
+        theirs, ours = (text.strip(_EDGES) for text in (written.text, self.template.detokenizer.text(written.ids)))
+        if theirs != ours:
+            self.doubt = (
+                f"the server reads the token ids {list(written.ids)} as {theirs!r}, the tokenizer here as {ours!r}: "
+                "are they of one model?"
+            )
 
     def _ids(self, row: Row) -> tuple[int, ...]:
         assert self.template is not None  # noqa: S101 - chosen only with one
@@ -132,7 +149,7 @@ class ByIds(Way):
         """The rendered conversation's ids and the state's."""
         return self._ids(row)
 
-    def prompt_length(self, prompt: Prompt) -> int | None:
+    def prompt_length(self, row: Row, prompt: Prompt) -> int | None:  # noqa: ARG002
         """Exact."""
         return len(prompt) if isinstance(prompt, tuple) else None
 
@@ -181,8 +198,8 @@ class _Textual(Way):
     """Whether the server repeats what it was given."""
 
     def _state(self, row: Row) -> str:
-        if row.tokens and not row.text:
-            raise RequestError("a row has token ids but no text: this server is continued by text")
+        if row.tokens:
+            raise RequestError("a row has token ids, which a server that is continued by text would lose: use 'ids'")
         # A space at the end would be a token of its own, where the model writes it with the next word.
         return row.text.rstrip(" ")
 
@@ -201,7 +218,7 @@ class _Textual(Way):
     def _count(self, added: str, written: Written, asked: int) -> int:
         """New tokens: the server's number, else the tokenizer's, else a guess of four characters each."""
         if written.new_tokens is not None:
-            return max(1, min(written.new_tokens, asked))
+            return min(written.new_tokens, asked)
         if written.finish in _LENGTH:
             return asked
         if self.template is None:
@@ -236,23 +253,29 @@ class ByText(_Textual):
         written = await self._tried(endpoint, self.prompt(row))
         ours = len(self.template.prompt_ids(_TRIAL))
         bare, whole = (self.template.prompt_text(_TRIAL, bos=bos) for bos in (False, True))
-        if written.prompt_tokens == ours + 1 and bare != whole:
+        if bare != whole and self._bos_is_doubled(written.prompt_tokens, ours):
             self.drop_bos = True
             written = await self._tried(endpoint, self.prompt(row))
         if written.prompt_tokens not in (None, ours):
-            logger.warning(
-                "the server counts %d tokens in a prompt that is %d by the tokenizer here: are they of one model?",
-                written.prompt_tokens,
-                ours,
+            self.doubt = (
+                f"the server counts {written.prompt_tokens} tokens in a prompt that is {ours} by the tokenizer here: "
+                "are they of one model?"
             )
         self.echo = written.text.startswith(str(self.prompt(row)))
+
+    def _bos_is_doubled(self, counted: int | None, ours: int) -> bool:
+        assert self.template is not None  # noqa: S101
+        if counted is not None:
+            return counted == ours + 1
+        texts = {self.template.answer_texts(_TRIAL, [_NOTHING], "open", special=special)[0] for special in _EITHER}
+        return self.dialect.adds_special and len(texts) > 1
 
     def prompt(self, row: Row) -> Prompt:
         """Rendered conversation and state."""
         assert self.template is not None  # noqa: S101
         return self.template.prompt_text(row.request, bos=not self.drop_bos) + self._state(row)
 
-    def prompt_length(self, prompt: Prompt) -> int | None:
+    def prompt_length(self, row: Row, prompt: Prompt) -> int | None:  # noqa: ARG002
         """By the tokenizer here."""
         assert self.template is not None  # noqa: S101
         return self.template.count(prompt) + self.drop_bos if isinstance(prompt, str) else None
@@ -277,9 +300,12 @@ class ByPrefill(_Textual):
     name: ClassVar[str] = "the beginning of the assistant's turn"
 
     async def prove(self, endpoint: Endpoint) -> None:
-        """Find out whether a begun turn is taken, and whether it is echoed."""
+        """Find out whether a begun turn is continued, and whether it is echoed."""
+        # So few tokens that the beginning comes back whole only where it is echoed.
         written = await self._tried(endpoint, Chat(_messages(_TRIAL), _BEGUN), max_tokens=4)
-        self.echo = written.text.startswith(_BEGUN)
+        self.echo = self.dialect.echoes or written.text.startswith(_BEGUN)
+        if self._added(_BEGUN, written).lstrip().casefold().startswith(_ANEW):
+            raise Unsuited("it begins the answer anew instead of going on with it")
 
     def prompt(self, row: Row) -> Prompt:
         """The conversation and the state."""
@@ -289,15 +315,17 @@ class ByPrefill(_Textual):
                 "tools and response_format cannot be combined with a begun assistant's turn, which is how this server "
                 "is continued: leave them out, or use a server that takes token ids"
             )
-        return Chat(_messages(request), self._state(row).rstrip())
+        return Chat(_messages(request), self._state(row))
 
     def _state(self, row: Row) -> str:
         # Chat templates trim turns: white space at the end is written again.
         return super()._state(row).rstrip()
 
-    def prompt_length(self, prompt: Prompt) -> int | None:  # noqa: ARG002
-        """Unknown: the template is the server's."""
-        return None
+    def prompt_length(self, row: Row, prompt: Prompt) -> int | None:  # noqa: ARG002
+        """By the tokenizer here, if there is one. The template is the server's, so this is but nearly right."""
+        if self.template is None:
+            return None
+        return self.template.count(self.template.prompt_text(row.request) + self._state(row))
 
     def wire(self, asked: Asked) -> Wire:
         """As the dialect takes a begun turn."""
@@ -310,7 +338,13 @@ class ByPrefill(_Textual):
     def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
         """The state's text, longer."""
         assert isinstance(prompt, Chat)  # noqa: S101 - its own
-        return self._continuation(row, prompt.prefix, written, asked)
+        found = self._continuation(row, prompt.prefix, written, asked)
+        if found.finish_reason is None and found.text == prompt.prefix and found.new_tokens >= _FEW:
+            raise EndpointServerError(
+                f"the server wrote {found.new_tokens} tokens and shows none of them: the model probably thinks before "
+                "it answers. Turn thinking off on the server (or by extra_body=…), or continue by token ids"
+            )
+        return found
 
 
 def _messages(request: Request) -> tuple[dict[str, Any], ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from html import unescape
 from typing import Any
 
 import httpx
@@ -54,28 +56,32 @@ class Fault(Exception):  # noqa: N818 - it never leaves this package
         """Whether another server is there that this call has not failed on lately."""
 
 
-_NO_SUCH_HOST = re.compile(r"name or service|nodename|getaddrinfo|no address|name resolution", re.IGNORECASE)
+_KINDS: tuple[tuple[type[Exception], str, str, type[EndpointError]], ...] = (
+    (TimeoutError, "slow", "the answer was not complete in the time of one attempt", EndpointTimeoutError),
+    (httpx.ConnectTimeout, "connect_timeout", "no connection in time", EndpointConnectionError),
+    (httpx.TimeoutException, "silent", "no byte came in time", EndpointTimeoutError),
+    (httpx.ConnectError, "refused", "no connection", EndpointConnectionError),
+    (httpx.DecodingError, "garbled", "the answer cannot be unpacked", EndpointServerError),
+    (httpx.RemoteProtocolError, "cut", "the answer broke off", EndpointConnectionError),
+    (Exception, "reset", "the connection broke", EndpointConnectionError),
+)
 
 
 def fault_of_exception(error: Exception) -> Fault:
     """Say what a transport error, or the end of an attempt's time, was."""
-    detail = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
-    match error:
-        case TimeoutError():
-            return Fault("slow", "the answer was not complete in the time of one attempt", EndpointTimeoutError)
-        case httpx.ConnectTimeout():
-            return Fault("connect_timeout", "no connection in time", EndpointConnectionError)
-        case httpx.TimeoutException():
-            return Fault("silent", "no byte came in time", EndpointTimeoutError)
-        case httpx.ConnectError():
-            unknown = bool(
-                re.search(r"name or service|nodename|getaddrinfo|no address|name resolution", str(error), re.I)
-            )
-            return Fault("refused", f"no connection ({detail})", EndpointConnectionError, hopeless=unknown)
-        case httpx.RemoteProtocolError():
-            return Fault("cut", f"the answer broke off ({detail})", EndpointConnectionError)
-        case _:
-            return Fault("reset", f"the connection broke ({detail})", EndpointConnectionError)
+    _, kind, about, becomes = next(row for row in _KINDS if isinstance(error, row[0]))
+    if str(error) and becomes is not EndpointTimeoutError:
+        about = f"{about} ({type(error).__name__}: {error})"
+    return Fault(kind, about, becomes, hopeless=_is_unknown_name(error))
+
+
+def _is_unknown_name(error: BaseException | None) -> bool:
+    """Whether a name server says that there is no such host; one that is merely out of reach does not say so."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return error.errno != socket.EAI_AGAIN
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def fault_of_answer(response: httpx.Response) -> Fault | None:
@@ -110,16 +116,24 @@ def _retry_after(response: httpx.Response) -> float:
 def server_message(response: httpx.Response) -> str:
     """What the server says of its error, in one line."""
     try:
-        data: Any = response.json()
-    except (ValueError, UnicodeDecodeError):
-        text = re.sub(r"<[^>]*>", " ", response.text)
-        return _line(text) or "no explanation"
-    for key in ("error", "detail", "message", "msg"):
-        while isinstance(data, dict) and data.get(key):
-            data = data[key]
-    if isinstance(data, dict) and "message" in data:
-        data = data["message"]
-    return _line(data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)) or "no explanation"
+        said = _said(response.json())
+    except ValueError:
+        said = unescape(re.sub(r"(?is)<(script|style)\b.*?</\1\s*>|<[^>]*>", " ", response.text))
+    return _line(said) or "no explanation"
+
+
+def _said(data: Any) -> str:
+    """The sentence in a JSON error: OpenAI's error object, FastAPI's detail, and their many relatives."""
+    if isinstance(data, str):
+        return data
+    if isinstance(data, list):
+        return "; ".join(filter(None, map(_said, data)))
+    if not isinstance(data, dict):
+        return "" if data is None else json.dumps(data)
+    sentence = next((_said(data[key]) for key in ("message", "detail", "error", "errors", "msg") if data.get(key)), "")
+    if sentence and isinstance(place := data.get("loc"), list):
+        return f"{'.'.join(map(str, place))}: {sentence}"
+    return sentence or (json.dumps(data, ensure_ascii=False) if data else "")
 
 
 def _line(text: str) -> str:
@@ -128,11 +142,12 @@ def _line(text: str) -> str:
 
 
 _TOO_LONG = re.compile(
-    r"context (?:length|size|window)|maximum (?:context|model|input)? ?length|max_model_len|max_seq_len|too many tokens"
-    r"|must have less than \d+ tokens|longer than the (?:model|maximum)|exceeds? the (?:available|maximum|model)"
-    r"|exceed_context_size|prompt is too long|input is too long|max_total_tokens|max_input_(?:length|tokens)",
+    r"context (?:length|size|window)|maximum (?:context|model|input|sequence) length|longer than the (?:model|maximum)"
+    r"|(?:prompt|input) is too long|too many tokens|maximum number of tokens|must have less than \d+ tokens"
+    r"|max_new_tokens\W* must be <=|max_(?:model_len|seq_len|total_tokens|input_length|input_tokens)",
     re.IGNORECASE,
 )
+"""How servers say that a prompt, or a prompt and its answer, is too long (vLLM, llama.cpp, SGLang, TGI, OpenAI …)."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,7 @@ _ADVICE = {
     404: _Advice(EndpointNotFoundError, "no such path or model: check base_url and model"),
     500: _Advice(EndpointServerError, "that path does not work there"),
     405: _Advice(EndpointNotFoundError, "the server has no such call: check base_url and dialect"),
+    413: _Advice(EndpointRequestError, "the request is too large: send shorter texts, or fewer at a time"),
 }
 
 
@@ -167,7 +183,7 @@ def explained(response: httpx.Response, asked: str) -> DarwinError | None:
             status=status,
         )
     said = server_message(response)
-    if status == 413 or (status in (400, 422) and _TOO_LONG.search(said)):
+    if status in (400, 413, 422) and _TOO_LONG.search(said):
         return ContextLengthError(
             f"{asked} was refused ({status}) because prompt and answer do not fit into the model's context: {said}. "
             "Shorten the conversation, lower max_new_tokens, or use a model with a longer context"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from darwin_align.backends.endpoint.continuation import ByIds, ByPrefill, ByText
 from darwin_align.backends.endpoint.dialects import DIALECTS, Asked, Dialect
 from darwin_align.backends.endpoint.dialects.base import Prompt, Written
 from darwin_align.backends.endpoint.server import About, Served, about
-from darwin_align.backends.endpoint.tokenizers import load_template
-from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError
+from darwin_align.backends.endpoint.tokenizers import load_template, tokenizer_length
+from darwin_align.backends.templates import ChatTemplate
+from darwin_align.core.errors import ConfigError, ContextLengthError, DarwinError, ModelLoadError
 from darwin_align.core.noun import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 ContinuationName = Literal["auto", "ids", "text", "prefill"]
 
 _WAYS: dict[str, type[Way]] = {"ids": ByIds, "text": ByText, "prefill": ByPrefill}
+_NOTHING = Written(ids=(), finish="length", new_tokens=0)
 _OURS = frozenset({"prompt", "messages", "max_tokens", "n", "seed", "stop", "stream", "temperature", "top_p", "top_k"})
 
 
@@ -84,13 +86,18 @@ class _Line:
         """What rows of one request share."""
         return self.limit, self.row.request.sampling, self.row.request.stop
 
+    @property
+    def begun(self) -> bool:
+        """Whether some of the answer is there already."""
+        return bool(self.row.text or self.row.tokens)
+
 
 @dataclass(frozen=True)
 class _Job:
     """One request and the rows that it is for, choice by choice."""
 
     asked: Asked
-    places: tuple[int, ...]
+    lines: tuple[_Line, ...]
 
 
 class EndpointPolicy:
@@ -101,10 +108,11 @@ class EndpointPolicy:
     need the model's tokenizer. The choice is logged once and stands in the first event of every cycle
     (``result.notes``).
 
-    A row's seed is sent where the server takes one. vLLM repeats itself exactly under a seed; other servers up to
-    rounding, or not at all (``docs`` of their dialects). Rows with a seed of their own go out as requests of their own,
-    all at once; those that differ in nothing but noise as one request with ``n``; without seeds, or at temperature 0,
-    all rows of a step go out as one list where the server takes lists.
+    A row's seed is sent where the server takes one. vLLM and llama.cpp repeat themselves under a seed, up to rounding;
+    other servers perhaps, or not at all (see their dialects). Rows with seeds go out as requests of their own, all at
+    once; those that differ in nothing but noise as one request with ``n`` where that gives them different noise, so
+    that a row's answer then also depends on how many they are. Without seeds, or at temperature 0, all rows of a step
+    go out as one list where the server takes lists.
 
     Use it in any thread or event loop, and in any number of searches at once: they share its limit of requests.
 
@@ -117,10 +125,11 @@ class EndpointPolicy:
         tokenizer: folder or hub id of the model's tokenizer. ``None`` tries the model's own name on servers whose
             models go by hub ids.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
-        context_length: tokens of prompt and answer; ``None`` asks the server.
+        context_length: tokens of prompt and answer; ``None`` asks the server, then the tokenizer.
         seeded: send seeds.
         rows_per_request: prompts in one request at most, where they go out as a list.
-        extra_body: further fields for every request, e.g. OpenRouter's ``provider``.
+        extra_body: further fields for every request, e.g. OpenRouter's ``provider``. Objects are joined with those that
+            are sent anyway, e.g. Ollama's ``options``.
         api_key: bearer token; see :class:`~darwin_align.backends.endpoint.client.Endpoint` for the environment.
         headers: further headers, kept as secrets.
         limits: requests in flight, attempts, deadlines.
@@ -162,6 +171,7 @@ class EndpointPolicy:
         )
         self.endpoint = Endpoint(base_url, api_key=api_key, headers=headers, limits=limits)
         self._speech: _Speech | None = None
+        self._failure: DarwinError | None = None
 
     def __repr__(self) -> str:
         default = _Options(None, "auto", "auto", None, None, None, True, 64)
@@ -169,7 +179,7 @@ class EndpointPolicy:
         return f"{type(self).__name__}({', '.join([*map(repr, self.endpoint.roots), *given])})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_speech": None}
+        return {**self.__dict__, "_speech": None, "_failure": None}
 
     async def generate(self, rows: Sequence[Row]) -> Report[list[Continuation]]:
         """Continue every row by at most its ``max_tokens``.
@@ -191,8 +201,8 @@ class EndpointPolicy:
         """
         if self._speech is None and on_portal():
             return None
-        way = (self._speech or call(self._spoken)).way
-        room = way.room(way.prompt(Row(request, 1, 0)))
+        way, row = (self._speech or call(self._spoken)).way, Row(request, 1, 0)
+        room = way.room(row, way.prompt(row))
         if room is None or way.context_length is None:
             return None
         needed = min(max_new_tokens, max(1, way.context_length // 8))
@@ -207,35 +217,41 @@ class EndpointPolicy:
 
     async def _generate(self, rows: Sequence[Row]) -> Report[list[Continuation]]:
         speech = await self._spoken()
-        notes = _left_out(speech.dialect, rows)
+        left_out = _left_out(speech.dialect, rows)
         lines = [_line(speech.way, i, row) for i, row in enumerate(rows)]
-        done = {
-            line.place: Continuation(line.row.text, line.row.tokens, finish_reason="length")
-            for line in lines
-            if line.limit < 1
-        }
+        done = {line.place: _nothing(speech.way, line) for line in lines if line.limit < 1}
         jobs = list(self._jobs(speech, [line for line in lines if line.limit > 0]))
         answers = await gathered([self._ask(speech, job) for job in jobs])
         for job, choices in zip(jobs, answers, strict=True):
-            for i, written in zip(job.places, choices, strict=True):
-                done[i] = speech.way.continuation(rows[i], lines[i].prompt, written, lines[i].limit)
-        if any(not (row.text or row.tokens) for row in rows):
-            notes = (*speech.notes, *notes)
+            for line, written in zip(job.lines, choices, strict=True):
+                done[line.place] = speech.way.continuation(line.row, line.prompt, written, line.limit)
+        notes = () if all(line.begun for line in lines) else (*speech.notes, *left_out)
         return Report([done[i] for i in range(len(rows))], notes=notes)
 
     async def _ask(self, speech: _Speech, job: _Job) -> list[Written]:
         path, body = speech.way.wire(job.asked)
-        reply = await self.endpoint.post(path, body)
+        try:
+            reply = await self.endpoint.post(path, body)
+        except ContextLengthError:
+            if len(job.asked.prompts) > 1:  # one row that is too long fails all of a list
+                alone = await gathered([self._ask(speech, self._job(speech, [line])) for line in job.lines])
+                return [written for [written] in alone]
+            if not job.lines[0].begun:
+                raise
+            # How long a prompt is was guessed, or not known: the answer ends where the context is full.
+            return [_NOTHING] * len(job.lines)
         return speech.way.read(reply.data, job.asked)
 
     def _jobs(self, speech: _Speech, lines: Sequence[_Line]) -> Iterator[_Job]:
         """As few requests as the server allows; no two rows share a seed unless the server tells their noise apart."""
-        dialect = speech.dialect
+        dialect, seeded = speech.dialect, self._options.seeded and speech.dialect.seeds
+        lists = dialect.lists and not isinstance(speech.way, ByPrefill)
+        several = dialect.several_seeded if seeded else dialect.several
         listed: dict[Any, list[_Line]] = {}
-        for group in _alike(lines, dialect):
+        for group in _alike(lines, several):
             first = group[0]
-            seeded = self._options.seeded and dialect.seeds and first.row.request.sampling.temperature > 0
-            if len(group) > 1 or seeded or not dialect.lists or isinstance(speech.way, ByPrefill):
+            own_seed = seeded and first.row.request.sampling.temperature > 0 and not dialect.lists_seeded
+            if len(group) > 1 or own_seed or not lists:
                 yield self._job(speech, group, n=len(group))
             else:
                 listed.setdefault(first.setting, []).append(first)
@@ -245,25 +261,34 @@ class EndpointPolicy:
                 yield self._job(speech, setting[start : start + most])
 
     def _job(self, speech: _Speech, lines: Sequence[_Line], n: int = 1) -> _Job:
-        first = lines[0]
+        first, seeded = lines[0], self._options.seeded and speech.dialect.seeds
+        prompted = lines[: len(lines) // n]
+        seeds = [_seed(line.row) for line in (prompted if speech.dialect.lists_seeded else [first])]
         asked = Asked(
             model=speech.served.id,
-            prompts=tuple(line.prompt for line in lines[: len(lines) // n]),
+            prompts=tuple(line.prompt for line in prompted),
             max_tokens=first.limit,
             sampling=first.row.request.sampling,
             n=n,
-            seed=_seed(first.row) if self._options.seeded and speech.dialect.seeds else None,
+            seeds=tuple(seeds) if seeded else (),
             stop=first.row.request.stop,
             extra=self._options.extra_body,
         )
-        return _Job(asked, tuple(line.place for line in lines))
+        return _Job(asked, tuple(lines))
 
     # -- finding out how to speak
 
     async def _spoken(self) -> _Speech:
+        known = self._failure
         async with self.endpoint.lock():
+            if self._failure is not None and self._failure is not known:
+                raise self._failure  # another call tried while this one waited
             if self._speech is None:
-                self._speech = await self._find_out()
+                try:
+                    self._speech = await self._find_out()
+                except DarwinError as error:
+                    self._failure = error
+                    raise
                 logger.info("%s", self._speech.notes[0])
         return self._speech
 
@@ -272,8 +297,8 @@ class EndpointPolicy:
         known = await about(self.endpoint)
         dialect = DIALECTS[options.dialect if options.dialect != "auto" else _dialect_of(known)]
         served = known.model(options.model, where)
-        template, missing = await self._template(dialect, served)
-        context_length = options.context_length or served.context_length
+        template, missing, length = await self._template(dialect, served)
+        context_length = options.context_length or served.context_length or length
         reasons = []
         for name, kind in _WAYS.items():
             if options.continuation not in ("auto", name):
@@ -286,29 +311,35 @@ class EndpointPolicy:
                 reasons.append(f"by {way.name}: {unsuited}")
                 continue
             note = f"{where} ({dialect.name}) continues {served.id!r} by {way.name}"
-            return _Speech(dialect, served, way, ("; not ".join([note, *reasons]),))
+            if way.doubt:
+                logger.warning("%s: %s", where, way.doubt)
+            notes = ("; not ".join([note, *reasons]), way.doubt)
+            return _Speech(dialect, served, way, tuple(filter(None, notes)))
         raise ConfigError(
             f"{where} ({dialect.name}) cannot go on with an answer that was begun, which a search needs: not "
             f"{'; not '.join(reasons)}. Use a server with /v1/completions and give tokenizer=…, or name the dialect if "
             "it was not recognised"
         )
 
-    async def _template(self, dialect: Dialect, served: Served) -> tuple[Any, str]:
-        """The chat template, where a tokenizer is given or found; else why there is none."""
+    async def _template(self, dialect: Dialect, served: Served) -> tuple[ChatTemplate | None, str, int | None]:
+        """The chat template, where a tokenizer is given or found, else why there is none; and what length it names."""
         options = self._options
-        if options.continuation == "prefill":
-            return None, "it is not asked for"
         if options.tokenizer is not None:
-            return await asyncio.to_thread(load_template, options.tokenizer, options.chat_template), ""
-        if not dialect.hub_models:
-            return None, "it needs tokenizer=…, a folder or a hub id"
+            return await self._loaded(options.tokenizer)
+        if options.continuation == "prefill" or not dialect.hub_models:
+            return None, "it needs tokenizer=…, a folder or a hub id", None
         names = dict.fromkeys(name for name in (served.root, served.id) if name)
         for name in names:
             try:
-                return await asyncio.to_thread(load_template, name, options.chat_template), ""
+                return await self._loaded(name)
             except ModelLoadError as error:
                 logger.info("no tokenizer by the name of %r: %s", name, error)
-        return None, f"it needs tokenizer=…, for there is none here by the name of {' or '.join(map(repr, names))}"
+        missing = f"it needs tokenizer=…, for there is none here by the name of {' or '.join(map(repr, names))}"
+        return None, missing, None
+
+    async def _loaded(self, path: str | Path) -> tuple[ChatTemplate, str, int | None]:
+        template = await asyncio.to_thread(load_template, path, self._options.chat_template)
+        return template, "", tokenizer_length(path)
 
 
 def _dialect_of(known: About) -> str:
@@ -325,7 +356,7 @@ def _check_suits(name: str, dialect: Dialect, template: Any, missing: str) -> No
 def _line(way: Way, place: int, row: Row) -> _Line:
     """A row's prompt, and how many tokens are asked for: the row's, as far as the context has room."""
     prompt = way.prompt(row)
-    room = way.room(prompt)
+    room = way.room(row, prompt)
     if room is not None and room < 1 and not (row.text or row.tokens):
         raise ContextLengthError(
             f"the conversation leaves no room for an answer in the model's context of {way.context_length} tokens: "
@@ -334,21 +365,26 @@ def _line(way: Way, place: int, row: Row) -> _Line:
     return _Line(place, row, prompt, row.max_tokens if room is None else min(row.max_tokens, room))
 
 
-def _alike(lines: Sequence[_Line], dialect: Dialect) -> Iterable[list[_Line]]:
+def _nothing(way: Way, line: _Line) -> Continuation:
+    """Of a row that wants no token, or has no room for any."""
+    return replace(way.continuation(line.row, line.prompt, _NOTHING, 0), prefilled_tokens=0)
+
+
+def _alike(lines: Sequence[_Line], several: bool) -> Iterable[list[_Line]]:
     """Rows that differ in nothing but noise, together, where the server writes several choices for one prompt."""
     groups: dict[Any, list[_Line]] = {}
     for line in lines:
-        apart = line.place if not dialect.several or line.row.request.sampling.temperature == 0 else None
+        apart = line.place if not several or line.row.request.sampling.temperature == 0 else None
         groups.setdefault((line.setting, repr(line.prompt), apart), []).append(line)
     return groups.values()
 
 
 def _left_out(dialect: Dialect, rows: Sequence[Row]) -> tuple[str, ...]:
-    samplings: set[Sampling] = {row.request.sampling for row in rows}
-    lacking = sorted({name for sampling in samplings for name in dialect.unsupported(sampling)})
+    # Not as a set: samplings are equal whether a value was set by hand or not.
+    lacking = sorted({name for row in rows for name in dialect.unsupported(row.request.sampling)})
     return (f"{dialect.name} servers take no {', '.join(lacking)}: left out",) if lacking else ()
 
 
 def _seed(row: Row) -> int:
     """Noise of its own for every chunk: the row's seed names the whole answer's."""
-    return derive(row.seed, "endpoint", len(row.tokens) or len(row.text)) % 2**31
+    return derive(row.seed, "endpoint", len(row.tokens) or len(row.text)) % (2**31 - 1) + 1  # TGI takes no 0

@@ -1,7 +1,8 @@
 """One connection pool for the process: it lives on the portal's loop and is closed at exit.
 
 httpx's own pool looks at every connection for every request, which costs more than the requests themselves as soon as
-dozens are in flight. So the pool here is a stack of httpx clients that serve one request at a time, the warmest on top.
+dozens are in flight. So the pool here is a stack of httpx clients for each server, which serve one request at a time,
+the warmest on top. A server never sees more connections than there were requests in flight to it at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import atexit
 import contextlib
 import os
 import ssl
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 
@@ -18,24 +20,30 @@ import httpx
 
 __all__ = ["borrowed_client"]
 
-_idle: dict[asyncio.AbstractEventLoop, list[httpx.AsyncClient]] = {}
-_inherited: list[list[httpx.AsyncClient]] = []
+_Stacks = defaultdict[str, list[httpx.AsyncClient]]
+
+_idle: dict[asyncio.AbstractEventLoop, _Stacks] = {}
+_inherited: list[_Stacks] = []
 
 
 @contextlib.contextmanager
-def borrowed_client() -> Iterator[httpx.AsyncClient]:
-    """Lend a client of the running loop for one request. Endpoints ask on the portal only, so there is one loop."""
+def borrowed_client(server: str) -> Iterator[httpx.AsyncClient]:
+    """Lend a client of the running loop for one request to a server.
+
+    Endpoints ask on the portal only, so there is one loop.
+    """
     loop = asyncio.get_running_loop()
     if loop not in _idle:
         if not _idle:
             # Registered after the portal's own handler, so it runs before it: the loop still turns.
             atexit.register(_close)
-        _idle[loop] = []
-    client = _idle[loop].pop() if _idle[loop] else _client()
+        _idle[loop] = defaultdict(list)
+    stack = _idle[loop][server]
+    client = stack.pop() if stack else _client()
     try:
         yield client
     finally:
-        _idle.setdefault(loop, []).append(client)
+        stack.append(client)
 
 
 def _client() -> httpx.AsyncClient:
@@ -48,15 +56,15 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _close() -> None:
-    for loop, clients in _idle.items():
+    for loop, stacks in list(_idle.items()):
         if loop.is_running():
             with contextlib.suppress(Exception):
-                asyncio.run_coroutine_threadsafe(_close_all(clients), loop).result(timeout=2)
+                asyncio.run_coroutine_threadsafe(_close_all(stacks), loop).result(timeout=2)
     _idle.clear()
 
 
-async def _close_all(clients: list[httpx.AsyncClient]) -> None:
-    for client in clients:
+async def _close_all(stacks: _Stacks) -> None:
+    for client in [client for stack in stacks.values() for client in stack]:
         await client.aclose()
 
 

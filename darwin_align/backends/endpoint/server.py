@@ -30,11 +30,15 @@ PUBLIC = {
 
 _OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp", "library": "ollama"}
 
+_LENGTHS = ("max_model_len", "context_length", "max_context_length")
+_OLLAMA_TAG = ":latest"
+"""What Ollama adds to a model's name without a tag."""
+
 _SIGNS = (
     ("/get_model_info", "model_path", "sglang"),
     ("/props", "default_generation_settings", "llama.cpp"),
-    ("/info", "max_client_batch_size", "tei"),
     ("/info", "max_total_tokens", "tgi"),
+    ("/info", "max_client_batch_size", "tei"),
     ("/api/version", "version", "ollama"),
     ("/version", "version", "vllm"),
 )
@@ -49,6 +53,8 @@ class Served:
     root: str | None = None
     """Where the server loaded it from: a folder or hub id, if it says so."""
     context_length: int | None = None
+    aliases: tuple[str, ...] = ()
+    """Other names that the server takes for it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class About:
                 return self.models[0]
             listed = f"has {', '.join(names[:10])}" if names else "does not list its models"
             raise ConfigError(f"{where} {listed}: give model=…")
-        found = next((model for model in self.models if model.id == wanted), None)
+        found = next((model for model in self.models if wanted in (model.id, *model.aliases)), None)
         if found is None and names and self.kind not in PUBLIC.values() and self.kind != "transformers":
             raise EndpointNotFoundError(f"{where} has no model {wanted!r}: {did_you_mean(wanted, names)}", status=404)
         return found or Served(wanted)
@@ -124,9 +130,13 @@ async def _with_context(endpoint: Endpoint, kind: str, models: tuple[Served, ...
 
 
 def _served(card: Mapping[str, Any]) -> Served:
-    length = card.get("max_model_len") or card.get("context_length")
-    root = card.get("root")
-    return Served(str(card["id"]), str(root) if root else None, int(length) if length else None)
+    length = next((card[name] for name in _LENGTHS if card.get(name)), None)
+    root, name = card.get("root"), str(card["id"])
+    others = card.get("aliases")
+    aliases = [str(other) for other in others] if isinstance(others, list) else []
+    if name.endswith(_OLLAMA_TAG):
+        aliases.append(name.removesuffix(_OLLAMA_TAG))
+    return Served(name, str(root) if root else None, int(length) if length else None, tuple(aliases))
 
 
 async def _asked(endpoint: Endpoint, path: str) -> Mapping[str, Any]:

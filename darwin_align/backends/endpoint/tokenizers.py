@@ -9,7 +9,10 @@ from typing import Any
 from darwin_align.backends.templates import BosFrom, ChatTemplate
 from darwin_align.core.errors import ModelLoadError
 
-__all__ = ["load_template", "load_tokenizer"]
+__all__ = ["load_template", "load_tokenizer", "tokenizer_length"]
+
+_NO_LIMIT = 10**9
+"""Tokenizers that know no limit name a number far beyond this."""
 
 
 @lru_cache(maxsize=16)
@@ -28,6 +31,12 @@ def load_tokenizer(path: str | Path) -> Any:
             f"cannot load a tokenizer from {str(path)!r}: give a folder, or a hub id that can be reached "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
+
+
+def tokenizer_length(path: str | Path) -> int | None:
+    """Tokens that a tokenizer says its model can read, if it says so."""
+    length = load_tokenizer(path).model_max_length
+    return int(length) if 0 < length < _NO_LIMIT else None
 
 
 def load_template(

@@ -12,7 +12,9 @@ from typing import Any, ClassVar, TypeGuard
 from darwin_align.core.errors import ConfigError, EndpointServerError
 from darwin_align.core.types import Sampling
 
-__all__ = ["Asked", "Chat", "Dialect", "Prompt", "Wire", "Written"]
+__all__ = ["Asked", "Chat", "Dialect", "Prompt", "Wire", "Written", "are_ids", "merged"]
+
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 Wire = tuple[str, dict[str, Any]]
 """Path and body of a request."""
@@ -39,10 +41,16 @@ class Asked:
     sampling: Sampling
     n: int = 1
     """Choices for each prompt."""
-    seed: int | None = None
+    seeds: tuple[int, ...] = ()
+    """One for each prompt, or one for all, or none."""
     stop: tuple[str, ...] = ()
     extra: Mapping[str, Any] | None = None
     """What the user wants in every body."""
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of a request that takes but one."""
+        return self.seeds[0] if self.seeds else None
 
     @property
     def ids(self) -> list[list[int]]:
@@ -82,11 +90,19 @@ class Dialect:
     seeds: ClassVar[bool] = True
     """Takes a seed for each request."""
     several: ClassVar[bool] = False
-    """Gives ``n`` different choices for one prompt."""
+    """Gives ``n`` choices for one prompt."""
+    several_seeded: ClassVar[bool] = False
+    """They differ under a seed, too."""
     lists: ClassVar[bool] = False
     """Takes several prompts in one request."""
+    lists_seeded: ClassVar[bool] = False
+    """Takes a seed for each of them."""
     hub_models: ClassVar[bool] = False
     """Its models go by hub ids or folders, so that their tokenizers can be loaded by name."""
+    adds_special: ClassVar[bool] = False
+    """Reads texts with the special tokens that its tokenizer adds, and does not count what it read."""
+    echoes: ClassVar[bool] = False
+    """Repeats the beginning of an assistant's turn; where that is not said here, a trial shows it."""
     seed_name: ClassVar[str] = "seed"
     most_stops: ClassVar[int] = 4
     """Stop strings that it takes; further ones are looked for in what comes back."""
@@ -136,7 +152,7 @@ class Dialect:
             body["stop"] = list(asked.stop[: self.most_stops])
         if asked.seed is not None and self.seeds:
             body[self.seed_name] = asked.seed
-        return {**body, **(asked.extra or {})}
+        return merged(body, asked.extra)
 
     def sampling(self, sampling: Sampling) -> dict[str, Any]:
         """The sampling settings in the server's words; what is off is said to be off, since servers have defaults."""
@@ -183,12 +199,14 @@ class Dialect:
         if not isinstance(message, Mapping):
             return None
         content = message.get("content")
-        if not content and (message.get("reasoning_content") or message.get("reasoning")):
+        pieces = content if isinstance(content, list) else []
+        text = "".join(str(piece.get("text", "")) for piece in pieces) if pieces else content or ""
+        if not text and any(part.get(name) for part in (message, *pieces) for name in _THOUGHTS):
             raise EndpointServerError(
                 "the model thinks before it answers, and a thought cannot be continued over a chat endpoint: turn "
                 "thinking off on the server (or by extra_body=…), or continue by token ids"
             )
-        return content or ""
+        return text
 
     def _read(self, data: Any, asked: Asked, said: Any) -> list[Written]:
         choices = data.get("choices") if isinstance(data, Mapping) else None
@@ -208,19 +226,30 @@ class Dialect:
         if not isinstance(text, str):
             raise EndpointServerError(f"a choice of the server's answer has no text: {str(dict(choice))[:200]}")
         ids = choice.get("token_ids")
-        alone = asked.choices == 1
-        details = usage.get("prompt_tokens_details")
+        # The usage is the whole request's: it says nothing of a row among others.
+        one_prompt, details = len(asked.prompts) == 1, usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if one_prompt and isinstance(details, Mapping) else None
         return Written(
             text=text,
-            ids=tuple(ids) if _are_ids(ids) else None,
+            ids=tuple(ids) if are_ids(ids) else None,
             finish=choice.get("finish_reason"),
-            new_tokens=_number(usage.get("completion_tokens")) if alone else None,
-            prompt_tokens=_number(usage.get("prompt_tokens")) if len(asked.prompts) == 1 else None,
-            cached_tokens=(_number(details.get("cached_tokens")) or 0) if isinstance(details, Mapping) else 0,
+            new_tokens=_number(usage.get("completion_tokens")) if asked.choices == 1 else None,
+            prompt_tokens=_number(usage.get("prompt_tokens")) if one_prompt else None,
+            cached_tokens=_number(cached) or 0,
         )
 
 
-def _are_ids(value: Any) -> TypeGuard[Sequence[int]]:
+def merged(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A body with what the user wants in it; where both have an object by one name, the object holds both."""
+    found = dict(body)
+    for name, value in (extra or {}).items():
+        ours = found.get(name)
+        found[name] = {**ours, **value} if isinstance(ours, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def are_ids(value: Any) -> TypeGuard[Sequence[int]]:
+    """Whether this is a list of token ids."""
     return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(token, int) for token in value)
 
 

@@ -1,4 +1,8 @@
-"""DeepSeek's platform (from its documentation, not run here): a message marked as prefix is continued, under /beta."""
+"""DeepSeek's platform (from its documentation, not run here): a message marked as prefix is continued, under /beta.
+
+Sources: https://api-docs.deepseek.com/guides/chat_prefix_completion,
+https://api-docs.deepseek.com/api/create-chat-completion.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ __all__ = ["DeepSeek"]
 
 
 class DeepSeek(Dialect):
-    """Chat with a prefix. It takes no seed, so a run does not repeat."""
+    """Chat with a prefix. It takes no seed, so a run does not repeat. Give the base URL without ``/beta``."""
 
     name: ClassVar[str] = "deepseek"
     by_text: ClassVar[bool] = False

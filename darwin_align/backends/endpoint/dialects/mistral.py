@@ -1,4 +1,8 @@
-"""Mistral's platform (from its documentation, not run here): a message marked as prefix is continued."""
+"""Mistral's platform (from its documentation, not run here): a message marked as prefix is continued.
+
+Sources: https://docs.mistral.ai/api/endpoint/chat, https://docs.mistral.ai/guides/prefix (it cuts the prefix off the
+answer, which begins with it).
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,16 @@ __all__ = ["Mistral"]
 
 
 class Mistral(Dialect):
-    """Chat with a prefix, which the answer repeats; seeds are called ``random_seed``."""
+    """Chat with a prefix, which the answer repeats; seeds are called ``random_seed``.
+
+    Nothing says whether several choices differ under one seed, so that rows with seeds go out one by one.
+    """
 
     name: ClassVar[str] = "mistral"
     by_text: ClassVar[bool] = False
     by_prefill: ClassVar[bool] = True
     several: ClassVar[bool] = True
+    echoes: ClassVar[bool] = True
     seed_name: ClassVar[str] = "random_seed"
 
     def begun(self, prefix: str) -> dict[str, Any]:

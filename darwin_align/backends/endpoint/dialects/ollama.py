@@ -1,18 +1,27 @@
-"""Ollama (from its documentation, not run here): raw text through ``/api/generate``."""
+"""Ollama (from its documentation, not run here): raw text through ``/api/generate``.
+
+Sources: https://docs.ollama.com/api/generate, https://docs.ollama.com/api/chat, and for what these leave out
+https://github.com/ollama/ollama/blob/main/api/types.go (``truncate``, ``shift``) and
+https://github.com/ollama/ollama/issues/6778 (a trailing assistant message is continued).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written
+from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written, merged
 from darwin_align.core.errors import EndpointServerError
 
 __all__ = ["Ollama"]
 
 
 class Ollama(Dialect):
-    """Ollama's native calls: raw mode continues any text, and a chat's trailing assistant message is continued."""
+    """Ollama's native calls: raw mode continues any text, and a chat's trailing assistant message is continued.
+
+    How long its context is depends on the machine, 4096 tokens on most. For another length give ``context_length=8192,
+    extra_body={"options": {"num_ctx": 8192}}``.
+    """
 
     name: ClassVar[str] = "ollama"
     by_prefill: ClassVar[bool] = True
@@ -42,7 +51,9 @@ class Ollama(Dialect):
             **({"stop": list(asked.stop)} if asked.stop else {}),
             **({"seed": asked.seed} if asked.seed is not None else {}),
         }
-        return {"model": asked.model, "stream": False, "options": options, **(asked.extra or {})}
+        # A conversation that is too long is to be refused, not to lose its beginning unnoticed.
+        body = {"model": asked.model, "stream": False, "truncate": False, "shift": False, "options": options}
+        return merged(body, asked.extra)
 
     def read_text(self, data: Any, asked: Asked) -> list[Written]:  # noqa: ARG002
         """``response``, ``done_reason`` and counts."""

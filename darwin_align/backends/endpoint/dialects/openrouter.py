@@ -1,5 +1,7 @@
 """OpenRouter (from its documentation, not run here): whether a trailing assistant message is continued is up to who
 serves the model behind it.
+
+Sources: https://openrouter.ai/docs/api-reference/overview (assistant prefill), https://openrouter.ai/docs/parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ __all__ = ["OpenRouter"]
 
 
 class OpenRouter(Dialect):
-    """Chat with a trailing assistant message."""
+    """Chat with a trailing assistant message.
+
+    A trial shows what one provider makes of it, so let all requests go to that one:
+    ``extra_body={"provider": {"only": ["…"]}}``.
+    """
 
     name: ClassVar[str] = "openrouter"
     by_text: ClassVar[bool] = False

@@ -1,51 +1,69 @@
-"""SGLang (from its documentation, not run here): its own ``/generate`` takes and gives token ids."""
+"""SGLang (from its documentation, not run here): its own ``/generate`` takes and gives token ids.
+
+Sources: https://docs.sglang.io/basic_usage/sampling_params.html,
+https://docs.sglang.io/advanced_features/deterministic_inference.html, ``GenerateReqInput`` in
+https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/managers/io_struct.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written
+from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written, are_ids, merged
 from darwin_align.core.errors import EndpointServerError
+from darwin_align.core.types import Sampling
 
 __all__ = ["SGLang"]
 
 
 class SGLang(Dialect):
-    """SGLang's native call for ids; OpenAI's for text and prefill.
+    """SGLang's native call for ids and texts, in lists with settings of their own; OpenAI's for prefill.
 
-    A seed for each request is taken only by servers that were started with ``--enable-deterministic-inference``; others
-    ignore it.
+    Its documentation discourages ``n``: the same prompt several times is no dearer. A seed for each prompt is obeyed
+    only by servers that were started with ``--enable-deterministic-inference``; others ignore it.
     """
 
     name: ClassVar[str] = "sglang"
     by_ids: ClassVar[bool] = True
     by_prefill: ClassVar[bool] = True
-    several: ClassVar[bool] = True
     lists: ClassVar[bool] = True
+    lists_seeded: ClassVar[bool] = True
     hub_models: ClassVar[bool] = True
+    most_stops: ClassVar[int] = 1000
     knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "top_k": ("top_k", -1),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),
     }
 
+    def sampling(self, sampling: Sampling) -> dict[str, Any]:
+        """The model's own generation config would decide what is left out."""
+        return {**super().sampling(sampling), "min_p": 0.0}
+
     def ids_request(self, asked: Asked) -> Wire:
         """``input_ids`` and ``sampling_params``."""
+        return self._generate(asked, "input_ids", asked.ids)
+
+    def text_request(self, asked: Asked) -> Wire:
+        """``text`` and ``sampling_params``."""
+        return self._generate(asked, "text", [prompt for prompt in asked.prompts if isinstance(prompt, str)])
+
+    def _generate(self, asked: Asked, name: str, prompts: Sequence[Any]) -> Wire:
         parameters: dict[str, Any] = {
             "max_new_tokens": asked.max_tokens,
             "temperature": asked.sampling.temperature,
             **self.sampling(asked.sampling),
-            "n": asked.n,
-            **({"stop": list(asked.stop)} if asked.stop else {}),
-            **({"sampling_seed": asked.seed} if asked.seed is not None else {}),
+            **({"stop": list(asked.stop[: self.most_stops])} if asked.stop else {}),
         }
-        ids = asked.ids
-        body = {"input_ids": ids if len(ids) > 1 else ids[0], "sampling_params": parameters}
-        return "/generate", {**body, **(asked.extra or {})}
+        seeded = [{**parameters, "sampling_seed": seed} for seed in asked.seeds] or [parameters]
+        body: dict[str, Any] = {name: prompts[0], "sampling_params": seeded[0]}
+        if len(prompts) > 1:
+            body = {name: list(prompts), "sampling_params": seeded if len(seeded) > 1 else seeded[0]}
+        return "/generate", merged(body, asked.extra)
 
-    def read_ids(self, data: Any, asked: Asked) -> list[Written]:
-        """One object a choice, with ``output_ids`` and ``meta_info``."""
+    def read_text(self, data: Any, asked: Asked) -> list[Written]:
+        """One object a prompt, with ``output_ids`` and ``meta_info``."""
         answers = data if isinstance(data, list) else [data]
         if len(answers) != asked.choices or not all(isinstance(answer, Mapping) for answer in answers):
             raise EndpointServerError(
@@ -59,13 +77,13 @@ class SGLang(Dialect):
 
 
 def _written(answer: Mapping[str, Any]) -> Written:
-    about, ids = answer.get("meta_info"), answer.get("output_ids")
-    if not isinstance(about, Mapping) or not isinstance(ids, list):
-        raise EndpointServerError(f"an answer without meta_info and output_ids: {str(dict(answer))[:200]}")
+    about, text, ids = answer.get("meta_info"), answer.get("text"), answer.get("output_ids")
+    if not isinstance(about, Mapping) or not (isinstance(text, str) or are_ids(ids)):
+        raise EndpointServerError(f"an answer without meta_info, or without text and ids: {str(dict(answer))[:200]}")
     finish = about.get("finish_reason")
     return Written(
-        text=str(answer.get("text", "")),
-        ids=tuple(ids),
+        text=text or "",
+        ids=tuple(ids) if are_ids(ids) else None,
         finish=finish.get("type") if isinstance(finish, Mapping) else finish,
         new_tokens=about.get("completion_tokens"),
         prompt_tokens=about.get("prompt_tokens"),

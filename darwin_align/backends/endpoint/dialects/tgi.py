@@ -1,11 +1,14 @@
-"""Hugging Face's text-generation-inference (from its documentation, not run here): text in, through ``/generate``."""
+"""Hugging Face's text-generation-inference (from its documentation, not run here): text in, through ``/generate``.
+
+Source: https://github.com/huggingface/text-generation-inference/blob/main/docs/openapi.json.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written
+from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written, merged
 from darwin_align.core.errors import EndpointServerError
 
 __all__ = ["TGI"]
@@ -16,6 +19,7 @@ class TGI(Dialect):
 
     name: ClassVar[str] = "tgi"
     hub_models: ClassVar[bool] = True
+    adds_special: ClassVar[bool] = True
     knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "top_k": ("top_k", None),
         "top_p": ("top_p", None),
@@ -39,7 +43,7 @@ class TGI(Dialect):
             **({"stop": list(asked.stop[: self.most_stops])} if asked.stop else {}),
             **({"seed": asked.seed} if asked.seed is not None else {}),
         }
-        return "/generate", {"inputs": prompt, "parameters": parameters, **(asked.extra or {})}
+        return "/generate", merged({"inputs": prompt, "parameters": parameters}, asked.extra)
 
     def read_text(self, data: Any, asked: Asked) -> list[Written]:  # noqa: ARG002
         """``generated_text`` and ``details``."""

@@ -1,4 +1,7 @@
-"""Together (from its documentation, not run here), and services like it: raw text, or a trailing assistant message."""
+"""Together (from its documentation, not run here), and services like it: raw text, or a trailing assistant message.
+
+Source: https://docs.together.ai/reference/completions.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ __all__ = ["Together"]
 
 
 class Together(Dialect):
-    """Completions of raw text where the tokenizer is known, else chat with a trailing assistant message."""
+    """Completions of raw text where the tokenizer is known, else chat with a trailing assistant message.
+
+    Nothing says whether several choices differ under one seed, so that rows with seeds go out one by one.
+    """
 
     name: ClassVar[str] = "together"
     by_prefill: ClassVar[bool] = True

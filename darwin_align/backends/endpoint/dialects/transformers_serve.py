@@ -34,4 +34,6 @@ class TransformersServe(Dialect):
             settings = {name: settings[name] for name in ("do_sample", "repetition_penalty")}
         else:
             settings["temperature"] = asked.sampling.temperature
+        given = body.get("generation_config", {})
+        settings.update(json.loads(given) if isinstance(given, str) else given)
         return {**body, "generation_config": json.dumps(settings)}

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire
+from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, merged
+from darwin_align.core.types import Sampling
 
 __all__ = ["VLLM"]
 
 
 class VLLM(Dialect):
-    """vLLM's OpenAI server."""
+    """vLLM's OpenAI server. Under a seed, choice k is what the seed plus k writes alone."""
 
     name: ClassVar[str] = "vllm"
     by_ids: ClassVar[bool] = True
     by_prefill: ClassVar[bool] = True
     several: ClassVar[bool] = True
+    several_seeded: ClassVar[bool] = True
     lists: ClassVar[bool] = True
     hub_models: ClassVar[bool] = True
     most_stops: ClassVar[int] = 1000
@@ -26,6 +28,10 @@ class VLLM(Dialect):
         "repetition_penalty": ("repetition_penalty", 1.0),
     }
 
+    def sampling(self, sampling: Sampling) -> dict[str, Any]:
+        """The model's own generation config would decide what is left out."""
+        return {**super().sampling(sampling), "min_p": 0.0}
+
     def ids_request(self, asked: Asked) -> Wire:
         """Ids come back by ``return_token_ids``."""
         path, body = super().ids_request(asked)
@@ -34,7 +40,7 @@ class VLLM(Dialect):
     def text_request(self, asked: Asked) -> Wire:
         """The template is rendered already, with its special tokens."""
         path, body = super().text_request(asked)
-        return path, {**body, "add_special_tokens": False, "min_p": 0.0}
+        return path, merged({"add_special_tokens": False}, body)
 
     def continues(self) -> dict[str, Any]:
         """Its template leaves the last turn open."""
