@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from darwin_align.backends.detokenizer import Detokenizer
+from darwin_align.backends.tool_syntax import ToolSyntax, shared_length
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Message, Request, Response
 
@@ -27,6 +29,7 @@ Chat = list[dict[str, Any]]
 _MARK = "QzDarwinAlignMarkZq"
 _REASONING = ("reasoning", "thinking")
 _CALLS = ("tool_call", "tool_use", "function_call")
+_OPEN_THOUGHTS = re.compile(r"(<\|?(?:think|thinking|thought|reasoning)\|?>|\[THINK\])\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -129,25 +132,31 @@ class ChatTemplate:
 
     # -- prompts
 
-    def prompt_ids(self, request: Request) -> list[int]:
+    def prompt_ids(self, request: Request, *, constrained: bool = False) -> list[int]:
         """Token ids of the conversation up to where the assistant's answer begins.
+
+        Args:
+            request: the conversation.
+            constrained: whether the caller sees to the request's ``response_format`` and ``tool_choice``.
 
         Raises:
             RequestError: the template refuses the conversation, or the request wants what this policy cannot give.
         """
-        return list(self._encode(self.prompt_text(request)))
+        return list(self._encode(self.prompt_text(request, constrained=constrained)))
 
-    def prompt_text(self, request: Request, *, bos: bool = True) -> str:
+    def prompt_text(self, request: Request, *, bos: bool = True, constrained: bool = False) -> str:
         """Text of the conversation up to where the assistant's answer begins: what :meth:`prompt_ids` tokenises.
 
         Args:
             request: the conversation.
             bos: ``False`` takes a leading BOS off, for whoever tokenises the text with special tokens added.
+            constrained: whether the caller sees to the request's ``response_format`` and ``tool_choice``.
 
         Raises:
             RequestError: the template refuses the conversation, or the request wants what this policy cannot give.
         """
-        _check_constraints(request)
+        if not constrained:
+            _check_constraints(request)
         tools = self._tools(request)
         if tools and not self.takes_tools:
             raise RequestError(
@@ -305,6 +314,36 @@ class ChatTemplate:
         return _MARK in self._probe([{"role": "user", "content": "x"}], [{"type": "function", "function": about}])
 
     @cached_property
+    def tool_syntax(self) -> ToolSyntax:
+        """How the model writes tool calls.
+
+        Raises:
+            RequestError: the template shows no form of a call that is recognised.
+        """
+        tokenizer = self._tokenizer
+        ends = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in self.detokenizer.hidden]
+        return ToolSyntax.found(
+            self._rendered_calls,
+            ends=ends,
+            response_template=getattr(tokenizer, "response_template", None),
+            read=lambda text, tools: tokenizer.parse_response(text, prefix="", tools=tools),
+        )
+
+    def _rendered_calls(self, calls: list[dict[str, Any]]) -> str:
+        """What the template writes behind the generation prompt for a turn that makes these calls."""
+        user = {"role": "user", "content": "x"}
+        turn = {"role": "assistant", "content": "", "tool_calls": calls}
+        prompt, whole = self._render([user], answer_next=True), self._render([user, turn], answer_next=False)
+        # A prompt may open what the turn itself does not have, e.g. thoughts: the answer begins where they part.
+        return whole[shared_length(prompt, whole) :]
+
+    @cached_property
+    def opens_thoughts(self) -> str:
+        """The tag by which the prompt itself begins thoughts that the model has to end; empty if it does not."""
+        found = _OPEN_THOUGHTS.search(self._probe([{"role": "user", "content": "x"}]))
+        return found[1] if found else ""
+
+    @cached_property
     def takes_tool_turns(self) -> bool:
         """Whether tool calls and their results reach the model."""
         return all(_MARK in self._probe(_tool_turns(*names)) for names in ((_MARK, "x"), ("x", _MARK)))
@@ -382,13 +421,13 @@ def _with_system_folded(chat: Chat) -> Chat:
 def _check_constraints(request: Request) -> None:
     if request.response_format is not None:
         raise RequestError(
-            "response_format is not supported by local models yet (constrained decoding comes later): ask for the "
-            "format in the instruction, or use an endpoint that enforces it"
+            "response_format is not enforced here, where a prompt is rendered and then continued as text or ids: leave "
+            "it out and ask for the format in the instruction, or use a local model or an endpoint that enforces it"
         )
     if request.tool_choice not in (None, "auto", "none"):
         raise RequestError(
-            f"tool_choice={request.tool_choice!r} is not supported by local models yet (constrained decoding comes "
-            "later): use 'auto' or 'none'"
+            f"tool_choice={request.tool_choice!r} is not enforced here, where a prompt is rendered and then continued "
+            "as text or ids: use 'auto' or 'none', or use a local model or an endpoint that enforces it"
         )
 
 

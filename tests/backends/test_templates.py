@@ -143,14 +143,26 @@ def test_no_template(tokenizers):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format is not supported .*constrained decoding"),
-        ({"tool_choice": "required"}, "tool_choice='required' is not supported"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice=.* is not supported .*use 'auto' or 'none'"),
+        ({"response_format": {"type": "json_object"}}, "response_format is not enforced here.*or use a local model"),
+        ({"tool_choice": "required"}, "tool_choice='required' is not enforced here"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice=.* is not enforced here.*use 'auto' or 'none'"),
     ],
 )
-def test_constraints_are_refused(tokenizers, settings, message):
-    with pytest.raises(RequestError, match=message):
-        ChatTemplate(tokenizers["qwen3"]).prompt_ids(asked(USER, **settings))
+def test_constraints_are_refused_where_nobody_enforces_them(tokenizers, settings, message):
+    template, request = ChatTemplate(tokenizers["qwen3"]), asked(USER, **settings)
+    for refuse in (template.prompt_ids, template.prompt_text):
+        with pytest.raises(RequestError, match=message):
+            refuse(request)
+        assert refuse(request, constrained=True) == refuse(asked(USER))
+
+
+@pytest.mark.parametrize("tag", ["<think>", "<think>\n", "<|thinking|>\n\n", "[THINK]"])
+def test_a_prompt_that_opens_thoughts(tokenizers, tag):
+    template = ChatTemplate(
+        tokenizers["qwen3"], "{% for m in messages %}{{ m.content }}{% endfor %}" + f"{{{{ {tag!r} }}}}"
+    )
+    assert template.opens_thoughts == tag.strip()
+    assert not ChatTemplate(tokenizers["qwen3"]).opens_thoughts
 
 
 # -- answers

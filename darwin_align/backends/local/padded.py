@@ -79,7 +79,7 @@ class PaddedForward:
         seeds = seed_keys([line.seed for line in lines], device)
         for line in lines:
             line.reused = 0
-        sampler = Sampler([line.sampling for line in lines], device)
+        sampler = _sampler(lines, device)
         logits = self.prefill(batch)
         while True:
             positions = torch.tensor([line.drawn for line in lines], device=device)
@@ -95,7 +95,7 @@ class PaddedForward:
                 rows = torch.tensor(going, device=device)
                 tokens, seeds = tokens[rows], seeds[rows]
                 batch.keep(rows)
-                sampler = Sampler([line.sampling for line in lines], device)
+                sampler = _sampler(lines, device)
             logits = self.step(batch, tokens)
 
     def prefill(self, batch: _Batch) -> Tensor:
@@ -123,3 +123,7 @@ class PaddedForward:
         batch.cache = getattr(output, self._cache)
         logits: Tensor = output.logits[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _sampler(lines: Sequence[Line], device: torch.device) -> Sampler:
+    return Sampler([line.sampling for line in lines], device, [line.guide for line in lines])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from darwin_align.backends.detokenizer import Detokenizer, first_stop
+from darwin_align.backends.local.constraints import Constraints, RowGuide
 from darwin_align.backends.local.loading import (
     DeviceMap,
     LoadedModel,
@@ -21,6 +22,7 @@ from darwin_align.backends.local.loading import (
 )
 from darwin_align.backends.local.padded import PaddedForward
 from darwin_align.backends.templates import ChatTemplate
+from darwin_align.backends.tool_syntax import ToolSyntax
 from darwin_align.core.errors import ConfigError, ContextLengthError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.operators.policy import Continuation, Row
@@ -50,6 +52,10 @@ class LocalPolicy(SharedModel):
 
     Threads, tasks and searches may share a policy: the engine writes their rows side by side. Policies on the same
     weights share one engine. Copies and pickles share or load the weights anew.
+
+    A request's ``response_format`` and a ``tool_choice`` that forces a call are enforced token by token (extra
+    ``constrained``): whatever is written is the beginning of an answer that keeps them. It ends when it is complete, or
+    where ``max_tokens``, the context or a stop string cuts it.
 
     Args:
         model: a transformers causal language model.
@@ -146,15 +152,30 @@ class LocalPolicy(SharedModel):
         self.eos_ids = _eos_ids(loaded, self.template)
         framing = self.template.detokenizer.hidden
         self._detokenizer = Detokenizer(loaded.tokenizer, framing | self.eos_ids)
+        self._constraints = Constraints(loaded.tokenizer, self.template, self.eos_ids)
         self._padded = PaddedForward(loaded.model, loaded.device)
         self.engine = loaded.engine(options.max_batch_rows, options.row_memory, options.compiled)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, device={str(self._loaded.device)!r})"
 
+    @property
+    def tool_syntax(self) -> ToolSyntax:
+        """How the model writes tool calls, to read them from its answers.
+
+        Raises:
+            RequestError: the template shows no form of a call that is recognised.
+        """
+        return self.template.tool_syntax
+
     def prompt_length(self, request: Request) -> int:
-        """Tokens of the rendered conversation."""
-        return len(self.template.prompt_ids(request))
+        """Tokens of the rendered conversation.
+
+        Raises:
+            RequestError: the chat template refuses the conversation, or its format or tool choice cannot be enforced.
+        """
+        self._constraints.check(request)
+        return len(self.template.prompt_ids(request, constrained=True))
 
     def refusal(self, request: Request, max_new_tokens: int) -> str | None:
         """Return why a request leaves too little of the context for an answer, or ``None`` if it fits.
@@ -176,7 +197,7 @@ class LocalPolicy(SharedModel):
 
         Raises:
             ContextLengthError: a prompt leaves no room for an answer.
-            RequestError: the chat template refuses a conversation.
+            RequestError: the chat template refuses a conversation, or its format or tool choice cannot be enforced.
         """
         return wait(self.submit(rows))
 
@@ -189,7 +210,7 @@ class LocalPolicy(SharedModel):
 
         Raises:
             ContextLengthError: a prompt leaves no room for an answer.
-            RequestError: the chat template refuses a conversation.
+            RequestError: the chat template refuses a conversation, or its format or tool choice cannot be enforced.
         """
         lines = [self._line(row) for row in rows]
         owners = {row.search_id for row in rows}
@@ -210,7 +231,7 @@ class LocalPolicy(SharedModel):
             raise RequestError(
                 "a row has text but no token ids: a local policy continues only what it (or its tokenizer) wrote itself"
             )
-        prompt = self.template.prompt_ids(row.request)
+        prompt = self.template.prompt_ids(row.request, constrained=True)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(
                 f"the conversation is {len(prompt)} tokens long and the model's context is {self.context_length}: "
@@ -218,6 +239,8 @@ class LocalPolicy(SharedModel):
             )
         line = _Line(row, prompt, self.context_length, self.eos_ids, self._detokenizer)
         line.check_end()
+        if line.wanted > 0:
+            line.guide = self._constraints.guide(row.request, row.tokens)
         return line
 
 
@@ -230,6 +253,7 @@ class _Line:
     context_length: int
     eos_ids: frozenset[int]
     detokenizer: Detokenizer
+    guide: RowGuide | None = None
     logprob: float = 0.0
     finish_reason: FinishReason | None = None
 
@@ -263,6 +287,8 @@ class _Line:
         self.ids.append(token)
         self.logprob += logprob
         self.check_end()
+        if self.guide is not None and self.finish_reason is None:
+            self.guide.push(token)
 
     def show(self, hidden: Tensor) -> None:
         """Nobody asks for hidden states of a line that is written."""
@@ -283,7 +309,13 @@ class _Line:
         return self.ids[len(self.prompt) :]
 
     def continuation(self) -> Continuation:
-        """Return what was written."""
+        """Return what was written.
+
+        Raises:
+            RequestError: the row could not be made to keep its request's format.
+        """
+        if self.guide is not None and self.guide.error:
+            raise RequestError(self.guide.error)
         state = self._state
         text = self.detokenizer.text(state, finished=self.finish_reason == "stop")
         unread = self._given - self.reused

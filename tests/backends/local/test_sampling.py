@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
-from darwin_align.backends.local.sampling import Sampler, gumbel_noise, place_keys, seed_keys, warpers
+from darwin_align.backends.local.sampling import Sampler, best_of, gumbel_noise, place_keys, ruled, seed_keys, warpers
 from darwin_align.core.types import Sampling
 
 LOGITS = torch.tensor([1.5, 0.3, -0.4, 2.0, 0.0, -1.0, 0.9, -2.0])
@@ -130,3 +130,66 @@ def test_repetition_penalty_sees_prompt_and_new_tokens():
         drawn.append(token.item())
         history = torch.cat([history, token[:, None]], dim=1)
     assert drawn == [0, 6, 1]
+
+
+def test_a_tie_in_one_row_changes_no_other():
+    """Columns that tie at the border of top-k survive together, in their own row alone."""
+    torch.manual_seed(0)
+    plain = torch.randn(1, 200)
+    tied = plain.clone()
+    tied[0, 20:120] = 9.0
+    values, columns = best_of(torch.cat([plain, tied]), 5)
+    assert columns.shape[1] == 100
+    assert (values[0] > -torch.inf).sum() == 5
+    hot = Sampling(temperature=5.0, top_k=5)
+    keys = seed_keys(range(400))
+    alone = Sampler([hot] * 400).draw(plain.expand(400, -1), keys)
+    beside = Sampler([hot] * 401).draw(torch.cat([plain.expand(400, -1), tied]), torch.cat([keys, keys[:1]]))
+    assert beside[0][:400].tolist() == alone[0].tolist()
+    assert beside[1][:400].tolist() == pytest.approx(alone[1].tolist())
+
+
+class Only:
+    """Lets a few tokens through."""
+
+    def __init__(self, *tokens: int, words: int = 1) -> None:
+        self.tokens, self.words = tokens, words
+
+    def fill(self, words):
+        for token in self.tokens:
+            words[token // 32] |= 1 << token % 32 if token % 32 < 31 else -(1 << 31)
+
+
+@pytest.mark.parametrize("vocabulary", [31, 32, 40, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ruled_logits(vocabulary, dtype):
+    logits = torch.randn(3, vocabulary, dtype=dtype)
+    guides = [Only(0, 30), Only(7, 31, words=2), Only(5, 69, words=3)]
+    found = ruled(logits.clone(), guides)
+    for row, guide in enumerate(guides):
+        kept = [token for token in guide.tokens if token < vocabulary]
+        assert (found[row] > -torch.inf).nonzero()[:, 0].tolist() == kept
+        assert found[row, kept].tolist() == logits[row, kept].tolist()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0),
+        Sampling(),
+        Sampling(top_k=1),
+        Sampling(top_k=None),
+        Sampling(temperature=2.0, top_p=0.5),
+    ],
+)
+def test_a_guided_row_draws_as_if_there_were_no_other_tokens(sampling):
+    torch.manual_seed(0)
+    logits, kept = torch.randn(300, 2000), [3, 64, 1999]
+    keys = seed_keys(range(300))
+    tokens, logprobs = Sampler([sampling] * 300, guides=[Only(*kept, words=63)] * 300).draw(logits, keys)
+    assert set(tokens.tolist()) <= set(kept)
+    few = logits[:, kept]
+    for warper in () if sampling.temperature == 0 else warpers(sampling):
+        few = warper(None, few)
+    expected = few.log_softmax(-1)[torch.arange(300), [kept.index(token) for token in tokens.tolist()]]
+    assert logprobs.tolist() == pytest.approx(expected.tolist(), abs=1e-5)

@@ -434,7 +434,8 @@ class Engine:
                 row.issued += 1
                 if not row.steps:
                     self._batch = None
-        self._settle(self._lag if batch is not None else 0)
+        # The next draw of a guided row depends on this one.
+        self._settle(self._lag if batch is not None and not batch.sampler.guided else 0)
 
     def _gather(self) -> Batch | None:
         """Bring the rows that want a step side by side."""
@@ -457,8 +458,9 @@ class Engine:
             places = moving.nonzero()[:, 0]
         # An idle neighbour draws as the first row does; nobody looks at what it draws.
         settings = [(row or rows[0]).line.sampling for row in by_slot]
+        guides = [row.line.guide if row else None for row in by_slot]
         width = max(row.held for row in rows)
-        self._batch = Batch(rows, slots, Sampler(settings, self._device), moving, places, width)
+        self._batch = Batch(rows, slots, Sampler(settings, self._device, guides), moving, places, width)
         return self._batch
 
     def _exchange(self, one: int, other: int) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from darwin_align.backends.local.sampling import Guide
 from darwin_align.core.types import Sampling
 
 __all__ = ["Line", "ReadLine"]
@@ -36,6 +37,10 @@ class Line(Protocol):
     def sampling(self) -> Sampling:
         """How it draws tokens."""
 
+    @property
+    def guide(self) -> Guide | None:
+        """Says which tokens it may write next; ``None`` if all of them, always."""
+
     def push(self, token: int, logprob: float) -> None:
         """Take a token that was written."""
 
@@ -52,6 +57,7 @@ class ReadLine:
     reused: int = 0
     wanted = seed = drawn = 0
     sampling = Sampling()
+    guide = None
 
     def show(self, hidden: Tensor) -> None:
         """Keep it."""
