@@ -7,7 +7,7 @@ VLLM_READY := .venv-vllm/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-gpu lint format bench docs-check pair clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-faults docs-check pair clean
 
 demo: $(READY)
 	$(BIN)/darwin-align demo
@@ -35,6 +35,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.held_out
 	$(BIN)/python -m benchmarks.family
 	$(BIN)/python -m benchmarks.speed
+
+# Searches over the wire behind a proxy that spoils a fifth of all requests, and behind a slow network.
+bench-faults: $(READY)
+	$(BIN)/python -m benchmarks.faults
 
 docs-check: $(READY)
 	$(BIN)/python -m pytest --doctest-modules darwin_align

@@ -34,7 +34,8 @@ ContinuationName = Literal["auto", "ids", "text", "prefill"]
 
 _WAYS: dict[str, type[Way]] = {"ids": ByIds, "text": ByText, "prefill": ByPrefill}
 _NOTHING = Written(ids=(), finish="length", new_tokens=0)
-_OURS = frozenset({"prompt", "messages", "max_tokens", "n", "seed", "stop", "stream", "temperature", "top_p", "top_k"})
+_PROMPTS = {"prompt", "messages", "input_ids", "inputs", "text"}
+_OURS = frozenset({*_PROMPTS, "max_tokens", "n", "seed", "stop", "stream", "temperature", "top_p", "top_k"})
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class EndpointPolicy:
 
     How the server goes on with an answer is found out at the first use, in this order: token ids (vLLM, SGLang,
     llama.cpp), the chat template rendered here and text behind it, the beginning of an assistant's turn. The first two
-    need the model's tokenizer. The choice is logged once and stands in the first event of every cycle
-    (``result.notes``).
+    need the model's tokenizer. The choice is logged once, and stands in the notes of the events where answers begin
+    (``result.events[0].delta.notes``).
 
     A row's seed is sent where the server takes one. vLLM and llama.cpp repeat themselves under a seed, up to rounding;
     other servers perhaps, or not at all (see their dialects). Rows with seeds go out as requests of their own, all at
@@ -223,8 +224,10 @@ class EndpointPolicy:
         jobs = list(self._jobs(speech, [line for line in lines if line.limit > 0]))
         answers = await gathered([self._ask(speech, job) for job in jobs])
         for job, choices in zip(jobs, answers, strict=True):
-            for line, written in zip(job.lines, choices, strict=True):
-                done[line.place] = speech.way.continuation(line.row, line.prompt, written, line.limit)
+            for i, (line, written) in enumerate(zip(job.lines, choices, strict=True)):
+                found = speech.way.continuation(line.row, line.prompt, written, line.limit)
+                # The prompt of several choices is read once.
+                done[line.place] = replace(found, prefilled_tokens=0) if i and job.asked.n > 1 else found
         notes = () if all(line.begun for line in lines) else (*speech.notes, *left_out)
         return Report([done[i] for i in range(len(rows))], notes=notes)
 

@@ -30,6 +30,7 @@ PUBLIC = {
 
 _OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp", "library": "ollama"}
 
+_MODELS = "/v1/models"
 _LENGTHS = ("max_model_len", "context_length", "max_context_length")
 _OLLAMA_TAG = ":latest"
 """What Ollama adds to a model's name without a tag."""
@@ -90,7 +91,7 @@ async def about(endpoint: Endpoint) -> About:
     Raises:
         EndpointError: it cannot be reached, or the key is wrong.
     """
-    listed = await _asked(endpoint, "/v1/models")
+    listed = await _asked(endpoint, _MODELS)
     data = listed.get("data")
     cards = [card for card in data if isinstance(card, Mapping) and "id" in card] if isinstance(data, list) else []
     models = tuple(_served(card) for card in cards)
@@ -146,7 +147,8 @@ async def _asked(endpoint: Endpoint, path: str) -> Mapping[str, Any]:
     except (EndpointNotFoundError, EndpointRequestError):
         return {}
     except EndpointServerError as error:
-        if error.status != 500:
+        # Some servers show a web page at every path that they do not know.
+        if error.status != 500 and (error.status != 200 or path == _MODELS):
             raise
         return {}
     return data if isinstance(data, Mapping) else {"data": data}

@@ -58,6 +58,7 @@ def chunks(policy: Any, start: Row, chunk: int, most: int = 60) -> list[Continua
         last = found[-1] if found else Continuation(start.text, start.tokens)
         text = "" if last.tokens else last.text
         found += generated(policy, replace(start, text=text, tokens=last.tokens, max_tokens=min(chunk, most - length)))
+        assert found[-1].new_tokens or found[-1].finish_reason, "it would never end"
         length += found[-1].new_tokens
     return found
 

@@ -353,6 +353,13 @@ def test_extra_fields_reach_every_request_and_join_what_is_sent_anyway(play):
         assert body["keep_alive"] == "1h"
         assert (body["options"]["num_ctx"], body["options"]["temperature"]) == (8192, 0.0)
     assert played.problems == []
+    served, played = play("sglang_ids")
+    one = policy("sglang_ids", served.url, extra_body={"sampling_params": {"ignore_eos": False}})
+    generated(one, row(max_tokens=3), row(max_tokens=3, request=Request.of("Hi", sampling=GREEDY)))
+    [alone, listed] = served.bodies("/generate")[-2:]
+    assert alone["sampling_params"]["ignore_eos"] is False
+    assert [(each["ignore_eos"], each["max_new_tokens"]) for each in listed["sampling_params"]] == [(False, 3)] * 2
+    assert played.problems == []
     served, played = play("openrouter_prefill")
     only = {"provider": {"only": ["together"]}}
     generated(policy("openrouter_prefill", served.url, extra_body=only), row(max_tokens=3))

@@ -79,6 +79,7 @@ def chunked(policy: Any, start: Row, chunk: int) -> Continuation:
     while not found.finish_reason and len(found.tokens) < most:
         step = min(chunk, most - len(found.tokens))
         [found] = generated(policy, replace(start, tokens=found.tokens, max_tokens=step))
+        assert found.new_tokens or found.finish_reason, "it would never end"
     return found
 
 
@@ -119,6 +120,12 @@ def test_a_repetition_penalty_is_that_of_the_local_policy(policy, local, penalty
 def test_knobs_are_turned_as_far_as_they_are_said_to_be(policy, local, sampling):
     """One candidate is left: the greedy one, however hot."""
     assert written(policy, row(sampling=sampling)) == written(local, row())
+
+
+def test_the_temperature_comes_before_top_p_as_in_the_local_policy(chain):
+    """The model is sure of every token: cut before it is heated, its distribution would leave that token alone."""
+    heated = Sampling(temperature=6.0, top_k=None, top_p=0.5)
+    assert len({c.tokens for c in generated(chain, *(row(sampling=heated, seed=i) for i in range(4)))}) == 4
 
 
 def test_nothing_is_left_of_the_servers_own_defaults(policy):
@@ -299,7 +306,7 @@ def test_repr_shows_what_was_set_and_no_key():
         ({"continuation": "id"}, "continuation='id' is unknown: use 'auto', 'ids', 'text' or 'prefill'"),
         ({"continuation": "text", "dialect": "openai"}, "continuation='text' needs tokenizer=…: a folder or a hub id"),
         ({"extra_body": {"seed": 1}}, "extra_body cannot set 'seed': a search sets that itself"),
-        ({"extra_body": {"prompt": ""}}, "extra_body cannot set 'prompt'"),
+        ({"extra_body": {"input_ids": []}}, "extra_body cannot set 'input_ids'"),
         ({"rows_per_request": 0}, "rows_per_request=0 is impossible: send one row at least"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.servers.launch import Server, free_port, llama_server
-from darwin_align.backends.endpoint import Endpoint, EndpointPolicy
+from darwin_align.backends.endpoint import Endpoint, EndpointPolicy, Limits
 from darwin_align.backends.endpoint.dialects import DIALECTS
 from darwin_align.backends.endpoint.server import PUBLIC, About, Served, about
 from darwin_align.core.errors import (
@@ -18,6 +18,7 @@ from darwin_align.core.errors import (
     EndpointAuthenticationError,
     EndpointConnectionError,
     EndpointNotFoundError,
+    EndpointServerError,
     ModelLoadError,
 )
 from darwin_align.core.types import Request, Sampling
@@ -33,7 +34,8 @@ VLLM_CARD = {"id": "org/model", "object": "model", "owned_by": "vllm", "root": "
 
 
 def found(url: str) -> About:
-    known: About = call(about, Endpoint(url, limits=QUICK))
+    once = Limits(attempts=1, breaker_failures=100, connect_timeout=1)
+    known: About = call(about, Endpoint(url, limits=once))
     return known
 
 
@@ -99,6 +101,15 @@ KINDS: list[tuple[str, dict[str, Any], About]] = [
 def test_a_server_is_recognised(name, paths, expected):
     with serving(answering(paths)) as served:
         assert found(served.url) == expected
+
+
+def test_a_server_with_a_web_page_everywhere_is_recognised_by_what_is_no_page():
+    paths = {"/v1/models": cards({"id": "a"}), "/version": {"version": "0.4"}}
+    with serving(lambda path, body: paths.get(path, "<html>Welcome</html>")) as served:
+        assert found(served.url) == About("vllm", (Served("a"),))
+        paths.pop("/v1/models")
+        with pytest.raises(EndpointServerError, match="the body is no JSON"):
+            found(served.url)
 
 
 def test_the_real_servers_are_recognised(llama: Server, serve: Server):
@@ -229,21 +240,17 @@ def test_the_way_that_was_named_is_the_only_one_tried(llama: Server):
     assert "beginning of the assistant's turn" not in str(raised.value)
 
 
-def test_ids_that_do_not_come_back_lead_to_text():
+@pytest.mark.parametrize("ids", [None, []], ids=["none", "an empty list"])
+def test_ids_that_do_not_come_back_lead_to_text(ids):
     def answer(path: str, body: Any) -> Any:
         if path == "/v1/completions":
-            return {
-                "choices": [{"index": 0, "text": " tea", "finish_reason": "length"}],
-                "usage": {"completion_tokens": 1},
-            }
+            choice = {"index": 0, "text": " tea", "finish_reason": "length", "token_ids": ids}
+            return {"choices": [choice], "usage": {"completion_tokens": 1}}
         return {"/v1/models": cards(VLLM_CARD)}.get(path, NOT_FOUND)
 
     with serving(answer) as served:
         report = call(EndpointPolicy(served.url, tokenizer=policy_path()).generate, [ROW])
-        assert (
-            "by text behind the chat template; not by token ids: it takes token ids but does not give them back"
-            in report.notes[0]
-        )
+        assert "by text behind the chat template; not by token ids: it takes token ids but does not" in report.notes[0]
 
 
 @pytest.mark.parametrize("way", ["ids", "text"])

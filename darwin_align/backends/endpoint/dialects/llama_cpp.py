@@ -17,9 +17,9 @@ _FINISH = {"limit": "length", "eos": "stop", "word": "stop"}
 class LlamaCpp(Dialect):
     """llama.cpp's native call for ids; OpenAI's for text and prefill, which also go through routers.
 
-    Under a seed it repeats itself while it writes one row at a time. Beside other rows it rounds otherwise: on a CPU one
-    answer in thirty then took another turn. It gives several choices too, but no more than it has slots, and with its
-    prompt cache a request for each costs no more.
+    Under a seed it repeats itself while it writes one row at a time. Beside other rows it rounds otherwise, so that now
+    and then a row takes another turn: on a CPU it was one in thirty, of 45 tokens. It gives several choices too, but no
+    more than it has slots, and with its prompt cache a request for each costs no more.
     """
 
     name: ClassVar[str] = "llama.cpp"

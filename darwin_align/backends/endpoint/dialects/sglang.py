@@ -50,17 +50,19 @@ class SGLang(Dialect):
         return self._generate(asked, "text", [prompt for prompt in asked.prompts if isinstance(prompt, str)])
 
     def _generate(self, asked: Asked, name: str, prompts: Sequence[Any]) -> Wire:
+        extra = dict(asked.extra or {})
         parameters: dict[str, Any] = {
             "max_new_tokens": asked.max_tokens,
             "temperature": asked.sampling.temperature,
             **self.sampling(asked.sampling),
             **({"stop": list(asked.stop[: self.most_stops])} if asked.stop else {}),
+            **extra.pop("sampling_params", {}),
         }
         seeded = [{**parameters, "sampling_seed": seed} for seed in asked.seeds] or [parameters]
         body: dict[str, Any] = {name: prompts[0], "sampling_params": seeded[0]}
         if len(prompts) > 1:
             body = {name: list(prompts), "sampling_params": seeded if len(seeded) > 1 else seeded[0]}
-        return "/generate", merged(body, asked.extra)
+        return "/generate", merged(body, extra)
 
     def read_text(self, data: Any, asked: Asked) -> list[Written]:
         """One object a prompt, with ``output_ids`` and ``meta_info``."""
