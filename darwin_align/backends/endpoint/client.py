@@ -64,7 +64,8 @@ class Limits(Settings):
     attempts: int = Field(8, gt=0)
     """Times that one call is tried."""
     deadline: float = Field(600.0, gt=0)
-    """Seconds for one call, with all its attempts and waits; waiting for a place among ``concurrency`` apart."""
+    """Seconds for one call, with all its attempts and waits; waiting for a place among ``concurrency`` apart. So long
+    may a server be away in the middle of a search."""
     attempt_timeout: float = Field(180.0, gt=0)
     """Seconds for one attempt, from the first byte sent to the last one read: an answer that drips in ends here."""
     read_timeout: float = Field(120.0, gt=0)
@@ -199,7 +200,7 @@ class Endpoint:
         return f"{type(self).__name__}({', '.join(map(repr, self.roots))})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_live": None, "_turn": count()}
+        return {**self.__dict__, "_live": None, "_turn": count(), "counts": Counter()}
 
     @property
     def host(self) -> str:
@@ -247,25 +248,32 @@ class Endpoint:
             raise self._late(call) from error
 
     async def _attempt(self, live: _Live, call: _Call) -> Reply:
-        async with self._place(live, call):
-            host = await self._chosen(live, call)
-            number = host.breaker.begin()
-            host.in_flight += 1
-            call.attempts += 1
-            self.counts["requests"] += 1
-            try:
-                reply = await self._asked(host, call)
-            except Fault as fault:
-                self._note_fault(live, host, call, fault, number)
-                raise
-            except DarwinError:
-                host.lives()  # it answered: the request is what it does not like
-                raise
-            except BaseException:
-                host.breaker.abandoned(number)
-                raise
-            finally:
-                host.in_flight -= 1
+        while True:
+            # No place is held meanwhile: all that wait for a server that is away give up in time, not in turns.
+            while not live.ready():
+                await asyncio.sleep(min(host.breaker.ready_in(monotonic()) for host in live.hosts) + 0.001)
+            async with self._place(live, call):
+                if ready := live.ready():
+                    return await self._ask(live, self._chosen(ready, call), call)
+
+    async def _ask(self, live: _Live, host: _Host, call: _Call) -> Reply:
+        number = host.breaker.begin()
+        host.in_flight += 1
+        call.attempts += 1
+        self.counts["requests"] += 1
+        try:
+            reply = await self._asked(host, call)
+        except Fault as fault:
+            self._note_fault(live, host, call, fault, number)
+            raise
+        except DarwinError:
+            host.lives()  # it answered: the request is what it does not like
+            raise
+        except BaseException:
+            host.breaker.abandoned(number)
+            raise
+        finally:
+            host.in_flight -= 1
         host.lives()
         self.counts["answers"] += 1
         return reply
@@ -286,6 +294,9 @@ class Endpoint:
             with suppress(ValueError):
                 return Reply(response.json(), response.headers, host.root)
         response = self._without_secrets(response)
+        if call.method == "GET" and response.is_success and "html" in response.headers.get("content-type", ""):
+            # A page for people, at a path that is no call: asking again would not change that.
+            raise EndpointServerError(f"{asked} is a web page: is base_url right?", status=response.status_code)
         broken_path = call.method == "GET" and response.status_code == httpx.codes.INTERNAL_SERVER_ERROR
         if not broken_path and (fault := fault_of_answer(response)):
             raise fault
@@ -306,10 +317,8 @@ class Endpoint:
         except (httpx.RequestError, TimeoutError) as error:
             raise fault_of_exception(error) from error
 
-    async def _chosen(self, live: _Live, call: _Call) -> _Host:
+    def _chosen(self, ready: Sequence[_Host], call: _Call) -> _Host:
         """The server to ask now: one that this call has not failed on lately, with the fewest requests in flight."""
-        while not (ready := live.ready()):
-            await asyncio.sleep(min(host.breaker.ready_in(monotonic()) for host in live.hosts) + 0.001)
         turn, last = next(self._turn), call.failed[-1][0] if call.failed else None
         order = [ready[(turn + i) % len(ready)] for i in range(len(ready))]
         return min(order, key=lambda host: (host in call.tried, host is last, host.in_flight))
@@ -333,7 +342,7 @@ class Endpoint:
         never = not any(host.answered for host, _ in call.failed)
         if all(host.unknown for host in live.hosts):
             raise self._for_good(call, fault) from fault.__cause__
-        if fault.kind == "refused" and never and call.attempts >= _FIRST_CONTACT:
+        if fault.kind in ("refused", "connect_timeout") and never and call.attempts >= _FIRST_CONTACT:
             raise self._for_good(call, fault) from fault.__cause__
         if call.attempts < self.limits.attempts and fault.retry_after > call.left(live.loop.time()):
             fault.about += (
