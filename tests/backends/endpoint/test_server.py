@@ -108,7 +108,7 @@ def test_a_server_with_a_web_page_everywhere_is_recognised_by_what_is_no_page():
     with serving(lambda path, body: paths.get(path, "<html>Welcome</html>")) as served:
         assert found(served.url) == About("vllm", (Served("a"),))
         paths.pop("/v1/models")
-        with pytest.raises(EndpointServerError, match="no JSON"):
+        with pytest.raises(EndpointServerError, match="web page"):
             found(served.url)
 
 
