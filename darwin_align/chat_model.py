@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from langchain_core.callbacks import (
-    AsyncCallbackManagerForLLMRun,
-    CallbackManager,
-    CallbackManagerForLLMRun,
-)
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
+from langchain_core.language_models.chat_models import generate_from_stream
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import ensure_config, patch_config
+from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.utils.utils import LC_ID_PREFIX
 from pydantic import ConfigDict, model_validator
 
-from darwin_align.core import Beam, SearchResult
+from darwin_align.committed import Committed
+from darwin_align.core import Beam, Event, Population, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.identity import identity
 from darwin_align.model_errors import model_errors
+from darwin_align.operators.portal import acall
 from darwin_align.operators.together import RunsTogether
+from darwin_align.runs import adopted, ahanding, children_of, handing
 from darwin_align.search import DarwinSearch
+from darwin_align.settings import SETTINGS, joined
+from darwin_align.structured import Method, Schema, Structure, as_response_format
+from darwin_align.tools import Tool, ToolChoice, bound_tools, call_chunks, message_of, profile_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +42,11 @@ if TYPE_CHECKING:
 __all__ = ["DarwinChatModel"]
 
 Bypass = Callable[[list[BaseMessage]], bool]
+StreamingMode = Literal["final", "committed"]
+
+_TOLD = {"search", "model_name", "stop", "streaming", "streaming_mode"}
+_UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _TOLD
+"""Fields of a chat model that decide no answer, and those that are told by themselves."""
 
 
 class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel):
@@ -40,7 +54,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
     Without arguments it is the embedded pair. Give ``search``, or what :class:`DarwinSearch` takes (``policy``,
     ``scorer``, ``selector``, ``config`` …), or use :meth:`from_pretrained` for models of your own. Without a policy,
-    the embedded pair does what is not given.
+    the embedded pair does what is not given. Settings may also be given one by one, as to a call: ``cycles``, ``seed``,
+    ``temperature``, ``max_tokens`` …
 
     Raises:
         ConfigError: an unknown argument, or arguments that contradict each other.
@@ -57,7 +72,15 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     search: DarwinSearch
     bypass: Bypass | None = None
     """Says of a conversation that it is answered by one plain sample, without a search. Never, by default."""
+    streaming_mode: StreamingMode = "final"
+    """"final": a stream's text comes once the answer is decided, for until then every word may still be replaced.
+    "committed": text comes as soon as every answer that is still possible begins with it, which is rarely long before
+    the end. Settings under which that never happens before the end are refused."""
     model_name: str = "darwin"
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, where a call gives none."""
+    streaming: bool = False
+    """Whether ``invoke`` tells callback handlers of tokens, as ``stream`` does."""
 
     def __init__(self, **arguments: Any) -> None:
         with plain_errors(type(self)):
@@ -68,11 +91,11 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     def _build_search(cls, given: dict[str, Any]) -> dict[str, Any]:
         own = {name: given[name] for name in given if name in cls.model_fields and name != "search"}
         parts = {name: given[name] for name in given if name not in cls.model_fields}
-        if unknown := sorted(parts.keys() - DarwinSearch.model_fields.keys()):
-            known = cls.model_fields.keys() | DarwinSearch.model_fields.keys()
+        if unknown := sorted(parts.keys() - DarwinSearch.model_fields.keys() - SETTINGS):
+            known = cls.model_fields.keys() | DarwinSearch.model_fields.keys() | SETTINGS
             raise ConfigError(f"DarwinChatModel has no argument {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
         if "search" not in given:
-            return {**own, **_embedded(own, parts)}
+            return {**own, **_embedded(own, joined(parts))}
         if parts:
             raise ConfigError(f"search=… already holds its parts: leave out {', '.join(sorted(parts))}, or search")
         return {**own, "search": given["search"]}
@@ -139,6 +162,155 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             **arguments,
         )
 
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer a conversation.
+
+        Args:
+            input: a text, messages, or a prompt value.
+            config: LangChain's run configuration. ``{"configurable": {...}}`` swaps operators and their fields.
+            stop: texts that end an answer.
+            kwargs: for this call only, any setting that :meth:`DarwinSearch.invoke
+                <darwin_align.search.DarwinSearch.invoke>` takes, ``on_event`` and ``replay`` among them; and ``n``.
+
+        Raises:
+            RequestError: the conversation cannot be answered.
+            ConfigError: an unknown or impossible setting.
+            ModelError: LangChain's, of the kind that fits: a server cannot be used.
+        """
+        return super().invoke(input, config, stop=stop, **self._chosen(config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer as :meth:`invoke` does, without blocking the event loop. Cancelling it ends the search."""
+        return await super().ainvoke(input, config, stop=stop, **self._chosen(config, kwargs))
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Answer as :meth:`invoke` does, in chunks: the answer comes once it is decided, for no word is safe before.
+
+        Meanwhile custom events named ``darwin_progress`` and ``on_event`` say how the search stands.
+        """
+        kwargs = self._chosen(config, kwargs)
+        config, children = adopted(config)
+        chunks: Any = super().stream(input, config, stop=stop, **kwargs)
+        yield from handing(chunks, children)
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Stream as :meth:`stream` does, without blocking the event loop. Cancelling or closing it ends the search."""
+        kwargs = self._chosen(config, kwargs)
+        config, children = adopted(config)
+        chunks: Any = super().astream(input, config, stop=stop, **kwargs)
+        async with aclosing(ahanding(chunks, children)) as passing:
+            async for chunk in passing:
+                yield chunk
+
+    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Stream events as every chat model does; see :meth:`BaseChatModel.stream_events`."""
+        return super().stream_events(input, config, **self._chosen(config, kwargs))
+
+    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Stream events as every chat model does; see :meth:`BaseChatModel.astream_events`."""
+        return super().astream_events(input, config, **self._chosen(config, kwargs))
+
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: ToolChoice = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let answers call tools.
+
+        Args:
+            tools: functions, pydantic classes, LangChain tools, or OpenAI's dicts.
+            tool_choice: "auto" (the default), "any" or ``True`` for some tool, a tool's name, or "none".
+            strict: whether a call that breaks its tool's schema cannot be made: it is among ``invalid_tool_calls``
+                then, and its answer loses to any other. Every argument is required then, and no other name is allowed.
+                ``None`` leaves it to the tools.
+            parallel_tool_calls: whether an answer may make several calls; it may by default.
+            kwargs: settings of :meth:`invoke`, ``response_format`` among them.
+
+        Raises:
+            ConfigError: a tool that is no function, or a choice that is not known.
+
+        >>> def steep(minutes: int) -> str:
+        ...     '''Steep the tea.'''
+        >>> model = DarwinChatModel(cycles=1, seed=1).bind_tools([steep], tool_choice="any")
+        >>> model.invoke("Steep it for 3 minutes.").tool_calls[0]["name"]
+        'steep'
+        """
+        return self.bind(**bound_tools(tools, tool_choice, strict, parallel_tool_calls), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Schema | None = None,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answer with an object instead of a message.
+
+        Answers that do not keep the schema lose to those that do. A local model cannot break it.
+
+        Args:
+            schema: a pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function.
+            method: "json_schema" answers with JSON; "function_calling" by a call of a tool with this schema;
+                "json_mode" with any JSON object, so the instruction has to say what it holds.
+            include_raw: return a dict of ``raw`` (the message), ``parsed`` and ``parsing_error`` instead of raising.
+            strict: whether every name of the schema is required, and no other allowed.
+            kwargs: settings of :meth:`invoke`.
+
+        Returns:
+            A chain to an instance of a pydantic class, else to a dict.
+
+        Raises:
+            ConfigError: no schema, or a method that is not known or does not suit it.
+
+        >>> from pydantic import BaseModel
+        >>> class Tea(BaseModel):
+        ...     minutes: int
+        >>> model = DarwinChatModel(cycles=1, seed=1).with_structured_output(Tea)
+        >>> isinstance(model.invoke("How long does green tea steep?"), Tea)
+        True
+        """
+        structure = Structure(schema, method, strict)
+        if method == "function_calling":
+            tool = structure.tool
+            bound = self.bind_tools([tool], tool_choice=tool["function"]["name"], **structure.bound, **kwargs)
+        else:
+            bound = self.bind(**structure.bound, **kwargs)
+        return structure.read(bound, include_raw=include_raw)
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -146,10 +318,15 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        n, settings = self._settings(messages, stop, kwargs)
-        with model_errors():
-            result = self.search.invoke(messages, _config(run_manager), **settings)
-        return _chat_result(result, n, self.model_name)
+        if run_manager is None or not self._is_watched(run_manager, kwargs):
+            return self._answer(messages, stop, run_manager, kwargs)
+        message_id, chunks = f"{LC_ID_PREFIX}-{run_manager.run_id}", []
+        for chunk in self._stream(messages, stop, run_manager, **kwargs):
+            chunks.append(_told(chunk, message_id))
+            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+        chunks.append(_told(_end(), message_id))
+        run_manager.on_llm_new_token("", chunk=chunks[-1])
+        return generate_from_stream(iter(chunks))
 
     async def _agenerate(
         self,
@@ -158,10 +335,15 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        n, settings = self._settings(messages, stop, kwargs)
-        with model_errors():
-            result = await self.search.ainvoke(messages, _config(run_manager), **settings)
-        return _chat_result(result, n, self.model_name)
+        if run_manager is None or not self._is_watched(run_manager, kwargs):
+            return await self._aanswer(messages, stop, run_manager, kwargs)
+        message_id, chunks = f"{LC_ID_PREFIX}-{run_manager.run_id}", []
+        async for chunk in self._astream(messages, stop, run_manager, **kwargs):
+            chunks.append(_told(chunk, message_id))
+            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+        chunks.append(_told(_end(), message_id))
+        await run_manager.on_llm_new_token("", chunk=chunks[-1])
+        return generate_from_stream(iter(chunks))
 
     def _stream(
         self,
@@ -170,8 +352,14 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        """Yield the answer once it is decided: until then every word may still be replaced."""
-        yield _chunk(self._generate(messages, stop, run_manager, **kwargs))
+        call = _Call(self, messages, stop, _streamable(kwargs))
+        committed = call.committed(self, messages)
+        with model_errors(), closing(self.search.steps(messages, call.config(run_manager), **call.settings)) as steps:
+            for step in steps:
+                if isinstance(step, SearchResult):
+                    yield _chunk(self._chat_result(step, call), committed.rest(step) if committed else None)
+                elif committed and (text := committed.fresh()):
+                    yield ChatGenerationChunk(message=AIMessageChunk(content=text))
 
     async def _astream(
         self,
@@ -180,18 +368,58 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        yield _chunk(await self._agenerate(messages, stop, run_manager, **kwargs))
+        call = _Call(self, messages, stop, _streamable(kwargs))
+        committed = call.committed(self, messages)
+        with model_errors():
+            async with aclosing(self.search.asteps(messages, call.config(run_manager), **call.settings)) as steps:
+                async for step in steps:
+                    if isinstance(step, SearchResult):
+                        rest = committed.rest(step) if committed else None
+                        yield _chunk(await acall(self._chat_result, step, call), rest)
+                    elif committed and (text := committed.fresh()):
+                        yield ChatGenerationChunk(message=AIMessageChunk(content=text))
 
-    def _settings(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> tuple[int, dict[str, Any]]:
-        settings = {**kwargs, **({"stop": stop} if stop else {})}
-        n = 1 if (asked := settings.pop("n", None)) is None else asked
-        if not isinstance(n, int) or n < 1:
-            raise ConfigError(f"n = {n!r}: it is the number of answers to return, best first, so at least 1")
-        if self.bypass is not None and self.bypass(messages):
-            settings.update(cycles=0, lookahead=0)
-        return n, settings
+    def _answer(
+        self, messages: list[BaseMessage], stop: list[str] | None, run_manager: Any, kwargs: dict[str, Any]
+    ) -> ChatResult:
+        call = _Call(self, messages, stop, kwargs)
+        with model_errors():
+            result = self.search.run(messages, call.config(run_manager), **call.settings)
+            return self._chat_result(result, call)
+
+    async def _aanswer(
+        self, messages: list[BaseMessage], stop: list[str] | None, run_manager: Any, kwargs: dict[str, Any]
+    ) -> ChatResult:
+        call = _Call(self, messages, stop, kwargs)
+        with model_errors():
+            result = await self.search.arun(messages, call.config(run_manager), **call.settings)
+            answer: ChatResult = await acall(self._chat_result, result, call)
+        return answer
+
+    def _chat_result(self, result: SearchResult, call: _Call) -> ChatResult:
+        # Plain code: how calls are written may have to be asked of a server.
+        return _chat_result(result, call.n, self.model_name, self.search.speaker(call.config(None)))
+
+    def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
+        # Where there is a run manager LangChain would call `_stream` without it, and the search's runs would have no
+        # parent. `_generate` gets it, and tells the handlers of the tokens itself.
+        return run_manager is None and super()._should_stream(async_api=async_api, **kwargs)
+
+    def _is_watched(self, run_manager: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether a handler of an ``invoke`` waits for tokens, as ``astream_events`` and LangGraph's do."""
+        one = kwargs.get("n") in (None, 1)  # the tokens of several answers would run into one another
+        return one and super()._should_stream(async_api=False, run_manager=run_manager, **kwargs)
+
+    def _chosen(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments with what the config chooses among the operators: LangChain gives ``_generate`` no config."""
+        given = ensure_config(config).get("configurable", {})
+        chosen = {spec.id: given[spec.id] for spec in self.config_specs if spec.id in given} if given else {}
+        return {**kwargs, "configurable": {**chosen, **kwargs.get("configurable", {})}} if chosen else kwargs
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """What ``{"configurable": {...}}`` may change in a call: fields and alternatives of the search's operators."""
+        return self.search.config_specs
 
     @property
     def _llm_type(self) -> str:
@@ -200,20 +428,32 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Every setting that decides the answer: LangChain's cache keys are made of it."""
-        operators = self.search.operators(self.search.config)
-        return {
-            "model_name": self.model_name,
-            "config": self.search.config.model_dump(mode="json"),
-            "sampling": self.search.sampling.model_dump(mode="json"),
-            "bypass": repr(self.bypass),
-            "operators": {role: repr(operator) for role, operator in operators.items()},
-        }
+        own = {name: getattr(self, name) for name in type(self).model_fields if name not in _UNDECIDING}
+        search = {name: getattr(self.search, name) for name in type(self.search).model_fields if name != "name"}
+        told = {"model_name": self.model_name, "default_stop": identity(self.stop)}  # "stop" is the call's own
+        return {**told, **{name: identity(value) for name, value in {**search, **own}.items()}}
+
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        params = super()._get_invocation_params(stop=stop, **_deciding(kwargs))
+        if replay := params.get("replay"):
+            params["replay"] = f"{len(replay)} recorded events"
+        return params
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        return super()._get_llm_string(stop=stop, **_deciding(kwargs))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "darwin_align"
-        params["ls_model_name"] = self.model_name
+        params["ls_model_name"] = kwargs.get("model") or self.model_name
+        params.setdefault("ls_temperature", self.search.sampling.temperature)
+        params.setdefault("ls_max_tokens", self.search.config.max_new_tokens)
+        if self.stop:
+            params.setdefault("ls_stop", list(self.stop))
         return params
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return profile_of(self.search.speaker(), self.search.config)
 
 
 def _overruled(shared: dict[str, Any], name: str, own: Mapping[str, Any], loader: Callable[..., Any]) -> dict[str, Any]:
@@ -233,18 +473,75 @@ def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
     return {"model_name": own.get("model_name", "pocket"), "search": pocket_search(**parts)}
 
 
-def _config(run_manager: Any) -> RunnableConfig | None:
-    """Run the operators as children of the model's own run. LangChain's LLM run managers have no ``get_child``."""
-    if run_manager is None:
-        return None
-    children = CallbackManager(handlers=[], parent_run_id=run_manager.run_id)
-    children.set_handlers(run_manager.inheritable_handlers)
-    children.add_tags(run_manager.inheritable_tags)
-    children.add_metadata(run_manager.inheritable_metadata)
-    return RunnableConfig(callbacks=children)
+class _Call:
+    """What is asked of the search in one call."""
+
+    def __init__(
+        self, model: DarwinChatModel, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]
+    ) -> None:
+        self.settings = {**given, **({"stop": stop} if (stop := stop or list(model.stop)) else {})}
+        self.settings.pop("stream", None)  # says whether, not what
+        if isinstance(form := self.settings.get("response_format"), type):
+            self.settings["response_format"] = as_response_format(form)
+        self.configurable = self.settings.pop("configurable", None)
+        if self.configurable:
+            known = [spec.id for spec in model.config_specs]
+            if unknown := sorted(self.configurable.keys() - set(known)):
+                raise ConfigError(f"no operator has a configurable {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+        self.mode: StreamingMode = self.settings.pop("streaming_mode", None) or model.streaming_mode
+        if self.mode not in (modes := get_args(StreamingMode)):
+            raise ConfigError(f"unknown streaming_mode {self.mode!r}: {did_you_mean(str(self.mode), modes)}")
+        n = self.settings.pop("n", None)
+        self.n: int = 1 if n is None else n
+        if not isinstance(self.n, int) or self.n < 1:
+            raise ConfigError(f"n = {n!r}: it is the number of answers to return, best first, so at least 1")
+        if model.bypass is not None and model.bypass(messages):
+            self.settings.update(cycles=0, lookahead=0)
+            self.mode = "final"  # one plain sample: it is decoded in one piece
+
+    def config(self, run_manager: Any) -> RunnableConfig:
+        """Run the operators as children of the model's own run."""
+        return patch_config(children_of(run_manager), configurable=self.configurable)
+
+    def committed(self, model: DarwinChatModel, messages: list[BaseMessage]) -> Committed | None:
+        """What follows the search to tell what is safe, if that is wanted."""
+        if self.mode == "final":
+            return None
+        own = ("replay", "on_event")
+        asked = model.search.request(messages, {n: v for n, v in self.settings.items() if n not in own})
+        committed, watching = Committed(*asked), self.settings.get("on_event")
+
+        def watch(event: Event, population: Population) -> None:
+            committed.after(event, population)
+            if watching:
+                watching(event, population)
+
+        self.settings["on_event"] = watch
+        return committed
 
 
-def _chat_result(result: SearchResult, n: int, model_name: str) -> ChatResult:
+def _deciding(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call that may decide its answer."""
+    return {name: value for name, value in kwargs.items() if name not in ("on_event", "stream", "streaming_mode")}
+
+
+def _streamable(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if kwargs.get("n") not in (None, 1):
+        raise ConfigError(f"n = {kwargs['n']!r}: a stream carries one answer; leave n out, or call generate(…, n=…)")
+    return kwargs
+
+
+def _told(chunk: ChatGenerationChunk, message_id: str) -> ChatGenerationChunk:
+    """The chunk with its message's id, so that whoever has seen the tokens knows the message again."""
+    chunk.message.id = message_id
+    return chunk
+
+
+def _end() -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=AIMessageChunk(content="", chunk_position="last"))
+
+
+def _chat_result(result: SearchResult, n: int, model_name: str, speaker: Any) -> ChatResult:
     beams = result.ranking[:n] or (result.best,)
     usage = UsageMetadata(
         input_tokens=result.usage.prefilled_tokens,
@@ -259,7 +556,8 @@ def _chat_result(result: SearchResult, n: int, model_name: str) -> ChatResult:
             "darwin": _darwin_metadata(result, beam),
         }
         # What the whole search spent is counted once, on its best answer.
-        message = AIMessage(beam.text, response_metadata=metadata, usage_metadata=usage if rank == 0 else None)
+        told: dict[str, Any] = {"response_metadata": metadata, "usage_metadata": usage if rank == 0 else None}
+        message = message_of(result, beam, speaker, **told)
         generations.append(ChatGeneration(message=message, generation_info={"finish_reason": beam.finish_reason}))
     return ChatResult(generations=generations, llm_output={"model_name": model_name, "usage": usage})
 
@@ -278,11 +576,13 @@ def _darwin_metadata(result: SearchResult, beam: Beam) -> dict[str, Any]:
     }
 
 
-def _chunk(result: ChatResult) -> ChatGenerationChunk:
+def _chunk(result: ChatResult, text: str | None) -> ChatGenerationChunk:
+    """The answer as one chunk, or what is left of it; usage and metadata are on no other."""
     message = result.generations[0].message
     assert isinstance(message, AIMessage)  # noqa: S101 - built by _chat_result
     chunk = AIMessageChunk(
-        content=message.content,
+        content=message.content if text is None else text,
+        tool_call_chunks=call_chunks(message),
         response_metadata=message.response_metadata,
         usage_metadata=message.usage_metadata,
     )

@@ -5,16 +5,24 @@ from __future__ import annotations
 import logging
 import secrets
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
 from typing import Any, Self
 
 from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import (
+    ensure_config,
+    get_callback_manager_for_config,
+    patch_config,
+    set_config_context,
+)
+from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
+from langchain_core.runnables.graph import Graph
+from langchain_core.runnables.utils import ConfigurableFieldSpec, coro_with_context, get_unique_config_specs
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from darwin_align.core import (
@@ -32,16 +40,21 @@ from darwin_align.core import (
 from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import OperatorName
+from darwin_align.loop_graph import loop_graph
 from darwin_align.model_errors import is_remote_fault, message_of
-from darwin_align.operators.base import Check, Mutator, Scorer
+from darwin_align.operators.base import Check, Decoder, Mutator, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
-from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector
+from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector, parts_of
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import IdentityMutator, PolicyMutator
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt
 from darwin_align.operators.selectors import NoSelection, SMCSelector, TopKReplacement, Tournament
 from darwin_align.operators.together import RunsTogether
+from darwin_align.operators.tracing import TracedSmall, cut
+from darwin_align.operators.verdicts import check_asked
+from darwin_align.progress import Progress, asend, send
+from darwin_align.settings import ALIASES
 
 __all__ = ["DarwinSearch", "SearchInput"]
 
@@ -54,11 +67,10 @@ and ended the search, the last event says so, and the population is the question
 
 _SAMPLING = frozenset(Sampling.model_fields)
 _SEARCH = frozenset(SearchConfig.model_fields)
-_REQUEST = frozenset({"stop", "tools", "tool_choice", "response_format"})
-_ALIASES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
+_REQUEST = frozenset({"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format"})
 
 
-class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable[SearchInput, SearchResult]):
+class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchInput, SearchResult]):
     """Reward-guided evolutionary decoding (DARWIN, arXiv 2406.15193).
 
     Give a policy and a scorer; mutator, decoder and selector follow from them and from the settings unless they are
@@ -121,8 +133,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable
             input: a text, messages, a prompt value, or a :class:`Request`.
             config: LangChain's run configuration.
             settings: for this call only, any setting of :class:`SearchConfig` or :class:`Sampling`, and ``stop``,
-                ``tools``, ``tool_choice``, ``response_format``, ``max_tokens``; also ``replay`` (recorded events to
-                start from) and ``on_event`` (called after every answer).
+                ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format``, ``max_tokens``; also
+                ``replay`` (recorded events to start from) and ``on_event`` (called after every answer).
 
         Raises:
             RequestError: the conversation cannot be answered.
@@ -132,33 +144,93 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable
             EndpointError: a server cannot be used, before anything was scored or with ``on_failure="raise"``; likewise
                 what a user's own operator raises for it, LangChain's ``ModelError`` or httpx's ``TransportError``.
         """
-        return self._call_with_config(partial(self._run, **settings), input, config)
+        return self._traced(lambda config: _last(self._steps(input, config, settings)), input, config, _shown)
 
     async def ainvoke(self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any) -> SearchResult:
         """Search as :meth:`invoke` does, with the same result, without blocking the event loop."""
-        return await self._acall_with_config(partial(self._arun, **settings), input, config)
+        return await self._atraced(lambda config: _alast(self._asteps(input, config, settings)), input, config, _shown)
 
-    def _run(self, input: SearchInput, config: RunnableConfig, **settings: Any) -> SearchResult:
+    def run(self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any) -> SearchResult:
+        """Search as :meth:`invoke` does, without a run of its own: the operators' runs are children of the config's.
+
+        For whoever has a run already, like a chat model.
+        """
+        return _last(self.steps(input, config, **settings))
+
+    async def arun(self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any) -> SearchResult:
+        """Search as :meth:`run` does, without blocking the event loop."""
+        return await _alast(self.asteps(input, config, **settings))
+
+    def steps(
+        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any
+    ) -> Generator[Event | SearchResult, None, None]:
+        """Search as :meth:`run` does, step by step: closing the generator ends the search.
+
+        Yields:
+            Every live answer's event, and at last the result.
+        """
+        config = ensure_config(config)
+        steps = self._steps(input, config, settings)
+        with set_config_context(config) as context, closing(steps):
+            while (step := context.run(next, steps, None)) is not None:
+                yield step
+
+    async def asteps(
+        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any
+    ) -> AsyncGenerator[Event | SearchResult, None]:
+        """Search as :meth:`steps` does, without blocking the event loop."""
+        config = ensure_config(config)
+        steps = self._asteps(input, config, settings)
+        with set_config_context(config) as context:
+            async with aclosing(steps):
+                while (step := await coro_with_context(_next(steps), context)) is not None:
+                    yield step
+
+    def _steps(
+        self, input: SearchInput, config: RunnableConfig, settings: dict[str, Any]
+    ) -> Generator[Event | SearchResult, None, None]:
         asked = _Asked(self, input, **settings)
-        run = _Run(self, asked, self._room(asked.request))
+        run = _Run(self, asked, self._room(asked.request, config), config)
         with run.released():
             for question, operator in run:
                 with run.answering(question):
-                    run.reply = operator.invoke(question.population, config)
-        return run.result
+                    run.reply = operator.invoke(question.population, _marked(config, question))
+                send(run.progress, config)
+                yield run.answer
+        yield run.result
 
-    async def _arun(self, input: SearchInput, config: RunnableConfig, **settings: Any) -> SearchResult:
+    async def _asteps(
+        self, input: SearchInput, config: RunnableConfig, settings: dict[str, Any]
+    ) -> AsyncGenerator[Event | SearchResult, None]:
         asked = _Asked(self, input, **settings)
-        run = _Run(self, asked, await acall(self._room, asked.request))
+        run = _Run(self, asked, await acall(self._room, asked.request, config), config)
         with run.released():
             for question, operator in run:
                 with run.answering(question):
-                    run.reply = await operator.ainvoke(question.population, config)
-        return run.result
+                    run.reply = await operator.ainvoke(question.population, _marked(config, question))
+                await asend(run.progress, config)
+                yield run.answer
+        yield run.result
 
-    def _room(self, request: Request) -> int | None:
+    def _room(self, request: Request, config: RunnableConfig) -> int | None:
         """Tokens of an answer that the scorer can read; a remote one may have to ask its server."""
-        return self._scorer.room(request) if isinstance(self._scorer, Scorer) else None
+        rooms = [part.room(request) for part in parts_of(self._scorer, config) if isinstance(part, Scorer)]
+        return min((room for room in rooms if room is not None), default=None)
+
+    def speaker(self, config: RunnableConfig | None = None) -> Any:
+        """The policy that writes the answers in a call with this config."""
+        parts = parts_of(self._decoder, ensure_config(config))
+        return next((part.policy for part in parts if isinstance(part, Decoder)), None)
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """What ``{"configurable": {...}}`` may change in a call: fields and alternatives of the operators."""
+        operators = self.operators(self.config).values()
+        return get_unique_config_specs(spec for operator in operators for spec in operator.config_specs)
+
+    def get_graph(self, config: RunnableConfig | None = None) -> Graph:
+        """Draw the loop, as it runs under the search's own settings and the config's choice of operators."""
+        return loop_graph(self, self.operators(self.config), self.config, ensure_config(config))
 
     def request(self, input: SearchInput, settings: dict[str, Any]) -> tuple[Request, SearchConfig]:
         """Split a call's input and settings into the request and the search's settings.
@@ -167,11 +239,11 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], RunnableSerializable
             ConfigError: an unknown setting.
         """
         given = {name: value for name, value in settings.items() if value is not None}
-        if len(twice := sorted(given.keys() & {*_ALIASES, *_ALIASES.values()})) > 1:
+        if len(twice := sorted(given.keys() & {*ALIASES, *ALIASES.values()})) > 1:
             raise ConfigError(f"{' and '.join(twice)} are one setting: give one of them")
-        named = {_ALIASES.get(name, name): value for name, value in given.items()}
+        named = {ALIASES.get(name, name): value for name, value in given.items()}
         if unknown := sorted(named.keys() - _SAMPLING - _SEARCH - _REQUEST):
-            known = _SAMPLING | _SEARCH | _REQUEST | _ALIASES.keys()
+            known = _SAMPLING | _SEARCH | _REQUEST | ALIASES.keys()
             raise ConfigError(f"unknown setting {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
         request = input if isinstance(input, Request) else Request(conversation=_turns(input), sampling=self.sampling)
         by_hand = request.sampling.model_dump(exclude_unset=True)  # a default may give way where a server lacks it
@@ -253,10 +325,14 @@ class _Run:
     An answer is the ``reply`` that is set within :meth:`answering`.
     """
 
-    def __init__(self, search: DarwinSearch, asked: _Asked, room: int | None) -> None:
+    def __init__(self, search: DarwinSearch, asked: _Asked, room: int | None, run_config: RunnableConfig) -> None:
         config = _readable(asked.config, room)
         self.operators = search.operators(config)
-        held = [part for operator in self.operators.values() for part in getattr(operator, "holders", ())]
+        parts = [part for operator in self.operators.values() for part in parts_of(operator, run_config)]
+        for part in parts:
+            if isinstance(part, Decoder):
+                check_asked(asked.request, part.policy)  # before the mutations are paid for
+        held = [holder for part in parts for holder in getattr(part, "holders", ())]
         self.holders = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
         self.search_id = uuid.uuid4().hex
         self.algorithm = darwin(asked.request, config, self.search_id)
@@ -264,6 +340,11 @@ class _Run:
         self.may_end = config.on_failure == "best_so_far"
         self.reply: Population
         self.event: Event | None = None
+        self.answer: Event
+        """The last live answer."""
+        self.standing = Progress(config)
+        self.progress: dict[str, Any] | None = None
+        """How the search stands after the last answer."""
         self.result: SearchResult
 
     def __iter__(self) -> Iterator[tuple[Question, Runnable[Any, Any]]]:
@@ -298,11 +379,14 @@ class _Run:
             _warn(self.event)
         else:
             self.event = question.answered(self.reply, perf_counter() - start)
+        self.answer = self.event
         self._tell(self.event, question)
 
     def _tell(self, event: Event, question: Question) -> None:
+        population = question.fold(event).spend(Usage(seconds=event.seconds))
+        self.progress = self.standing.after(event, population)
         if self.on_event:
-            self.on_event(event, question.fold(event).spend(Usage(seconds=event.seconds)))
+            self.on_event(event, population)
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -313,6 +397,44 @@ class _Run:
             self.algorithm.close()
             for release in filter(None, (getattr(holder, "release", None) for holder in self.holders)):
                 release(self.search_id)
+
+
+def _last(steps: Generator[Event | SearchResult, None, None]) -> SearchResult:
+    *_, result = steps
+    return result  # type: ignore[return-value]
+
+
+async def _alast(steps: AsyncGenerator[Event | SearchResult, None]) -> SearchResult:
+    async with aclosing(steps):
+        async for step in steps:  # noqa: B007 - the last one counts
+            pass
+    return step  # type: ignore[return-value]
+
+
+async def _next(steps: AsyncGenerator[Event | SearchResult, None]) -> Event | SearchResult | None:
+    return await anext(steps, None)
+
+
+def _marked(config: RunnableConfig, question: Question) -> RunnableConfig:
+    """The config for an operator, with the question as the run's tag: ``darwin:decode`` and so on."""
+    manager = get_callback_manager_for_config(config)
+    manager.add_tags([f"darwin:{question.operator}"], inherit=False)
+    return patch_config(config, callbacks=manager)
+
+
+def _shown(result: SearchResult) -> dict[str, Any]:
+    """A result as a trace shows it: without its events."""
+    return {
+        "text": result.text,
+        "reward": result.reward,
+        "instruction": cut(result.instruction, 400),
+        "first_response": {"text": cut(result.first_response.text, 400), "reward": result.first_response.reward},
+        "cycles": result.cycles,
+        "stop_reason": result.stop_reason,
+        "failure": result.failure,
+        "seed": result.config.seed,
+        "usage": result.usage.model_dump(),
+    }
 
 
 def _warn(event: Event) -> None:
@@ -345,10 +467,24 @@ def _guarded(mutator: Runnable[Any, Any], checks: Sequence[Check]) -> Runnable[A
         return mutator.guarded(*checks)
     if isinstance(mutator, RunnableBindingBase):
         return mutator.model_copy(update={"bound": _guarded(mutator.bound, checks)})
+    if isinstance(mutator, RunnableWithFallbacks):
+        fallbacks = [_guarded(fallback, checks) for fallback in mutator.fallbacks]
+        return mutator.model_copy(update={"runnable": _guarded(mutator.runnable, checks), "fallbacks": fallbacks})
+    if isinstance(mutator, DynamicRunnable):
+        changed: dict[str, Any] = {"default": _guarded(mutator.default, checks)}
+        if isinstance(mutator, RunnableConfigurableAlternatives):
+            given = mutator.alternatives.items()
+            changed["alternatives"] = {key: _guarded_alternative(other, checks) for key, other in given}
+        return mutator.model_copy(update=changed)
     raise ConfigError(
-        f"cannot put the intent guard on a {type(mutator).__name__}: put it on the mutators inside, with "
-        "mutator.guarded(LexicalIntent()), and pass guard=None here"
+        f"cannot put the intent guard on a {type(mutator).__name__} that stands for a mutator: make a Mutator of it, "
+        "e.g. ChainMutator(chain=…), or pass guard=None"
     )
+
+
+def _guarded_alternative(given: Any, checks: Sequence[Check]) -> Any:
+    """Guard an alternative; LangChain takes a function that makes one, too."""
+    return _guarded(given, checks) if isinstance(given, Runnable) else lambda: _guarded(given(), checks)
 
 
 def _turns(input: SearchInput) -> Any:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from darwin_align import Budget, DarwinSearch, Population, Request, Response, Sampling, SearchConfig, SearchResult
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
@@ -465,12 +465,16 @@ def test_a_function_serves_as_the_policy_of_decoder_and_mutator() -> None:
 
 def test_the_guard_also_stands_behind_retries() -> None:
     strays = RuleMutator(templates=("Tell me about Rome.",))
-    for mutator in (strays, strays.with_retry(), strays.with_retry().with_config(tags=["mine"])):
+    for mutator in (
+        strays,
+        strays.with_retry(),
+        strays.with_retry().with_config(tags=["mine"]),
+        strays.with_fallbacks([IdentityMutator()]),
+        strays.configurable_alternatives(ConfigurableField(id="mutator"), same=IdentityMutator()),
+    ):
         result = search_of(mutator=mutator, guard=LexicalIntent()).invoke("How do I brew green tea?", **SMALL)
         assert {beam.instruction for beam in result.ranking} == {"How do I brew green tea?"}
         assert "leaves the topic" in result.events[0].delta.notes[0]
-    with pytest.raises(ConfigError, match="put it on the mutators inside"):
-        search_of(mutator=strays.with_fallbacks([IdentityMutator()]), guard=LexicalIntent())
 
 
 def test_one_setting_under_two_names_is_refused() -> None:

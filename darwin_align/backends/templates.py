@@ -13,9 +13,9 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from darwin_align.backends.detokenizer import Detokenizer
-from darwin_align.backends.tool_syntax import ToolSyntax, shared_length
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Message, Request, Response
+from darwin_align.operators.tool_syntax import ToolSyntax, shared_length
 
 __all__ = ["BosFrom", "ChatTemplate", "Frame", "Turn", "to_chat"]
 

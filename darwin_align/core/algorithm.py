@@ -135,7 +135,7 @@ class _Run:
         racing = any(population.beams[i].open for i in population.contenders)
         population = yield from self.ask("decode", population, tokens=self._tokens(population))  # s_j <- s_j + m tokens
         population = self.scored = yield from self._score(population)  # r_j <- R(s_j, I)
-        if racing and self.config.replaces:
+        if racing and self.config.replaces and population.selectable:
             population = self.scored = yield from self.ask("select", population)  # s_j <- s_d, d ~ uniform(T)
         step = population.step.model_copy(update={"index": population.step.index + 1})
         return population.model_copy(update={"step": step})
@@ -156,13 +156,10 @@ class _Run:
         first = {i: beam for i, beam in enumerate(population.beams) if beam.first_response and beam.open}
         asleep = {i: beam.model_copy(update={"alive": False}) for i, beam in first.items()}
         ahead = yield from self.ask("decode", population.with_beams(asleep), tokens=self.config.lookahead)
+        further = ahead.beams
         ahead = yield from self.ask("score", ahead)
-        # The further tokens are thrown away, their reward is kept.
-        waiting = population.unscored
-        seen = {
-            i: population.beams[i].model_copy(update={"reward": ahead.beams[i].reward, "valid": ahead.beams[i].valid})
-            for i in waiting
-        }
+        # The further tokens are thrown away, and with them what the decoder says of them; their reward is kept.
+        seen = {i: _seen(population.beams[i], further[i], ahead.beams[i]) for i in population.unscored}
         return population.with_beams(seen, usage=ahead.usage)
 
     def end(self, population: Population) -> None:
@@ -212,3 +209,8 @@ class _Run:
             stop_reason=self.stop_reason,
             failure=self.failure,
         )
+
+
+def _seen(beam: Beam, further: Beam, scored: Beam) -> Beam:
+    valid = beam.valid if further.valid == scored.valid else scored.valid
+    return beam.model_copy(update={"reward": scored.reward, "valid": valid})

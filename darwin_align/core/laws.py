@@ -80,6 +80,8 @@ def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, n
         raise OperatorError(f"{operator} changed {', '.join(sorted(broken))} of beam {i}, which is finished")
     if not old.alive and changed:
         raise OperatorError(f"{operator} changed {', '.join(sorted(changed))} of beam {i}, which was dropped")
+    if old.held and operator == "select" and changed:
+        raise OperatorError(f"select changed {', '.join(sorted(changed))} of beam {i}: an open tool call holds it")
     if old.first_response and operator in ("mutate", "select") and changed:
         raise OperatorError(f"{operator} changed the first response (beam {i}), which takes no part in it")
     if operator == "mutate" and not new.instruction.strip():
@@ -106,9 +108,13 @@ def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
         raise OperatorError(f"decode gave beam {i} no token and did not finish it: the search would never end")
     if old != new and new.reward is not None:
         raise OperatorError(f"decode left beam {i} the reward of its former state: set reward=None")
+    if new.held and new.finished:
+        raise OperatorError(f"decode gave beam {i} an end and holds it: what is finished has no open tool call")
 
 
 def _check_taken(before: Population, i: int, new: Beam) -> None:
     taken = -1 if new.ancestor is None else new.ancestor.beam
+    if taken in before.contenders and before.beams[taken].held:
+        raise OperatorError(f"select gave beam {i} the state of beam {taken}: an open tool call holds it")
     if taken not in before.contenders or any(getattr(before.beams[taken], f) != getattr(new, f) for f in STATE):
         raise OperatorError(f"select gave beam {i} a state that no contender holds: use Beam.take_state")

@@ -90,11 +90,12 @@ class SearchResult(Noun):
 
 def _rank(beam: Beam) -> tuple[bool, float]:
     # Sorting is stable: among equals the earliest, so the first response is only replaced by something better.
-    return (not beam.valid, -beam.reward if beam.reward is not None else float("inf"))
+    return (not beam.valid or beam.held, -beam.reward if beam.reward is not None else float("inf"))
 
 
 def _cut(beam: Beam) -> Beam:
-    return beam.model_copy(update={"finish_reason": "length"})
+    # A tool call that is cut cannot be made.
+    return beam.model_copy(update={"finish_reason": "length", "valid": beam.valid and not beam.held, "held": False})
 
 
 def _distinct(beams: Iterable[Beam]) -> Iterable[Beam]:

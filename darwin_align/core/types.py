@@ -85,6 +85,8 @@ class Request(Noun):
     conversation: tuple[Message, ...]
     tools: tuple[dict[str, JsonValue], ...] = ()
     tool_choice: str | dict[str, JsonValue] | None = None
+    parallel_tool_calls: bool = True
+    """Whether one answer may make several calls."""
     response_format: dict[str, JsonValue] | None = None
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
@@ -179,6 +181,8 @@ class Beam(Noun):
     """Steps in which the beam was among the best."""
     valid: bool = True
     """An invalid beam loses to every valid one."""
+    held: bool = False
+    """True while the state ends within a tool call: then it is nobody's to take, and no other state takes its place."""
     finish_reason: FinishReason | None = None
     alive: bool = True
     """False once a selector dropped the beam."""
@@ -204,7 +208,7 @@ class Beam(Noun):
         return self.model_copy(update={name: getattr(donor, name) for name in STATE})
 
 
-STATE = ("tokens", "text", "length", "reward", "logprob", "valid", "finish_reason")
+STATE = ("tokens", "text", "length", "reward", "logprob", "valid", "held", "finish_reason")
 """Fields of a beam that move together when its state is taken."""
 
 
@@ -265,8 +269,13 @@ class Population(Noun):
 
     @property
     def contenders(self) -> tuple[int, ...]:
-        """Indices of the beams that take part in selection."""
+        """Indices of the beams that compete."""
         return tuple(i for i, beam in enumerate(self.beams) if beam.alive and not beam.first_response)
+
+    @property
+    def selectable(self) -> tuple[int, ...]:
+        """Indices of the contenders that take part in this step's selection: those that are not held."""
+        return tuple(i for i in self.contenders if not self.beams[i].held)
 
     @property
     def open(self) -> tuple[int, ...]:

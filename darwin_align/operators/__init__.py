@@ -13,7 +13,14 @@ from darwin_align.operators.mutators import (
 )
 from darwin_align.operators.policy import Continuation, Policy, Row
 from darwin_align.operators.prompts import MutationPrompt
-from darwin_align.operators.scorers import ChainScorer, Ensemble, FunctionScorer, LengthPenalty, WeightedSum
+from darwin_align.operators.scorers import (
+    ChainScorer,
+    Ensemble,
+    FunctionScorer,
+    LengthPenalty,
+    ToolCallScorer,
+    WeightedSum,
+)
 from darwin_align.operators.selectors import (
     FunctionSelector,
     NoSelection,
@@ -50,6 +57,7 @@ __all__ = [
     "SMCSelector",
     "Scorer",
     "Selector",
+    "ToolCallScorer",
     "TopKReplacement",
     "Tournament",
     "WeightedSum",

@@ -12,7 +12,8 @@ from math import inf, nextafter
 from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, Union
 
-from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 from pydantic import ConfigDict
 
 from darwin_align.core.budget import Usage
@@ -24,6 +25,8 @@ from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
 from darwin_align.operators.policy import Continuation, Row, current_search, usage_of
 from darwin_align.operators.portal import acall, call
+from darwin_align.operators.tracing import TracedSmall, summary
+from darwin_align.operators.verdicts import check_asked, judged
 
 if TYPE_CHECKING:
     from darwin_align.evaluation import Pair, ScorerReport
@@ -53,7 +56,7 @@ class Report(Generic[T_co]):
         return reply if isinstance(reply, Report) else Report(reply)
 
 
-class Operator(RunnableSerializable[Population, Population]):
+class Operator(TracedSmall[Population, Population]):
     """A Runnable over a population. Its method may be plain or ``async``; both drivers run both."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -70,17 +73,24 @@ class Operator(RunnableSerializable[Population, Population]):
     def invoke(self, input: Population, config: RunnableConfig | None = None, **kwargs: Any) -> Population:
         """Answer the population's question."""
         _refuse(kwargs, self)
-        return self._call_with_config(self._answer, input, config)
+        return self._traced(lambda _: self._answer(input), summary(input), config, summary)
 
     async def ainvoke(self, input: Population, config: RunnableConfig | None = None, **kwargs: Any) -> Population:
         """Answer the population's question without blocking the event loop."""
         _refuse(kwargs, self)
-        return await self._acall_with_config(self._aanswer, input, config)
+        return await self._atraced(lambda _: self._aanswer(input), summary(input), config, summary)
 
     @property
     def holders(self) -> tuple[Any, ...]:
         """Parts that hold something for a search: ``part.release(search_id)`` is called when it is over."""
         return ()
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """What ``{"configurable": {...}}`` may change: of the chains and operators that this one is made of."""
+        parts = [part for value in dict(self).values() for part in (value if isinstance(value, tuple) else (value,))]
+        runnables = [part for part in parts if isinstance(part, Runnable)]
+        return get_unique_config_specs(spec for runnable in runnables for spec in runnable.config_specs)
 
     def _answer(self, population: Population) -> Population:
         dialogue = self._dialogue(population)
@@ -159,7 +169,11 @@ class Mutator(Operator):
 
 
 class Decoder(Operator):
-    """Lets a policy continue every open beam by at most ``step.tokens`` tokens."""
+    """Lets a policy continue every open beam by at most ``step.tokens`` tokens, and judges what it wrote.
+
+    A beam that ends within a tool call is held; one with a call that cannot be made, or with an answer that breaks the
+    request's ``tool_choice`` or ``response_format``, is invalid.
+    """
 
     role: ClassVar[OperatorName] = "decode"
     policy: Any
@@ -174,6 +188,7 @@ class Decoder(Operator):
         indices = population.open
         if not indices:
             return population
+        check_asked(population.request, self.policy)
         rows = [self._row(population, i) for i in indices]
         ask = getattr(self.policy, "submit", self.policy.generate)
         report = Report.of((yield ask, (rows,)))
@@ -184,7 +199,8 @@ class Decoder(Operator):
             raise OperatorError(f"the policy was given {len(rows)} rows and returned {len(reply)} continuations")
         limit = population.max_new_tokens
         beams = {i: _continued(population.beams[i], c, limit) for i, c in zip(indices, reply, strict=True)}
-        return population.with_beams(beams).spend(usage_of(reply) + report.usage).note(*report.notes)
+        beams, faults = judged(beams, population.request, self.policy)
+        return population.with_beams(beams).spend(usage_of(reply) + report.usage).note(*report.notes, *faults)
 
     @staticmethod
     def _row(population: Population, i: int) -> Row:
@@ -254,7 +270,10 @@ class Scorer(Operator):
 
 
 class Selector(Operator):
-    """Decides who goes on with whose state: override :meth:`select`. Then the step is over."""
+    """Decides who goes on with whose state: override :meth:`select`. Then the step is over.
+
+    Beams that end within a tool call take no part: they stay as they are, and nobody takes their state.
+    """
 
     role: ClassVar[OperatorName] = "select"
 
@@ -269,7 +288,7 @@ class Selector(Operator):
         """
 
     def _dialogue(self, population: Population) -> Dialogue:
-        indices, step = population.contenders, population.step
+        indices, step = population.selectable, population.step
         beams = [population.beams[i] for i in indices]
         if unscored := [i for i, beam in zip(indices, beams, strict=True) if beam.reward is None]:
             raise RewardError(
@@ -277,11 +296,13 @@ class Selector(Operator):
             )
         finished = [beam.finished for beam in beams]
         seed = derive(step.seed, "select", step.index)
+        advanced = step.model_copy(update={"operator": "decode", "index": step.index + 1})
+        if not indices:  # every beam is held
+            return population.model_copy(update={"step": advanced})
         reply = yield self.select, (_rewards(beams), finished, [beam.log_weight for beam in beams], seed)
         selection = reply if isinstance(reply, Selection) else _selection(reply, finished)
         _check_selection(selection, len(beams), finished)
         taken = {i: _select(population, indices, j, selection) for j, i in enumerate(indices)}
-        advanced = step.model_copy(update={"operator": "decode", "index": step.index + 1})
         return population.with_beams(taken, step=advanced)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableWithFallbacks
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
-from langchain_core.runnables.configurable import DynamicRunnable
+from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.operators.base import Decoder, Mutator, Operator, Scorer, Selector
@@ -16,7 +18,7 @@ from darwin_align.operators.policy import FunctionPolicy
 from darwin_align.operators.scorers import ChainScorer, FunctionScorer
 from darwin_align.operators.selectors import FunctionSelector
 
-__all__ = ["as_decoder", "as_mutator", "as_scorer", "as_selector"]
+__all__ = ["as_decoder", "as_mutator", "as_scorer", "as_selector", "parts_of"]
 
 PopulationRunnable = Runnable[Any, Any]
 
@@ -28,7 +30,7 @@ def as_mutator(given: Any) -> PopulationRunnable:
     'mutate'
     """
     if _is(given, Mutator):
-        return given  # type: ignore[no-any-return]
+        return _with_alternatives(given, as_mutator)
     if isinstance(given, BaseChatModel):
         return ChatModelMutator(model=given)
     if (method := _method(given, "mutate")) is not None:
@@ -41,7 +43,7 @@ def as_mutator(given: Any) -> PopulationRunnable:
 def as_decoder(given: Any) -> PopulationRunnable:
     """Make a decoder of a Decoder, of a policy (an object with ``generate``), or of a function like it."""
     if _is(given, Decoder):
-        return given  # type: ignore[no-any-return]
+        return _with_alternatives(given, as_decoder)
     if callable(getattr(given, "generate", None)) and not isinstance(given, Runnable):
         return Decoder(policy=given)
     if (method := _method(given, "generate")) is not None:
@@ -56,7 +58,7 @@ def as_scorer(given: Any) -> PopulationRunnable:
     'score'
     """
     if _is(given, Scorer):
-        return given  # type: ignore[no-any-return]
+        return _with_alternatives(given, as_scorer)
     if isinstance(given, Runnable) and not isinstance(given, Operator):
         return ChainScorer(chain=given)
     if (method := _method(given, "score")) is not None:
@@ -71,10 +73,32 @@ def as_selector(given: Any) -> PopulationRunnable:
     'select'
     """
     if _is(given, Selector):
-        return given  # type: ignore[no-any-return]
+        return _with_alternatives(given, as_selector)
     if (method := _method(given, "select")) is not None:
         return FunctionSelector(function=method)
     raise _refusal("selector", "select(rewards, finished, weights, seed) -> (ancestors, weights)", given)
+
+
+def parts_of(operator: PopulationRunnable, config: RunnableConfig) -> list[PopulationRunnable]:
+    """The operators that may answer in a run with this config, out of LangChain's bindings, retries and so on."""
+    if isinstance(operator, DynamicRunnable):
+        return parts_of(*operator.prepare(config))
+    if isinstance(operator, RunnableBindingBase):
+        return parts_of(operator.bound, merge_configs(operator.config, config))
+    if isinstance(operator, RunnableWithFallbacks):
+        return [part for runnable in operator.runnables for part in parts_of(runnable, config)]
+    return [operator]
+
+
+def _with_alternatives(given: Any, as_operator: Callable[[Any], PopulationRunnable]) -> PopulationRunnable:
+    """Make operators of the alternatives, too: LangChain takes any Runnable there, e.g. a chain as scorer."""
+    if not isinstance(given, RunnableConfigurableAlternatives):
+        return given  # type: ignore[no-any-return]
+    others = {key: other for key, other in given.alternatives.items() if isinstance(other, Runnable)}
+    made = {key: as_operator(other) for key, other in others.items()}
+    if all(made[key] is others[key] for key in made):
+        return given
+    return given.model_copy(update={"alternatives": {**given.alternatives, **made}})
 
 
 def _is(given: Any, kind: Any) -> bool:

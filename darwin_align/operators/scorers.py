@@ -13,12 +13,13 @@ from pydantic import Field, model_validator
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, RewardError
 from darwin_align.core.laws import check_rewards
-from darwin_align.core.types import Request, Response
+from darwin_align.core.types import Request, Response, ToolCall
 from darwin_align.operators.base import Report, Scorer
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.portal import call
+from darwin_align.operators.verdicts import read_calls, takes_calls
 
-__all__ = ["ChainScorer", "Ensemble", "FunctionScorer", "LengthPenalty", "WeightedSum"]
+__all__ = ["ChainScorer", "Ensemble", "FunctionScorer", "LengthPenalty", "ToolCallScorer", "WeightedSum"]
 
 
 class FunctionScorer(Scorer):
@@ -149,6 +150,44 @@ class LengthPenalty(Scorer):
         excess = [max(0, len(response.text.split()) - self.free_words) for response in responses]
         penalised = [reward - self.per_word * words for reward, words in zip(rewards, excess, strict=True)]
         return Report(penalised, report.usage, report.notes)
+
+
+class ToolCallScorer(Scorer):
+    """Rewards answers for tool calls that are right, to be added to a reward of the text by :class:`WeightedSum`.
+
+    A call counts 1 if its arguments keep the tool's schema, 0 if they break it, and -1 if it cannot be made; an answer
+    gets the mean of its calls, and 0 if it makes none. A function of your own says more of the calls that can be made:
+    what it returns is added.
+
+    >>> from darwin_align.operators.tool_syntax import ToolSyntax
+    >>> from darwin_align.pocket import policy_path
+    >>> from darwin_align.backends.local import LocalPolicy
+    >>> scorer = ToolCallScorer(policy=LocalPolicy.from_pretrained(policy_path()))
+    >>> kettle = {"name": "heat", "parameters": {"type": "object", "properties": {"to": {"type": "integer"}}}}
+    >>> asked = Request.of("Heat it to 80.", tools=[{"type": "function", "function": kettle}])
+    >>> call = '<tool_call>{"name": "heat", "arguments": {"to": %s}}</tool_call>'
+    >>> scorer.score(asked, [Response(text=text) for text in (call % 80, call % '"hot"', call % "}", "Done.")])
+    [1.0, 0.0, -1.0, 0.0]
+    """
+
+    policy: Any
+    """Says how its model writes calls (``tool_syntax``): the policy of the search."""
+    function: Callable[[Request, Sequence[ToolCall]], Any] | None = None
+    """``function(request, calls)`` returns a number, or an awaitable of one; it is asked about answers with calls."""
+
+    def score(self, request: Request, responses: Sequence[Response]) -> list[float]:
+        """Reward the calls of each response."""
+        if not takes_calls(request):
+            return [0.0] * len(responses)
+        return [self._score(request, response) for response in responses]
+
+    def _score(self, request: Request, response: Response) -> float:
+        parsed = read_calls(self.policy.tool_syntax, request, response.text, finished=response.finished)
+        if not (made := len(parsed.calls)) + len(parsed.invalid):
+            return 0.0
+        right = made - len(parsed.breaches) - len(parsed.invalid)
+        own = _number(call(self.function, request, parsed.calls)) if self.function and made else 0.0
+        return right / (made + len(parsed.invalid)) + own
 
 
 def _number(output: Any) -> float:

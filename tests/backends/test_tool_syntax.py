@@ -8,9 +8,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.backends.tool_syntax import ToolSyntax, breach, functions
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import ToolCall
+from darwin_align.operators.tool_syntax import ToolSyntax, breach, functions
 from darwin_align.pocket import policy_path
 
 ARGUMENTS = {"city": "北京 🍵", "days": [1, 2.5, None], "how": {"unit": '°C "exact"', "close": "}</tool_call>]"}}
@@ -266,7 +266,7 @@ def test_a_good_call_beside_a_broken_one(qwen3):
     ],
 )
 def test_a_form_that_is_not_recognised(qwen3, template, why):
-    with pytest.raises(RequestError, match=f"not recognised .*{why}.*use tool_choice='auto'"):
+    with pytest.raises(RequestError, match=f"not recognised .*{why}.*leave tools out"):
         _ = ChatTemplate(qwen3, template).tool_syntax
 
 

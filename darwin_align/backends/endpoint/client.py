@@ -371,7 +371,8 @@ class Endpoint:
     def _without_secrets(self, response: httpx.Response) -> httpx.Response:
         """An answer to be spoken of: some servers repeat the key that they were sent."""
         values = [secret.get_secret_value() for secret in (self._key, *self._headers.values()) if secret is not None]
-        secrets = [value for value in values if len(value) >= _SHORTEST_SECRET]
+        # The longest first: one may hold another.
+        secrets = sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
 
         def hidden(text: str) -> str:
             for secret in secrets:

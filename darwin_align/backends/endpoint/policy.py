@@ -18,13 +18,14 @@ from darwin_align.backends.endpoint.dialects.base import Prompt, Written
 from darwin_align.backends.endpoint.server import About, Served, about
 from darwin_align.backends.endpoint.tokenizers import load_template, tokenizer_length
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.core.errors import ConfigError, ContextLengthError, DarwinError, ModelLoadError
+from darwin_align.core.errors import ConfigError, ContextLengthError, DarwinError, ModelLoadError, RequestError
 from darwin_align.core.noun import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.base import Report
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import acall, call, on_portal
+from darwin_align.operators.tool_syntax import ToolSyntax
 
 __all__ = ["EndpointPolicy"]
 
@@ -194,6 +195,23 @@ class EndpointPolicy:
             ConfigError: the model, the tokenizer or a setting does not fit the server.
         """
         return await acall(self._generate, rows)  # type: ignore[no-any-return]
+
+    @property
+    def tool_syntax(self) -> ToolSyntax:
+        """How the model writes tool calls, to read them from its answers.
+
+        Plain code: it may have to ask the server once.
+
+        Raises:
+            RequestError: the server renders the template itself, or the template shows no form that is recognised.
+        """
+        way = (self._speech or call(self._spoken)).way
+        if way.template is None:
+            raise RequestError(
+                f"tool calls cannot be read from answers that {self.endpoint.roots[0]} continues by {way.name}: that "
+                "takes the model's chat template, so give tokenizer=… and use a server that takes prompts"
+            )
+        return way.template.tool_syntax
 
     def refusal(self, request: Request, max_new_tokens: int) -> str | None:
         """Return why a request leaves too little of the context for an answer; ``None`` if it fits, or nobody knows.

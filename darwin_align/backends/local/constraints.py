@@ -2,26 +2,33 @@
 
 A request's ``response_format`` and ``tool_choice`` become a grammar; llguidance says which tokens may come next. A
 row's place in the grammar follows from the ids that it has written, so nothing is kept between two calls.
+
+Where calls are free (``tool_choice="auto"``), so is the text, up to the token that begins a call; from there on it is
+one that can be made. That needs a token of the tokenizer's own for the mark, as most models with tools have.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import Any
 
 from torch import Tensor
 
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.backends.tool_syntax import ID_LETTERS, CallTexts, functions
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Request
+from darwin_align.operators.tool_syntax import ID_LETTERS, CallTexts, functions
 
 __all__ = ["Constraints", "RowGuide", "asked_format", "asked_tools", "closed"]
+
+logger = logging.getLogger(__name__)
 
 _FREE = (None, "auto", "none")
 _ANY = ("required", "any")
@@ -182,6 +189,15 @@ class _Grammar:
         more = f"({self.text(texts.between)} call)*" if many and texts.between is not None else ""
         return f"{self.text(texts.first)} call {more} {self.text(texts.last)}"
 
+    def calls_behind_text(self, texts: CallTexts, tools: Mapping[str, Any], *, many: bool) -> str | None:
+        """A rule for any text, behind which there may be calls; ``None`` if no added token marks their beginning."""
+        found = [(at, -len(token), token) for token in self._tokens if (at := texts.first.find(token)) >= 0]
+        at, _, mark = min(found, default=(-1, 0, ""))
+        if at < 0 or texts.first[:at].strip():
+            return None
+        self._rules.append(f"free: (<[^{self._tokens[mark]}]>)*")
+        return f"free ({self.calls(replace(texts, first=texts.first[at:]), tools, many=many)})?"
+
     def text(self, text: str) -> str:
         """Exactly this text; added tokens in it as such."""
         parts: list[str] = []
@@ -213,13 +229,14 @@ class RowGuide:
     Args:
         grammar: the compiled grammar.
         ids: what the row has written so far.
+        lenient: where there is no way to go on, let the row write what it likes instead of ending it.
 
     Raises:
         RequestError: the grammar does not allow what was written.
     """
 
-    def __init__(self, grammar: _Compiled, ids: Sequence[int]) -> None:
-        self._grammar, self._ids = grammar, list(ids)
+    def __init__(self, grammar: _Compiled, ids: Sequence[int], *, lenient: bool = False) -> None:
+        self._grammar, self._ids, self._lenient = grammar, list(ids), lenient
         self.words = grammar.words
         self.error = ""
         """Why the row cannot go on; it was ended then."""
@@ -233,6 +250,9 @@ class RowGuide:
     def fill(self, words: Tensor) -> None:
         """Set the bits of the tokens that may come next; those that end the turn only where the answer is complete."""
         if not self._filled(words) and (not self._begin_anew() or not self._filled(words)):
+            if self._lenient:
+                words.fill_(-1)
+                return
             reason = self._matcher.get_error().partition("\n")[0] or "no token of the model can go on"
             self.error = f"the answer cannot be made to keep the request's response_format or tool_choice: {reason}"
             words.zero_()
@@ -299,20 +319,31 @@ class Constraints:
 
     def __init__(self, tokenizer: Any, template: ChatTemplate, ends: Iterable[int]) -> None:
         self._hf, self._template, self._ends = tokenizer, template, sorted(ends)
-        self._compiled: OrderedDict[str, _Compiled] = OrderedDict()
+        self._compiled: OrderedDict[str, _Compiled | None] = OrderedDict()
         self._lock = Lock()
 
     def guide(self, request: Request, ids: Sequence[int] = ()) -> RowGuide | None:
-        """The guide of a row that has written ``ids``; ``None`` if its request asks for nothing in particular.
+        """The guide of a row that has written ``ids``; ``None`` if whatever it writes will do.
 
         Raises:
             RequestError: what is asked for cannot be enforced, or ``ids`` breaks it.
             ModelLoadError: the package that enforces it is missing.
         """
         if request.response_format is None and request.tool_choice in _FREE:
-            return None
+            return self._free_guide(request, ids)
         compiled = self._find(request)
         return None if compiled is None else RowGuide(compiled, ids)
+
+    def _free_guide(self, request: Request, ids: Sequence[int]) -> RowGuide | None:
+        """Keeps calls that nobody forces, as far as that is to be had."""
+        if not request.tools or request.tool_choice == "none":
+            return None
+        try:
+            compiled = self._find(request)
+            return None if compiled is None else RowGuide(compiled, ids, lenient=True)
+        except (RequestError, ModelLoadError) as error:
+            _log_once(f"tool calls are not kept to their schemas under tool_choice='auto': {error}")
+            return None
 
     def check(self, request: Request) -> None:
         """Raise what :meth:`guide` would raise, before anything is written."""
@@ -320,13 +351,14 @@ class Constraints:
             self._find(request)
 
     def _find(self, request: Request) -> _Compiled | None:
-        key = json.dumps([request.response_format, request.tool_choice, request.tools])
+        key = json.dumps([request.response_format, request.tool_choice, request.tools, request.parallel_tool_calls])
         with self._lock:
             if key not in self._compiled:
                 schema, tools = asked_format(request), asked_tools(request)
                 if schema is None and tools is None:
-                    return None
-                self._compiled[key] = self._compile(request, schema, tools)
+                    self._compiled[key] = self._compile_free(request)
+                else:
+                    self._compiled[key] = self._compile(request, schema, tools)
                 while len(self._compiled) > _KEPT:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
@@ -344,15 +376,27 @@ class Constraints:
                 "a part of: give a chat_template=… that leaves them out"
             )
         asked = "response_format" if tools is None else f"tool_choice={_short(request.tool_choice)}"
-        grammar = _Grammar({token.content: at for at, token in self._hf.added_tokens_decoder.items()})
+        grammar = self._grammar()
         if tools is not None:
             start = [grammar.calls(self._texts(), tools, many=False)]
         elif request.tools and request.tool_choice != "none":
             # The model may still call tools instead, as agents let it that want their last answer in a format.
-            start = [grammar.json(schema), grammar.calls(self._texts(), functions(request.tools), many=True)]
+            many = request.parallel_tool_calls
+            start = [grammar.json(schema), grammar.calls(self._texts(), functions(request.tools), many=many)]
         else:
             start = [grammar.json(schema)]
         return _Compiled(self._tokenizer, grammar.starting(*start), asked)
+
+    def _compile_free(self, request: Request) -> _Compiled | None:
+        if not request.tools or request.tool_choice == "none":
+            return None
+        grammar = self._grammar()
+        tools = functions(request.tools)
+        start = grammar.calls_behind_text(self._texts(), tools, many=request.parallel_tool_calls)
+        return None if start is None else _Compiled(self._tokenizer, grammar.starting(start), "a tool's schema")
+
+    def _grammar(self) -> _Grammar:
+        return _Grammar({token.content: at for at, token in self._hf.added_tokens_decoder.items()})
 
     def _texts(self) -> CallTexts:
         texts = self._template.tool_syntax.texts
@@ -394,3 +438,8 @@ def _llguidance() -> Any:
             "pip install 'darwin-align[constrained]'"
         ) from error
     return llguidance
+
+
+@lru_cache
+def _log_once(sentence: str) -> None:
+    logger.warning(sentence)

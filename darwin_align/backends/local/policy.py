@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,11 +23,11 @@ from darwin_align.backends.local.loading import (
 )
 from darwin_align.backends.local.padded import PaddedForward
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.backends.tool_syntax import ToolSyntax
 from darwin_align.core.errors import ConfigError, ContextLengthError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import submits, wait
+from darwin_align.operators.tool_syntax import ToolSyntax
 
 __all__ = ["LocalPolicy"]
 
@@ -167,6 +168,11 @@ class LocalPolicy(SharedModel):
             RequestError: the template shows no form of a call that is recognised.
         """
         return self.template.tool_syntax
+
+    @property
+    def enforces_formats(self) -> bool:
+        """Whether a ``response_format`` and a forced ``tool_choice`` can be kept here, token by token."""
+        return find_spec("llguidance") is not None and not self.template.opens_thoughts
 
     def prompt_length(self, request: Request) -> int:
         """Tokens of the rendered conversation.

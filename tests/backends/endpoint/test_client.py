@@ -830,6 +830,14 @@ def test_a_server_that_repeats_the_key(echo: Any, caplog: pytest.LogCaptureFixtu
         assert "***" in str(caught.value) or "xxx" in str(caught.value)
 
 
+def test_a_secret_that_holds_another_is_hidden_whole() -> None:
+    with (
+        wire(scripted(JSONResponse({"error": f"what is {KEY}/{HEADER}?"}, 400))) as served,
+        pytest.raises(EndpointRequestError, match=r"what is \*\*\*\?"),
+    ):
+        post(Endpoint(served.url, api_key=KEY, headers={"X-Tenant": f"{KEY}/{HEADER}"}))
+
+
 def test_short_headers_do_not_garble_messages() -> None:
     with (
         wire(scripted(JSONResponse({"error": "version 1 of 127"}, 400))) as served,

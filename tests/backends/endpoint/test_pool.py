@@ -160,6 +160,7 @@ print("end")
     ),
     "an interrupted call": (
         """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background inherit deaf ears
 ask()
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:

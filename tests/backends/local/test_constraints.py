@@ -508,13 +508,32 @@ def test_an_agent_may_call_tools_or_answer_in_its_format(embedded):
     assert kinds == {True, False}
 
 
-def test_free_choices_constrain_nothing(qwen3):
-    plain = row("Hi", tools=TOOLS, max_tokens=20)
+def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
     for choice in (None, "auto"):
-        one = replace(plain, request=plain.request.model_copy(update={"tool_choice": choice}))
-        assert qwen3._line(one).guide is None
-        assert qwen3.generate([one])[0].tokens == qwen3.generate([plain])[0].tokens
+        assert qwen3._line(row("Hi", tools=TOOLS, tool_choice=choice)).guide is not None
+        assert qwen3._line(row("Hi", tool_choice=choice)).guide is None
+    assert qwen3._line(row("Hi", tools=TOOLS, tool_choice="none")).guide is None
     assert qwen3._line(row(response_format={"type": "text"})).guide is None
+    hot, kinds = Sampling(temperature=1.5, top_k=None), set()
+    rows = [row("Heat the pot.", seed=seed, tools=TOOLS, sampling=hot, max_tokens=200) for seed in range(24)]
+    for found in embedded.generate(rows):
+        parsed = embedded.tool_syntax.parse(found.text, TOOLS)
+        kinds.add(bool(parsed.calls))
+        assert not parsed.invalid
+        assert not parsed.breaches
+    assert kinds == {True, False}
+
+
+def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
+    odd = [{"type": "function", "function": {"name": "odd", "parameters": {"not": {"type": "string"}}}}]
+    assert embedded._line(row("Hi", tools=odd)).guide is None
+    assert "tool calls are not kept to their schemas under tool_choice='auto'" in caplog.text
+    guide = embedded._line(row("Hi", tools=TOOLS)).guide
+    guide._filled = lambda words: False
+    words = torch.zeros(guide.words, dtype=torch.int32)
+    guide.fill(words)
+    assert guide.error == ""
+    assert (words == -1).all()
 
 
 # -- what is refused

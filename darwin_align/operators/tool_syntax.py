@@ -38,8 +38,8 @@ _NO_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
 _OBJECT = re.compile(r'(?s)(.*?)\s*(\[\s*)?\{([^{}\[\]]*)"(\w+)"\s*:\s*"')
 _ARGUMENTS_KEY = re.compile(r'"\s*,\s*"(\w+)"\s*:\s*')
 _UNKNOWN = (
-    "the model's chat template writes tool calls in a form that is not recognised ({why}): use tool_choice='auto' or "
-    "'none', or give a chat_template=… that writes a call's arguments as a JSON object"
+    "the model's chat template writes tool calls in a form that is not recognised ({why}): leave tools out (or use "
+    "tool_choice='none'), or give a chat_template=… that writes a call's arguments as a JSON object"
 )
 
 
@@ -511,8 +511,8 @@ def _kind(value: Any) -> str:
 def breach(value: Any, schema: Any, path: str = "") -> str:
     """What in a value breaks a schema, or "" if nothing was found.
 
-    It looks at types, required and unexpected names, enumerations and constants, in nested objects and arrays as well.
-    The rest of JSON schema (references, bounds, patterns, alternatives) it takes for kept.
+    It looks at types, required and unexpected names, enumerations, constants and alternatives, in nested objects and
+    arrays as well. The rest of JSON schema (references, bounds, patterns) it takes for kept.
 
     >>> breach({"to": "hot"}, {"type": "object", "properties": {"to": {"type": "integer"}}})
     'to is string and not integer'
@@ -531,11 +531,19 @@ def _breaches(value: Any, schema: Any, path: str) -> Iterator[str]:
         yield f"{here} is none of {json.dumps(schema['enum'], ensure_ascii=False)}"
     elif "const" in schema and value != schema["const"]:
         yield f"{here} is not {json.dumps(schema['const'], ensure_ascii=False)}"
+    elif any(_fits_none(value, schema.get(name), path) for name in ("anyOf", "oneOf")):
+        yield f"{here} fits none of its alternatives"
     elif isinstance(value, dict):
         yield from _breaches_in_object(value, schema, path)
     elif isinstance(value, list):
         for i, one in enumerate(value):
             yield from _breaches(one, schema.get("items"), f"{path}[{i}]")
+
+
+def _fits_none(value: Any, alternatives: Any, path: str) -> bool:
+    return (
+        isinstance(alternatives, list) and bool(alternatives) and all(breach(value, one, path) for one in alternatives)
+    )
 
 
 def _breaches_in_object(value: dict[str, Any], schema: Mapping[str, Any], path: str) -> Iterator[str]:

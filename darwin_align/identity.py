@@ -1,0 +1,120 @@
+"""What decides an answer, written down: equal settings give equal text, different ones never do.
+
+``repr`` will not do: it leaves settings out, and the addresses that it shows of functions and plain objects are given
+away again once their owner is gone, to the next one in this process and to anybody in another.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+import uuid
+import weakref
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from hashlib import sha256
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+__all__ = ["identity"]
+
+_PLAIN = (bool, int, float, complex, bytes, type(None), Enum, PurePath)
+_LONGEST = 240
+_TELLING = ("darwin_align", "torch")
+"""Packages whose own ``repr`` names every setting."""
+
+_lock = threading.Lock()
+_names: dict[int, tuple[Callable[[], Any], str]] = {}
+
+
+def identity(value: Any) -> str:
+    """Describe a value by everything that it is made of.
+
+    Objects that do not tell what they are made of, like functions, get a name that no other ever has. Secrets are left
+    out: they open a door, and decide nothing behind it. Long texts are cut, with their digest.
+
+    >>> identity({"a": (1, 2.0)}), identity("x" * 999)[:8]
+    ("{'a': (1, 2.0)}", "'xxxxxxx")
+    >>> f, g = (lambda: 0), (lambda: 0)
+    >>> identity(f) == identity(f), identity(f) == identity(g)
+    (True, False)
+    """
+    return _plain(value) or _listed(value) or _named(value) or _opaque(value)
+
+
+def _plain(value: Any) -> str | None:
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _LONGEST else f"{value[:80]!r}…#{_digest(value)}"
+    if isinstance(value, (SecretStr, SecretBytes)):
+        return "<secret>"
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return repr(value) if isinstance(value, _PLAIN) else None
+
+
+def _listed(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(sorted(f"{identity(k)}: {identity(v)}" for k, v in value.items())) + "}"
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(map(identity, value)) + ")"
+    return "{" + ", ".join(sorted(map(identity, value))) + "}" if isinstance(value, Set) else None
+
+
+def _named(value: Any) -> str | None:
+    """The identity of what consists of named parts."""
+    if isinstance(value, BaseModel):
+        # Private attributes are derived from the fields; excluded fields are clients, callbacks, caches.
+        told = {name: getattr(value, name) for name, field in type(value).model_fields.items() if not field.exclude}
+        return _call(type(value), told)
+    if is_dataclass(value):
+        return _call(type(value), {field.name: getattr(value, field.name) for field in fields(value)})
+    if isinstance(value, functools.partial):
+        return _call(type(value), {"func": value.func, "args": value.args, "keywords": value.keywords})
+    if isinstance(value, types.MethodType):
+        return f"{identity(value.__self__)}.{value.__func__.__qualname__}"
+    return None
+
+
+def _call(kind: type, parts: Mapping[str, Any]) -> str:
+    return f"{kind.__qualname__}({', '.join(f'{name}={identity(part)}' for name, part in parts.items())})"
+
+
+def _opaque(value: Any) -> str:
+    """Whatever is left: by its recipe if it has one, else by a name of its own."""
+    kind: Any = type(value)
+    home = kind.__module__.partition(".")[0]
+    if isinstance(value, types.FunctionType):
+        if (value.__module__ or "").startswith("darwin_align.") and "<" not in value.__qualname__:
+            return f"{value.__module__}.{value.__qualname__}"
+    elif home == "darwin_align" and kind.__reduce__ is not object.__reduce__:
+        with suppress(TypeError):  # made of objects in memory: nobody else can make it
+            return f"{kind.__qualname__}{identity(value.__reduce__()[1])}"
+    elif home in _TELLING and kind.__repr__ is not object.__repr__:
+        return identity(repr(value)) if len(repr(value)) > _LONGEST else repr(value)
+    return f"<{getattr(value, '__qualname__', kind.__qualname__)} {_name(value)}>"
+
+
+def _name(value: Any) -> str:
+    """A name that lasts as long as the object, and that no other object ever has."""
+    key = id(value)
+    with _lock:
+        held = _names.get(key)
+        if held is None or held[0]() is not value:
+            held = _names[key] = (_reference(value, key), uuid.uuid4().hex)
+        return held[1]
+
+
+def _reference(value: Any, key: int) -> Callable[[], Any]:
+    try:
+        return weakref.ref(value, lambda _: _names.pop(key, None))
+    except TypeError:  # kept for good, so that its address is never another's
+        return lambda: value
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,116 @@
+"""What a trace shows of an operator's run: a population that can be read, instead of whole beams.
+
+The population itself passes beside the trace, so an operator's real answer is never changed by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables.utils import Input, Output
+
+from darwin_align.core.types import Beam, Population
+
+__all__ = ["TracedSmall", "cut", "summary"]
+
+T = TypeVar("T")
+
+_BEAMS = 12
+_NOTES = 12
+
+
+class TracedSmall(RunnableSerializable[Input, Output]):
+    """A Runnable whose traced run is given and returns something smaller than its own input and output."""
+
+    def _traced(
+        self,
+        work: Callable[[RunnableConfig], T],
+        shown: Any,
+        config: RunnableConfig | None,
+        show: Callable[[T], Any],
+    ) -> T:
+        """Do the work in a run that shows ``shown`` as its input and ``show(answer)`` as its output."""
+        answers: list[T] = []
+
+        def run(_: Any, config: RunnableConfig) -> Any:
+            answers.append(work(config))
+            return show(answers[0])
+
+        self._call_with_config(cast("Any", run), shown, config)
+        return answers[0]
+
+    async def _atraced(
+        self,
+        work: Callable[[RunnableConfig], Awaitable[T]],
+        shown: Any,
+        config: RunnableConfig | None,
+        show: Callable[[T], Any],
+    ) -> T:
+        answers: list[T] = []
+
+        async def run(_: Any, config: RunnableConfig) -> Any:
+            answers.append(await work(config))
+            return show(answers[0])
+
+        await self._acall_with_config(cast("Any", run), shown, config)
+        return answers[0]
+
+
+def cut(text: str, most: int = 100) -> str:
+    """Keep the beginning and the end of a text, at most so many characters (5 at least).
+
+    >>> cut("How do I brew green tea?", 13)
+    'How do … tea?'
+    """
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head].rstrip()} … {text[len(text) - (most - 3 - head) :].lstrip()}"
+
+
+def summary(population: Population) -> dict[str, Any]:
+    """Describe a population in plain data, small enough to read whatever its size.
+
+    >>> from darwin_align.core.types import Request
+    >>> seen = summary(Population.start(Request.of("Hi"), mutations=2))
+    >>> seen["question"], seen["open"], len(seen["beams"])
+    ('mutate', 2, 2)
+    """
+    step, beams = population.step, population.beams
+    seen: dict[str, Any] = {
+        "question": step.operator,
+        "cycle": step.cycle,
+        "step": step.index,
+        "parent": cut(population.parent),
+        "open": len(population.open),
+        "finished": sum(beam.finished for beam in beams),
+        "dropped": sum(not beam.alive for beam in beams),
+        "beams": [_beam(beam, population.parent) for beam in beams[:_BEAMS]],
+        "usage": {name: value for name, value in population.usage.model_dump().items() if value},
+    }
+    if len(beams) > _BEAMS:
+        seen["further_beams"] = len(beams) - _BEAMS
+    if population.notes:
+        seen["notes"] = [cut(note, 200) for note in population.notes[:_NOTES]]
+    return seen
+
+
+def _beam(beam: Beam, parent: str) -> dict[str, Any]:
+    seen: dict[str, Any] = {"text": cut(beam.text), "tokens": beam.length, "reward": beam.reward}
+    if beam.first_response:
+        seen["first_response"] = True
+    elif beam.instruction != parent:
+        seen["instruction"] = cut(beam.instruction)
+    if beam.finish_reason:
+        seen["finish_reason"] = beam.finish_reason
+    if not beam.valid:
+        seen["valid"] = False
+    if beam.held:
+        seen["held"] = True
+    if not beam.alive:
+        seen["dropped"] = True
+    if beam.ancestor is not None:
+        seen["ancestor"] = beam.ancestor.model_dump()
+    return seen

@@ -1,0 +1,119 @@
+"""How a search stands, told while it is still under way.
+
+After every answered question a search sends one LangChain custom event named ``darwin_progress`` to the callback
+handlers of the run that it is part of: a chat model's, a chain's, or its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_async_callback_manager_for_config, get_callback_manager_for_config
+
+from darwin_align.core import Beam, Event, Population, SearchConfig, Usage
+from darwin_align.core.budget import Budget
+
+__all__ = ["PROGRESS", "Progress", "Standing", "asend", "send"]
+
+PROGRESS = "darwin_progress"
+"""Name of the custom events."""
+
+
+class Standing:
+    """Tells which events lead to populations that stand.
+
+    After a lookahead is scored, the population shows texts that are thrown away; the selection that follows shows the
+    true ones.
+    """
+
+    def __init__(self) -> None:
+        self._decodes = 0
+
+    def sees(self, event: Event) -> bool:
+        """Take in an event; ``True`` if every beam that counts is scored after it, and none shows a lookahead."""
+        if event.operator == "decode":
+            self._decodes += 1
+            return False
+        ahead, self._decodes = self._decodes > 1, 0
+        return event.failure is None and (event.operator == "select" or (event.operator == "score" and not ahead))
+
+
+class Progress:
+    """Folds a search's events into the best answer so far and what was spent."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        self.config = config
+        self._finished: _Candidate | None = None
+        self._standing: _Candidate | None = None
+        self._seen = Standing()
+
+    def after(self, event: Event, population: Population) -> dict[str, Any]:
+        """Take in an event and the population that it led to, and say how the search stands.
+
+        Returns:
+            Plain data: ``operator``, ``cycle`` and ``step`` of the event; ``text``, ``reward``, ``instruction`` and
+            ``finished`` of the answer that the search would give if it ended here (``text`` is ``None`` before the
+            first reward); ``usage``; ``budget``, the share that is used of each limit; ``failure``.
+        """
+        if self._seen.sees(event):
+            self._see(population)
+        candidate = self._finished or self._standing
+        best = candidate and candidate.beam
+        return {
+            "operator": event.operator,
+            "cycle": event.cycle,
+            "step": event.step,
+            "text": best and best.text,
+            "reward": best and best.reward,
+            "instruction": best and best.instruction,
+            "finished": best is not None and best.finished,
+            "usage": population.usage.model_dump(),
+            "budget": _shares(self.config.budget, population.usage),
+            "failure": event.failure,
+        }
+
+    def _see(self, population: Population) -> None:
+        cycle = population.step.cycle
+        scored = [
+            _Candidate(beam, _rank(beam, cycle, i))
+            for i, beam in enumerate(population.beams)
+            if beam.alive and beam.reward is not None
+        ]
+        finished = [candidate for candidate in scored if candidate.beam.finished]
+        self._finished = min([*filter(None, [self._finished]), *finished], key=_by_rank, default=None)
+        self._standing = min(scored, key=_by_rank, default=self._standing)
+
+
+def send(told: dict[str, Any] | None, config: RunnableConfig) -> None:
+    """Send progress to whoever watches the config's run; without a run there is nobody."""
+    manager = get_callback_manager_for_config(config)
+    if told is not None and manager.parent_run_id is not None and manager.handlers:
+        manager.on_custom_event(PROGRESS, told, run_id=manager.parent_run_id)
+
+
+async def asend(told: dict[str, Any] | None, config: RunnableConfig) -> None:
+    """Send as :func:`send` does."""
+    manager = get_async_callback_manager_for_config(config)
+    if told is not None and manager.parent_run_id is not None and manager.handlers:
+        await manager.on_custom_event(PROGRESS, told, run_id=manager.parent_run_id)
+
+
+class _Candidate(NamedTuple):
+    beam: Beam
+    rank: tuple[bool, float, int, int]
+
+
+def _rank(beam: Beam, cycle: int, place: int) -> tuple[bool, float, int, int]:
+    """As a result ranks: among equals the first response, then whoever comes first."""
+    return (not beam.valid or beam.held, -(beam.reward or 0.0), -1 if beam.first_response else cycle, place)
+
+
+def _by_rank(candidate: _Candidate) -> tuple[bool, float, int, int]:
+    return candidate.rank
+
+
+def _shares(budget: Budget, usage: Usage) -> dict[str, float]:
+    """Each limit's used share; above 1 where the last step overshot it."""
+    used = {"tokens": usage.decoded_tokens, "reward_calls": usage.reward_calls, "seconds": usage.seconds}
+    return {name: amount / limit for name, amount in used.items() if (limit := getattr(budget, name)) is not None}

@@ -1,0 +1,49 @@
+"""Settings of a search that are given to a chat model one by one, as its calls take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from darwin_align.core import Sampling, SearchConfig
+from darwin_align.core.errors import ConfigError
+
+__all__ = ["ALIASES", "SETTINGS", "joined"]
+
+ALIASES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
+"""What else a setting is called."""
+_PARTS = {"mutator", "selector"}
+"""Settings whose names an operator goes by where a search is made."""
+SETTINGS = (SearchConfig.model_fields.keys() | Sampling.model_fields.keys() | ALIASES.keys()) - _PARTS
+"""Names of the settings that may be given one by one."""
+
+
+def joined(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Put single settings where a search has them: into its config and its sampling.
+
+    >>> joined({"temperature": 0.2, "max_tokens": 9})["config"].max_new_tokens
+    9
+
+    Args:
+        parts: arguments of a search, and settings beside them. A setting that is ``None`` is not given.
+
+    Raises:
+        ConfigError: a setting is impossible, or given twice.
+    """
+    rest = {name: value for name, value in parts.items() if name not in SETTINGS}
+    named: dict[str, Any] = {}
+    for name in sorted(parts.keys() & SETTINGS):
+        if parts[name] is None:
+            continue
+        if (own := ALIASES.get(name, name)) in named:
+            raise ConfigError(f"{own} is given twice, as {name} too: give one of them")
+        named[own] = parts[name]
+    for name, kind in (("config", SearchConfig), ("sampling", Sampling)):
+        given: Any = rest.get(name)
+        mine = {setting: named[setting] for setting in named if setting in kind.model_fields}
+        if given is not None and (twice := sorted(mine.keys() & given.model_fields_set)):
+            raise ConfigError(f"{twice[0]} is given twice, in {name} too: give it once")
+        if mine:
+            by_hand = {setting: getattr(given, setting) for setting in given.model_fields_set} if given else {}
+            rest[name] = kind(**{**by_hand, **mine})
+    return rest

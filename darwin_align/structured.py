@@ -1,0 +1,135 @@
+"""Structured output: schemas as users write them, and the parser for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Literal, get_args
+
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from darwin_align.core.errors import ConfigError
+from darwin_align.core.noun import did_you_mean
+
+__all__ = ["Method", "Schema", "Structure", "as_response_format"]
+
+Method = Literal["json_schema", "function_calling", "json_mode"]
+Schema = dict[str, Any] | type
+"""A pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How answers of one schema are asked for and read.
+
+    >>> from pydantic import BaseModel
+    >>> class Tea(BaseModel):
+    ...     minutes: int
+    >>> structure = Structure(Tea)
+    >>> structure.bound["response_format"]["json_schema"]["name"]
+    'Tea'
+    >>> structure.parser.invoke(AIMessage('{"minutes": 3}'))
+    Tea(minutes=3)
+
+    Raises:
+        ConfigError: no schema, or a method that is not known or does not suit it.
+    """
+
+    schema: Schema | None
+    method: Method = "json_schema"
+    strict: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ConfigError(f"method={self.method!r} is unknown: {did_you_mean(self.method, get_args(Method))}")
+        if self.schema is None and self.method != "json_mode":
+            raise ConfigError(f"method={self.method!r} needs a schema: give one, or use method='json_mode'")
+        if self.method == "json_mode" and self.strict is not None:
+            raise ConfigError("strict has no meaning with method='json_mode', which enforces no schema: leave it out")
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """What is bound to the model, apart from tools: ``response_format``, and what a trace shows of it."""
+        shown: dict[str, Any] = {"kwargs": {"method": self.method}, "schema": self.schema}
+        if self.strict is not None:
+            shown["kwargs"]["strict"] = self.strict
+        told = {} if self.schema is None else {"ls_structured_output_format": shown}
+        if self.method == "function_calling":
+            return told
+        form = {"type": "json_object"} if self.method == "json_mode" else as_response_format(self.schema, self.strict)
+        return {**told, "response_format": form}
+
+    @property
+    def tool(self) -> dict[str, Any]:
+        """The schema as a tool."""
+        return _tool(self.schema, self.strict)
+
+    @property
+    def parser(self) -> Runnable[Any, Any]:
+        """Reads an answer: one of LangChain's own."""
+        schema: Any = self.schema
+        is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+        if self.method == "function_calling":
+            if is_class:
+                return PydanticToolsParser(tools=[schema], first_tool_only=True)
+            return JsonOutputKeyToolsParser(key_name=self.tool["function"]["name"], first_tool_only=True)
+        return PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+
+    def read(self, model: Runnable[Any, AIMessage], *, include_raw: bool) -> Runnable[Any, Any]:
+        """A chain that reads the model's answers.
+
+        Args:
+            model: with :attr:`bound` bound to it.
+            include_raw: return a dict of ``raw``, ``parsed`` and ``parsing_error`` instead of raising.
+        """
+        parser = self.parser
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        nothing = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks([nothing], exception_key="parsing_error")
+
+
+def as_response_format(given: Any, strict: bool | None = None) -> dict[str, Any]:
+    """A request's ``response_format`` of a schema, or of what is one already.
+
+    >>> as_response_format({"type": "object", "properties": {"minutes": {"type": "integer"}}})["json_schema"]["name"]
+    'answer'
+
+    Raises:
+        ConfigError: it is no schema.
+    """
+    if isinstance(given, Mapping) and given.get("type") in ("json_schema", "json_object", "text"):
+        return dict(given)
+    if isinstance(given, Mapping) and "title" not in given and not _is_function(given):
+        schema, name = dict(given), "answer"
+        if not schema.keys() & {"type", "properties", "anyOf", "allOf", "oneOf", "$ref", "enum", "const"}:
+            raise ConfigError(f"{json.dumps(schema, default=repr):.80} is no JSON schema: it says nothing of an answer")
+    else:
+        about = _tool(given, strict)["function"]
+        schema = convert_to_json_schema(given, strict=strict)
+        name = about["name"]
+    form: dict[str, Any] = {"name": name, "schema": schema}
+    if strict is not None:
+        form["strict"] = strict
+    return {"type": "json_schema", "json_schema": form}
+
+
+def _is_function(given: Mapping[str, Any]) -> bool:
+    return "name" in given or given.get("type") == "function"
+
+
+def _tool(given: Any, strict: bool | None) -> dict[str, Any]:
+    try:
+        return convert_to_openai_tool(given, strict=strict)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"cannot make a schema of {given!r:.80}: give a pydantic class, a TypedDict, or a JSON schema with a title"
+        ) from error

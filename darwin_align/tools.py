@@ -1,0 +1,169 @@
+"""Tools between LangChain and the search: what is bound to calls, and answers as messages with their tool calls."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessage
+from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.json import parse_partial_json
+
+from darwin_align.core import Beam, SearchConfig, SearchResult
+from darwin_align.core.errors import ConfigError
+from darwin_align.core.noun import did_you_mean
+from darwin_align.core.seeds import derive
+from darwin_align.operators.tool_syntax import InvalidCall, functions
+from darwin_align.operators.verdicts import read_calls, takes_calls, tells_calls
+
+__all__ = ["Tool", "ToolChoice", "bound_tools", "call_chunks", "message_of", "profile_of"]
+
+Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+ToolChoice = str | bool | dict[str, Any] | None
+
+_LETTERS = string.digits + string.ascii_letters
+_WORDS = ("auto", "none", "required")
+
+
+def bound_tools(
+    tools: Sequence[Tool],
+    tool_choice: ToolChoice = None,
+    strict: bool | None = None,
+    parallel_tool_calls: bool | None = None,
+) -> dict[str, Any]:
+    """What :meth:`DarwinChatModel.bind_tools <darwin_align.chat_model.DarwinChatModel.bind_tools>` binds to calls.
+
+    >>> def heat(to: int) -> str:
+    ...     '''Heat the water.'''
+    >>> bound = bound_tools([heat], tool_choice="any")
+    >>> bound["tools"][0]["function"]["name"], bound["tool_choice"]
+    ('heat', 'required')
+
+    Raises:
+        ConfigError: a tool that is no function, or a choice that is not known.
+    """
+    made = [_function(tool, strict) for tool in tools]
+    bound: dict[str, Any] = {"tools": made} if made else {}
+    if (choice := _choice(tool_choice, list(functions(made)))) is not None:
+        bound["tool_choice"] = choice
+    if parallel_tool_calls is not None:
+        if not isinstance(parallel_tool_calls, bool):
+            raise ConfigError(f"parallel_tool_calls = {parallel_tool_calls!r}: give True or False")
+        bound["parallel_tool_calls"] = parallel_tool_calls
+    return bound
+
+
+def _function(tool: Tool, strict: bool | None) -> dict[str, Any]:
+    try:
+        made = convert_to_openai_tool(tool, strict=strict)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"cannot make a tool of {tool!r:.80}: {' '.join(str(error).split())}") from error
+    if made.get("type") != "function" or not functions([made]):
+        raise ConfigError(
+            f"a tool of type {made.get('type')!r} runs on its provider's servers, or takes no JSON: give a function, a "
+            "pydantic class, a LangChain tool, or a dict of type 'function'"
+        )
+    return made
+
+
+def _choice(choice: ToolChoice, names: list[str]) -> str | dict[str, Any] | None:
+    if choice is None or choice is False:
+        return None
+    if choice is True or choice in ("any", "required"):
+        if not names:
+            raise ConfigError(f"tool_choice={choice!r} asks for a call, but there are no tools: bind some")
+        return "required"
+    if choice in _WORDS:
+        return choice
+    name: Any = choice
+    if isinstance(choice, Mapping):
+        about = choice.get("function")
+        name = about.get("name") if choice.get("type") == "function" and isinstance(about, Mapping) else None
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"tool_choice={choice!r} is not known: use 'auto', 'none', 'any', the name of a tool, or "
+            "{'type': 'function', 'function': {'name': …}}"
+        )
+    if name not in names:
+        hint = did_you_mean(name, [*names, "auto", "none", "any"])
+        raise ConfigError(f"tool_choice={choice!r} is no tool that is bound: {hint}")
+    return {"type": "function", "function": {"name": name}}
+
+
+def message_of(result: SearchResult, beam: Beam, policy: Any, **fields: Any) -> AIMessage:
+    """A beam's answer as a message, with its tool calls if the request has tools.
+
+    A call's id follows from the search's seed, the conversation and the call's place, so a replay gives the same one.
+
+    Args:
+        result: the search that the beam is of.
+        beam: a finished one.
+        policy: says how calls are written (``tool_syntax``).
+        fields: further fields of the message.
+    """
+    request = result.request
+    if not takes_calls(request):
+        return AIMessage(beam.text, **fields)
+    parsed = read_calls(policy.tool_syntax, request, beam.text, finished=True)
+    place = derive(result.config.seed or 0, "tool calls", request.to_json(), beam.text)
+    calls = [tool_call(name=c.name, args=dict(c.arguments), id=_id(place, i)) for i, c in enumerate(parsed.calls)]
+    invalid = [_invalid(call, _id(place, i)) for i, call in enumerate(parsed.invalid, start=len(calls))]
+    return AIMessage(parsed.text, tool_calls=calls, invalid_tool_calls=invalid, **fields)
+
+
+def _invalid(call: InvalidCall, call_id: str) -> Any:
+    args = call.text
+    try:
+        if isinstance(parse_partial_json(args), dict):  # a stream's reader would take it for a call that can be made
+            args = f"{call.reason}: {args}"
+    except ValueError:
+        pass
+    return invalid_tool_call(name=call.name, args=args, id=call_id, error=call.reason)
+
+
+def _id(seed: int, place: int) -> str:
+    # Nine letters and digits: some chat templates insist on that.
+    number, letters = derive(seed, place), ""
+    for _ in range(9):
+        number, letter = divmod(number, len(_LETTERS))
+        letters += _LETTERS[letter]
+    return letters
+
+
+def call_chunks(message: AIMessage) -> list[ToolCallChunk]:
+    """A whole message's tool calls, as the chunk of a stream has them."""
+    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    return [
+        tool_call_chunk(
+            name=call["name"],
+            args=args if isinstance(args := call["args"], str) else json.dumps(args, ensure_ascii=False),
+            id=call["id"],
+            index=i,
+        )
+        for i, call in enumerate(calls)
+    ]
+
+
+def profile_of(policy: Any, config: SearchConfig) -> ModelProfile:
+    """What a chat model with this policy can do, as agents ask of it."""
+    enforces = bool(getattr(policy, "enforces_formats", False))
+    profile = ModelProfile(
+        text_inputs=True,
+        text_outputs=True,
+        image_inputs=False,
+        audio_inputs=False,
+        video_inputs=False,
+        max_output_tokens=config.max_new_tokens,
+        tool_calling=tells_calls(policy),
+        tool_choice=enforces,
+        structured_output=enforces,
+        temperature=True,
+    )
+    if (length := getattr(policy, "context_length", None)) is not None:
+        profile["max_input_tokens"] = length
+    return profile
