@@ -22,19 +22,19 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 from langchain_core.utils.utils import LC_ID_PREFIX
 from pydantic import ConfigDict, model_validator
 
-from darwin_align.committed import Committed
 from darwin_align.core import Beam, Event, Population, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean, plain_errors
-from darwin_align.identity import identity
-from darwin_align.model_errors import model_errors
+from darwin_align.langchain.committed import Committed
+from darwin_align.langchain.identity import identity
+from darwin_align.langchain.model_errors import model_errors
+from darwin_align.langchain.runs import adopted, ahanding, children_of, handing
+from darwin_align.langchain.settings import SETTINGS, joined
+from darwin_align.langchain.structured import Method, Schema, Structure, as_response_format
+from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, call_chunks, message_of, profile_of
 from darwin_align.operators.portal import acall
 from darwin_align.operators.together import RunsTogether
-from darwin_align.runs import adopted, ahanding, children_of, handing
 from darwin_align.search import DarwinSearch
-from darwin_align.settings import SETTINGS, joined
-from darwin_align.structured import Method, Schema, Structure, as_response_format
-from darwin_align.tools import Tool, ToolChoice, bound_tools, call_chunks, message_of, profile_of
 
 if TYPE_CHECKING:
     import torch

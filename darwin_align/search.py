@@ -40,8 +40,10 @@ from darwin_align.core import (
 from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import OperatorName
-from darwin_align.loop_graph import loop_graph
-from darwin_align.model_errors import is_remote_fault, message_of
+from darwin_align.langchain.loop_graph import loop_graph
+from darwin_align.langchain.model_errors import is_remote_fault, message_of
+from darwin_align.langchain.progress import Progress, asend, send
+from darwin_align.langchain.settings import ALIASES
 from darwin_align.operators.base import Check, Decoder, Mutator, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector, parts_of
@@ -53,8 +55,6 @@ from darwin_align.operators.selectors import NoSelection, SMCSelector, TopKRepla
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedSmall, cut
 from darwin_align.operators.verdicts import check_asked
-from darwin_align.progress import Progress, asend, send
-from darwin_align.settings import ALIASES
 
 __all__ = ["DarwinSearch", "SearchInput"]
 

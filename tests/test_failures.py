@@ -29,7 +29,6 @@ from darwin_align import (
     Response,
     SearchConfig,
     SearchResult,
-    model_errors,
 )
 from darwin_align.core import Event, errors
 from darwin_align.core.errors import (
@@ -47,7 +46,13 @@ from darwin_align.core.errors import (
     RequestError,
     RewardError,
 )
-from darwin_align.model_errors import DarwinModelContextOverflowError, as_model_error, is_remote_fault, message_of
+from darwin_align.langchain import model_errors
+from darwin_align.langchain.model_errors import (
+    DarwinModelContextOverflowError,
+    as_model_error,
+    is_remote_fault,
+    message_of,
+)
 from darwin_align.operators import TopKReplacement
 from tests.core.kit import ASKED, Babbler, Case, Letters, cases, reword
 

@@ -32,7 +32,9 @@ def test_what_needs_no_model_loads_no_torch(module: str) -> None:
     assert json.loads(done.stdout)[1] == []
 
 
-@pytest.mark.parametrize("module", ["darwin_align.search", "darwin_align.chat_model", "darwin_align.model_errors"])
+@pytest.mark.parametrize(
+    "module", ["darwin_align.search", "darwin_align.chat_model", "darwin_align.langchain.model_errors"]
+)
 def test_what_tells_errors_apart_loads_httpx_only_for_one(module: str) -> None:
     script = SCRIPT.format(module=module, heavy=["httpx"])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -25,7 +25,7 @@ from darwin_align import DarwinChatModel, DarwinSearch, Request, Sampling, Searc
 from darwin_align.backends.endpoint import EndpointPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.errors import ConfigError, EndpointConnectionError
-from darwin_align.identity import identity
+from darwin_align.langchain.identity import identity
 from darwin_align.operators import (
     IdentityMutator,
     LexicalIntent,

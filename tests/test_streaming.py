@@ -18,12 +18,12 @@ from langchain_core.runnables import RunnableLambda
 
 from darwin_align import Budget, DarwinChatModel, Population, Request, Response, SearchConfig
 from darwin_align.backends.scripted import ScriptedScorer
-from darwin_align.committed import Committed
 from darwin_align.core import Event
 from darwin_align.core.errors import ConfigError, EndpointConnectionError, OperatorError
 from darwin_align.core.seeds import below
+from darwin_align.langchain.committed import Committed
+from darwin_align.langchain.progress import PROGRESS, Progress
 from darwin_align.operators import Continuation, Row
-from darwin_align.progress import PROGRESS, Progress
 from tests.core.kit import ASKED, REQUEST, Babbler, Case, Letters, cases, search_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")

@@ -14,10 +14,10 @@ from typing_extensions import TypedDict
 from darwin_align import DarwinChatModel, Request
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.core.errors import ConfigError, RequestError
+from darwin_align.langchain.structured import Method, Structure, as_response_format
 from darwin_align.operators import ToolCallScorer
 from darwin_align.operators.verdicts import format_breach
 from darwin_align.pocket import policy_path
-from darwin_align.structured import Method, Structure, as_response_format
 from tests.test_tools import Says, call, heat, model_of, set_lamp
 
 

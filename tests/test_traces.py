@@ -18,9 +18,9 @@ from darwin_align import DarwinChatModel, Population, Request, SearchConfig
 from darwin_align.backends.endpoint import EndpointPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import SearchResult
+from darwin_align.langchain.runs import _handed
 from darwin_align.operators import Decoder, TopKReplacement
 from darwin_align.operators.tracing import cut, summary
-from darwin_align.runs import _handed
 from tests.core.kit import ASKED, Babbler, search_of
 
 pytestmark = [

@@ -202,7 +202,11 @@ def test_a_forked_child_leaves_the_parents_connections_alone() -> None:
     program = "ask()\nin_child(lambda: [ask() for _ in range(3)])\nask()\n"
     with wire(a_moment) as served:  # of its own: a port that an earlier test left would count as an old connection
         subprocess.run(
-            [sys.executable, "-c", BEGIN + program, served.url], cwd=ROOT, check=True, timeout=60, stdout=subprocess.DEVNULL
+            [sys.executable, "-c", BEGIN + program, served.url],
+            cwd=ROOT,
+            check=True,
+            timeout=60,
+            stdout=subprocess.DEVNULL,
         )
     assert len(served.asked) == 5
     assert len(served.connections) == 2, "one of the parent, one of the child"

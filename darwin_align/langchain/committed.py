@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from darwin_align.core import Event, Population, Request, SearchConfig, SearchResult
 from darwin_align.core.errors import ConfigError, OperatorError
-from darwin_align.progress import Standing
+from darwin_align.langchain.progress import Standing
 
 __all__ = ["Committed"]
 
