@@ -16,9 +16,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from darwin_align import DarwinSearch, SearchConfig
+from darwin_align.backends import grammars as module
+from darwin_align.backends.grammars import asked_format, asked_tools, closed
 from darwin_align.backends.local import LocalPolicy
-from darwin_align.backends.local import constraints as module
-from darwin_align.backends.local.constraints import asked_format, asked_tools, closed
 from darwin_align.backends.local.sampling import Sampler, place_keys, seed_keys
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Request, Sampling
@@ -651,7 +651,7 @@ def test_grammars_are_compiled_once_and_forgotten_in_turn(qwen3, monkeypatch):
     policy = LocalPolicy(qwen3._loaded.model, qwen3._loaded.tokenizer)
     ask = policy._constraints
     requests = [row(response_format=formed({"const": i})).request for i in range(3)]
-    found = [ask._find(request) for request in requests]
-    assert ask._find(requests[2]) is found[2]
-    assert ask._find(requests[0]) is not found[0]
+    found = [ask.find(request) for request in requests]
+    assert ask.find(requests[2]) is found[2]
+    assert ask.find(requests[0]) is not found[0]
     assert len(ask._compiled) == 2
