@@ -52,19 +52,76 @@ _UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _TOLD
 class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel):
     """A chat model whose answers are searched for under a reward model while they are decoded.
 
-    Without arguments it is the embedded pair. Give ``search``, or what :class:`DarwinSearch` takes (``policy``,
-    ``scorer``, ``selector``, ``config`` …), or use :meth:`from_pretrained` for models of your own. Without a policy,
-    the embedded pair does what is not given. Settings may also be given one by one, as to a call: ``cycles``, ``seed``,
-    ``temperature``, ``max_tokens`` …
+    Setup:
+        ``pip install darwin-align``. Local models also take the extras ``constrained`` (structured output, and calls of
+        tools that keep their schemas), ``gpu`` and ``quantized``. Servers take a key by ``api_key=``, or from the
+        environment (``DARWIN_ALIGN_API_KEY``, or a provider's own variable for its own address).
+
+    Instantiate:
+        Without arguments it is the embedded pair. :meth:`from_pretrained` loads models of your own from folders or hub
+        ids. Otherwise give ``search``, or what :class:`~darwin_align.search.DarwinSearch` takes (``policy``,
+        ``scorer``, ``mutator``, ``selector``, ``config`` …); without a policy, the embedded pair does what is not
+        given. Settings may also be given one by one, here, to a call or by ``bind``: ``cycles``, ``mutations``,
+        ``seed``, ``temperature``, ``max_tokens`` …
+
+        >>> from darwin_align import DarwinChatModel, SearchConfig
+        >>> model = DarwinChatModel(cycles=1, seed=7)
+        >>> fast = DarwinChatModel(config=SearchConfig.preset("best_of_n", mutations=4))
+
+    Invoke:
+        >>> answer = model.invoke([("system", "You are a helpful assistant."), ("human", "How do I brew green tea?")])
+        >>> "kettle" in answer.content
+        True
+
+    Stream:
+        The answer comes once it is decided, for until then every word may still be replaced; custom events named
+        ``darwin_progress`` and ``on_event`` tell how the search stands. ``streaming_mode="committed"`` tells what can
+        no longer change.
+
+        >>> "".join(chunk.text for chunk in model.stream("How do I brew green tea?")).count("green tea") > 2
+        True
+
+    Async:
+        ``ainvoke``, ``astream``, ``abatch`` and ``astream_events``. The searches of one batch, and all others that run
+        at that time, share the models' batches.
+
+        >>> import asyncio
+        >>> answers = asyncio.run(model.abatch(["How do I bake bread?", "How do I grow basil?"]))
+        >>> ["dough" in answers[0].content, "basil" in answers[1].content]
+        [True, True]
+
+    Tool calling:
+        >>> def set_light(room: str, color: str) -> str:
+        ...     "Change the color of a lamp."
+        ...     return f"The lamp in the {room} is {color}."
+        >>> called = model.bind_tools([set_light]).invoke("Make the lamp in the kitchen blue.")
+        >>> [(call["name"], call["args"]) for call in called.tool_calls]
+        [('set_light', {'room': 'kitchen', 'color': 'blue'})]
+
+    Structured output:
+        By three methods, with pydantic classes, TypedDicts and JSON schemas; see :meth:`with_structured_output`.
+
+        >>> from pydantic import BaseModel
+        >>> class Lamp(BaseModel):
+        ...     room: str
+        ...     color: str
+        >>> type(model.with_structured_output(Lamp).invoke("Make the lamp in the kitchen blue.")).__name__
+        'Lamp'
+
+    Response metadata:
+        What was found and at what cost. ``usage_metadata`` counts tokens of all beams.
+
+        >>> about = answer.response_metadata["darwin"]
+        >>> sorted(about)  # doctest: +NORMALIZE_WHITESPACE
+        ['cycles', 'failure', 'first_response', 'first_reward', 'instruction', 'reward', 'seed', 'stop_reason',
+         'usage']
+        >>> about["reward"] >= about["first_reward"], about["stop_reason"]
+        (True, 'cycles')
+        >>> answer.usage_metadata["output_tokens"] == about["usage"]["decoded_tokens"]
+        True
 
     Raises:
         ConfigError: an unknown argument, or arguments that contradict each other.
-
-    >>> from darwin_align import DarwinChatModel
-    >>> model = DarwinChatModel()
-    >>> answer = model.invoke("How do I brew green tea?", seed=1)
-    >>> answer.response_metadata["darwin"]["reward"] >= answer.response_metadata["darwin"]["first_reward"]
-    True
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
