@@ -120,7 +120,9 @@ if __name__ == "__main__":
     parser.add_argument("--start", type=Path, default=None, help="folder of the first phase's policy: train the second")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="another draw of data and weights; 0 is the shipped one")
     chosen = parser.parse_args()
     plan = FIRST if chosen.start is None else SECOND
+    plan = replace(plan, seed=plan.seed + 1000 * chosen.seed)
     plan = plan if chosen.steps is None else replace(plan, steps=chosen.steps)
     train(chosen.folder, plan, start=chosen.start, threads=chosen.threads)

@@ -187,8 +187,10 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--final-only", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="another draw of data and noise; 0 is the shipped one")
     chosen = parser.parse_args()
     plan = FIRST if chosen.phase == "first" else SECOND
+    plan = replace(plan, seed=plan.seed + 1000 * chosen.seed)
     train(
         chosen.folder,
         chosen.start,
