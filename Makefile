@@ -41,14 +41,14 @@ bench-faults: $(READY)
 	$(BIN)/python -m benchmarks.faults
 
 docs-check: $(READY)
-	$(BIN)/python -m pytest --doctest-modules darwin_align
+	$(BIN)/python -m pytest --doctest-modules darwin_align integrations/langgraph/progress.py
 	$(BIN)/python -m pytest tests/test_readme.py
 
 pair: $(READY)
 	$(BIN)/python -m training
 
 # torch first, by its pin: any other request for it may fetch a build with gigabytes of CUDA.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "darwin_align needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"

@@ -1,1 +1,1 @@
-"""How other systems host the library."""
+"""How other systems host the library: runnable examples on public names, each with a README and tests."""

@@ -1,0 +1,1 @@
+"""LangChain hosts the library: one example a module. Nothing is imported here."""
