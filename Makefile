@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
+ALPACA_BIN := .venv-alpaca/bin
+ALPACA_READY := .venv-alpaca/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -15,7 +17,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-test-slow: $(READY) $(VLLM_READY)
+test-slow: $(READY) $(VLLM_READY) $(ALPACA_READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 # Where there is a CUDA device and a torch that knows it.
@@ -35,6 +37,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.held_out
 	$(BIN)/python -m benchmarks.family
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.tools
+	$(BIN)/python -m benchmarks.committed
 
 # Searches over the wire behind a proxy that spoils a fifth of all requests, and behind a slow network.
 bench-faults: $(READY)
@@ -65,5 +69,12 @@ $(VLLM_READY): constraints-vllm.txt
 	$(VLLM_BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $(VLLM_READY)
 
+# The alpaca_eval package brings pandas and datasets, and FastChat's judge other pins than ours.
+$(ALPACA_READY): constraints-alpaca.txt
+	test -x $(ALPACA_BIN)/python || $(PYTHON) -m venv .venv-alpaca
+	$(ALPACA_BIN)/python -m pip install -q --disable-pip-version-check -c constraints-alpaca.txt alpaca_eval setuptools
+	$(ALPACA_BIN)/python -m pip install -q --disable-pip-version-check --no-deps "$$(grep '^fschat==' constraints-alpaca.txt)"
+	touch $(ALPACA_READY)
+
 clean:
-	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-alpaca build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

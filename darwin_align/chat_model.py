@@ -313,7 +313,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
                 then, and its answer loses to any other. Every argument is required then, and no other name is allowed.
                 ``None`` leaves it to the tools.
             parallel_tool_calls: whether an answer may make several calls; it may by default.
-            kwargs: settings of :meth:`invoke`, ``response_format`` among them.
+            kwargs: settings of :meth:`invoke`, ``response_format`` and ``grounded`` among them.
 
         Raises:
             ConfigError: a tool that is no function, or a choice that is not known.

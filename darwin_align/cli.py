@@ -1,4 +1,4 @@
-"""The command line: ``darwin-align demo``, ``darwin-align chat`` and ``darwin-align check-scorer``.
+"""The command line, ``darwin-align``: ``demo``, ``chat``, ``batch``, ``check-scorer``, ``eval``, ``serve``.
 
 Exit codes: 0 done, 1 a model or operator failed or the checked scorer has a problem, 2 bad input or settings,
 130 interrupted.
@@ -14,8 +14,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from darwin_align.batch import command as batch
 from darwin_align.core import PRESETS, Message, Request, SearchConfig, SearchResult
 from darwin_align.core.errors import ConfigError, DarwinError, RequestError
+from darwin_align.evaluation.commands import add_eval
 
 if TYPE_CHECKING:
     from darwin_align.operators import Scorer
@@ -34,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except (ConfigError, RequestError) as error:
         return _fail(error, 2)
-    except (DarwinError, FileNotFoundError) as error:
-        return _fail(error, 1)
     except BrokenPipeError:  # whoever read our output stopped, e.g. head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (DarwinError, OSError) as error:
+        return _fail(error, 1)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -57,20 +59,32 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--preset", default="darwin", help=f"one of {', '.join(PRESETS)} (default: darwin)")
-    shared.add_argument("--seed", type=int, help="same seed, same answer (demo: 0; chat: drawn anew)")
+    shared.add_argument("--seed", type=int, help="same seed, same answer (demo, batch: 0; chat: drawn anew)")
     shared.add_argument("--policy", metavar="MODEL", help="folder or hub id of a causal language model")
     shared.add_argument("--reward", metavar="MODEL", help="folder or hub id of a one-logit reward model")
     shared.add_argument("--json", action="store_true", help="print JSON instead of text")
 
     demo = commands.add_parser("demo", parents=[shared], help="one question: plain sample against searched answer")
     demo.add_argument("instruction", nargs="?", help="what to ask (default: a held-out question)")
+    demo.add_argument("--html", metavar="FILE", help="also write the search as one page to look at")
     demo.add_argument("--topics", action="store_true", help="list what the embedded pair knows, and stop")
     demo.set_defaults(run=_demo)
 
     chat = commands.add_parser("chat", parents=[shared], help="talk, with history; /reset forgets, /quit leaves")
     chat.set_defaults(run=_chat)
+    batch.add_parser(commands, [shared]).set_defaults(run=lambda arguments: batch.main(arguments, _search))
     _add_check(commands)
+    add_eval(commands)
+    _add_serve(commands)
     return parser
+
+
+def _add_serve(commands: Any) -> None:
+    from darwin_align.integrations.openai_server.command import add_arguments, run
+
+    serve = commands.add_parser("serve", help="an OpenAI-compatible server for searches and rewards (extra serve)")
+    add_arguments(serve)
+    serve.set_defaults(run=run)
 
 
 def _add_check(commands: Any) -> None:
@@ -120,10 +134,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.json:
         result = search.invoke(instruction, seed=seed)
         print(json.dumps(_summary(result, embedded), ensure_ascii=False, indent=2))
+        _write_page(result, arguments.html)
         return 0
     from darwin_align.report import print_report, watched
 
     result, history = watched(search, instruction, seed)
+    _write_page(result, arguments.html)
     print_report(
         result, history, _gold(result, result.text, embedded), _gold(result, result.first_response.text, embedded)
     )
@@ -133,6 +149,13 @@ def _demo(arguments: argparse.Namespace) -> int:
             "writes confident nonsense."
         )
     return 0
+
+
+def _write_page(result: SearchResult, path: str | None) -> None:
+    if path is not None:
+        from darwin_align.trace import write_html
+
+        write_html(result, path)
 
 
 def _summary(result: SearchResult, embedded: bool) -> dict[str, Any]:

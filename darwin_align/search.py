@@ -39,7 +39,7 @@ from darwin_align.core import (
 )
 from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
 from darwin_align.core.noun import did_you_mean, plain_errors
-from darwin_align.core.types import OperatorName
+from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import is_remote_fault, message_of
 from darwin_align.langchain.progress import Progress, asend, send
@@ -49,9 +49,10 @@ from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector, parts_of
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import IdentityMutator, PolicyMutator
+from darwin_align.operators.policy import check_ranks
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt
-from darwin_align.operators.selectors import NoSelection, SMCSelector, TopKReplacement, Tournament
+from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedSmall, cut
 from darwin_align.operators.verdicts import check_asked
@@ -67,7 +68,9 @@ and ended the search, the last event says so, and the population is the question
 
 _SAMPLING = frozenset(Sampling.model_fields)
 _SEARCH = frozenset(SearchConfig.model_fields)
-_REQUEST = frozenset({"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format"})
+_REQUEST = frozenset(
+    {"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format", "grounded", "grounded_in"}
+)
 
 
 class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchInput, SearchResult]):
@@ -98,6 +101,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
     """Owns its own settings: ``config.survivors`` then has no say, and giving both is an error."""
     config: SearchConfig = SearchConfig()
     sampling: Sampling = Sampling()
+    grounded: Grounded = False
+    """Whether the values of tool calls and structured answers are copied from the conversation."""
     mutation_prompt: MutationPrompt = MANY
     guard: Check | None = Field(default_factory=LexicalIntent)
     """Intent guard: refuses mutations that leave the topic. ``None`` lets all through."""
@@ -133,8 +138,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             input: a text, messages, a prompt value, or a :class:`Request`.
             config: LangChain's run configuration.
             settings: for this call only, any setting of :class:`SearchConfig` or :class:`Sampling`, and ``stop``,
-                ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format``, ``max_tokens``; also
-                ``replay`` (recorded events to start from) and ``on_event`` (called after every answer).
+                ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format``, ``grounded``,
+                ``grounded_in``, ``max_tokens``; also ``replay`` (recorded events to start from) and ``on_event``
+                (called after every answer).
 
         Raises:
             RequestError: the conversation cannot be answered.
@@ -249,6 +255,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         by_hand = request.sampling.model_dump(exclude_unset=True)  # a default may give way where a server lacks it
         sampling = Sampling(**{**by_hand, **{n: v for n, v in named.items() if n in _SAMPLING}})
         fields = {name: value for name, value in named.items() if name in _REQUEST}
+        if "grounded" not in request.model_fields_set:
+            fields.setdefault("grounded", self.grounded)
         if isinstance(fields.get("stop"), str):
             fields["stop"] = [fields["stop"]]
         with plain_errors(Request):
@@ -286,17 +294,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         return _guarded(mutator, checks)
 
     def _selector(self, config: SearchConfig) -> Runnable[Any, Any]:
-        if self.selector is not None:
-            return as_selector(self.selector)
-        match config.selector:
-            case "top_k":
-                return TopKReplacement(survivors=config.survivors)
-            case "tournament":
-                return Tournament()
-            case "smc":
-                return SMCSelector()
-            case "none":
-                return NoSelection()
+        return selector_of(config) if self.selector is None else as_selector(self.selector)
 
 
 class _Asked:
@@ -332,6 +330,8 @@ class _Run:
         for part in parts:
             if isinstance(part, Decoder):
                 check_asked(asked.request, part.policy)  # before the mutations are paid for
+                if config.candidates:
+                    check_ranks(part.policy)
         held = [holder for part in parts for holder in getattr(part, "holders", ())]
         self.holders = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
         self.search_id = uuid.uuid4().hex

@@ -385,6 +385,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"selector": Tournament(size=3)},
     {"sampling": Sampling(temperature=0.1)},
     {"sampling": Sampling(top_p=0.1)},
+    {"grounded": True},
+    {"grounded": "where_possible"},
     *(
         {"config": SearchConfig(**{"seed": 5, **changes})}
         for changes in (
@@ -402,8 +404,16 @@ VARIANTS: list[dict[str, Any]] = [
             {"budget": {"tokens": 100}},
             {"budget": {"reward_calls": 100}},
             {"on_failure": "raise"},
+            {"choice": "soft"},
+            {"choice": "soft", "reward_temperature": 0.5},
+            {"selector": "smc", "resample_below": 0.1},
+            {"selector": "speculative_rejection", "rejection": 0.25},
+            {"patience": 2},
+            {"patience": 2, "min_improvement": 0.5},
+            {"target_reward": 3.0},
         )
     ),
+    {"config": SearchConfig.preset("args", seed=5, reward_weight=2.0)},
 ]
 
 

@@ -15,7 +15,10 @@ def test_the_readme_has_its_snippets() -> None:
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: re.sub(r"\W+", " ", snippet.splitlines()[-1])[:40])
-def test_snippet_runs_and_prints_something(snippet: str, request: pytest.FixtureRequest, capsys) -> None:
+def test_snippet_runs_and_prints_something(
+    snippet: str, request: pytest.FixtureRequest, capsys, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     if ADDRESS in snippet:
         snippet = snippet.replace(ADDRESS, request.getfixturevalue("llama").url)
     exec(compile(snippet, str(README), "exec"), {})  # noqa: S102 - our own page

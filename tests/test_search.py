@@ -151,15 +151,16 @@ def test_no_seed_draws_one_and_records_it() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 async def test_every_preset(name: str) -> None:
     search = search_of(mutator=None, config=SearchConfig.preset(name), policy=ScriptedPolicy(length=15))
-    result = search.invoke(ASKED, **SMALL)
-    assert timeless(await search.ainvoke(ASKED, **SMALL)) == timeless(result)
+    small = {**SMALL, "replacement_period": 1} if name == "args" else SMALL
+    result = search.invoke(ASKED, **small)
+    assert timeless(await search.ainvoke(ASKED, **small)) == timeless(result)
     assert result.stop_reason == "cycles"
     assert result.cycles == SearchConfig.preset(name).cycles
-    assert result.reward >= result.first_response.reward
     asked = {event.operator for event in result.events}
     assert ("mutate" in asked) == (name != "sample")
-    assert ("select" in asked) == (name in ("darwin", "sample_replace"))
-    assert (result.text == result.first_response.text) or result.reward > result.first_response.reward
+    assert ("select" in asked) == (name not in ("sample", "best_of_n", "soft_best_of_n", "mutate_best_of_n"))
+    if search.config.choice == "best":
+        assert (result.text == result.first_response.text) or result.reward > result.first_response.reward
 
 
 def test_events_are_told_as_they_come_also_when_replayed() -> None:

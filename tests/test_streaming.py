@@ -178,11 +178,13 @@ def test_the_budgets_use_and_a_failure_are_told() -> None:
     assert told.progress[-1]["text"] == answer.text
 
 
-@given(cases())
-def test_the_last_progress_is_the_answer(case: Case) -> None:
-    """Also with a lookahead, whose texts are thrown away, and with every selector."""
-    standing = Progress(case.config)
-    trace = case.trace()
+@given(cases(), st.sampled_from([{}, {}, {"choice": "soft"}, {"target_reward": 2.0}]))
+def test_the_last_progress_is_the_answer(case: Case, more: dict[str, Any]) -> None:
+    """Also with a lookahead, whose texts are thrown away, with every selector, and of a drawn answer."""
+    if more.get("choice") == "soft" and case.config.reward_temperature == 0:
+        more = {}
+    standing = Progress(case.config.replace(**more))
+    trace = case.trace(**more)
     for event, (_, population) in zip(trace.result.events, trace.steps, strict=True):
         told = standing.after(event, population)
     assert (told["text"], told["reward"]) == (trace.result.text, trace.result.reward)
@@ -240,17 +242,17 @@ EARLY: list[int] = []
 
 @limits(max_examples=150)
 @given(
-    cases(selectors=("top_k", "tournament", "smc")),
+    cases(selectors=("top_k", "tournament", "smc", "speculative_rejection")),
     st.sampled_from([0, 3, 10, 30]),
     st.sampled_from([None, 20, 60]),
-    st.integers(0, 12),
-    st.sampled_from(["decode", "score"]),
+    st.tuples(st.integers(0, 12), st.sampled_from(["decode", "score"])),
+    st.sampled_from([{}, {}, {"choice": "soft"}, {"target_reward": 2.0}]),
 )
 def test_committed_text_is_how_the_answer_begins(
-    case: Case, strays: int, tokens: int | None, dies: int, at: str
+    case: Case, strays: int, tokens: int | None, death: tuple[int, str], more: dict[str, Any]
 ) -> None:
-    """Whatever replaces, ties, looks ahead, spends its budget, or breaks off."""
-    settings = {**by_hand(case.config), "budget": Budget(tokens=tokens)}
+    """Whatever replaces, ties, looks ahead, spends its budget, has had enough, is drawn, or breaks off."""
+    settings, (dies, at) = {**by_hand(case.config), "budget": Budget(tokens=tokens), **more}, death
 
     def model() -> DarwinChatModel:
         policy, calls = Parrot(case.ends, strays), {"decode": 0, "score": 0}

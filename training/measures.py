@@ -253,15 +253,31 @@ def _called(reply: str) -> list[tuple[str, dict[str, Any]]] | None:
         return None
 
 
+@dataclass(frozen=True)
+class ToolCase:
+    """A request of which it is known what must be called."""
+
+    words: str
+    tools: list[dict[str, Any]]
+    name: str
+    arguments: dict[str, Any]
+
+
+def tool_cases(count: int, *, made_up: bool) -> list[ToolCase]:
+    """Requests that training never saw: for household tools, or for invented ones."""
+    rng = random.Random(9)
+    drawn = [tool_use.request(rng, unseen=True, made_up=made_up) for _ in range(count)]
+    return [ToolCase(words, tool_use.listed(tool, rng), tool.name, arguments) for tool, arguments, words in drawn]
+
+
 def tool_figures(pair: Pair, count: int = 50) -> Figures:
     """Share of calls that are well-formed and right: unseen requests for household tools, and for invented tools."""
     figures = {}
     for label, made_up in (("household", False), ("invented", True)):
-        rng = random.Random(9)
-        drawn = [tool_use.request(rng, unseen=True, made_up=made_up) for _ in range(count)]
-        prompts: list[Prompt] = [([turn("user", words)], tool_use.listed(tool, rng)) for tool, _, words in drawn]
+        cases = tool_cases(count, made_up=made_up)
+        prompts: list[Prompt] = [([turn("user", case.words)], case.tools) for case in cases]
         for way, temperature in (("sampled", TEMPERATURE), ("greedy", 0.0)):
             replies = pair.generate(prompts, seed=10, temperature=temperature)
-            right = [_called(reply) == [(t.name, a)] for reply, (t, a, _) in zip(replies, drawn, strict=True)]
+            right = [_called(r) == [(case.name, case.arguments)] for r, case in zip(replies, cases, strict=True)]
             figures[f"tool calls right, {label}, {way}"] = _mean(right)
     return figures

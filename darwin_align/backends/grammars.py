@@ -3,6 +3,9 @@
 A request's ``response_format`` and ``tool_choice`` become a grammar that llguidance reads: it says which tokens may
 come next. Where calls are free (``tool_choice="auto"``), so is the text, up to the token that begins a call; from there
 on it is one that can be made. That needs a token of the tokenizer's own for the mark, as most models with tools have.
+
+A request that is ``grounded`` gets a grammar of its own conversation: values are copied from it, where the schema does
+not list them.
 """
 
 from __future__ import annotations
@@ -11,15 +14,17 @@ import json
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from threading import Lock
 from typing import Any
 
+from darwin_align.backends.grounded import GroundedJson, NothingToCopy
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Request
+from darwin_align.operators.grounding import Sources
 from darwin_align.operators.tool_syntax import ID_LETTERS, CallTexts, functions
 
 __all__ = ["FREE", "Compiled", "Grammars", "asked_format", "asked_tools", "closed", "forced", "unkept"]
@@ -164,14 +169,27 @@ class _Grammar:
     Args:
         tokens: ids of the tokenizer's added tokens, by their text. In a text that a template writes they stand for
             themselves, as in the conversations that the model was trained on.
+        sources: what the values of JSON are copied from; nothing in particular, if there are none.
     """
 
-    def __init__(self, tokens: Mapping[str, int]) -> None:
+    def __init__(self, tokens: Mapping[str, int], sources: Sources | None = None) -> None:
         self._tokens = tokens
         self._rules: list[str] = []
+        self._grounded = None if sources is None else GroundedJson(sources, self._rules, _SPACE)
 
-    def json(self, schema: Any) -> str:
-        """A rule for JSON that keeps a schema."""
+    def json(self, schema: Any, asked: str) -> str:
+        """A rule for JSON that keeps a schema.
+
+        Args:
+            schema: of any kind.
+            asked: whose it is, for errors.
+
+        Raises:
+            RequestError: a part of the schema cannot be grounded.
+            NothingToCopy: the sources hold nothing for it.
+        """
+        if self._grounded:
+            return self._grounded.rule(closed(schema), asked)
         rule = f"json_{len(self._rules)}"
         if schema is True:
             schema = {}
@@ -181,15 +199,26 @@ class _Grammar:
         return rule
 
     def calls(self, texts: CallTexts, tools: Mapping[str, Any], *, many: bool) -> str:
-        """A rule for a call of one of the tools, or for several calls."""
+        """A rule for a call of one of the tools, or for several calls.
+
+        Raises:
+            RequestError: a part of a tool's schema cannot be grounded.
+            NothingToCopy: the sources hold nothing for any tool.
+        """
         quoted = texts.first.endswith('"')
         made = []
         for name, schema in tools.items():
             written = json.dumps(name, ensure_ascii=False)[1:-1] if quoted else name
-            made.append(f"{self.text(written + texts.middle)} {self.json(schema)}")
-        self._rules.append(f"call: {' | '.join(made)}")
+            made.append(partial(self._call, self.text(written + texts.middle), name, schema))
+        self._rules.append(f"call: {' | '.join(_possible(*made))}")
         more = f"({self.text(texts.between)} call)*" if many and texts.between is not None else ""
         return f"{self.text(texts.first)} call {more} {self.text(texts.last)}"
+
+    def _call(self, before: str, name: str, schema: Any) -> str:
+        try:
+            return f"{before} {self.json(schema, f'the tool {name!r}')}"
+        except NothingToCopy as nothing:
+            raise NothingToCopy(nothing.kind, f"{name}({nothing.path})") from nothing
 
     def calls_behind_text(self, texts: CallTexts, tools: Mapping[str, Any], *, many: bool) -> str | None:
         """A rule for any text, behind which there may be calls; ``None`` if no added token marks their beginning."""
@@ -198,7 +227,11 @@ class _Grammar:
         if at < 0 or texts.first[:at].strip():
             return None
         self._rules.append(f"free: (<[^{self._tokens[mark]}]>)*")
-        return f"free ({self.calls(replace(texts, first=texts.first[at:]), tools, many=many)})?"
+        try:
+            return f"free ({self.calls(replace(texts, first=texts.first[at:]), tools, many=many)})?"
+        except NothingToCopy as nothing:
+            logger.info("no call can be grounded: %s", nothing)
+            return "free"
 
     def text(self, text: str) -> str:
         """Exactly this text; added tokens in it as such."""
@@ -234,7 +267,8 @@ class Compiled:
 
     def __init__(self, tokenizer: Any, grammar: str, asked: str) -> None:
         self._tokenizer, self._grammar = tokenizer, grammar
-        self.words = -(-tokenizer.vocab_size // 32)
+        self.size: int = tokenizer.vocab_size
+        self.words = -(-self.size // 32)
         self.ends = list(tokenizer.eos_tokens)
         self._first = self.fresh()
         if self._first.is_error():
@@ -269,13 +303,20 @@ class Grammars:
 
     def check(self, request: Request) -> None:
         """Raise what :meth:`find` would raise, before anything is written."""
-        if forced(request):
+        if forced(request) or request.grounded:
             self.find(request)
 
     def find_free(self, request: Request) -> Compiled | None:
-        """The grammar of calls that nobody forces, as far as it is to be had."""
+        """The grammar of calls that nobody forces, as far as it is to be had.
+
+        Raises:
+            RequestError: calls are to be grounded and cannot be.
+            ModelLoadError: the same, for the package is missing.
+        """
         if not request.tools or request.tool_choice == "none":
             return None
+        if request.grounded:
+            return self.find(request)
         try:
             return self.find(request)
         except (RequestError, ModelLoadError) as error:
@@ -289,18 +330,28 @@ class Grammars:
             RequestError: what is asked for cannot be enforced.
             ModelLoadError: the package that enforces it is missing.
         """
-        key = json.dumps([request.response_format, request.tool_choice, request.tools, request.parallel_tool_calls])
+        asked = [request.response_format, request.tool_choice, request.tools, request.parallel_tool_calls]
+        key = json.dumps([*asked, request.grounded, request.sources])
         with self._lock:
             if key not in self._compiled:
-                schema, tools = asked_format(request), asked_tools(request)
-                if schema is None and tools is None:
-                    self._compiled[key] = self._compile_free(request)
-                else:
-                    self._compiled[key] = self._compile(request, schema, tools)
+                if request.grounded:  # what llguidance cannot take, it says of the schema as it is
+                    self._make(request.model_copy(update={"grounded": False, "grounded_in": ()}))
+                self._compiled[key] = self._make(request)
                 while len(self._compiled) > _KEPT:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
             return self._compiled[key]
+
+    def _make(self, request: Request) -> Compiled | None:
+        schema, tools = asked_format(request), asked_tools(request)
+        try:
+            free = schema is None and tools is None
+            return self._compile_free(request) if free else self._compile(request, schema, tools)
+        except NothingToCopy as nothing:
+            raise RequestError(
+                f"grounded={request.grounded!r} cannot be kept: {nothing}. Say it in the conversation, let the "
+                "schema leave that value out or make it null, or give grounded='where_possible'"
+            ) from nothing
 
     def _compile(self, request: Request, schema: Any, tools: dict[str, dict[str, Any]] | None) -> Compiled:
         if schema is not None and tools is not None:
@@ -314,27 +365,35 @@ class Grammars:
                 "a part of: give a chat_template=… that leaves them out"
             )
         asked = "response_format" if tools is None else f"tool_choice={_short(request.tool_choice)}"
-        grammar = self._grammar()
+        grammar = self._grammar(request)
         if tools is not None:
             start = [grammar.calls(self._texts(), tools, many=False)]
         elif request.tools and request.tool_choice != "none":
             # The model may still call tools instead, as agents let it that want their last answer in a format.
-            many = request.parallel_tool_calls
-            start = [grammar.json(schema), grammar.calls(self._texts(), functions(request.tools), many=many)]
+            many, known = request.parallel_tool_calls, functions(request.tools)
+            start = _possible(
+                lambda: grammar.json(schema, asked), lambda: grammar.calls(self._texts(), known, many=many)
+            )
         else:
-            start = [grammar.json(schema)]
+            start = [grammar.json(schema, asked)]
         return Compiled(self._tokenizer, grammar.starting(*start), asked)
 
     def _compile_free(self, request: Request) -> Compiled | None:
         if not request.tools or request.tool_choice == "none":
             return None
-        grammar = self._grammar()
+        grammar = self._grammar(request)
         tools = functions(request.tools)
         start = grammar.calls_behind_text(self._texts(), tools, many=request.parallel_tool_calls)
+        if start is None and request.grounded:
+            raise RequestError(
+                f"grounded={request.grounded!r} cannot be enforced in calls that nobody forces: no token of this "
+                "model's own marks where a call begins. Force one by tool_choice='any', or leave grounded out"
+            )
         return None if start is None else Compiled(self._tokenizer, grammar.starting(start), "a tool's schema")
 
-    def _grammar(self) -> _Grammar:
-        return _Grammar({token.content: at for at, token in self._hf.added_tokens_decoder.items()})
+    def _grammar(self, request: Request) -> _Grammar:
+        tokens = {token.content: at for at, token in self._hf.added_tokens_decoder.items()}
+        return _Grammar(tokens, Sources.of(request) if request.grounded else None)
 
     def _texts(self) -> CallTexts:
         texts = self._template.tool_syntax.texts
@@ -367,12 +426,31 @@ class Grammars:
             ) from error
 
 
+def _possible(*starts: Callable[[], str]) -> list[str]:
+    """What may be written, without that for which there is nothing to copy.
+
+    Raises:
+        NothingToCopy: that is all.
+    """
+    found, missing = [], []
+    for start in starts:
+        try:
+            found.append(start())
+        except NothingToCopy as nothing:
+            missing.append(nothing)
+    for reason in missing:
+        if not found:
+            raise reason
+        logger.info("a grounded answer does without: %s", reason)
+    return found
+
+
 def _llguidance() -> Any:
     try:
         import llguidance.hf
     except ImportError as error:
         raise ModelLoadError(
-            "response_format and tool_choice on a local model need the package llguidance, which is missing here: "
+            "response_format and tool_choice need the package llguidance, which is missing here: "
             "pip install 'darwin-align[constrained]'"
         ) from error
     return llguidance

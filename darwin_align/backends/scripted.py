@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import log
 
-from darwin_align.core.seeds import below
+from darwin_align.core.errors import ConfigError
+from darwin_align.core.seeds import below, uniform
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.base import Scorer
 from darwin_align.operators.policy import Continuation, Row
@@ -16,14 +18,20 @@ class ScriptedPolicy:
     """A policy over a vocabulary of words: one word is one token, drawn by the row's seed and position.
 
     It answers a prompt found in ``replies`` with that text instead, word by word. Token 0 ends the answer; it is drawn
-    once ``length`` words are out.
+    once ``length`` words are out. ``odds`` say how likely each word is, relative to the others; all are equal without.
+    Asked for a rank, it writes that word, of equally likely ones the earlier, and tells its log-probability.
 
     >>> policy = ScriptedPolicy(["red", "green", "blue"], length=3)
     >>> row = Row(request=Request.of("Hi"), max_tokens=9, seed=1)
     >>> [continuation] = policy.generate([row])
     >>> len(continuation.text.split()), continuation.finish_reason
     (3, 'stop')
+    >>> policy = ScriptedPolicy(["red", "green", "blue"], odds=[1, 2, 1])
+    >>> policy.generate([Row(request=Request.of("Hi"), max_tokens=1, seed=1, rank=0)])[0].text
+    'green'
     """
+
+    ranks_tokens = True
 
     def __init__(
         self,
@@ -31,11 +39,16 @@ class ScriptedPolicy:
         *,
         length: int = 12,
         replies: dict[str, str] | None = None,
+        odds: Sequence[float] | None = None,
     ) -> None:
         self.length, self.replies = length, replies or {}
         scripted = [word for reply in self.replies.values() for word in reply.split(" ")]
         self.vocabulary: list[str] = ["<end>", *dict.fromkeys([*words, *scripted])]
         self.drawn = len(dict.fromkeys(words))
+        if odds is not None and (len(odds) != self.drawn or min(odds) <= 0):
+            raise ConfigError(f"odds={odds!r}: give one positive number for each of the {self.drawn} words")
+        self._odds = [1.0] * self.drawn if odds is None else [float(share) for share in odds]
+        self._uneven = odds is not None
         self.calls = 0
         """How often ``generate`` was called."""
 
@@ -55,6 +68,7 @@ class ScriptedPolicy:
             tokens=tuple(tokens),
             new_tokens=len(tokens) - len(row.tokens),
             finish_reason="stop" if tokens and tokens[-1] == 0 else None,
+            logprob=None if row.rank is None else sum(map(self._logprob, tokens[len(row.tokens) :])),
             prefilled_tokens=len(row.request.instruction.split()) + len(row.tokens),
         )
 
@@ -65,9 +79,24 @@ class ScriptedPolicy:
     def _token(self, row: Row, script: list[str] | None, position: int) -> int:
         if position >= (self.length if script is None else len(script)):
             return 0
-        if script is None:
+        if script is not None:
+            return self.vocabulary.index(script[position])
+        if row.rank is not None:
+            likely = sorted(range(self.drawn), key=lambda word: -self._odds[word])
+            return 1 + likely[min(row.rank, self.drawn - 1)]
+        if not self._uneven:
             return 1 + below(self.drawn, row.seed, position)
-        return self.vocabulary.index(script[position])
+        left = uniform(row.seed, position) * sum(self._odds)
+        for word, share in enumerate(self._odds[:-1]):
+            left -= share
+            if left < 0:
+                return 1 + word
+        return self.drawn
+
+    def _logprob(self, token: int) -> float:
+        """Of a drawn word; the end and what is scripted are certain."""
+        drawn = 0 < token <= self.drawn
+        return log(self._odds[token - 1] / sum(self._odds)) if drawn else 0.0
 
 
 class ScriptedScorer(Scorer):

@@ -130,33 +130,33 @@ class ChatTemplate:
         # Rendering is quick; tokenising a long conversation again for every chunk is not.
         self._encode: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=256)(self._encoded)
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self._tokenizer
+
     # -- prompts
 
-    def prompt_ids(self, request: Request, *, constrained: bool = False) -> list[int]:
+    def prompt_ids(self, request: Request) -> list[int]:
         """Token ids of the conversation up to where the assistant's answer begins.
 
-        Args:
-            request: the conversation.
-            constrained: whether the caller sees to the request's ``response_format`` and ``tool_choice``.
+        Whoever lets a model go on from there sees to the request's ``response_format`` and ``tool_choice``.
 
         Raises:
-            RequestError: the template refuses the conversation, or the request wants what this policy cannot give.
+            RequestError: the template refuses the conversation, or does not show tools.
         """
-        return list(self._encode(self.prompt_text(request, constrained=constrained)))
+        return list(self._encode(self.prompt_text(request)))
 
-    def prompt_text(self, request: Request, *, bos: bool = True, constrained: bool = False) -> str:
+    def prompt_text(self, request: Request, *, bos: bool = True) -> str:
         """Text of the conversation up to where the assistant's answer begins: what :meth:`prompt_ids` tokenises.
 
         Args:
             request: the conversation.
             bos: ``False`` takes a leading BOS off, for whoever tokenises the text with special tokens added.
-            constrained: whether the caller sees to the request's ``response_format`` and ``tool_choice``.
 
         Raises:
-            RequestError: the template refuses the conversation, or the request wants what this policy cannot give.
+            RequestError: the template refuses the conversation, or does not show tools.
         """
-        if not constrained:
-            _check_constraints(request)
         tools = self._tools(request)
         if tools and not self.takes_tools:
             raise RequestError(
@@ -380,6 +380,11 @@ class ChatTemplate:
         after = self._frame_ids(frame)[1] if frame else []
         return after[0] if after and after[0] in _special_ids(self._tokenizer) else None
 
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Ids that end an answer, as far as tokenizer and template tell."""
+        return frozenset({self._tokenizer.eos_token_id, self.end_of_turn} - {None})
+
     def _probe(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> str:
         try:
             return self._render(chat, tools, answer_next=chat[-1]["role"] != "assistant")
@@ -416,19 +421,6 @@ def _with_system_folded(chat: Chat) -> Chat:
     user = others[first]
     folded = {**user, "content": "\n\n".join([*system, user["content"]])}
     return [*others[:first], folded, *others[first + 1 :]]
-
-
-def _check_constraints(request: Request) -> None:
-    if request.response_format is not None:
-        raise RequestError(
-            "response_format is not enforced here, where a prompt is rendered and then continued as text or ids: leave "
-            "it out and ask for the format in the instruction, or use a local model or an endpoint that enforces it"
-        )
-    if request.tool_choice not in (None, "auto", "none"):
-        raise RequestError(
-            f"tool_choice={request.tool_choice!r} is not enforced here, where a prompt is rendered and then continued "
-            "as text or ids: use 'auto' or 'none', or use a local model or an endpoint that enforces it"
-        )
 
 
 @lru_cache

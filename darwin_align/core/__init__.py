@@ -3,8 +3,9 @@
 from darwin_align.core.algorithm import Search, darwin
 from darwin_align.core.archive import Archive, Entry
 from darwin_align.core.budget import Budget, Usage
-from darwin_align.core.config import PRESETS, SearchConfig
+from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event, Question
+from darwin_align.core.presets import PRESETS
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import (
     Ancestor,

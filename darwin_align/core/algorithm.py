@@ -7,10 +7,12 @@ sends recorded events instead.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from math import inf
 
 from darwin_align.core.archive import Archive, Entry
 from darwin_align.core.budget import Usage
+from darwin_align.core.choice import Answer
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event, Question
 from darwin_align.core.result import SearchResult
@@ -48,8 +50,8 @@ def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Searc
             while population.open and not run.must_stop(population):  # until every beam has ended
                 population = yield from run.step(population)
             run.end(population)
-            if run.spent and (population.open or cycle + 1 < config.cycles):
-                run.stop_reason = f"budget: {run.spent}"
+            if (population.open or cycle + 1 < config.cycles) and (reason := run.enough):
+                run.stop_reason = reason
                 break
     except _Failed:
         run.break_off()
@@ -70,7 +72,8 @@ class _Run:
         self.fingerprint = derive(config.seed, "search", request.to_json(), config.identity)
         self.instruction = request.instruction
         self.archive = Archive(entries=())
-        self.ended: list[Beam] = []  # every beam as its cycle left it
+        self.ended: list[Answer] = []  # every beam as its cycle left it
+        self.bests: list[float] = []  # reward of the best answer before the first cycle and after each
         self.first_response = Beam(instruction=self.instruction, first_response=True)
         self.events: list[Event] = []
         self.usage = Usage()
@@ -83,15 +86,40 @@ class _Run:
     def spent(self) -> str | None:
         return self.config.budget.spent(self.usage)
 
+    @property
+    def enough(self) -> str | None:
+        """Why no further cycle is begun, if there is a reason."""
+        if self._is_met(beam for beam, _, _ in self.answers):
+            return "target_reward"
+        if self.spent:
+            return f"budget: {self.spent}"
+        return "patience" if self._is_stale() else None
+
+    def _is_stale(self) -> bool:
+        patience = self.config.patience
+        if patience is None or len(self.bests) <= patience:
+            return False
+        before, now = self.bests[-1 - patience], self.bests[-1]
+        return now <= before or now - before < self.config.min_improvement
+
+    @property
+    def answers(self) -> list[Answer]:
+        """What the search may end with: the first response, and what its cycles left."""
+        return [Answer(self.first_response, 0, 0), *self.ended]
+
     def must_stop(self, population: Population) -> bool:
         # The first step is always taken: a budget that the mutations ate would else end without any answer.
         begun = (population.step.cycle, population.step.index) > (0, 0)
-        return begun and self.spent is not None
+        return begun and (self.spent is not None or self._is_met(population.beams))
+
+    def _is_met(self, beams: Iterable[Beam]) -> bool:
+        target = self.config.target_reward
+        return target is not None and _best(beams) >= target
 
     @property
     def has_best(self) -> bool:
         standing = (beam for beam in self.scored.beams if beam.alive)
-        return any(beam.reward is not None for beam in (self.first_response, *self.ended, *standing))
+        return any(beam.reward is not None for beam in (*(beam for beam, _, _ in self.answers), *standing))
 
     def parent(self, cycle: int) -> str:
         return self.archive.sample(derive(self.seed, "parent", cycle)) if cycle else self.instruction
@@ -104,7 +132,12 @@ class _Run:
             first_response=cycle == 0,
             parent=parent,
             max_new_tokens=self.config.max_new_tokens,
-            step=Step(cycle=cycle, seed=derive(self.seed, "cycle", cycle), finished_only=not self.config.replaces),
+            step=Step(
+                cycle=cycle,
+                seed=derive(self.seed, "cycle", cycle),
+                finished_only=not self.config.replaces,
+                candidates=self.config.candidates,
+            ),
             usage=self.usage,
             search_id=self.search_id,
         )
@@ -142,8 +175,9 @@ class _Run:
 
     def _tokens(self, population: Population) -> int:
         config, budget = self.config, self.config.budget
-        # Nobody compares partial states: decode to the end, unless a clock may call.
-        tokens = config.replacement_period if config.replaces or budget.seconds else config.max_new_tokens
+        # Nobody compares partial states: decode to the end, unless a clock or a good answer may call.
+        steps = config.replaces or budget.seconds or config.target_reward is not None
+        tokens = config.replacement_period if steps else config.max_new_tokens
         if budget.tokens is not None:
             tokens = min(tokens, max(1, (budget.tokens - self.usage.decoded_tokens) // len(population.open)))
         return tokens
@@ -165,6 +199,9 @@ class _Run:
     def end(self, population: Population) -> None:
         """Close a cycle: its beams compete for best, its champions for the archive."""
         self._close(population)
+        if not self.bests:  # best <- s_I
+            self.bests.append(_best([self.first_response]))
+        self.bests.append(_best(beam for beam, _, _ in self.answers))
         if not population.open and self.archive.entries:
             self.archive = self.archive.updated(population.parent, self._champions(population))
 
@@ -179,7 +216,8 @@ class _Run:
 
     def _close(self, population: Population) -> None:
         self.cycles += bool(self.config.cycles)
-        self.ended += [beam for beam in population.beams if beam.alive and not beam.first_response]
+        cycle = population.step.cycle
+        self.ended += [Answer(population.beams[place], cycle, place) for place in population.contenders]
         for beam in population.beams:
             if beam.first_response:
                 self.first_response = beam
@@ -201,7 +239,7 @@ class _Run:
         return SearchResult.of(
             request=self.request,
             config=self.config,
-            beams=[self.first_response, *self.ended],
+            answers=self.answers,
             archive=self.archive,
             events=self.events,
             usage=self.usage,
@@ -209,6 +247,12 @@ class _Run:
             stop_reason=self.stop_reason,
             failure=self.failure,
         )
+
+
+def _best(beams: Iterable[Beam]) -> float:
+    """The largest reward of an answer that a search could give."""
+    given = [beam.reward for beam in beams if beam.reward is not None and beam.alive and beam.finished and beam.valid]
+    return max(given, default=-inf)
 
 
 def _seen(beam: Beam, further: Beam, scored: Beam) -> Beam:

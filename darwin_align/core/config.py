@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -9,21 +10,15 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from darwin_align.core.budget import Budget
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import Settings, did_you_mean
+from darwin_align.core.presets import PRESETS
 
-__all__ = ["PRESETS", "SearchConfig"]
+__all__ = ["SearchConfig"]
 
 MutatorName = Literal["policy", "identity"]
-SelectorName = Literal["top_k", "tournament", "smc", "none"]
+SelectorName = Literal["top_k", "tournament", "smc", "speculative_rejection", "args", "none"]
+Decoding = Literal["sample", "candidates"]
+Choice = Literal["best", "soft"]
 OnFailure = Literal["best_so_far", "raise"]
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "darwin": {"cycles": 3},
-    "sample": {"cycles": 0},
-    "best_of_n": {"cycles": 1, "mutations": 4, "mutator": "identity", "selector": "none"},
-    "sample_replace": {"cycles": 1, "mutator": "identity"},
-    "mutate_best_of_n": {"cycles": 3, "selector": "none"},
-}
-"""The family: every row is one setting of the same search."""
 
 
 class SearchConfig(Settings):
@@ -63,6 +58,27 @@ class SearchConfig(Settings):
     """Exploration: the policy rewords the instruction, or it stays as it is."""
     selector: SelectorName = "top_k"
     """Exploitation: who takes whose state after each step."""
+    decoding: Decoding = "sample"
+    """What beams write: draws of their own, or, where they share instruction and state, the most likely next tokens,
+    one each. Candidates are single tokens, and need a policy that tells them (a local one)."""
+    choice: Choice = "best"
+    """The answer: the best rewarded one, or one that is drawn in proportion to ``exp(reward / reward_temperature)``."""
+    reward_temperature: float = Field(1.0, ge=0)
+    """In units of the reward: the smaller, the greedier. Read by the soft choice, by "smc", and by "args", where 0
+    takes the best candidate."""
+    resample_below: float = Field(0.5, ge=0, le=1)
+    """"smc" resamples once the effective sample size falls under this share of the unfinished beams."""
+    rejection: float = Field(0.5, gt=0, lt=1)
+    """Share of the beams that "speculative_rejection" gives up after each step [alpha]."""
+    reward_weight: float = Field(1.0, gt=0)
+    """What a unit of reward is worth in log-probabilities for "args" [w]."""
+    target_reward: float | None = None
+    """End with the first finished answer that is rewarded so much, in the middle of a cycle too; it is looked at after
+    every step. A partial answer may still fall, so it does not count."""
+    patience: int | None = Field(None, gt=0)
+    """End when the best answer rose by less than ``min_improvement`` (or not at all) in so many cycles together. Before
+    the first cycle the best answer is the first response."""
+    min_improvement: float = Field(0.0, ge=0)
     seed: int | None = None
     """``None`` draws a seed and records it in the result."""
     budget: Budget = Budget()
@@ -75,21 +91,61 @@ class SearchConfig(Settings):
     def _possible(self) -> Self:
         self._shrink("survivors", self.beams - 1)
         self._shrink("champions", self.mutations)
+        for contradiction in (*self._contradictions(), *self._unread()):
+            raise ConfigError(contradiction)
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
         by_hand = "survivors" in self.model_fields_set
         if by_hand and self.replaces and self.selector == "top_k" and self.survivors >= self.beams:
-            raise ConfigError(
+            yield (
                 f"survivors ({self.survivors}) must be fewer than the beams "
                 f"({self.mutations} mutations x {self.beams_per_mutation}), else nothing is ever replaced: "
                 "lower survivors, raise mutations, or set selector='none'"
             )
         if self.champions > self.mutations:
-            raise ConfigError(
+            yield (
                 f"champions ({self.champions}) are chosen among the mutations ({self.mutations}): "
                 "lower champions or raise mutations"
             )
         if self.lookahead and not self.replaces:
-            raise ConfigError("lookahead only serves a selector: set lookahead=0, or a selector other than 'none'")
-        return self
+            yield "lookahead only serves a selector: set lookahead=0, or a selector other than 'none'"
+        if self.reward_temperature == 0 and (self.choice == "soft" or self.selector == "smc"):
+            yield "reward_temperature=0 leaves nothing to chance: set choice='best' or a positive reward_temperature"
+        if self.target_reward is not None and self.choice == "soft":
+            yield "target_reward would be met, and the answer drawn all the same: set choice='best', or leave it out"
+        if self.cycles:
+            yield from self._contradictions_of_cycles()
+
+    def _contradictions_of_cycles(self) -> Iterator[str]:
+        """A plain sample (cycles=0) does without them all: any settings have one beside them."""
+        if self.patience is not None and self.patience >= self.cycles:
+            yield (
+                f"patience ({self.patience}) must be less than the cycles ({self.cycles}), else it never ends a "
+                "search: raise cycles, or leave patience out"
+            )
+        if self.candidates and (self.replacement_period > 1 or self.lookahead):
+            yield "decoding='candidates' writes one token a step: set replacement_period=1 and lookahead=0"
+        if self.candidates and not self.replaces:
+            yield "decoding='candidates' leaves the choice to a selector: set one other than 'none'"
+        if self.selector == "args" and not self.candidates:
+            yield "selector='args' chooses among the most likely next tokens: set decoding='candidates'"
+
+    def _unread(self) -> Iterator[str]:
+        """Settings that nobody would look at; ``survivors`` is read wherever the selector is."""
+        readers = {
+            "rejection": (self.selector == "speculative_rejection", "selector='speculative_rejection'"),
+            "resample_below": (self.selector == "smc", "selector='smc'"),
+            "reward_weight": (self.selector == "args", "selector='args'"),
+            "reward_temperature": (
+                self.choice == "soft" or self.selector in ("smc", "args"),
+                "choice='soft', selector='smc' or selector='args'",
+            ),
+            "min_improvement": (self.patience is not None, "patience"),
+        }
+        for name, (read, reader) in readers.items():
+            if name in self.model_fields_set and not read:
+                yield f"{name} only serves {reader}: set that too, or leave {name} out"
 
     def _shrink(self, name: str, most: int) -> None:
         # A default gives way to a small search. Written past `frozen`: the field still counts as not set by hand.
@@ -120,13 +176,18 @@ class SearchConfig(Settings):
         return self.selector != "none" and self.cycles > 0
 
     @property
+    def candidates(self) -> bool:
+        """Whether beams write the most likely next tokens in place of draws."""
+        return self.decoding == "candidates" and self.cycles > 0
+
+    @property
     def answers(self) -> int:
-        """Answers that a full search decodes, the first response included."""
+        """Answers that a full search begins, the first response included."""
         return self.beams * self.cycles + 1
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> SearchConfig:
-        """Return a named setting, with changes.
+        """Return a named setting, with changes: the methods and their costs are in :mod:`darwin_align.core.presets`.
 
         The first response is one of the samples: ``best_of_n`` with ``mutations=14`` is best of 15.
 

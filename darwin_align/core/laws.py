@@ -72,6 +72,10 @@ def check_answer(operator: OperatorName, before: Population, answer: Population)
 
 
 def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, new: Beam) -> None:
+    if operator == "select" and new.alive and not new.first_response:
+        if new.ending is not None:
+            raise OperatorError(f"select left it open whether beam {i} ends: use Beam.settled")
+        old = old.settled if new.ancestor == old.ancestor else old
     changed = {name for name in Beam.model_fields if getattr(old, name) != getattr(new, name)}
     if alien := changed - _MAY_CHANGE[operator]:
         raise OperatorError(f"{operator} changed {', '.join(sorted(alien))} of beam {i}, which it must leave alone")
@@ -108,6 +112,8 @@ def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
         raise OperatorError(f"decode gave beam {i} no token and did not finish it: the search would never end")
     if old != new and new.reward is not None:
         raise OperatorError(f"decode left beam {i} the reward of its former state: set reward=None")
+    if before.step.candidates and new.finished and not old.first_response:
+        raise OperatorError(f"decode finished beam {i}, a candidate that nobody selected yet: set ending instead")
     if new.held and new.finished:
         raise OperatorError(f"decode gave beam {i} an end and holds it: what is finished has no open tool call")
 
@@ -116,5 +122,5 @@ def _check_taken(before: Population, i: int, new: Beam) -> None:
     taken = -1 if new.ancestor is None else new.ancestor.beam
     if taken in before.contenders and before.beams[taken].held:
         raise OperatorError(f"select gave beam {i} the state of beam {taken}: an open tool call holds it")
-    if taken not in before.contenders or any(getattr(before.beams[taken], f) != getattr(new, f) for f in STATE):
+    if taken not in before.contenders or any(getattr(before.beams[taken].settled, f) != getattr(new, f) for f in STATE):
         raise OperatorError(f"select gave beam {i} a state that no contender holds: use Beam.take_state")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from darwin_align.core.archive import Archive
 from darwin_align.core.budget import Usage
+from darwin_align.core.choice import Answer
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event
 from darwin_align.core.noun import Noun
 from darwin_align.core.types import Beam, Request
+
+if TYPE_CHECKING:
+    from darwin_align.trace import Trace
 
 __all__ = ["SearchResult"]
 
@@ -21,18 +26,20 @@ class SearchResult(Noun):
     config: SearchConfig
     """With the seed that was used."""
     best: Beam
+    """The answer: the first of the ranking, or the best partial one where nothing was finished."""
     first_response: Beam
     """A plain sample of the original instruction."""
     ranking: tuple[Beam, ...]
-    """Finished beams with different texts, best first."""
+    """Finished beams with different texts, best first; or, with ``choice="soft"``, in the order in which they were
+    drawn without replacement."""
     archive: Archive
     events: tuple[Event, ...]
     usage: Usage
     cycles: int
     """Mutation cycles that were begun."""
     stop_reason: str
-    """"cycles" when all were done, else what ended the search: the limit, "budget: tokens" and so on, or the operator
-    that failed for good, "failure: decode" and so on."""
+    """"cycles" when all were done, else what ended the search: the limit, "budget: tokens" and so on, "target_reward",
+    "patience", or the operator that failed for good, "failure: decode" and so on."""
     failure: str | None = None
     """What the operator that failed for good said; ``None`` if none did."""
 
@@ -52,6 +59,16 @@ class SearchResult(Noun):
         return self.best.instruction
 
     @property
+    def trace(self) -> Trace:
+        """The search, to look at: its lineage, its costs, plots and a page."""
+        from darwin_align.trace import Trace  # a door to the room upstairs, which stands on core alone
+
+        return Trace.of(self)
+
+    def _repr_html_(self) -> str | None:
+        return self.trace.to_snippet() if self.events else None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What operators want a reader to know, each once: fallbacks, refused mutations, how a server is asked."""
         return tuple(dict.fromkeys(note for event in self.events for note in event.delta.notes))
@@ -62,7 +79,7 @@ class SearchResult(Noun):
         *,
         request: Request,
         config: SearchConfig,
-        beams: Sequence[Beam],
+        answers: Sequence[Answer],
         archive: Archive,
         events: Sequence[Event],
         usage: Usage,
@@ -70,14 +87,15 @@ class SearchResult(Noun):
         stop_reason: str,
         failure: str | None,
     ) -> SearchResult:
-        """Choose the best of the beams; the first one is the first response."""
-        scored = [beam for beam in beams if beam.finished and beam.reward is not None]
-        ranking = tuple(_distinct(sorted(scored, key=_rank)))
+        """Choose one of the answers; the first one is the first response."""
+        ordered = [answer.beam for answer in sorted(answers, key=lambda answer: answer.rank(config))]
+        ranking = tuple(_distinct(beam for beam in ordered if beam.finished and beam.reward is not None))
+        first_response = answers[0].beam
         return cls(
             request=request,
             config=config,
-            best=ranking[0] if ranking else _cut(min(beams, key=_rank)),
-            first_response=beams[0] if beams[0].finished else _cut(beams[0]),
+            best=ranking[0] if ranking else _cut(ordered[0]),
+            first_response=first_response if first_response.finished else _cut(first_response),
             ranking=ranking,
             archive=archive,
             events=tuple(events),
@@ -88,14 +106,10 @@ class SearchResult(Noun):
         )
 
 
-def _rank(beam: Beam) -> tuple[bool, float]:
-    # Sorting is stable: among equals the earliest, so the first response is only replaced by something better.
-    return (not beam.valid or beam.held, -beam.reward if beam.reward is not None else float("inf"))
-
-
 def _cut(beam: Beam) -> Beam:
     # A tool call that is cut cannot be made.
-    return beam.model_copy(update={"finish_reason": "length", "valid": beam.valid and not beam.held, "held": False})
+    ended = {"finish_reason": beam.ending or "length", "ending": None}
+    return beam.model_copy(update={**ended, "valid": beam.valid and not beam.held, "held": False})
 
 
 def _distinct(beams: Iterable[Beam]) -> Iterable[Beam]:

@@ -6,8 +6,9 @@ No generator object is ever passed around, so the order of calls, threads and ba
 from __future__ import annotations
 
 from hashlib import blake2b
+from math import log
 
-__all__ = ["below", "derive", "uniform"]
+__all__ = ["below", "derive", "gumbel", "uniform"]
 
 
 def derive(seed: int, *place: int | str) -> int:
@@ -39,3 +40,15 @@ def below(bound: int, seed: int, *place: int | str) -> int:
     0
     """
     return derive(seed, *place) % bound
+
+
+def gumbel(seed: int, *place: int | str) -> float:
+    """Draw from the standard Gumbel distribution for this place.
+
+    The largest of ``log(w_i) + gumbel(seed, i)`` is that of ``i`` with probability ``w_i / sum(w)``: Gumbel-max.
+
+    >>> max("ab", key=lambda name: {"a": 0.0, "b": 50.0}[name] + gumbel(7, name))
+    'b'
+    """
+    # 52 bits and a half: never 0 and never 1.
+    return -log(-log(((derive(seed, *place) >> 11) + 0.5) / 2**52))

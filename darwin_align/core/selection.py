@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from math import ceil, exp, log
+from math import ceil, exp, floor, log
 from typing import NamedTuple
 
-from darwin_align.core.seeds import below, uniform
+from darwin_align.core.seeds import below, gumbel, uniform
 
 __all__ = [
     "LAWS",
     "Law",
     "Selection",
     "no_selection",
+    "one_for_all",
+    "speculative_rejection",
     "systematic_resampling",
     "top_k_replacement",
     "tournament",
@@ -98,7 +100,9 @@ def systematic_resampling(
 ) -> Selection:
     """Twisted sequential Monte Carlo: unfinished beams are resampled in proportion to ``exp(reward / temperature)``.
 
-    A beam's weight is the growth of its twisted reward since it was last resampled; it carries the negative reference
+    With twists ``exp(reward / temperature)`` and the policy as proposal, every step multiplies a particle's weight by
+    ``exp((reward - reward before) / temperature)`` (Zhao et al. 2024, arXiv 2404.17546). These factors telescope: a
+    beam's weight is the growth of its twisted reward since it was last resampled; it carries the negative reference
     in ``log_weight``. Unfinished beams are redrawn with one uniform number once their effective sample size
     falls under ``threshold`` times their count; then they share their mean weight, so their total is kept.
 
@@ -118,6 +122,56 @@ def systematic_resampling(
         ancestors[slot] = slots[donor]
         carried[slot] = mean - rewards[slots[donor]] / temperature
     return Selection(tuple(ancestors), tuple(carried), winners_of(ancestors, finished))
+
+
+REJECTED = -1e9
+"""Log-weight of a finished beam that was rejected: it costs nothing more and stays, but is never drawn."""
+
+
+def speculative_rejection(
+    rewards: Sequence[float],
+    finished: Sequence[bool],
+    weights: Sequence[float],
+    seed: int,  # noqa: ARG001 - every selection is called alike
+    *,
+    alpha: float,
+) -> Selection:
+    """Give up the share ``alpha`` of the beams that is rewarded worst, never the last one (Sun et al. 2024).
+
+    ``floor(alpha * n)`` of the ``n`` beams that were not rejected before go, finished ones among them: these are only
+    marked. So how many are left does not depend on when they end.
+
+    >>> speculative_rejection([3.0, 1.0, 2.0, 0.0], [False] * 4, [0.0] * 4, seed=1, alpha=0.5).ancestors
+    (0, None, 2, None)
+    """
+    batch = [i for i in ranked(rewards) if weights[i] > REJECTED]
+    # 0.29 * 100 is a little less than 29.
+    kept = frozenset(batch[: max(1, len(batch) - floor(alpha * len(batch) + 1e-9))])
+    ancestors = tuple(i if i in kept or done else None for i, done in enumerate(finished))
+    return Selection(ancestors, tuple(weights[i] if i in kept else REJECTED for i in range(len(rewards))), kept)
+
+
+def one_for_all(
+    rewards: Sequence[float],
+    finished: Sequence[bool],
+    weights: Sequence[float],
+    seed: int,
+    *,
+    temperature: float,
+) -> Selection:
+    """All unfinished beams go on with one state: the best of theirs, or one drawn by ``softmax(reward / temperature)``.
+
+    >>> one_for_all([3.0, 1.0, 4.0], [False] * 3, [0.0] * 3, seed=1, temperature=0.0).ancestors
+    (2, 2, 2)
+    """
+    slots = [i for i, done in enumerate(finished) if not done]
+
+    def drawn(i: int) -> float:
+        return rewards[i] / temperature + gumbel(seed, i) if temperature else rewards[i]
+
+    chosen = max(slots, key=drawn, default=0)
+    ancestors = tuple(i if done else chosen for i, done in enumerate(finished))
+    return Selection(ancestors, tuple(weights), winners_of(ancestors, finished))
 
 
 def no_selection(
@@ -158,6 +212,8 @@ LAWS: dict[Callable[..., Selection], frozenset[Law]] = {
     ),
     tournament: frozenset({Law.FINISHED_STAY, Law.BEST_STAYS, Law.NONE_DROPPED, Law.NEVER_WORSE, Law.ORDER_BLIND}),
     systematic_resampling: frozenset({Law.FINISHED_STAY, Law.NONE_DROPPED, Law.BALANCED, Law.DONORS_STAY}),
+    speculative_rejection: frozenset({Law.FINISHED_STAY, Law.BEST_STAYS, Law.DONORS_STAY, Law.ORDER_BLIND}),
+    one_for_all: frozenset({Law.FINISHED_STAY, Law.NONE_DROPPED, Law.DONORS_STAY}),
     no_selection: frozenset(
         {Law.FINISHED_STAY, Law.BEST_STAYS, Law.NONE_DROPPED, Law.NEVER_WORSE, Law.DONORS_STAY, Law.ORDER_BLIND}
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import RequestError
@@ -15,6 +15,7 @@ __all__ = [
     "Ancestor",
     "Beam",
     "FinishReason",
+    "Grounded",
     "Message",
     "OperatorName",
     "Population",
@@ -79,6 +80,10 @@ class Sampling(Settings):
     repetition_penalty: float | None = Field(None, gt=0)
 
 
+Grounded = Literal[False, True, "where_possible"]
+"""Whether values are copied. Where nothing fits, ``True`` refuses and "where_possible" leaves it to the schema."""
+
+
 class Request(Noun):
     """What is asked: a conversation and the settings that travel with one call."""
 
@@ -88,8 +93,18 @@ class Request(Noun):
     parallel_tool_calls: bool = True
     """Whether one answer may make several calls."""
     response_format: dict[str, JsonValue] | None = None
+    grounded: Grounded = False
+    """Whether every free text and every number in calls and in the format is copied from :attr:`sources`."""
+    grounded_in: tuple[str, ...] = ()
+    """Texts that they are copied from; the conversation's, if there are none."""
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _check_grounded(self) -> Self:
+        if self.grounded_in and not self.grounded:
+            raise ValueError("grounded_in=… names the texts that values are copied from, so give grounded=True as well")
+        return self
 
     @classmethod
     def of(cls, text: str, **settings: Any) -> Self:
@@ -130,14 +145,33 @@ class Request(Noun):
         """The text of the last human turn."""
         return self.conversation[self.turn].text
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The texts that values are copied from; none if they need not be copied.
+
+        All messages count, whoever wrote them: a value may stand in the system message or in a tool's result.
+
+        >>> Request.of("Heat it to 80.", grounded=True).sources
+        ('Heat it to 80.',)
+        """
+        if not self.grounded:
+            return ()
+        return self.grounded_in or tuple(message.text for message in self.conversation)
+
     def with_instruction(self, instruction: str) -> Request:
-        """Return the same request asked in other words; every other turn is kept word for word."""
+        """Return the same request asked in other words; every other turn is kept word for word.
+
+        What is grounded stays so in the words that were asked first: no rewording may bring in a value.
+        """
         if instruction == self.instruction:
             return self
         turn = self.turn
         reworded = self.conversation[turn].with_text(instruction)
         return self.model_copy(
-            update={"conversation": (*self.conversation[:turn], reworded, *self.conversation[turn + 1 :])}
+            update={
+                "conversation": (*self.conversation[:turn], reworded, *self.conversation[turn + 1 :]),
+                "grounded_in": self.sources,
+            }
         )
 
 
@@ -176,13 +210,16 @@ class Beam(Noun):
     logprob: float | None = None
     """Sum of the log-probabilities of the state's tokens, where the policy reports them."""
     log_weight: float = 0.0
-    """What a weighted selector remembers of this beam."""
+    """What a weighted selector remembers of this beam: a drawn answer is drawn by it too, see
+    :mod:`darwin_align.core.choice`."""
     wins: int = 0
     """Steps in which the beam was among the best."""
     valid: bool = True
     """An invalid beam loses to every valid one."""
     held: bool = False
     """True while the state ends within a tool call: then it is nobody's to take, and no other state takes its place."""
+    ending: FinishReason | None = None
+    """Why this state is finished if it is selected, while it is one candidate among others (``Step.candidates``)."""
     finish_reason: FinishReason | None = None
     alive: bool = True
     """False once a selector dropped the beam."""
@@ -201,14 +238,21 @@ class Beam(Noun):
     @property
     def response(self) -> Response:
         """The state as scorers see it."""
-        return Response(text=self.text, tokens=self.tokens, finished=self.finished)
+        return Response(text=self.text, tokens=self.tokens, finished=self.finished or self.ending is not None)
+
+    @property
+    def settled(self) -> Beam:
+        """This beam after the selection: an end that was a candidate is one."""
+        if self.ending is None:
+            return self
+        return self.model_copy(update={"finish_reason": self.ending, "ending": None})
 
     def take_state(self, donor: Beam) -> Beam:
         """Return this beam with the donor's state: its own instruction stays (Alg. 1: recombination)."""
         return self.model_copy(update={name: getattr(donor, name) for name in STATE})
 
 
-STATE = ("tokens", "text", "length", "reward", "logprob", "valid", "held", "finish_reason")
+STATE = ("tokens", "text", "length", "reward", "logprob", "valid", "held", "ending", "finish_reason")
 """Fields of a beam that move together when its state is taken."""
 
 
@@ -225,6 +269,9 @@ class Step(Noun):
     """Seed of the cycle; operators derive theirs from it and from their place."""
     finished_only: bool = False
     """Score finished beams only: nobody selects among partial ones."""
+    candidates: bool = False
+    """Beams that share instruction and state write different tokens, the most likely ones, in place of draws; where one
+    ends, that is its ``ending`` until somebody selects."""
 
 
 class Population(Noun):

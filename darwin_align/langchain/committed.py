@@ -16,8 +16,9 @@ class Committed:
     """Folds a search's events into the longest text that every possible answer begins with.
 
     While the last cycle runs, the answer will be one of these: the best finished beam of all cycles so far, the first
-    response among them; or whatever an open beam makes of its state, or of a state that it takes from another open
-    beam. What all their texts begin with is safe. Before the last cycle nothing is: a later one may find any text.
+    response among them (any finished beam, if the answer is drawn); or whatever an open beam makes of its state, or of
+    a state that it takes from another open beam. What all their texts begin with is safe. Before the last cycle nothing
+    is: a later one may find any text.
 
     Args:
         request: what is asked.
@@ -32,7 +33,7 @@ class Committed:
             raise ConfigError(f"nothing can be committed before the end: {reason}; use streaming_mode='final'")
         self.text = ""
         """What is safe so far."""
-        self._last = config.cycles - 1
+        self._last, self._drawn = config.cycles - 1, config.choice == "soft"
         # Of an open beam's text the end may be the beginning of a stop string, which is cut off when it is complete.
         self._unsure = max(map(len, request.stop), default=1) - 1
         self._seen = Standing()
@@ -42,7 +43,7 @@ class Committed:
 
     def after(self, event: Event, population: Population) -> None:
         """Take in an event and the population that it led to."""
-        if not self._seen.sees(event):
+        if not self._seen.sees(event, population):
             return
         for beam in population.beams:
             if beam.alive and beam.finished and beam.reward is not None:
@@ -74,6 +75,9 @@ class Committed:
         return result.text[self._told :]
 
     def _lead(self, text: str, rank: tuple[bool, float]) -> None:
+        if self._drawn:
+            self._leaders.add(text)
+            return
         # All equals: whoever takes a finished beam's state may come before its donor, and before the one that led.
         if self._best is None or rank < self._best:
             self._best, self._leaders = rank, set()

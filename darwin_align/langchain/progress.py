@@ -13,6 +13,7 @@ from langchain_core.runnables.config import get_async_callback_manager_for_confi
 
 from darwin_align.core import Beam, Event, Population, SearchConfig, Usage
 from darwin_align.core.budget import Budget
+from darwin_align.core.choice import Answer, Rank
 
 __all__ = ["PROGRESS", "Progress", "Standing", "asend", "send"]
 
@@ -28,14 +29,22 @@ class Standing:
     """
 
     def __init__(self) -> None:
-        self._decodes = 0
+        self._waiting = self._ahead = False
 
-    def sees(self, event: Event) -> bool:
-        """Take in an event; ``True`` if every beam that counts is scored after it, and none shows a lookahead."""
+    def sees(self, event: Event, population: Population) -> bool:
+        """Take in an event and what it led to.
+
+        Returns:
+            ``True`` if every beam that counts is scored after it, and none shows a lookahead.
+        """
         if event.operator == "decode":
-            self._decodes += 1
+            # Open contenders wait for a reward, unless only finished ones are scored: what they write before that is a
+            # lookahead. A first response that goes on alone is none.
+            self._ahead = self._waiting
+            racing = any(population.beams[i].open for i in population.contenders)
+            self._waiting = racing and not population.step.finished_only
             return False
-        ahead, self._decodes = self._decodes > 1, 0
+        ahead, self._ahead, self._waiting = self._ahead, False, False
         return event.failure is None and (event.operator == "select" or (event.operator == "score" and not ahead))
 
 
@@ -56,7 +65,7 @@ class Progress:
             ``finished`` of the answer that the search would give if it ended here (``text`` is ``None`` before the
             first reward); ``usage``; ``budget``, the share that is used of each limit; ``failure``.
         """
-        if self._seen.sees(event):
+        if self._seen.sees(event, population):
             self._see(population)
         candidate = self._finished or self._standing
         best = candidate and candidate.beam
@@ -76,7 +85,7 @@ class Progress:
     def _see(self, population: Population) -> None:
         cycle = population.step.cycle
         scored = [
-            _Candidate(beam, _rank(beam, cycle, i))
+            _Candidate(beam, Answer(beam, cycle, i).rank(self.config))
             for i, beam in enumerate(population.beams)
             if beam.alive and beam.reward is not None
         ]
@@ -101,15 +110,10 @@ async def asend(told: dict[str, Any] | None, config: RunnableConfig) -> None:
 
 class _Candidate(NamedTuple):
     beam: Beam
-    rank: tuple[bool, float, int, int]
+    rank: Rank
 
 
-def _rank(beam: Beam, cycle: int, place: int) -> tuple[bool, float, int, int]:
-    """As a result ranks: among equals the first response, then whoever comes first."""
-    return (not beam.valid or beam.held, -(beam.reward or 0.0), -1 if beam.first_response else cycle, place)
-
-
-def _by_rank(candidate: _Candidate) -> tuple[bool, float, int, int]:
+def _by_rank(candidate: _Candidate) -> Rank:
     return candidate.rank
 
 

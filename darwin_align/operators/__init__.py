@@ -22,14 +22,17 @@ from darwin_align.operators.scorers import (
     WeightedSum,
 )
 from darwin_align.operators.selectors import (
+    ARGSSelector,
     FunctionSelector,
     NoSelection,
     SMCSelector,
+    SpeculativeRejection,
     TopKReplacement,
     Tournament,
 )
 
 __all__ = [
+    "ARGSSelector",
     "ChainMutator",
     "ChainScorer",
     "ChatModelMutator",
@@ -57,6 +60,7 @@ __all__ = [
     "SMCSelector",
     "Scorer",
     "Selector",
+    "SpeculativeRejection",
     "ToolCallScorer",
     "TopKReplacement",
     "Tournament",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, nextafter
@@ -23,7 +24,7 @@ from darwin_align.core.noun import plain_errors
 from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
-from darwin_align.operators.policy import Continuation, Row, current_search, usage_of
+from darwin_align.operators.policy import Continuation, Row, check_ranks, current_search, usage_of
 from darwin_align.operators.portal import acall, call
 from darwin_align.operators.tracing import TracedSmall, summary
 from darwin_align.operators.verdicts import check_asked, judged
@@ -171,6 +172,9 @@ class Mutator(Operator):
 class Decoder(Operator):
     """Lets a policy continue every open beam by at most ``step.tokens`` tokens, and judges what it wrote.
 
+    With ``step.candidates``, contenders that share instruction and state write different tokens, the most likely ones.
+    Where one ends the answer, that is its ``ending``: the beam stays open for the selector's choice.
+
     A beam that ends within a tool call is held; one with a call that cannot be made, or with an answer that breaks the
     request's ``tool_choice`` or ``response_format``, is invalid.
     """
@@ -189,7 +193,9 @@ class Decoder(Operator):
         if not indices:
             return population
         check_asked(population.request, self.policy)
-        rows = [self._row(population, i) for i in indices]
+        if population.step.candidates:
+            check_ranks(self.policy)
+        rows = self._rows(population, indices)
         ask = getattr(self.policy, "submit", self.policy.generate)
         report = Report.of((yield ask, (rows,)))
         reply: Sequence[Continuation] = report.answer
@@ -200,10 +206,25 @@ class Decoder(Operator):
         limit = population.max_new_tokens
         beams = {i: _continued(population.beams[i], c, limit) for i, c in zip(indices, reply, strict=True)}
         beams, faults = judged(beams, population.request, self.policy)
+        if population.step.candidates:
+            beams = {i: beam if beam.first_response else _candidate(beam) for i, beam in beams.items()}
         return population.with_beams(beams).spend(usage_of(reply) + report.usage).note(*report.notes, *faults)
 
+    def _rows(self, population: Population, indices: Sequence[int]) -> list[Row]:
+        if not population.step.candidates:
+            return [self._row(population, i) for i in indices]
+        alike: dict[Any, int] = defaultdict(int)
+        rows = []
+        for i in indices:
+            beam, rank = population.beams[i], None
+            if not beam.first_response:
+                key = (beam.instruction, beam.tokens, beam.text)
+                rank, alike[key] = alike[key], alike[key] + 1
+            rows.append(self._row(population, i, rank))
+        return rows
+
     @staticmethod
-    def _row(population: Population, i: int) -> Row:
+    def _row(population: Population, i: int, rank: int | None = None) -> Row:
         beam, step = population.beams[i], population.step
         # The first response is the same sample whatever search surrounds it.
         place = "first response" if beam.first_response else i
@@ -214,6 +235,7 @@ class Decoder(Operator):
             tokens=beam.tokens,
             text=beam.text,
             search_id=population.search_id,
+            rank=rank,
         )
 
 
@@ -285,7 +307,12 @@ class Selector(Operator):
 
         The ancestor is the index of the contender whose state is taken: its own to stay as it is, ``None`` to be
         dropped. A finished contender must keep its own. An invalid contender comes with a reward below all others.
+        With ``choice="soft"`` an answer is drawn in proportion to ``exp(reward / temperature + weight)``.
         """
+
+    def worth(self, beams: Sequence[Beam]) -> list[float]:
+        """What :meth:`select` is given as rewards, one for each beam: their rewards, unless this is overridden."""
+        return [beam.reward for beam in beams if beam.reward is not None]
 
     def _dialogue(self, population: Population) -> Dialogue:
         indices, step = population.selectable, population.step
@@ -299,7 +326,10 @@ class Selector(Operator):
         advanced = step.model_copy(update={"operator": "decode", "index": step.index + 1})
         if not indices:  # every beam is held
             return population.model_copy(update={"step": advanced})
-        reply = yield self.select, (_rewards(beams), finished, [beam.log_weight for beam in beams], seed)
+        reply = yield (
+            self.select,
+            (_invalid_last(self.worth(beams), beams), finished, [beam.log_weight for beam in beams], seed),
+        )
         selection = reply if isinstance(reply, Selection) else _selection(reply, finished)
         _check_selection(selection, len(beams), finished)
         taken = {i: _select(population, indices, j, selection) for j, i in enumerate(indices)}
@@ -334,8 +364,12 @@ def _continued(beam: Beam, continuation: Continuation, limit: int) -> Beam:
     )
 
 
-def _rewards(beams: Sequence[Beam]) -> list[float]:
-    rewards = [beam.reward for beam in beams if beam.reward is not None]
+def _candidate(beam: Beam) -> Beam:
+    """A continued beam whose end is still to be selected."""
+    return beam.model_copy(update={"ending": beam.finish_reason, "finish_reason": None})
+
+
+def _invalid_last(rewards: Sequence[float], beams: Sequence[Beam]) -> list[float]:
     lowest = min(rewards, default=0.0)
     below_all = min(lowest - 1.0, nextafter(lowest, -inf))  # a huge number minus one is the same number
     return [reward if beam.valid else below_all for beam, reward in zip(beams, rewards, strict=True)]
@@ -379,4 +413,4 @@ def _select(population: Population, indices: Sequence[int], j: int, selection: S
         donor = indices[ancestor]
         beam = beam.take_state(population.beams[donor])
         update["ancestor"] = Ancestor(beam=donor, step=population.step.index)
-    return beam.model_copy(update=update)
+    return beam.settled.model_copy(update=update)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from darwin_align.core.budget import Usage
+from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import FinishReason, Request
 
-__all__ = ["Continuation", "FunctionPolicy", "Policy", "Row", "current_search", "usage_of"]
+__all__ = ["Continuation", "FunctionPolicy", "Policy", "Row", "check_ranks", "current_search", "usage_of"]
 
 current_search: ContextVar[str] = ContextVar("current_search", default="")
 """The search whose question is being answered: an opaque hint for caches, like ``Row.search_id``."""
@@ -31,6 +32,10 @@ class Row:
     text: str = ""
     search_id: str = ""
     """Opaque hint for caches."""
+    rank: int | None = None
+    """Write the token of this rank (0 is the most likely) in place of a draw, one token only, and tell its
+    log-probability under the model's own distribution. Only policies with ``ranks_tokens`` are asked for it; one that
+    has fewer tokens to offer repeats the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class Policy(Protocol):
     A policy that queues rows elsewhere may also have ``submit(rows)``, marked with
     :func:`~darwin_align.operators.portal.submits`: it returns a future at once, and then it is what a search calls.
     A policy that holds something for a search may have ``release(search_id)``, called when the search is over.
+    One that heeds ``Row.rank`` has ``ranks_tokens = True``.
     """
 
     def generate(self, rows: Sequence[Row]) -> Sequence[Continuation] | Awaitable[Sequence[Continuation]]:
@@ -76,6 +82,19 @@ class Policy(Protocol):
             ContextLengthError: a row's prompt leaves no room in the context.
         """
         ...
+
+
+def check_ranks(policy: Any) -> None:
+    """Refuse to ask a policy for its most likely tokens that would write draws instead.
+
+    Raises:
+        ConfigError: it does not say that it can tell them.
+    """
+    if not getattr(policy, "ranks_tokens", False):
+        raise ConfigError(
+            f"decoding='candidates' asks for the most likely next tokens, which {type(policy).__name__} does not tell: "
+            "use a LocalPolicy (or a policy of your own with ranks_tokens = True), or decoding='sample'"
+        )
 
 
 @dataclass(frozen=True, slots=True)

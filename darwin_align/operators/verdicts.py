@@ -15,6 +15,7 @@ from langchain_core.utils.json_schema import dereference_refs
 
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Beam, Request, ToolCall
+from darwin_align.operators.grounding import Sources, ungrounded
 from darwin_align.operators.tool_syntax import InvalidCall, Parsed, breach, functions
 
 __all__ = ["check_asked", "forced_tools", "format_breach", "judged", "read_calls", "takes_calls", "tells_calls"]
@@ -56,10 +57,15 @@ def check_asked(request: Request, policy: Any) -> None:
     """Refuse what could not be judged afterwards, before anything is written.
 
     Raises:
-        RequestError: a ``response_format`` that is not known, two tools of one name, or a policy that does not say how
-            its model writes calls.
+        RequestError: a ``response_format`` that is not known, two tools of one name, a policy that does not say how
+            its model writes calls, or one that grounds no values.
     """
     _check_format(request.response_format)
+    if request.grounded and not getattr(policy, "enforces_grounding", False):
+        raise RequestError(
+            f"grounded={request.grounded!r} is not enforced by {type(policy).__name__}, which cannot hold a model to "
+            "copied values: use a LocalPolicy or an EndpointPolicy, or leave grounded out"
+        )
     if not takes_calls(request):
         return
     seen: dict[str, Any] = {}
@@ -95,16 +101,19 @@ def read_calls(syntax: Any, request: Request, text: str, *, finished: bool) -> P
         finished: whether nothing will follow.
 
     Returns:
-        What was found. ``invalid`` also holds calls that break a strict schema, come too many, or are not of the tool
-        that must be called; ``breaches`` are those of the other calls.
+        What was found. ``invalid`` also holds calls that break a strict schema, come too many, are not of the tool
+        that must be called, or hold values that are not grounded; ``breaches`` are those of the other calls.
     """
     parsed: Parsed = syntax.parse(text, request.tools, finished=finished)
     schemas, strict = functions(request.tools), _strict(request)
+    sources = Sources.of(request) if request.grounded and parsed.calls else None
     kept: list[ToolCall] = []
     refused, breaches = list(parsed.invalid), []
     for call in parsed.calls:
         wrong = breach(dict(call.arguments), schemas[call.name])
-        if reason := _refusal(request, call, first=not kept) or (wrong if call.name in strict else ""):
+        reason = _refusal(request, call, first=not kept) or (wrong if call.name in strict else "")
+        # Whatever the policy enforces where a call is marked, a mark can also be spelled letter by letter.
+        if reason := reason or (ungrounded(dict(call.arguments), schemas[call.name], sources) if sources else ""):
             refused.append(InvalidCall(json.dumps(dict(call.arguments), ensure_ascii=False), reason, call.name))
             continue
         kept.append(call)

@@ -140,20 +140,17 @@ def test_no_template(tokenizers):
         ChatTemplate(tokenizers["plain"], name="the model 'x'")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"response_format": {"type": "json_object"}}, "response_format is not enforced here.*or use a local model"),
-        ({"tool_choice": "required"}, "tool_choice='required' is not enforced here"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice=.* is not enforced here.*use 'auto' or 'none'"),
-    ],
-)
-def test_constraints_are_refused_where_nobody_enforces_them(tokenizers, settings, message):
-    template, request = ChatTemplate(tokenizers["qwen3"]), asked(USER, **settings)
-    for refuse in (template.prompt_ids, template.prompt_text):
-        with pytest.raises(RequestError, match=message):
-            refuse(request)
-        assert refuse(request, constrained=True) == refuse(asked(USER))
+def test_what_an_answer_must_look_like_is_no_part_of_its_prompt(tokenizers):
+    template = ChatTemplate(tokenizers["qwen3"])
+    for settings in ({"response_format": {"type": "json_object"}}, {"tool_choice": "required"}):
+        assert template.prompt_ids(asked(USER, **settings)) == template.prompt_ids(asked(USER))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_what_ends_an_answer(tokenizers, name):
+    template = ChatTemplate(tokenizers[name])
+    assert tokenizers[name].eos_token_id in template.ends
+    assert template.end_of_turn is None or template.end_of_turn in template.ends
 
 
 @pytest.mark.parametrize("tag", ["<think>", "<think>\n", "<|thinking|>\n\n", "[THINK]"])

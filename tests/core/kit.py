@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import log
 from typing import Any
 
 from hypothesis import settings
@@ -22,7 +23,12 @@ REQUEST = Request.of(ASKED)
 
 @dataclass
 class Babbler:
-    """A policy over eight letters. What it writes at a place depends on the row's seed, instruction and the place."""
+    """A policy over eight letters. What it writes at a place depends on the row's seed, instruction and the place.
+
+    Asked for a rank, it knows how likely each letter is after the last one; the seed has no say then.
+    """
+
+    ranks_tokens = True
 
     ends: float = 0.1
     """Chance that an answer ends at a place: 1 leaves every answer empty, 0 ends none."""
@@ -31,8 +37,13 @@ class Babbler:
         return [self._continue(row) for row in rows]
 
     def _continue(self, row: Row) -> Continuation:
-        tokens = list(row.tokens)
-        while len(tokens) < len(row.tokens) + row.max_tokens and tokens[-1:] != [0]:
+        tokens, logprob = list(row.tokens), None
+        if row.rank is not None:
+            shares = self.shares(row)
+            likely = sorted(range(9), key=lambda token: -shares[token])
+            tokens.append(likely[min(row.rank, 8)])
+            logprob = log(shares[tokens[-1]])
+        while row.rank is None and len(tokens) < len(row.tokens) + row.max_tokens and tokens[-1:] != [0]:
             place = (len(tokens), row.request.instruction)
             ended = uniform(row.seed, "end", *place) < self.ends
             tokens.append(0 if ended else 1 + below(8, row.seed, *place))
@@ -41,8 +52,15 @@ class Babbler:
             tokens=tuple(tokens),
             new_tokens=len(tokens) - len(row.tokens),
             finish_reason="stop" if tokens[-1:] == [0] else None,
+            logprob=logprob,
             prefilled_tokens=len(row.request.instruction) + len(row.tokens),
         )
+
+    def shares(self, row: Row) -> list[float]:
+        """Probability of every token; token 0 is the end."""
+        place = (len(row.tokens), *row.tokens[-1:], row.request.instruction)
+        odds = [0.01 + self.ends, *(0.05 + uniform(0, "odds", letter, *place) for letter in range(8))]
+        return [share / sum(odds) for share in odds]
 
 
 @dataclass(frozen=True)
@@ -122,8 +140,12 @@ class Case:
         return trace(self.search, self.config.replace(**changes), seconds, fails_at=fails_at)
 
 
+DRAWN = ("top_k", "tournament", "smc", "speculative_rejection", "none")
+"""Selectors of beams that draw their tokens."""
+
+
 @st.composite
-def cases(draw: Callable[..., Any], selectors: Sequence[str] = ("top_k", "tournament", "smc", "none")) -> Case:
+def cases(draw: Callable[..., Any], selectors: Sequence[str] = (*DRAWN, "args")) -> Case:
     n, nb = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     fields: dict[str, Any] = {
         "mutations": n,
@@ -137,7 +159,17 @@ def cases(draw: Callable[..., Any], selectors: Sequence[str] = ("top_k", "tourna
     }
     if fields["selector"] == "top_k" and n * nb > 1:
         fields["survivors"] = draw(st.integers(1, n * nb - 1))
-    if fields["selector"] != "none":
+    fields |= {
+        "smc": {"reward_temperature": draw(st.sampled_from([0.5, 2.0])), "resample_below": draw(st.floats(0, 1))},
+        "speculative_rejection": {"rejection": draw(st.sampled_from([0.2, 0.5, 0.9]))},
+        "args": {
+            "decoding": "candidates",
+            "replacement_period": 1,
+            "reward_weight": draw(st.sampled_from([0.1, 1.0])),
+            "reward_temperature": draw(st.sampled_from([0.0, 1.0])),
+        },
+    }.get(fields["selector"], {})
+    if fields["selector"] not in ("none", "args"):
         fields["lookahead"] = draw(st.integers(0, 3))
     ends = draw(st.sampled_from([0.0, 0.05, 0.2, 0.6, 1.0]))
     return Case(SearchConfig(**fields), ends, levels=draw(st.sampled_from([1, 3, 1000])))

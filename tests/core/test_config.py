@@ -20,6 +20,30 @@ from tests.core.kit import Case, cases
         ({"champions": 6}, r"champions \(6\) are chosen among the mutations \(5\): lower champions or raise mutations"),
         ({"lookahead": 5, "selector": "none"}, r"lookahead only serves a selector: set lookahead=0"),
         ({"lookahead": 5, "cycles": 0}, r"lookahead only serves a selector"),
+        ({"lookahead": 5, "cycles": 0, "decoding": "candidates"}, r"lookahead only serves a selector"),
+        ({"rejection": 0.3}, r"rejection only serves selector='speculative_rejection': set that too, or leave rejec"),
+        ({"resample_below": 0.3, "selector": "args"}, r"'args' chooses among the most likely next tokens: set decodi"),
+        ({"resample_below": 0.3, "selector": "none"}, r"resample_below only serves selector='smc'"),
+        ({"reward_weight": 2.0}, r"reward_weight only serves selector='args'"),
+        (
+            {"reward_temperature": 2.0},
+            r"reward_temperature only serves choice='soft', selector='smc' or selector='args'",
+        ),
+        ({"min_improvement": 0.1}, r"min_improvement only serves patience: set that too, or leave min_improvement out"),
+        ({"rejection": 1.0, "selector": "speculative_rejection"}, r"SearchConfig.rejection = 1.0 is refused"),
+        ({"reward_temperature": 0.0, "choice": "soft"}, r"reward_temperature=0 leaves nothing to chance: set choice="),
+        ({"reward_temperature": 0.0, "selector": "smc"}, r"reward_temperature=0 leaves nothing to chance"),
+        ({"target_reward": 1.0, "choice": "soft"}, r"target_reward would be met, and the answer drawn all the same"),
+        ({"patience": 3}, r"patience \(3\) must be less than the cycles \(3\).*raise cycles, or leave patience out"),
+        ({"patience": 1, "cycles": 1}, r"patience \(1\) must be less than the cycles \(1\)"),
+        (
+            {"decoding": "candidates"},
+            r"decoding='candidates' writes one token a step: set replacement_period=1 and look",
+        ),
+        ({"decoding": "candidates", "replacement_period": 1, "lookahead": 1}, r"writes one token a step: set repl"),
+        ({"decoding": "candidates", "replacement_period": 1, "selector": "none"}, r"leaves the choice to a selector"),
+        ({"selector": "args"}, r"selector='args' chooses among the most likely next tokens: set decoding='candidates'"),
+        ({"choice": "worst"}, r"SearchConfig.choice = 'worst' is refused: input should be 'best' or 'soft'"),
         ({"survivor": 2}, r"unknown setting 'survivor' for SearchConfig: did you mean 'survivors'\?"),
         ({"zzz": 2}, r"unknown setting 'zzz' for SearchConfig: known are beams_per_mutation, budget"),
         ({"mutations": 0}, r"SearchConfig.mutations = 0 is refused: input should be greater than 0"),
@@ -69,7 +93,8 @@ def test_an_unknown_preset() -> None:
 
 
 def test_presets_are_the_papers_family() -> None:
-    assert set(PRESETS) == {"darwin", "sample", "best_of_n", "sample_replace", "mutate_best_of_n"}
+    papers = {"darwin", "sample", "best_of_n", "sample_replace", "mutate_best_of_n", "args"}
+    assert set(PRESETS) == papers | {"speculative_rejection", "smc", "soft_best_of_n"}
     assert SearchConfig.preset("darwin") == SearchConfig()
     assert (SearchConfig().mutations, SearchConfig().survivors, SearchConfig().replacement_period) == (5, 3, 40)
     assert SearchConfig.preset("sample").answers == 1
@@ -97,3 +122,22 @@ def test_defaults_give_way_to_a_small_search_but_a_written_value_does_not() -> N
     assert SearchConfig(mutations=2).champions == 2
     with pytest.raises(ConfigError, match="survivors"):
         SearchConfig(survivors=2).replace(mutations=2)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_json_changes_and_a_plain_sample_beside_it(name: str) -> None:
+    config = SearchConfig.preset(name, seed=3)
+    again = SearchConfig.from_json(config.to_json())
+    assert again == config
+    assert again.identity == config.identity
+    assert config.replace(max_new_tokens=9).replace(max_new_tokens=config.max_new_tokens) == config
+    plain = config.replace(cycles=0, lookahead=0)  # what a chat model's bypass asks for
+    assert (plain.candidates, plain.replaces, plain.answers) == (False, False, 1)
+
+
+def test_settings_of_before_there_were_more_are_read_as_they_were_meant() -> None:
+    old = '{"schema":1,"mutations":2,"cycles":1,"max_new_tokens":20,"selector":"smc","seed":11,"budget":{"tokens":9}}'
+    config = SearchConfig.from_json(old)
+    assert config.to_json() == old
+    assert (config.decoding, config.choice, config.target_reward, config.patience) == ("sample", "best", None, None)
+    assert (config.reward_temperature, config.resample_below) == (1.0, 0.5)  # what "smc" did

@@ -15,7 +15,7 @@ from darwin_align.core.errors import OperatorError
 from darwin_align.core.seeds import below, uniform
 from darwin_align.operators import Continuation, Decoder, NoSelection, Row, SMCSelector, TopKReplacement, Tournament
 from darwin_align.operators.tool_syntax import ToolSyntax
-from tests.core.kit import ASKED, Case, Letters, Trace, cases, search_of, trace
+from tests.core.kit import ASKED, DRAWN, Case, Letters, Trace, cases, search_of, trace
 
 TOOLS = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}},)
 CALLING = Request.of(ASKED, tools=TOOLS)
@@ -82,7 +82,7 @@ def parsed(text: str, *, finished: bool) -> Any:
     return SYNTAX.parse(text, TOOLS, finished=finished)
 
 
-@given(cases(), chances, chances)
+@given(cases(DRAWN), chances, chances)
 def test_the_decoder_holds_what_ends_within_a_call_and_nothing_else(case: Case, calls: float, bad: float) -> None:
     for before, after in calling(case, calls, bad).of("decode"):
         for i in before.open:
@@ -93,7 +93,7 @@ def test_the_decoder_holds_what_ends_within_a_call_and_nothing_else(case: Case, 
             assert (beam.finish_reason == "tool_calls") == (bool(found.calls) and ended)
 
 
-@given(cases(), chances, chances)
+@given(cases(DRAWN), chances, chances)
 def test_a_held_beam_neither_gives_nor_takes(case: Case, calls: float, bad: float) -> None:
     for before, after in calling(case, calls, bad).of("select"):
         held = [i for i in before.contenders if before.beams[i].held]
@@ -119,7 +119,7 @@ def test_survivors_are_counted_among_those_that_may_be_selected(case: Case, call
         assert won == best
 
 
-@given(cases(), chances, chances)
+@given(cases(DRAWN), chances, chances)
 def test_a_call_that_cannot_be_made_loses_to_any_answer_that_can(case: Case, calls: float, bad: float) -> None:
     found = calling(case, calls, bad)
     beams = [beam for _, after in found.steps for beam in after.beams if beam.finished]
@@ -129,7 +129,7 @@ def test_a_call_that_cannot_be_made_loses_to_any_answer_that_can(case: Case, cal
         assert any(beam.valid for beam in beams if beam.instruction == entry.instruction)
 
 
-@given(cases(), chances, chances)
+@given(cases(DRAWN), chances, chances)
 def test_events_carry_it_and_replay(case: Case, calls: float, bad: float) -> None:
     found = calling(case, calls, bad)
     again = replayed(found.config, found.result.events)
@@ -147,7 +147,7 @@ def replayed(config: SearchConfig, events: Sequence[Event]) -> SearchResult:
     return stopped.value.value
 
 
-@given(cases())
+@given(cases(DRAWN))
 def test_without_tools_nothing_is_held_and_nothing_new_is_recorded(case: Case) -> None:
     policy = Caller(case.ends)
     for event in trace(search_of(policy=policy, levels=case.levels), case.config).result.events:

@@ -143,6 +143,31 @@ def test_what_one_operator_may_not_do(operator: str, cheat: Cheat, message: str)
         question.answered(cheat(question.population))
 
 
+def test_a_candidates_end_is_the_selectors_to_settle() -> None:
+    question = ask("decode", candidates=True)
+    ended = {**GREW, "finish_reason": "stop"}
+    with pytest.raises(
+        OperatorError, match=r"decode finished beam 1, a candidate that nobody selected yet: set ending"
+    ):
+        question.answered(decoded(OPEN, **ended)(question.population))
+    answer = decoded(OPEN, **GREW, ending="stop")(question.population)
+    assert question.fold(question.answered(answer)) == answer
+    first = decoded(FIRST, **ended)(question.population)  # it is no candidate
+    assert question.fold(question.answered(first)) == first
+
+    asked = on(OPEN, ending="stop")(ask("select").population)
+    question = Question("select", asked)
+    with pytest.raises(OperatorError, match=r"select left it open whether beam 1 ends: use Beam.settled"):
+        question.answered(on(OPEN, wins=1)(asked))
+    for end in (None, "length"):  # the state ends otherwise
+        with pytest.raises(OperatorError, match=r"select changed finish_reason of beam 1, which is finished"):
+            question.answered(on(OPEN, ending=None, finish_reason=end)(asked))
+    settled = on(OPEN, ending=None, finish_reason="stop", wins=1)(asked)
+    assert question.fold(question.answered(settled)) == settled
+    taken = on(OPEN, **TAKEN, ending=None, ancestor=Ancestor(beam=DONE, step=0))(asked)
+    assert question.fold(question.answered(taken)) == taken
+
+
 @pytest.mark.parametrize(
     ("operator", "answer"),
     [

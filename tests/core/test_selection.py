@@ -16,11 +16,20 @@ from darwin_align.core.selection import (
     Law,
     Selection,
     no_selection,
+    one_for_all,
+    speculative_rejection,
     systematic_resampling,
     top_k_replacement,
     tournament,
 )
-from darwin_align.operators import NoSelection, SMCSelector, TopKReplacement, Tournament
+from darwin_align.operators import (
+    ARGSSelector,
+    NoSelection,
+    SMCSelector,
+    SpeculativeRejection,
+    TopKReplacement,
+    Tournament,
+)
 
 Contenders = tuple[list[float], list[bool], list[float], int]
 
@@ -41,6 +50,8 @@ KINDS = {
     systematic_resampling: st.builds(
         partial, st.just(systematic_resampling), temperature=st.floats(0.3, 3), threshold=st.floats(0, 1)
     ),
+    speculative_rejection: st.builds(partial, st.just(speculative_rejection), alpha=st.floats(0.01, 0.99)),
+    one_for_all: st.builds(partial, st.just(one_for_all), temperature=st.sampled_from([0.0, 0.5, 3.0])),
     no_selection: st.just(no_selection),
 }
 
@@ -60,6 +71,8 @@ def test_every_selection_declares_its_laws() -> None:
         TopKReplacement: top_k_replacement,
         Tournament: tournament,
         SMCSelector: systematic_resampling,
+        SpeculativeRejection: speculative_rejection,
+        ARGSSelector: one_for_all,
         NoSelection: no_selection,
     }.items():
         assert selector.laws == LAWS[function]
@@ -70,7 +83,7 @@ def test_shape(select: Callable[..., Selection], given: Contenders) -> None:
     n = len(given[0])
     ancestors, weights, winners = select(*given)
     assert len(ancestors) == len(weights) == n
-    assert set(ancestors) | winners <= set(range(n))
+    assert set(ancestors) - {None} | winners <= set(range(n))
     assert select(*given) == (ancestors, weights, winners)
 
 
@@ -200,3 +213,61 @@ def test_equals_stay_in_a_tournament() -> None:
 
 def test_no_selection_lets_all_win() -> None:
     assert no_selection([1.0, 2.0], [False, True], [0.5, 0.0], 1) == ((0, 1), (0.5, 0.0), frozenset({0, 1}))
+
+
+@given(contenders(), st.floats(0.01, 0.99))
+def test_rejection_gives_up_the_worst_share_and_never_the_last(given: Contenders, alpha: float) -> None:
+    rewards, finished, _, seed = given
+    n = len(rewards)
+    ancestors, weights, kept = speculative_rejection(rewards, finished, [0.0] * n, seed, alpha=alpha)
+    assert len(kept) == max(1, n - int(alpha * n + 1e-9)) >= 1
+    assert min(rewards[i] for i in kept) >= max((rewards[i] for i in range(n) if i not in kept), default=-9.0)
+    for i in range(n):
+        assert ancestors[i] == (i if i in kept or finished[i] else None)
+        assert (weights[i] == 0.0) == (i in kept)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "left"),
+    [
+        (0.5, [20, 10, 5, 3, 2, 1, 1]),
+        (0.7, [10, 3, 1, 1]),
+        (0.29, [100, 71, 51]),  # 0.29 * 100 in floats is less than 29
+        (0.1, [9, 9]),  # a tenth of nine is nobody
+        (0.95, [3, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("done", [0, 1])
+def test_how_many_are_left_depends_on_the_share_alone(alpha: float, left: list[int], done: int) -> None:
+    """Finished beams count until they are rejected: then they neither come back nor shield others."""
+    rewards, weights = [float(i) for i in range(left[0])], [0.0] * left[0]
+    alive = list(range(left[0]))
+    finished = [bool(done) and i % 3 == 0 for i in alive]
+    counts = [left[0]]
+    for seed in range(len(left) - 1):
+        selection = speculative_rejection(
+            [rewards[i] for i in alive], [finished[i] for i in alive], [weights[i] for i in alive], seed, alpha=alpha
+        )
+        for i, weight in zip(alive, selection.log_weights, strict=True):
+            weights[i] = weight
+        alive = [i for i, ancestor in zip(alive, selection.ancestors, strict=True) if ancestor is not None]
+        kept = [i for i in alive if weights[i] == 0.0]
+        assert kept == list(range(left[0] - len(kept), left[0]))  # rewards rise with the index
+        assert all(finished[i] for i in alive if i not in kept)
+        counts.append(len(kept))
+    assert counts == left
+
+
+def test_one_for_all_takes_the_best_that_is_not_finished() -> None:
+    rewards, finished = [9.0, 1.0, 3.0, 2.0], [True, False, False, False]
+    assert one_for_all(rewards, finished, [0.0] * 4, 1, temperature=0.0) == ((0, 2, 2, 2), (0.0,) * 4, frozenset({2}))
+    assert one_for_all([1.0, 2.0], [True, True], [0.0] * 2, 1, temperature=0.0).ancestors == (0, 1)
+
+
+def test_one_for_all_draws_by_the_softmax() -> None:
+    rewards, temperature, runs = [0.0, 1.0, 1.5, -1.0, 2.2], 1.3, 4000
+    counts = Counter(
+        one_for_all(rewards, [False] * 5, [0.0] * 5, seed, temperature=temperature).ancestors[0] for seed in range(runs)
+    )
+    expected = softmax([reward / temperature for reward in rewards]) * runs
+    assert chisquare([counts[i] for i in range(5)], expected).pvalue > 1e-3

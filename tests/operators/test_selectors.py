@@ -10,7 +10,15 @@ from darwin_align import Population
 from darwin_align.core import Ancestor, Beam
 from darwin_align.core.errors import ConfigError, OperatorError, RewardError
 from darwin_align.core.selection import Selection
-from darwin_align.operators import FunctionSelector, NoSelection, SMCSelector, TopKReplacement, Tournament
+from darwin_align.operators import (
+    ARGSSelector,
+    FunctionSelector,
+    NoSelection,
+    SMCSelector,
+    SpeculativeRejection,
+    TopKReplacement,
+    Tournament,
+)
 from tests.core.kit import REQUEST
 
 
@@ -132,6 +140,54 @@ def test_a_finished_contender_must_stay(ancestor: int | None) -> None:
     assert taken.beams[1].finish_reason == "stop"  # who takes a finished state is finished
 
 
+def test_the_worst_are_dropped_and_finished_ones_marked() -> None:
+    start = population(1.0, 4.0, 2.0, 3.0)
+    start = start.with_beams({2: start.beams[2].model_copy(update={"finish_reason": "stop"})})
+    answer = SpeculativeRejection().invoke(start)
+    assert [beam.alive for beam in answer.beams] == [False, True, True, True]
+    assert [beam.wins for beam in answer.beams] == [0, 1, 0, 1]
+    assert [beam.log_weight == 0.0 for beam in answer.beams] == [False, True, False, True]
+    later = SpeculativeRejection().invoke(answer)  # the better of two, however good the marked one is
+    assert later.contenders == (1, 2)
+
+
+def with_logprobs(start: Population, *logprobs: float | None) -> Population:
+    beams = {i: start.beams[i].model_copy(update={"logprob": logprob}) for i, logprob in enumerate(logprobs)}
+    return start.with_beams(beams)
+
+
+@pytest.mark.parametrize(("weight", "after"), [(0.1, "aaa"), (1.0, "bbb"), (5.0, "ccc")])
+def test_args_weighs_reward_against_log_probability(weight: float, after: str) -> None:
+    start = with_logprobs(population(1.0, 2.5, 3.0), -0.5, -1.0, -3.0)
+    answer = ARGSSelector(weight=weight).invoke(start)
+    assert states(answer) == after
+    assert {beam.logprob for beam in answer.beams} == {start.beams["abc".index(after[0])].logprob}
+
+
+def test_args_takes_no_invalid_candidate_and_needs_log_probabilities() -> None:
+    start = with_logprobs(population(1.0, 2.0, 9.0), -1.0, -1.0, -1.0)
+    invalid = start.with_beams({2: start.beams[2].model_copy(update={"valid": False})})
+    assert states(ARGSSelector().invoke(invalid)) == "bbb"
+    with pytest.raises(OperatorError, match="ARGS needs the log-probability of every state"):
+        ARGSSelector().invoke(with_logprobs(start, -1.0, None, -1.0))
+
+
+@pytest.mark.parametrize("selector", [ARGSSelector(), TopKReplacement(survivors=1), Tournament(size=20)])
+def test_an_end_counts_once_it_is_selected(selector: Any) -> None:
+    start = with_logprobs(population(1.0, 3.0, 2.0), -1.0, -1.0, -1.0)
+    ends = {"ending": "stop"}
+    chosen = selector.invoke(start.with_beams({1: start.beams[1].model_copy(update=ends)}))
+    assert [(beam.text, beam.finish_reason, beam.ending) for beam in chosen.beams] == [("b", "stop", None)] * 3
+    other = selector.invoke(start.with_beams({2: start.beams[2].model_copy(update=ends)}))
+    assert [(beam.text, beam.finish_reason, beam.ending) for beam in other.beams] == [("b", None, None)] * 3
+
+
+def test_an_end_stands_where_nobody_selects_another_state() -> None:
+    start = population(1.0, 3.0, 2.0)
+    answer = NoSelection().invoke(start.with_beams({2: start.beams[2].model_copy(update={"ending": "length"})}))
+    assert [beam.finish_reason for beam in answer.beams] == [None, None, "length"]
+
+
 def test_without_rewards_there_is_nothing_to_select_by() -> None:
     with pytest.raises(RewardError, match=r"select needs a reward for every beam; beams \[1\] have none: put a scorer"):
         TopKReplacement().invoke(population(1.0, None))
@@ -144,3 +200,7 @@ def test_impossible_settings() -> None:
         TopKReplacement(k=3)
     with pytest.raises(ConfigError, match=r"SMCSelector.temperature = 0 is refused"):
         SMCSelector(temperature=0)
+    with pytest.raises(ConfigError, match=r"SpeculativeRejection.rejection = 1.0 is refused"):
+        SpeculativeRejection(rejection=1.0)
+    with pytest.raises(ConfigError, match=r"ARGSSelector.weight = 0 is refused"):
+        ARGSSelector(weight=0)

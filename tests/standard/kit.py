@@ -8,7 +8,10 @@ from darwin_align.pocket import policy_path, reward_path
 
 
 def pocket_params() -> dict[str, Any]:
-    """A search of one cycle. Its reward is the embedded reward model's, and counts tool calls."""
+    """A search of one cycle. Its reward is the embedded reward model's, and counts tool calls.
+
+    Values are copied from the conversation where it holds any that fit: the pair is too small to copy by itself.
+    """
     policy = LocalPolicy.from_pretrained(policy_path(), threads=1)
     scorers = (LocalScorer.from_pretrained(reward_path(), threads=1), ToolCallScorer(policy=policy))
     return {
@@ -18,4 +21,5 @@ def pocket_params() -> dict[str, Any]:
         "max_tokens": 96,
         "replacement_period": 24,
         "seed": 5,
+        "grounded": "where_possible",
     }

@@ -9,13 +9,10 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from darwin_align import DarwinChatModel
 from tests.standard.kit import pocket_params
 
-NUMBER = (
-    "the call is made, of the right tool, but with 33 for 3: the embedded policy rarely copies values right for tools "
-    "that it has never seen, and no schema says which number is meant"
-)
 CHINESE = (
-    "the call is made, of the right tool, but with another name: the embedded policy cannot copy words of a script "
-    "that it has never read"
+    "the call is made, of the right tool, but with another word of the request: the embedded policy's training never "
+    "wrote a letter of this script, so the tokens of all such letters share one embedding: it cannot tell them apart, "
+    "and no seed or beam proposes one"
 )
 
 
@@ -35,15 +32,6 @@ class TestIntegration(ChatModelIntegrationTests):
     @property
     def supports_anthropic_inputs(self) -> bool:
         return True
-
-    @pytest.mark.xfail(reason=NUMBER, strict=True)
-    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
-    def test_tool_calling(self, model: BaseChatModel) -> None:
-        super().test_tool_calling(model)
-
-    @pytest.mark.xfail(reason=NUMBER, strict=True)
-    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
-        await super().test_tool_calling_async(model)
 
     @pytest.mark.xfail(reason=CHINESE, strict=True)
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:

@@ -10,14 +10,17 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 from langchain_core.messages import convert_to_openai_messages
 
 from darwin_align.backends.detokenizer import first_stop
 from darwin_align.backends.endpoint.client import Endpoint
-from darwin_align.backends.endpoint.dialects.base import Asked, Chat, Dialect, Prompt, Wire, Written
+from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Asked, Chat, Dialect, Prompt, Wire, Written
+from darwin_align.backends.endpoint.guided import Guided, ids_of
+from darwin_align.backends.grammars import FREE, Grammars, forced, unkept
+from darwin_align.backends.matcher import Place
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import EndpointError, EndpointServerError, RequestError
 from darwin_align.core.types import FinishReason, Request, Response, Sampling
@@ -29,8 +32,6 @@ __all__ = ["ByIds", "ByPrefill", "ByText", "Unsuited", "Way"]
 logger = logging.getLogger(__name__)
 
 _BROKEN = "�"
-_STOP = frozenset({"stop", "eos_token", "eos", "stop_sequence", "end_turn", "abort_stop", "tool_calls"})
-_LENGTH = frozenset({"length", "max_tokens", "limit", "model_length"})
 _TRIAL = Request.of("Count from one to five.")
 _NOTHING = Response(text="")
 _EITHER = (False, True)
@@ -38,6 +39,11 @@ _BEGUN = "one, two, three,"
 _ANEW = ("one", "1")
 _FEW = 8
 """Tokens that say enough, and that the held back bytes of one character never are."""
+_UNENFORCED = (
+    "{what} cannot be enforced on a server that is continued by {why}: use one that takes and gives token ids (vLLM, "
+    "SGLang, llama.cpp) and give its model's tokenizer (tokenizer=…), or use a local model; or leave it out and ask "
+    "for the form in the instruction"
+)
 _EDGES = f" \n{_BROKEN}"
 """What is at the edges of a text is a matter of how one decodes."""
 
@@ -87,6 +93,23 @@ class Way(ABC):
     def prompt_length(self, row: Row, prompt: Prompt) -> int | None:
         """Tokens of a row's prompt, where they can be told."""
 
+    def check(self, request: Request) -> None:
+        """Refuse what cannot be kept in this way.
+
+        Raises:
+            RequestError: a ``response_format``, a forced ``tool_choice`` or grounded values that cannot be enforced.
+        """
+        if request.response_format is not None:
+            raise RequestError(_UNENFORCED.format(what="response_format", why=self.name))
+        if request.tool_choice not in FREE:
+            raise RequestError(_UNENFORCED.format(what=f"tool_choice={request.tool_choice!r}", why=self.name))
+        if request.grounded:
+            raise RequestError(_UNENFORCED.format(what=f"grounded={request.grounded!r}", why=self.name))
+
+    def guided(self, row: Row, prompt: Prompt, limit: int) -> Guided | None:  # noqa: ARG002
+        """A row that is to be kept to a grammar; ``None`` if whatever it writes will do."""
+        return None
+
     def room(self, row: Row, prompt: Prompt) -> int | None:
         """Tokens that still fit behind a row's prompt, or ``None`` where that is not known."""
         length = self.prompt_length(row, prompt)
@@ -107,12 +130,12 @@ class Way(ABC):
             raise Unsuited(str(error)) from error
 
     def _end(self, row: Row, written: Written, new_tokens: int, asked: int) -> FinishReason | None:
-        if written.finish in _STOP:
+        if written.finish in STOP:
             return "stop"
         if written.finish == "content_filter":
             _log_once("the server's content filter cut an answer: it counts as ended there")
             return "stop"
-        if written.finish not in (None, *_LENGTH):
+        if written.finish not in (None, *LENGTH):
             raise EndpointServerError(f"the server ended an answer by {written.finish!r}, which is no way to end one")
         return None if new_tokens >= asked == row.max_tokens else "length"
 
@@ -139,6 +162,33 @@ class ByIds(Way):
                 "are they of one model?"
             )
 
+    def check(self, request: Request) -> None:
+        """Whether there is a grammar for what is asked."""
+        self._grammars.check(request)
+
+    def guided(self, row: Row, prompt: Prompt, limit: int) -> Guided | None:
+        """As for local rows: what is forced is kept, calls that nobody forces are kept as far as that can be."""
+        assert self.template is not None  # noqa: S101 - chosen only with one
+        kept = forced(row.request) or bool(row.request.grounded)
+        grammar = self._grammars.find(row.request) if kept else self._grammars.find_free(row.request)
+        if grammar is None or (row.tokens and row.tokens[-1] in grammar.ends):
+            return None
+        try:
+            place = Place(grammar, row.tokens, lenient=not kept)
+        except RequestError as error:
+            if kept:
+                raise
+            unkept(error)
+            return None
+        ids = prompt if isinstance(prompt, tuple) else ()
+        detokenizer, end = self.template.detokenizer, self.template.end_of_turn
+        return Guided(row, ids, limit, place, detokenizer, end, self.dialect.masks)
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        assert self.template is not None  # noqa: S101 - chosen only with one
+        return Grammars(self.template.tokenizer, self.template, self.template.ends)
+
     def _ids(self, row: Row) -> tuple[int, ...]:
         assert self.template is not None  # noqa: S101 - chosen only with one
         if row.text and not row.tokens:
@@ -154,8 +204,9 @@ class ByIds(Way):
         return len(prompt) if isinstance(prompt, tuple) else None
 
     def wire(self, asked: Asked) -> Wire:
-        """As the dialect takes ids."""
-        return self.dialect.ids_request(asked)
+        """As the dialect takes ids, and which of them may come next."""
+        path, body = self.dialect.ids_request(asked)
+        return path, body if asked.steering is None else self.dialect.steered(body, asked.steering)
 
     def read(self, data: Any, asked: Asked) -> list[Written]:
         """As the dialect gives them."""
@@ -164,10 +215,9 @@ class ByIds(Way):
     def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
         """Text is derived from the ids of the whole state."""
         assert self.template is not None  # noqa: S101
-        if written.ids is None:
-            raise EndpointServerError("the server gave token ids before and now it does not")
-        state = (*row.tokens, *written.ids)
-        finish = self._end(row, written, len(written.ids), asked)
+        ids = ids_of(written)
+        state = (*row.tokens, *ids)
+        finish = self._end(row, written, len(ids), asked)
         text = self.template.detokenizer.text(state, finished=finish == "stop")
         if first_stop(text, row.request.stop) is not None:
             state, text = self._cut(state, len(row.tokens), row.request.stop)
@@ -206,7 +256,7 @@ class _Textual(Way):
     def _added(self, given: str, written: Written) -> str:
         text = written.text.removeprefix(given) if self.echo else written.text
         # Bytes of a character that is cut in the middle are held back: they are written again with the next chunk.
-        return text if written.finish in _STOP else text.rstrip(_BROKEN)
+        return text if written.finish in STOP else text.rstrip(_BROKEN)
 
     def _finished(
         self, row: Row, text: str, new_tokens: int, written: Written, asked: int
@@ -219,7 +269,7 @@ class _Textual(Way):
         """New tokens: the server's number, else the tokenizer's, else a guess of four characters each."""
         if written.new_tokens is not None:
             return min(written.new_tokens, asked)
-        if written.finish in _LENGTH:
+        if written.finish in LENGTH:
             return asked
         if self.template is None:
             _log_once("the server does not count tokens: four characters are taken for one")
@@ -272,6 +322,7 @@ class ByText(_Textual):
 
     def prompt(self, row: Row) -> Prompt:
         """Rendered conversation and state."""
+        self.check(row.request)
         assert self.template is not None  # noqa: S101
         return self.template.prompt_text(row.request, bos=not self.drop_bos) + self._state(row)
 
@@ -310,10 +361,11 @@ class ByPrefill(_Textual):
     def prompt(self, row: Row) -> Prompt:
         """The conversation and the state."""
         request = row.request
-        if request.tools or request.response_format is not None:
+        self.check(request)
+        if request.tools:
             raise RequestError(
-                "tools and response_format cannot be combined with a begun assistant's turn, which is how this server "
-                "is continued: leave them out, or use a server that takes token ids"
+                "tools cannot be combined with a begun assistant's turn, which is how this server is continued: leave "
+                "them out, or use a server that takes token ids and give tokenizer=…"
             )
         return Chat(_messages(request), self._state(row))
 

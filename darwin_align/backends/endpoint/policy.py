@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,13 @@ from pydantic import SecretStr
 from darwin_align.backends.endpoint.client import Endpoint, Limits, gathered
 from darwin_align.backends.endpoint.continuation import ByIds, ByPrefill, ByText, Unsuited, Way
 from darwin_align.backends.endpoint.dialects import DIALECTS, Asked, Dialect
-from darwin_align.backends.endpoint.dialects.base import Prompt, Written
+from darwin_align.backends.endpoint.dialects.base import Prompt, Steering, Written
+from darwin_align.backends.endpoint.guided import Guided
 from darwin_align.backends.endpoint.server import About, Served, about
 from darwin_align.backends.endpoint.tokenizers import load_template, tokenizer_length
+from darwin_align.backends.grammars import forced
 from darwin_align.backends.templates import ChatTemplate
+from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, DarwinError, ModelLoadError, RequestError
 from darwin_align.core.noun import did_you_mean
 from darwin_align.core.seeds import derive
@@ -82,16 +86,60 @@ class _Line:
     row: Row
     prompt: Prompt
     limit: int
+    steering: Steering | None = None
+    tries: int = 0
+    """Requests for the same tokens before this one: a further one has other noise."""
 
     @property
-    def setting(self) -> tuple[int, Sampling, tuple[str, ...]]:
+    def setting(self) -> tuple[int, Sampling, tuple[str, ...], Steering | None]:
         """What rows of one request share."""
-        return self.limit, self.row.request.sampling, self.row.request.stop
+        return self.limit, self.row.request.sampling, self.row.request.stop, self.steering
 
     @property
     def begun(self) -> bool:
         """Whether some of the answer is there already."""
         return bool(self.row.text or self.row.tokens)
+
+
+@dataclass(eq=False)
+class _Task:
+    """A row until it has what it was to get: one request, or as many as its grammar takes."""
+
+    way: Way
+    line: _Line
+    guided: Guided | None = None
+    _found: Continuation | None = None
+
+    def next(self) -> _Line | None:
+        """What is to be asked now, if anything."""
+        guided, line = self.guided, self.line
+        if guided is None:
+            return line if self._found is None else None
+        if not guided.left:
+            return None
+        question = guided.question()
+        row = replace(line.row, tokens=guided.tokens, max_tokens=question.max_tokens)
+        prompt = (*guided.prompt, *guided.new)
+        return _Line(line.place, row, prompt, question.max_tokens, question.steering, question.tries)
+
+    def take(self, line: _Line, written: Written, *, read: bool) -> None:
+        """Take the reply to a line; ``read`` says that its prompt was read already."""
+        if self.guided is not None:
+            self.guided.take(written, read=read)
+            return
+        found = self.way.continuation(line.row, line.prompt, written, line.limit)
+        self._found = replace(found, prefilled_tokens=0) if read else found
+
+    def continuation(self) -> Continuation:
+        """What became of the row."""
+        if self.guided is None:
+            assert self._found is not None  # noqa: S101 - called at the end
+            return self._found
+        whole = self.way.continuation(self.line.row, self.line.prompt, self.guided.written, self.line.limit)
+        return replace(whole, prefilled_tokens=self.guided.prefilled)
+
+
+_Told = tuple[_Task, _Line, Written, bool]
 
 
 @dataclass(frozen=True)
@@ -115,6 +163,14 @@ class EndpointPolicy:
     once; those that differ in nothing but noise as one request with ``n`` where that gives them different noise, so
     that a row's answer then also depends on how many they are. Without seeds, or at temperature 0, all rows of a step
     go out as one list where the server takes lists.
+
+    Where ids are continued, a request's ``response_format`` and ``tool_choice`` are enforced as on a local model (extra
+    ``constrained``), on servers that know nothing of them: the grammar is walked here, what must come next is appended
+    without asking, and where a reply breaks it, one token is asked for among those that may come, and then the rest.
+    Greedy rows so become those that a local model writes. A row takes one request a chunk while the model keeps to the
+    format by itself, two more for every token that it does not, and for a chunk of m tokens 2m + 8 at most: then it is
+    ended, is invalid if it breaks its format, and a note says why. What the server wrote in vain counts as decoded.
+    Tool calls that nobody forces are kept to their schemas likewise. The other two ways refuse both.
 
     Use it in any thread or event loop, and in any number of searches at once: they share its limit of requests.
 
@@ -142,6 +198,9 @@ class EndpointPolicy:
     >>> EndpointPolicy("http://127.0.0.1:8000", model="Qwen/Qwen3-8B", api_key="secret")
     EndpointPolicy('http://127.0.0.1:8000', model='Qwen/Qwen3-8B')
     """
+
+    enforces_grounding = True
+    """By ids; in the other ways a request that wants it is refused."""
 
     def __init__(
         self,
@@ -193,6 +252,8 @@ class EndpointPolicy:
             EndpointError: the server cannot be used, or fails for good.
             ContextLengthError: a prompt leaves no room for an answer.
             ConfigError: the model, the tokenizer or a setting does not fit the server.
+            RequestError: the chat template refuses a conversation, or its format or tool choice cannot be enforced.
+            ModelLoadError: the package that enforces them is missing.
         """
         return await acall(self._generate, rows)  # type: ignore[no-any-return]
 
@@ -213,14 +274,31 @@ class EndpointPolicy:
             )
         return way.template.tool_syntax
 
+    @property
+    def enforces_formats(self) -> bool:
+        """Whether a ``response_format`` and a forced ``tool_choice`` are kept, as they are where ids are continued.
+
+        Plain code that asks no server: before the first use it goes by ``continuation="ids"`` alone.
+        """
+        if find_spec("llguidance") is None:
+            return False
+        if self._speech is None:
+            return self._options.continuation == "ids"
+        way = self._speech.way
+        return isinstance(way, ByIds) and way.template is not None and not way.template.opens_thoughts
+
     def refusal(self, request: Request, max_new_tokens: int) -> str | None:
         """Return why a request leaves too little of the context for an answer; ``None`` if it fits, or nobody knows.
 
         Plain code: it may have to ask the server once.
+
+        Raises:
+            RequestError: the request's ``response_format`` or ``tool_choice`` cannot be enforced.
         """
         if self._speech is None and on_portal():
             return None
         way, row = (self._speech or call(self._spoken)).way, Row(request, 1, 0)
+        way.check(request)
         room = way.room(row, way.prompt(row))
         if room is None or way.context_length is None:
             return None
@@ -239,15 +317,33 @@ class EndpointPolicy:
         left_out = _left_out(speech.dialect, rows)
         lines = [_line(speech.way, i, row) for i, row in enumerate(rows)]
         done = {line.place: _nothing(speech.way, line) for line in lines if line.limit < 1}
-        jobs = list(self._jobs(speech, [line for line in lines if line.limit > 0]))
-        answers = await gathered([self._ask(speech, job) for job in jobs])
-        for job, choices in zip(jobs, answers, strict=True):
-            for i, (line, written) in enumerate(zip(job.lines, choices, strict=True)):
-                found = speech.way.continuation(line.row, line.prompt, written, line.limit)
-                # The prompt of several choices is read once.
-                done[line.place] = replace(found, prefilled_tokens=0) if i and job.asked.n > 1 else found
+        tasks = await _tasks(speech.way, [line for line in lines if line.limit > 0])
+        jobs = self._jobs(speech, [line for task in tasks.values() if (line := task.next()) is not None])
+        await gathered([self._work(speech, tasks, job) for job in jobs])
+        done |= {place: task.continuation() for place, task in tasks.items()}
         notes = () if all(line.begun for line in lines) else (*speech.notes, *left_out)
-        return Report([done[i] for i in range(len(rows))], notes=notes)
+        guided = [task.guided for task in tasks.values() if task.guided is not None]
+        return Report(
+            [done[i] for i in range(len(rows))],
+            usage=Usage(decoded_tokens=sum(one.discarded for one in guided)),
+            notes=(*notes, *dict.fromkeys(one.note for one in guided if one.note)),
+        )
+
+    async def _work(self, speech: _Speech, tasks: Mapping[int, _Task], job: _Job) -> None:
+        """See a job's rows through. Those that are not done after a reply go on together, as they went out together."""
+        jobs = [job]
+        while jobs:
+            answers = await gathered([self._ask(speech, one) for one in jobs])
+            told = [
+                # The prompt of several choices is read once.
+                (tasks[line.place], line, written, one.asked.n > 1 and i > 0)
+                for one, choices in zip(jobs, answers, strict=True)
+                for i, (line, written) in enumerate(zip(one.lines, choices, strict=True))
+            ]
+            # Grammars of large vocabularies take their time, in which other searches' replies come in.
+            off_loop = any(task.guided is not None for task, *_ in told)
+            again = await asyncio.to_thread(_told, told) if off_loop else _told(told)
+            jobs = list(self._jobs(speech, again))
 
     async def _ask(self, speech: _Speech, job: _Job) -> list[Written]:
         path, body = speech.way.wire(job.asked)
@@ -284,7 +380,7 @@ class EndpointPolicy:
     def _job(self, speech: _Speech, lines: Sequence[_Line], n: int = 1) -> _Job:
         first, seeded = lines[0], self._options.seeded and speech.dialect.seeds
         prompted = lines[: len(lines) // n]
-        seeds = [_seed(line.row) for line in (prompted if speech.dialect.lists_seeded else [first])]
+        seeds = [_seed(line) for line in (prompted if speech.dialect.lists_seeded else [first])]
         asked = Asked(
             model=speech.served.id,
             prompts=tuple(line.prompt for line in prompted),
@@ -294,6 +390,7 @@ class EndpointPolicy:
             seeds=tuple(seeds) if seeded else (),
             stop=first.row.request.stop,
             extra=self._options.extra_body,
+            steering=first.steering,
         )
         return _Job(asked, tuple(lines))
 
@@ -386,6 +483,21 @@ def _line(way: Way, place: int, row: Row) -> _Line:
     return _Line(place, row, prompt, row.max_tokens if room is None else min(row.max_tokens, room))
 
 
+async def _tasks(way: Way, lines: Sequence[_Line]) -> dict[int, _Task]:
+    """The rows' tasks by their places; a row that is to keep a grammar with its place in it."""
+    if not any(line.row.request.tools or forced(line.row.request) for line in lines):
+        return {line.place: _Task(way, line) for line in lines}
+    guides = await asyncio.to_thread(lambda: [way.guided(line.row, line.prompt, line.limit) for line in lines])
+    return {line.place: _Task(way, line, guided) for line, guided in zip(lines, guides, strict=True)}
+
+
+def _told(replies: Sequence[_Told]) -> list[_Line]:
+    """Hand replies to their tasks; return what is to be asked next."""
+    for task, line, written, read in replies:
+        task.take(line, written, read=read)
+    return [following for task, *_ in replies if (following := task.next()) is not None]
+
+
 def _nothing(way: Way, line: _Line) -> Continuation:
     """Of a row that wants no token, or has no room for any."""
     return replace(way.continuation(line.row, line.prompt, _NOTHING, 0), prefilled_tokens=0)
@@ -406,6 +518,7 @@ def _left_out(dialect: Dialect, rows: Sequence[Row]) -> tuple[str, ...]:
     return (f"{dialect.name} servers take no {', '.join(lacking)}: left out",) if lacking else ()
 
 
-def _seed(row: Row) -> int:
+def _seed(line: _Line) -> int:
     """Noise of its own for every chunk: the row's seed names the whole answer's."""
-    return derive(row.seed, "endpoint", len(row.tokens) or len(row.text)) % (2**31 - 1) + 1  # TGI takes no 0
+    row, again = line.row, (line.tries,) if line.tries else ()
+    return derive(row.seed, "endpoint", len(row.tokens) or len(row.text), *again) % (2**31 - 1) + 1  # TGI takes no 0

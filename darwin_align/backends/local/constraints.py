@@ -36,8 +36,9 @@ class RowGuide:
         self._matcher = grammar.matcher()
         if not self._matcher.consume_tokens(self._ids) and not self._begin_anew():
             raise RequestError(
-                f"a row's state of {len(ids)} tokens does not keep the request's response_format or tool_choice: it "
-                "was written without them. Continue only states that were written under the same request"
+                f"a row's state of {len(ids)} tokens does not keep the request's response_format, tool_choice or "
+                "grounded values: it was written without them. Continue only states that were written under the same "
+                "request"
             )
 
     def fill(self, words: Tensor) -> None:
@@ -47,7 +48,10 @@ class RowGuide:
                 words.fill_(-1)
                 return
             reason = self._matcher.get_error().partition("\n")[0] or "no token of the model can go on"
-            self.error = f"the answer cannot be made to keep the request's response_format or tool_choice: {reason}"
+            self.error = (
+                "the answer cannot be made to keep the request's response_format, tool_choice or grounded values: "
+                f"{reason}"
+            )
             words.zero_()
             for token in self._grammar.ends:
                 words[token // 32] |= 1 << token % 32 if token % 32 < 31 else -(1 << 31)
@@ -88,7 +92,9 @@ class Constraints(Grammars):
             return None if compiled is None else RowGuide(compiled, ids)
         free = self.find_free(request)
         try:
-            return None if free is None else RowGuide(free, ids, lenient=True)
+            return None if free is None else RowGuide(free, ids, lenient=not request.grounded)
         except RequestError as error:
+            if request.grounded:
+                raise
             unkept(error)
             return None

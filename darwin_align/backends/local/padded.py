@@ -126,4 +126,5 @@ class PaddedForward:
 
 
 def _sampler(lines: Sequence[Line], device: torch.device) -> Sampler:
-    return Sampler([line.sampling for line in lines], device, [line.guide for line in lines])
+    guides, ranks = [line.guide for line in lines], [line.rank for line in lines]
+    return Sampler([line.sampling for line in lines], device, guides, ranks)

@@ -56,7 +56,8 @@ class LocalPolicy(SharedModel):
 
     A request's ``response_format`` and a ``tool_choice`` that forces a call are enforced token by token (extra
     ``constrained``): whatever is written is the beginning of an answer that keeps them. It ends when it is complete, or
-    where ``max_tokens``, the context or a stop string cuts it.
+    where ``max_tokens``, the context or a stop string cuts it. In the same way ``grounded`` values are copied:
+    free text is a span of the request's sources, and a number one that stands in them.
 
     Args:
         model: a transformers causal language model.
@@ -73,6 +74,11 @@ class LocalPolicy(SharedModel):
     Raises:
         ModelLoadError: the tokenizer has no chat template.
     """
+
+    ranks_tokens = True
+    """It writes the most likely tokens where ``Row.rank`` asks for them."""
+    enforces_grounding = True
+    """``grounded`` requests are taken."""
 
     def __init__(
         self,
@@ -181,7 +187,7 @@ class LocalPolicy(SharedModel):
             RequestError: the chat template refuses the conversation, or its format or tool choice cannot be enforced.
         """
         self._constraints.check(request)
-        return len(self.template.prompt_ids(request, constrained=True))
+        return len(self.template.prompt_ids(request))
 
     def refusal(self, request: Request, max_new_tokens: int) -> str | None:
         """Return why a request leaves too little of the context for an answer, or ``None`` if it fits.
@@ -237,7 +243,7 @@ class LocalPolicy(SharedModel):
             raise RequestError(
                 "a row has text but no token ids: a local policy continues only what it (or its tokenizer) wrote itself"
             )
-        prompt = self.template.prompt_ids(row.request, constrained=True)
+        prompt = self.template.prompt_ids(row.request)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(
                 f"the conversation is {len(prompt)} tokens long and the model's context is {self.context_length}: "
@@ -287,6 +293,11 @@ class _Line:
     def sampling(self) -> Sampling:
         """The row's settings."""
         return self.row.request.sampling
+
+    @property
+    def rank(self) -> int | None:
+        """Which of the most likely tokens is written, in place of a draw."""
+        return self.row.rank
 
     def push(self, token: int, logprob: float) -> None:
         """Take a token that was written."""

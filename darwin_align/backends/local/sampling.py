@@ -118,6 +118,8 @@ class Sampler:
         device: where the logits are.
         guides: one a row, ``None`` where every token may come next; nothing at all if that holds for all rows. A row
             that is guided draws among the tokens that may come, as if there were no others.
+        ranks: one a row, ``None`` where it draws; else it takes the token of this rank, 0 the most likely, or the last
+            that may come. Nothing at all if all rows draw.
     """
 
     def __init__(
@@ -125,17 +127,22 @@ class Sampler:
         settings: Sequence[Sampling],
         device: torch.device | str = "cpu",
         guides: Sequence[Guide | None] = (),
+        ranks: Sequence[int | None] = (),
     ) -> None:
-        rows: dict[tuple[Sampling, bool], list[int]] = {}
-        for i, (one, guide) in enumerate(zip_longest(settings, guides)):
-            rows.setdefault((one, guide is not None), []).append(i)
+        rows: dict[tuple[Sampling, bool, bool], list[int]] = {}
+        for i, (one, guide, rank) in enumerate(zip_longest(settings, guides, ranks)):
+            rows.setdefault((one, guide is not None, rank is not None), []).append(i)
         self._groups = [
-            (_Draw(one), torch.tensor(i, device=device), [g for at in i if guided and (g := guides[at]) is not None])
-            for (one, guided), i in rows.items()
+            (
+                _Draw(one, torch.tensor([ranks[at] for at in i], device=device) if ranked else None),
+                torch.tensor(i, device=device),
+                [g for at in i if guided and (g := guides[at]) is not None],
+            )
+            for (one, guided, ranked), i in rows.items()
         ]
         self.reads_history = any(penalises(one) for one in settings)
         """Whether :meth:`draw` needs the rows' own ids, for a repetition penalty."""
-        self.guided = any(guided for _, guided in rows)
+        self.guided = any(guided for _, guided, _ in rows)
         """Whether a draw depends on the tokens drawn before: they must have been told to the guides."""
 
     def draw(self, logits: Tensor, keys: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -148,7 +155,7 @@ class Sampler:
 
         Returns:
             Token ids, int64 of shape (rows,), and their log-probabilities under the distribution that they were drawn
-            from (of the model's own distribution, for greedy rows), of shape (rows,).
+            from (of the model's own distribution, for greedy and ranked rows), of shape (rows,).
         """
         if len(self._groups) == 1:
             draw, _, guides = self._groups[0]
@@ -192,16 +199,21 @@ def penalises(sampling: Sampling) -> bool:
 class _Draw:
     """One draw under one row's settings, for any number of rows."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, ranks: Tensor | None = None) -> None:
+        self._ranks, self._deepest = ranks, 0 if ranks is None else int(ranks.max())
         self._greedy, self._top_k = sampling.temperature == 0, sampling.top_k
         self._penalties = penalties(sampling)
-        self._warpers = LogitsProcessorList() if self._greedy else warpers(sampling)
+        plain = self._greedy or ranks is not None
+        self._warpers = LogitsProcessorList() if plain else warpers(sampling)
 
     def __call__(self, logits: Tensor, keys: Tensor, history: Any) -> tuple[Tensor, Tensor]:
         # The lists are gone through here: their own call looks at each processor's signature every time.
         scores = logits
         for penalty in self._penalties:
             scores = penalty(history, scores)
+        if self._ranks is not None:
+            tokens = _of_rank(scores, self._ranks, self._deepest)
+            return tokens[:, 0], logits.log_softmax(dim=-1).gather(-1, tokens)[:, 0]
         if self._greedy:
             tokens = scores.argmax(dim=-1, keepdim=True)
             return tokens[:, 0], logits.log_softmax(dim=-1).gather(-1, tokens)[:, 0]
@@ -213,6 +225,13 @@ class _Draw:
         place = (warped + gumbel_noise(keys[:, None], ids)).argmax(dim=-1, keepdim=True)
         logprobs = warped.log_softmax(dim=-1).gather(-1, place)[:, 0]
         return ids.expand_as(warped).gather(-1, place)[:, 0], logprobs
+
+
+def _of_rank(scores: Tensor, ranks: Tensor, deepest: int) -> Tensor:
+    """Columns of these ranks, one a row: (rows, 1). Where fewer may be drawn, the last of them."""
+    values, columns = scores.topk(min(deepest + 1, scores.shape[-1]), dim=-1)
+    last = (values > -torch.inf).sum(dim=-1) - 1
+    return columns.gather(-1, torch.minimum(ranks, last.clamp(min=0))[:, None])
 
 
 def _all_ids(scores: Tensor) -> Tensor:

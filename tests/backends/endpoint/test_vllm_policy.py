@@ -17,9 +17,11 @@ from darwin_align.core.errors import ContextLengthError, EndpointNotFoundError
 from darwin_align.core.types import Request, Response, Sampling
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import call
+from darwin_align.operators.verdicts import format_breach
 from darwin_align.pocket import held_out, policy_path
 from darwin_align.pocket.pair import pocket_search
 from tests.backends.local.kit import lineage
+from tests.backends.local.test_constraints import SCHEMAS, TOOLS, formed
 
 pytestmark = [
     pytest.mark.slow,
@@ -132,6 +134,48 @@ def test_a_greedy_search_is_the_local_one_token_for_token(vllm, local, pocket):
         assert [lineage(beam) for beam in found.ranking] == [lineage(beam) for beam in expected.ranking]
         assert found.reward == pytest.approx(expected.reward, abs=1e-4)
         assert found.usage.decoded_tokens == expected.usage.decoded_tokens
+
+
+def test_greedy_rows_keep_their_formats_as_the_local_ones_do(vllm, local):
+    """Allowed tokens as a mask, what may not come as a bias; whole and in chunks, with a penalty too."""
+    remote, question = policy(vllm.url), "Heat the kettle to 80 degrees."
+    penalised = GREEDY.model_copy(update={"repetition_penalty": 2.0})
+    formats = [{"response_format": formed(SCHEMAS[name])} for name in ("nested", "array", "refs", "date", "enum")]
+    rows = [
+        Row(Request.of(question, sampling=sampling, **asked), 50, 1)
+        for asked in (*formats, {"tools": TOOLS, "tool_choice": "required"}, {"tools": TOOLS})
+        for sampling in (GREEDY, penalised)
+    ]
+    expected = written(local, *rows)
+    assert written(remote, *rows) == expected
+    for one, (text, tokens, _, finish) in list(zip(rows, expected, strict=True))[::4]:
+        found = Continuation("")
+        while not found.finish_reason and len(found.tokens) < 50:
+            [found] = generated(remote, replace(one, tokens=found.tokens, max_tokens=min(7, 50 - len(found.tokens))))
+        assert (found.text, found.tokens, found.finish_reason) == (text, tokens, finish)
+
+
+def test_sampled_rows_keep_their_formats(vllm):
+    remote = policy(vllm.url)
+    rows = [
+        Row(Request.of(QUESTION, sampling=WILD, response_format=formed(SCHEMAS[name])), 120, seed)
+        for name in ("array", "enum", "number", "refs")
+        for seed in range(4)
+    ]
+    first = generated(remote, *rows)
+    assert [c.tokens for c in generated(remote, *rows)] == [c.tokens for c in first]
+    ended = [(one, c) for one, c in zip(rows, first, strict=True) if c.finish_reason == "stop"]
+    assert len(ended) > 8
+    assert [format_breach(one.request, c.text) for one, c in ended] == [""] * len(ended)
+    assert len({c.tokens for c in first}) > 6
+
+
+def test_a_search_in_chunks_keeps_its_format(vllm, pocket):
+    settings = {"mutator": "identity", "seed": 3, "replacement_period": 6, "max_new_tokens": 80}
+    search = over(pocket, policy(vllm.url))
+    result = search.invoke(QUESTION, response_format=formed(SCHEMAS["refs"]), **settings)
+    assert result.best.valid
+    assert format_breach(result.request, result.text) == ""
 
 
 def test_a_seeded_search_repeats_itself(vllm, pocket):

@@ -12,7 +12,28 @@ from typing import Any, ClassVar, TypeGuard
 from darwin_align.core.errors import ConfigError, EndpointServerError
 from darwin_align.core.types import Sampling
 
-__all__ = ["Asked", "Chat", "Dialect", "Prompt", "Wire", "Written", "are_ids", "merged"]
+__all__ = [
+    "BIAS",
+    "LENGTH",
+    "STOP",
+    "Asked",
+    "Chat",
+    "Dialect",
+    "Prompt",
+    "Steering",
+    "Wire",
+    "Written",
+    "are_ids",
+    "biases",
+    "merged",
+]
+
+STOP = frozenset({"stop", "eos_token", "eos", "stop_sequence", "end_turn", "abort_stop", "tool_calls"})
+"""What servers call the end of an answer."""
+LENGTH = frozenset({"length", "max_tokens", "limit", "model_length"})
+"""What they call an answer that is cut."""
+BIAS = 100.0
+"""The largest that OpenAI allows: no other token has a chance."""
 
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
@@ -32,6 +53,15 @@ Prompt = tuple[int, ...] | str | Chat
 
 
 @dataclass(frozen=True)
+class Steering:
+    """Which tokens may come next."""
+
+    tokens: tuple[int, ...]
+    only: bool
+    """Whether these and no others may come, or all but these."""
+
+
+@dataclass(frozen=True)
 class Asked:
     """One request: prompts of one kind to be continued under one setting."""
 
@@ -46,6 +76,8 @@ class Asked:
     stop: tuple[str, ...] = ()
     extra: Mapping[str, Any] | None = None
     """What the user wants in every body."""
+    steering: Steering | None = None
+    """Of a request by token ids for one token."""
 
     @property
     def seed(self) -> int | None:
@@ -101,6 +133,8 @@ class Dialect:
     """Its models go by hub ids or folders, so that their tokenizers can be loaded by name."""
     adds_special: ClassVar[bool] = False
     """Reads texts with the special tokens that its tokenizer adds, and does not count what it read."""
+    masks: ClassVar[bool] = False
+    """Takes a list of the only tokens that may come, which changes nothing about these."""
     echoes: ClassVar[bool] = False
     """Repeats the beginning of an assistant's turn; where that is not said here, a trial shows it."""
     seed_name: ClassVar[str] = "seed"
@@ -114,6 +148,10 @@ class Dialect:
     def ids_request(self, asked: Asked) -> Wire:
         """Ask for continuations of token ids."""
         return self.text_request(asked)
+
+    def steered(self, body: dict[str, Any], steering: Steering) -> dict[str, Any]:
+        """A body that also says which tokens may come next."""
+        return {**body, "logit_bias": {**(body.get("logit_bias") or {}), **biases(steering)}}
 
     def text_request(self, asked: Asked) -> Wire:
         """Ask for continuations of texts."""
@@ -237,6 +275,11 @@ class Dialect:
             prompt_tokens=_number(usage.get("prompt_tokens")) if one_prompt else None,
             cached_tokens=_number(cached) or 0,
         )
+
+
+def biases(steering: Steering) -> dict[str, float]:
+    """Steering as OpenAI's ``logit_bias``."""
+    return {str(token): BIAS if steering.only else -BIAS for token in steering.tokens}
 
 
 def merged(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:

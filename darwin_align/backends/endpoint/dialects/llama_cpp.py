@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written, are_ids
+from darwin_align.backends.endpoint.dialects.base import BIAS, Asked, Dialect, Steering, Wire, Written, are_ids
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
 
@@ -51,6 +51,16 @@ class LlamaCpp(Dialect):
             "return_tokens": True,
         }
         return "/completion", body
+
+    def steered(self, body: dict[str, Any], steering: Steering) -> dict[str, Any]:
+        """Its ``logit_bias`` is a list of pairs; ``false`` rules a token out."""
+        given = body.get("logit_bias") or []
+        if isinstance(given, Mapping):
+            given = [[int(token) if str(token).isdecimal() else token, bias] for token, bias in given.items()]
+        return {
+            **body,
+            "logit_bias": [*given, *([token, BIAS if steering.only else False] for token in steering.tokens)],
+        }
 
     def read_ids(self, data: Any, asked: Asked) -> list[Written]:
         """One object a choice, with ``tokens`` and ``stop_type``."""

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written, are_ids, merged
+from darwin_align.backends.endpoint.dialects.base import (
+    Asked,
+    Dialect,
+    Steering,
+    Wire,
+    Written,
+    are_ids,
+    biases,
+    merged,
+)
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
 
@@ -44,6 +53,15 @@ class SGLang(Dialect):
     def ids_request(self, asked: Asked) -> Wire:
         """``input_ids`` and ``sampling_params``."""
         return self._generate(asked, "input_ids", asked.ids)
+
+    def steered(self, body: dict[str, Any], steering: Steering) -> dict[str, Any]:
+        """``logit_bias`` is one of the ``sampling_params``, which may be one for each prompt."""
+        given = body["sampling_params"]
+        each = [
+            {**one, "logit_bias": {**(one.get("logit_bias") or {}), **biases(steering)}}
+            for one in (given if isinstance(given, list) else [given])
+        ]
+        return {**body, "sampling_params": each if isinstance(given, list) else each[0]}
 
     def text_request(self, asked: Asked) -> Wire:
         """``text`` and ``sampling_params``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, merged
+from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Steering, Wire, merged
 from darwin_align.core.types import Sampling
 
 __all__ = ["VLLM"]
@@ -20,6 +20,7 @@ class VLLM(Dialect):
     several: ClassVar[bool] = True
     several_seeded: ClassVar[bool] = True
     lists: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
     hub_models: ClassVar[bool] = True
     most_stops: ClassVar[int] = 1000
     knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
@@ -36,6 +37,12 @@ class VLLM(Dialect):
         """Ids come back by ``return_token_ids``."""
         path, body = super().ids_request(asked)
         return path, {**body, "return_token_ids": True}
+
+    def steered(self, body: dict[str, Any], steering: Steering) -> dict[str, Any]:
+        """``allowed_token_ids`` masks all others; -100 is as good as a mask for a few."""
+        if steering.only:
+            return {**body, "allowed_token_ids": list(steering.tokens)}
+        return super().steered(body, steering)
 
     def text_request(self, asked: Asked) -> Wire:
         """The template is rendered already, with its special tokens."""

@@ -459,8 +459,9 @@ class Engine:
         # An idle neighbour draws as the first row does; nobody looks at what it draws.
         settings = [(row or rows[0]).line.sampling for row in by_slot]
         guides = [row.line.guide if row else None for row in by_slot]
+        ranks = [row.line.rank if row else None for row in by_slot]
         width = max(row.held for row in rows)
-        self._batch = Batch(rows, slots, Sampler(settings, self._device, guides), moving, places, width)
+        self._batch = Batch(rows, slots, Sampler(settings, self._device, guides, ranks), moving, places, width)
         return self._batch
 
     def _exchange(self, one: int, other: int) -> None:

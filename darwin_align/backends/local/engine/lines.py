@@ -38,6 +38,10 @@ class Line(Protocol):
         """How it draws tokens."""
 
     @property
+    def rank(self) -> int | None:
+        """Write the token of this rank, 0 the most likely, in place of a draw."""
+
+    @property
     def guide(self) -> Guide | None:
         """Says which tokens it may write next; ``None`` if all of them, always."""
 
@@ -57,7 +61,7 @@ class ReadLine:
     reused: int = 0
     wanted = seed = drawn = 0
     sampling = Sampling()
-    guide = None
+    guide = rank = None
 
     def show(self, hidden: Tensor) -> None:
         """Keep it."""

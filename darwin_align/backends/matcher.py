@@ -1,0 +1,128 @@
+"""A row's place in its grammar, for whoever has its token ids but not the model: which token may come next.
+
+What a local row's :class:`~darwin_align.backends.local.constraints.RowGuide` tells the sampler, without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from darwin_align.backends.grammars import Compiled
+from darwin_align.core.errors import RequestError
+
+__all__ = ["Place", "members"]
+
+
+class Place:
+    """A row's place in its grammar.
+
+    Args:
+        grammar: the compiled grammar.
+        ids: what the row has written so far.
+        lenient: where there is no way to go on, take whatever comes.
+
+    Raises:
+        RequestError: the grammar does not allow what was written.
+    """
+
+    def __init__(self, grammar: Compiled, ids: Sequence[int], *, lenient: bool = False) -> None:
+        self._grammar, self._ids, self._lenient = grammar, list(ids), lenient
+        self._matcher = grammar.matcher()
+        self._mask: bytes | None = None
+        self._known = self._free = False
+        if not self._matcher.consume_tokens(self._ids) and not self._begin_anew():
+            raise RequestError(
+                f"a row's state of {len(ids)} tokens does not keep the request's response_format or tool_choice: it "
+                "was written without them. Continue only states that were written under the same request"
+            )
+
+    @property
+    def size(self) -> int:
+        """Tokens that there are."""
+        return self._grammar.size
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        return self._grammar.ends
+
+    @property
+    def lenient(self) -> bool:
+        """Whether nobody forces what the grammar says."""
+        return self._lenient
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+        return self.mask is None or bool(self._matcher.is_accepting())
+
+    @property
+    def mask(self) -> bytes | None:
+        """One bit for every token that may come next, token 0 the lowest of the first byte; ``None`` if all may.
+
+        Raises:
+            RequestError: no token may come, and the answer is not complete.
+        """
+        if not self._known:
+            self._mask, self._known = self._found(), True
+        return self._mask
+
+    def takes(self, token: int) -> bool:
+        """Whether a token may come next."""
+        mask = self.mask
+        return mask is None or (token >> 3 < len(mask) and bool(mask[token >> 3] >> (token & 7) & 1))
+
+    def only(self) -> int | None:
+        """The token that must come next, if there is no choice; of several that end the answer, the first."""
+        if self.mask is None:
+            return None
+        bits = int.from_bytes(self.mask, "little")
+        if bits.bit_count() == 1:
+            return bits.bit_length() - 1
+        if bits.bit_count() <= len(self.ends) and set(found := members(self.mask)) <= {*self.ends}:
+            return found[0]
+        return None
+
+    def push(self, token: int) -> None:
+        """Take a token that may come; not one that ends the answer."""
+        if not self._free:
+            self._ids.append(token)
+            self._matcher.consume_token(token)
+            self._known = False
+
+    def let_go(self) -> None:
+        """From here on take whatever comes."""
+        self._mask, self._known, self._free = None, True, True
+
+    def _found(self) -> bytes | None:
+        mask = self._computed()
+        if mask is None and self._begin_anew():
+            mask = self._computed()
+        if mask is not None:
+            return mask
+        if self._lenient:
+            self._free = True
+            return None
+        reason = self._matcher.get_error().partition("\n")[0] or "no token of the model can go on"
+        raise RequestError(f"the answer cannot be made to keep the request's response_format or tool_choice: {reason}")
+
+    def _computed(self) -> bytes | None:
+        matcher = self._matcher
+        mask: bytes = matcher.compute_bitmask()
+        # A matcher that knows no way on allows the end of the turn, whether the answer is complete or not.
+        going = not matcher.is_error() and (not matcher.is_stopped() or matcher.is_accepting())
+        return mask if going and any(mask) else None
+
+    def _begin_anew(self) -> bool:
+        """Whether the grammar, compiled afresh, allows what was written: see ``RowGuide``."""
+        self._matcher = self._grammar.fresh()
+        return bool(self._matcher.consume_tokens(self._ids))
+
+
+def members(mask: bytes) -> list[int]:
+    """The tokens whose bits are set.
+
+    >>> members(bytes([0b101, 0b10]))
+    [0, 2, 9]
+    """
+    return [8 * place + bit for place, octet in enumerate(mask) if octet for bit in range(8) if octet >> bit & 1]

@@ -1,0 +1,119 @@
+"""Answers to many prompts, in files: ``darwin-align batch``, and :func:`run_batch` for programs.
+
+**In**: JSONL, one object a line, or parquet (extra ``parquet``), one row a prompt. Blank lines are passed over.
+
+===================  ===========================================================================================
+field                meaning
+===================  ===========================================================================================
+``prompt``           a text; or instead of it
+``messages``         a conversation in OpenAI's shape, tool calls and tool results included
+``id``               text or whole number, different for each prompt. Without one the line's number and a digest of
+                     its content are the key, so give ids if lines may move
+``seed``             of this prompt's search. Without one it follows from the run's seed and the prompt's key, and
+                     from nothing else: neither order nor concurrency matters
+``settings``         an object of settings for this prompt, e.g. ``{"cycles": 1, "temperature": 0.2}``
+``tools`` …          ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format``, ``stop``: as OpenAI's
+===================  ===========================================================================================
+
+:class:`Fields` gives the first five other names. Any other field is not used, and named at the end. In parquet, a null
+stands for a field that is not there, and objects and lists may also be JSON texts.
+
+**Out**: JSONL, a line for each answer, in the order in which they come.
+
+===================  ===========================================================================================
+field                meaning
+===================  ===========================================================================================
+``id``               the prompt's key
+``answer``           the text
+``tool_calls``       in OpenAI's shape, only where there are any; likewise ``invalid_tool_calls``, those that
+                     cannot be made
+``finish_reason``    "stop", "length" or "tool_calls"
+``reward``           the reward model's, of the answer; ``first_reward`` that of the plain sample
+``instruction``      the wording under which the answer was found
+``seed``             of this search: ``search.invoke(prompt, seed=…)`` gives the same answer
+``usage``            ``decoded_tokens``, ``policy_calls``, ``reward_calls``. What else is counted depends on what
+                     caches held, so it is in the run's summary only
+``stop_reason``      what ended the search; ``failure`` where that was an operator
+``input``            digest of what was asked
+``fingerprint``      digest of models and settings, told in full in ``OUT.run.json``
+===================  ===========================================================================================
+
+**Beside it**, for ``--out answers.jsonl``: ``answers.errors.jsonl``, a line for each prompt without an answer
+(``line``, ``id`` where known, ``kind`` "bad" for lines that no run can answer and "failed" for those that the next run
+tries again, ``reason``); and ``answers.run.json``, the settings that the answers were made under.
+
+**Going on.** The same command goes on where the last run ended, whether it was done, interrupted or killed: every
+answer is appended whole, a line that a kill cut in two is taken off, and nothing is answered twice. The file then holds
+the lines of a run that was never interrupted. In single precision the last digits of a reward depend on what else was
+computed beside it, and a token may turn on one, seldom; with ``concurrency=1``, or models in double precision
+(``dtype="float64"``), the lines are the same byte for byte. Other settings, or an input that lacks answered prompts,
+are refused; so is a second process on the same output.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from darwin_align.batch.answers import Answer, Answerer, fingerprint, settings_of
+    from darwin_align.batch.index import Index
+    from darwin_align.batch.job import BatchReport, Stop, run_batch
+    from darwin_align.batch.output import Errors, RunFile, lock
+    from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
+    from darwin_align.batch.sieve import bad, refuse_strangers, sift
+    from darwin_align.batch.source import prompts
+
+_HOMES = {
+    "Answer": "answers",
+    "Answerer": "answers",
+    "BadPromptError": "prompt",
+    "BatchReport": "job",
+    "Errors": "output",
+    "Fields": "prompt",
+    "Index": "index",
+    "Prompt": "prompt",
+    "RunFile": "output",
+    "Stop": "job",
+    "bad": "sieve",
+    "fingerprint": "answers",
+    "lock": "output",
+    "prompts": "source",
+    "refuse_strangers": "sieve",
+    "run_batch": "job",
+    "settings_of": "answers",
+    "sift": "sieve",
+}
+
+__all__ = [
+    "Answer",
+    "Answerer",
+    "BadPromptError",
+    "BatchReport",
+    "Errors",
+    "Fields",
+    "Index",
+    "Prompt",
+    "RunFile",
+    "Stop",
+    "bad",
+    "fingerprint",
+    "lock",
+    "prompts",
+    "refuse_strangers",
+    "run_batch",
+    "settings_of",
+    "sift",
+]
+
+
+def __getattr__(name: str) -> Any:  # the command line must not wait for LangChain before it knows its options
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

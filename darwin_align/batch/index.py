@@ -1,0 +1,80 @@
+"""Which keys are answered and which were met, on the disk: memory does not grow with the prompts."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+__all__ = ["Index", "Met"]
+
+
+class Met(NamedTuple):
+    """How a key stands when its row comes."""
+
+    first_line: int
+    """Line of the first row with this key in this pass: this row's own, unless another came before it."""
+    answered: str | None
+    """Digest of the row that is answered under this key; ``None`` if none is."""
+
+
+class Index:
+    """Keys in a private temporary database, which sqlite keeps in a small cache and a file without a name.
+
+    >>> index = Index()
+    >>> index.add_answer("a", "digest")
+    True
+    >>> index.meet("a", 1), index.meet("a", 5)
+    (Met(first_line=1, answered='digest'), Met(first_line=1, answered='digest'))
+    """
+
+    def __init__(self) -> None:
+        # One caller at a time, but not always the same thread.
+        self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._base.execute("PRAGMA journal_mode=OFF")
+        self._base.execute("PRAGMA synchronous=OFF")
+        self._base.execute(
+            "CREATE TABLE keys (key TEXT PRIMARY KEY, answered TEXT, line INTEGER, pass INTEGER) WITHOUT ROWID"
+        )
+        self._pass = 1
+
+    def add_answer(self, key: str, digest: str) -> bool:
+        """Say that a key is answered; ``False`` if that was known."""
+        if (found := self._find(key)) is not None and found[0] is not None:
+            return False
+        self._base.execute(
+            "INSERT INTO keys (key, answered) VALUES (?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET answered = excluded.answered",
+            (key, digest),
+        )
+        return True
+
+    def meet(self, key: str, line: int) -> Met:
+        """Say that a row with this key was met."""
+        answered, first, seen = self._find(key) or (None, 0, 0)
+        if seen == self._pass:
+            return Met(first, answered)
+        self._base.execute(
+            "INSERT INTO keys (key, line, pass) VALUES (?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET line = excluded.line, pass = excluded.pass",
+            (key, line, self._pass),
+        )
+        return Met(line, answered)
+
+    def begin_pass(self) -> None:
+        """Forget which rows were met: the source is read once more."""
+        self._pass += 1
+
+    def unmet(self) -> tuple[int, str]:
+        """How many answers no row of this pass asked for, and the first one's key."""
+        count, first = self._base.execute(
+            "SELECT count(*), min(key) FROM keys WHERE answered IS NOT NULL AND pass IS NOT ?", (self._pass,)
+        ).fetchone()
+        return count, first or ""
+
+    def close(self) -> None:
+        """Let the database go."""
+        self._base.close()
+
+    def _find(self, key: str) -> tuple[str | None, int, int] | None:
+        found = self._base.execute("SELECT answered, line, pass FROM keys WHERE key = ?", (key,)).fetchone()
+        return None if found is None else tuple(found)

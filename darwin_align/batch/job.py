@@ -1,0 +1,324 @@
+"""One run of a batch: a window of prompts under way, each answer kept as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from darwin_align.batch.answers import Answer, Answerer
+from darwin_align.batch.index import Index
+from darwin_align.batch.output import Answers, Errors, RunFile
+from darwin_align.batch.progress import Tells, telling
+from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
+from darwin_align.batch.sieve import bad, refuse_strangers, sift
+from darwin_align.batch.source import Read, Source, source_of
+from darwin_align.core import Usage
+from darwin_align.core.errors import ConfigError
+from darwin_align.langchain.model_errors import message_of
+from darwin_align.operators.portal import acall, call
+
+if TYPE_CHECKING:
+    from darwin_align.chat_model import DarwinChatModel
+    from darwin_align.search import DarwinSearch
+
+__all__ = ["BatchReport", "Stop", "paths_beside", "run_batch"]
+
+_CLOSING_SECONDS = 60.0
+
+
+class Stop:
+    """Asks a run to end: first after the prompts under way, then at once. Safe to call from a signal handler.
+
+    >>> stop = Stop()
+    >>> stop.ask()
+    >>> stop.asked, stop.dropping
+    (True, False)
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.dropping = False
+        self._drop: Callable[[], object] | None = None
+
+    def ask(self) -> None:
+        """Begin no further prompt; asked once more, drop those under way. The next run answers them."""
+        self.dropping, self.asked = self.asked, True
+        if self.dropping and self._drop is not None:
+            self._drop()
+
+    def _when_dropping(self, drop: Callable[[], object]) -> None:
+        self._drop = drop
+
+
+@dataclass
+class BatchReport:
+    """How a run of a batch ended."""
+
+    output: Path
+    errors: Path
+    answered: int = 0
+    """Prompts with an answer in the output, those of earlier runs included."""
+    new: int = 0
+    """Answers of this run."""
+    bad: int = 0
+    """Rows that no run can answer."""
+    failed: int = 0
+    """Prompts that the next run tries again."""
+    interrupted: bool = False
+    """Whether the run was asked to stop."""
+    gave_up: str | None = None
+    """Why the run ended before its time, if it did."""
+    unused: tuple[str, ...] = ()
+    """Fields that rows had and nobody read."""
+    usage: Usage = field(default_factory=Usage)
+    """What this run's answers cost, all that is counted; ``seconds`` are those of all searches, added up."""
+    seconds: float = 0.0
+    """Of this run, by the clock."""
+
+    @property
+    def code(self) -> int:
+        """Exit code: 0 all is answered, 1 something is not, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 1 if self.bad or self.failed or self.gave_up else 0
+
+
+def run_batch(
+    model: DarwinChatModel | DarwinSearch,
+    source: str | Path | BinaryIO | Iterable[Mapping[str, Any] | str],
+    sink: str | Path,
+    *,
+    seed: int | None = None,
+    concurrency: int = 16,
+    fields: Fields = Fields(),  # noqa: B008 - frozen
+    accept_changes: bool = False,
+    give_up_after: int = 20,
+    progress: bool = False,
+    stop: Stop | None = None,
+) -> BatchReport:
+    """Answer every prompt of a source that has no answer in the sink yet.
+
+    Args:
+        model: a chat model or a search. Its models' engines merge the work of all prompts under way.
+        source: a JSONL or parquet file, an open binary file of JSONL, or texts and mappings; see
+            :mod:`darwin_align.batch` for what they hold. Files and sequences are read twice, for the number of prompts
+            and to see whether the sink's answers are theirs; nothing is held in memory.
+        sink: the JSONL file of answers; two more files are written beside it.
+        seed: of the run. ``None`` takes the search's own, else 0.
+        concurrency: prompts under way at most.
+        fields: other names of the rows' fields.
+        accept_changes: go on although settings or input are others than those of the answers in the sink.
+        give_up_after: the run ends when so many prompts in a row have failed: a server is away, or a setting is wrong.
+        progress: tell on stderr how the run stands.
+        stop: asks the run to end before its time.
+
+    Returns:
+        What was done. Prompts without an answer are told in ``errors``, and raise nothing.
+
+    Raises:
+        ConfigError: source or sink cannot be used, or the sink was begun under other settings.
+        DarwinError: the disk is full.
+
+    >>> import tempfile
+    >>> from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
+    >>> from darwin_align.search import DarwinSearch
+    >>> search = DarwinSearch(policy=ScriptedPolicy(), scorer=ScriptedScorer())
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> report = run_batch(search, ["Say something good.", {"prompt": 5}], Path(folder.name) / "answers.jsonl")
+    >>> report.answered, report.bad, report.code
+    (1, 1, 1)
+    >>> folder.cleanup()
+    """
+    if concurrency < 1 or give_up_after < 1:
+        raise ConfigError("concurrency and give_up_after are 1 at least: allow one prompt at a time, and one failure")
+    answerer = Answerer(model, seed)
+    with telling(progress) as tells:
+        job = _Job(answerer, source_of(source, fields), _sink(sink, source), stop or Stop(), tells)
+        job.accept_changes, job.give_up_after = accept_changes, give_up_after
+        try:
+            call(partial(job.run, concurrency))
+        except KeyboardInterrupt:
+            job.ended.wait(_CLOSING_SECONDS)  # who interrupts the call may run it anew at once
+            raise
+    return job.report
+
+
+def paths_beside(sink: Path) -> tuple[Path, Path]:
+    """The files of errors and of settings that belong to an output.
+
+    >>> [path.name for path in paths_beside(Path("answers.jsonl"))]
+    ['answers.errors.jsonl', 'answers.run.json']
+    """
+    stem = sink.name.removesuffix(".jsonl")
+    return sink.with_name(f"{stem}.errors.jsonl"), sink.with_name(f"{stem}.run.json")
+
+
+def _sink(sink: str | Path, source: Any) -> Path:
+    path = Path(sink)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: give a file for the answers")
+    if path.suffix in (".parquet", ".pq"):
+        raise ConfigError(f"{path}: answers are written as JSONL; give a name that ends with .jsonl")
+    if isinstance(source, (str, Path)):
+        mine = [side.resolve() for side in (path, *paths_beside(path))]
+        if Path(source).resolve() in mine:
+            raise ConfigError(f"{source} is the input and would be written over: give another output")
+    return path
+
+
+class _Job:
+    """One run. Its files are opened and closed where it runs, whatever becomes of the caller."""
+
+    def __init__(self, answerer: Answerer, source: Source, sink: Path, stop: Stop, tells: Tells) -> None:
+        self.answerer, self.source, self.sink, self.stop, self.tells = answerer, source, sink, stop, tells
+        self.accept_changes, self.give_up_after = False, 20
+        errors, self._run_file = paths_beside(sink)
+        self.report = BatchReport(sink, errors)
+        self.ended = threading.Event()
+        self._reading = threading.Lock()
+        self._under_way: set[asyncio.Task[Answer]] = set()
+        self._failures = 0
+        self._through = self._dropped = False
+        """Whether all rows were read, and whether a prompt was dropped."""
+        self._answers: Answers
+        self._errors: Errors
+        self._index: Index
+        self._rows: Iterator[Read]
+
+    async def run(self, concurrency: int) -> None:
+        """Answer what has no answer yet."""
+        start, loop = monotonic(), asyncio.get_running_loop()
+        self.stop._when_dropping(lambda: loop.call_soon_threadsafe(self._drop))
+        try:
+            with ExitStack() as files:
+                await acall(self._open, files)
+                await self._work(concurrency)
+                self.report.answered = self._answers.count
+        finally:
+            self.stop._when_dropping(lambda: None)
+            self.report.interrupted = self.stop.asked and (self._dropped or not self._through)
+            self.report.unused = tuple(sorted(self.source.unused))
+            self.report.seconds = monotonic() - start
+            self.ended.set()
+
+    def _open(self, files: ExitStack) -> None:
+        self._answers = files.enter_context(closing(Answers(self.sink)))
+        self._index = files.enter_context(closing(Index()))
+        files.push(lambda *_: self._wait_for_reader())
+        self._answers.load(self._index, lambda: self.stop.asked)
+        begun = self._answers.count > 0
+        run_file = RunFile(self._run_file, self.sink)
+        run_file.check(self.answerer.settings, begun=begun, accept_changes=self.accept_changes)
+        total = self._scan() if self.source.twice else None
+        self.tells.begin(total, self._answers.count)
+        self._errors = files.enter_context(closing(Errors(self.report.errors)))
+        self._rows = self.source.read()
+
+    def _wait_for_reader(self) -> None:
+        with self._reading:
+            self._rows = iter(())
+
+    def _scan(self) -> int:
+        """Count the rows, and see whether all answers are theirs."""
+        total = 0
+        for row in self.source.read():
+            if self.stop.asked:
+                return total
+            total += 1
+            if row.prompt is not None:
+                self._index.meet(row.prompt.key, row.line)
+        if not self.accept_changes:
+            refuse_strangers(self._index, self.sink)
+        strangers, _ = self._index.unmet()
+        self._index.begin_pass()
+        return total + strangers
+
+    async def _work(self, concurrency: int) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(self._worker())
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+
+    async def _worker(self) -> None:
+        while (prompt := await acall(self._next)) is not None:
+            if self.stop.dropping:
+                self._dropped = True
+                return
+            task = asyncio.ensure_future(self.answerer.answer(prompt))
+            self._under_way.add(task)
+            try:
+                await asyncio.wait([task])
+            finally:
+                self._under_way.discard(task)
+                task.cancel()
+            self._keep(prompt, task)
+
+    def _next(self) -> Prompt | None:
+        """The next prompt without an answer; rows that cannot be answered are told on the way."""
+        with self._reading:
+            while not (self.stop.asked or self.report.gave_up):
+                row = next(self._rows, None)
+                if row is None:
+                    self._through = True
+                    return None
+                match sift(row, self._index):
+                    case Prompt() as prompt:
+                        return prompt
+                    case dict() as error:
+                        self._tell_bad(error)
+        return None
+
+    def _keep(self, prompt: Prompt, task: asyncio.Task[Answer]) -> None:
+        if task.cancelled():
+            self._dropped = True
+            return
+        error = task.exception()
+        if error is None:
+            record, usage = task.result()
+            self._answers.append(record)
+            self.report.new += 1
+            self.report.usage += usage
+            self._failures = 0
+            self.tells.step(answered=True)
+        elif isinstance(error, BadPromptError):
+            self._tell_bad(bad(prompt.line, prompt.key, str(error)))
+        elif isinstance(error, Exception):
+            self._tell_failed(prompt, error)
+        else:
+            raise error
+
+    def _tell_bad(self, error: dict[str, Any]) -> None:
+        self._tell(error)
+        self.report.bad += 1
+
+    def _tell_failed(self, prompt: Prompt, error: Exception) -> None:
+        reason = message_of(error)
+        self._tell({"line": prompt.line, "id": prompt.key, "kind": "failed", "reason": reason})
+        self.report.failed += 1
+        self._failures += 1
+        if self._failures >= self.give_up_after and self.report.gave_up is None:
+            self.report.gave_up = f"{self._failures} prompts failed in a row, the last with: {reason}"
+            self.tells.say(f"giving up: {self.report.gave_up}")
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        self._errors.append(record)
+        self.tells.step(answered=False)
+
+    def _drop(self) -> None:
+        for task in self._under_way:
+            task.cancel()
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -1,0 +1,152 @@
+"""How a batch stands: a bar on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Protocol
+
+__all__ = ["Lines", "Tells", "telling"]
+
+_QUIET = 30.0
+"""Seconds between two lines where there is no terminal to draw on."""
+
+
+class Tells(Protocol):
+    """What is told of a batch."""
+
+    def begin(self, total: int | None, done: int) -> None:
+        """Say how many prompts there are, if that is known, and how many of them earlier runs answered."""
+
+    def step(self, *, answered: bool) -> None:
+        """Say that one more prompt is through."""
+
+    def say(self, text: str) -> None:
+        """Say something else."""
+
+
+class _Silent:
+    """Says nothing."""
+
+    def begin(self, total: int | None, done: int) -> None: ...
+
+    def step(self, *, answered: bool) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+@contextmanager
+def telling(shown: bool) -> Iterator[Tells]:
+    """Tell of a batch on stderr, by rich where it is installed and a terminal is there."""
+    bar = _bar() if shown and sys.stderr.isatty() else None
+    if bar is not None:
+        with bar:
+            yield bar
+    else:
+        yield Lines() if shown else _Silent()
+
+
+class Lines:
+    """Lines for logs.
+
+    Args:
+        clock: tells seconds.
+        write: takes a line.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic, write: Callable[[str], object] | None = None) -> None:
+        self._clock, self._write = clock, write or _to_stderr
+        self._total: int | None = None
+        self._before = self._answered = self._without = 0
+        self._start = self._last = clock()
+
+    def begin(self, total: int | None, done: int) -> None:
+        """Start the clock."""
+        self._total, self._before = total, done
+        self._start = self._last = self._clock()
+        of = "an unknown number of" if total is None else f"{total:,}"
+        earlier = f", {done:,} of them answered by earlier runs" if done else ""
+        self._write(f"batch: {of} prompts{earlier}\n")
+
+    def step(self, *, answered: bool) -> None:
+        """Count, and write if it was quiet for a while."""
+        self._answered += answered
+        self._without += not answered
+        if self._clock() - self._last >= _QUIET:
+            self._last = self._clock()
+            self._write(self._standing())
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        self._write(f"batch: {text}\n")
+
+    def _standing(self) -> str:
+        done = self._before + self._answered
+        of = "" if self._total is None else f" of {self._total:,}"
+        without = f", {self._without:,} without" if self._without else ""
+        through = self._answered + self._without
+        rate = through / max(self._last - self._start, 1e-9)
+        left = "" if self._total is None else f", {_span((self._total - self._before - through) / rate)} left"
+        return f"batch: {done:,}{of} answered{without}, {rate:.2g} a second{left}\n"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def _bar() -> _Bar | None:
+    try:
+        import rich.progress  # noqa: F401
+    except ImportError:
+        return None
+    return _Bar()
+
+
+class _Bar:
+    """A bar by rich."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            Remaining(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task("batch", total=None)
+        self._without = 0
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self, total: int | None, done: int) -> None:
+        """Start the clock: what earlier runs did says nothing of this one's speed."""
+        self._progress.reset(self._task, total=total, completed=done)
+
+    def step(self, *, answered: bool) -> None:
+        """Draw."""
+        self._without += not answered
+        name = f"batch, {self._without:,} without an answer" if self._without else "batch"
+        self._progress.update(self._task, advance=1, description=name)
+
+    def say(self, text: str) -> None:
+        """Write above the bar."""
+        self._progress.console.print(text, markup=False, highlight=False)
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(line)
+    sys.stderr.flush()

@@ -1,0 +1,281 @@
+"""``darwin-align eval …``: each benchmark is a subcommand, added by a function of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from darwin_align.core.errors import ConfigError
+from darwin_align.evaluation.world_command import add_world
+
+if TYPE_CHECKING:
+    from darwin_align.evaluation.alpaca_eval import Answers
+    from darwin_align.evaluation.mt_grades import Grades
+    from darwin_align.evaluation.win_rates import WinRates
+
+__all__ = ["add_eval"]
+
+
+def add_eval(commands: Any) -> None:
+    """Add ``eval`` and its benchmarks to the commands of the program."""
+    parser = commands.add_parser("eval", help="benchmarks: the embedded world, AlpacaEval 2, MT-Bench")
+    benchmarks = parser.add_subparsers(required=True, metavar="benchmark")
+    for add in _BENCHMARKS:
+        add(benchmarks)
+
+
+# -- AlpacaEval
+
+
+def _add_alpaca_eval(benchmarks: Any) -> None:
+    parser = benchmarks.add_parser("alpaca_eval", help="AlpacaEval 2: 805 instructions, against a reference's answers")
+    _add_common(parser, "AlpacaEval's instructions, JSON or JSONL (default: the official ones, from the hub)")
+    judge = _add_judging(parser)
+    judge.add_argument(
+        "--reference",
+        default="official",
+        metavar="FILE",
+        help="what is compared with: answers in the official format, 'official' for GPT-4 Turbo's, from the hub, or "
+        "'first' for the plain samples that the searches began with (default: official)",
+    )
+    judge.add_argument(
+        "--judge-mode",
+        choices=("logprobs", "text"),
+        default="logprobs",
+        help="read verdicts from the first token's probabilities, as AlpacaEval 2 does, or from the reply's end",
+    )
+    judge.add_argument(
+        "--template",
+        metavar="FILE",
+        help="the judge's prompt: a file, or 'official' for the alpaca_eval package's (default: our own)",
+    )
+    judge.add_argument(
+        "--gamed",
+        metavar="FILE",
+        help="AlpacaEval's df_gamed.csv, for the leaderboard's length-controlled win rate, or 'official' to fetch it",
+    )
+    judge.add_argument("--difficulty", metavar="FILE", help="its instruction_difficulty.csv, where only that is there")
+    judge.add_argument("--annotators-config", metavar="NAME", help="with --hand-over: the package's annotator")
+    parser.set_defaults(run=_alpaca_eval)
+
+
+def _alpaca_eval(arguments: argparse.Namespace) -> int:
+    from darwin_align.evaluation.alpaca_eval import answer
+    from darwin_align.evaluation.alpaca_verdicts import Template, compare, reference_outputs
+    from darwin_align.evaluation.chat_judge import judge_of
+    from darwin_align.evaluation.hand_over import to_alpaca_eval
+    from darwin_align.evaluation.official import ALPACA_EVAL, found, instructions
+    from darwin_align.evaluation.subject import subject_of
+
+    judge = judge_of(arguments)
+    _check_judging(arguments, ("template", "gamed", "difficulty"), ("annotators_config",))
+    template = Template.of(arguments.template, arguments.judge_mode)
+    gamed = found(arguments.gamed, ALPACA_EVAL["gamed"], "--gamed")
+    difficulty = found(arguments.difficulty, ALPACA_EVAL["difficulty"], "--difficulty")
+    prompts = instructions(arguments.prompts)
+    _check_difficulties(arguments, prompts)
+    subject = subject_of(arguments)
+    out = _out(arguments, "alpaca_eval", subject.name)
+    answers = answer(subject, prompts, out, limit=arguments.limit, concurrency=arguments.concurrency)
+    if arguments.hand_over:
+        reference = reference_outputs(arguments.reference, answers)
+        results = to_alpaca_eval(
+            out, reference, python=arguments.package_python, annotators=arguments.annotators_config
+        )
+        return _told(arguments, {"out": str(out), "alpaca_eval": str(results)}, _answered(answers, out))
+    if judge is None:
+        return _told(arguments, {"out": str(out), "notes": answers.notes}, _answered(answers, out))
+    rates = compare(
+        answers,
+        reference_outputs(arguments.reference, answers),
+        judge,
+        out,
+        template=template,
+        mode=arguments.judge_mode,
+        seed=arguments.seed,
+        gamed=gamed,
+        difficulty=difficulty,
+        concurrency=arguments.judge_concurrency,
+    )
+    shown = {"out": str(out), **json.loads((out / "results.json").read_text(encoding="utf-8"))}
+    return _told(arguments, shown, _win_rates(rates, out))
+
+
+def _check_difficulties(arguments: argparse.Namespace, prompts: Sequence[Any]) -> None:
+    """The official difficulties are known by places in the official file."""
+    from darwin_align.evaluation.official import is_official
+
+    for name in ("gamed", "difficulty"):
+        if getattr(arguments, name) == "official" and not is_official(prompts):
+            raise ConfigError(
+                f"--{name} official belongs to AlpacaEval's 805 instructions, and these are others: leave it out"
+            )
+
+
+def _answered(answers: Answers, out: Path) -> str:
+    return _lines(f"{len(answers.outputs)} answers in {out / 'model_outputs.json'}", answers.notes)
+
+
+def _win_rates(rates: WinRates, out: Path) -> str:
+    between = f", 95% {rates.interval[0]:.2f} to {rates.interval[1]:.2f}" if rates.interval else ""
+    lines = [
+        f"win rate                    {rates.win_rate:6.2f}  (standard error {_figure(rates.standard_error)}{between})",
+        f"length-controlled win rate  {_figure(rates.length_controlled_winrate):>6}  "
+        f"(standard error {_figure(rates.lc_standard_error)}, {rates.glm or 'none'})",
+        f"wins, draws, losses         {rates.n_wins}, {rates.n_draws}, {rates.n_wins_base} of {rates.n_total}",
+        f"characters                  {rates.avg_length}, the reference's {rates.avg_length_reference}",
+        f"files                       {out}",
+    ]
+    return _lines("\n".join(lines), rates.notes)
+
+
+# -- MT-Bench
+
+
+def _add_mt_bench(benchmarks: Any) -> None:
+    parser = benchmarks.add_parser("mt_bench", help="MT-Bench: 80 questions of two turns, graded from 1 to 10")
+    _add_common(parser, "MT-Bench's questions, JSONL or JSON (default: the official ones, from the hub)")
+    parser.add_argument(
+        "--category-temperatures",
+        action="store_true",
+        help="answer each category at FastChat's own temperature, from 0 for math to 0.7 for writing",
+    )
+    judge = _add_judging(parser)
+    judge.add_argument(
+        "--references",
+        metavar="FILE",
+        help="reference answers for math, reasoning and coding: a file of FastChat's answers, or 'official'",
+    )
+    judge.add_argument(
+        "--judge-prompts",
+        metavar="FILE",
+        help="FastChat's judge_prompts.jsonl, or 'official' to fetch it (default: our own prompts)",
+    )
+    parser.set_defaults(run=_mt_bench)
+
+
+def _mt_bench(arguments: argparse.Namespace) -> int:
+    from darwin_align.evaluation.chat_judge import judge_of
+    from darwin_align.evaluation.hand_over import to_fastchat
+    from darwin_align.evaluation.mt_bench import answer
+    from darwin_align.evaluation.mt_grades import GradingPrompts, grade, references
+    from darwin_align.evaluation.official import MT_BENCH, found, questions
+    from darwin_align.evaluation.subject import subject_of
+
+    judge = judge_of(arguments)
+    _check_judging(arguments, (), ())
+    prompts = found(arguments.judge_prompts, MT_BENCH["judge_prompts"], "--judge-prompts")
+    right = found(arguments.references, MT_BENCH["references"], "--references")
+    if judge is None and not arguments.hand_over and (prompts or right):
+        raise ConfigError("--judge-prompts and --references are for a judge: give --judge-url, or --hand-over")
+    asked = questions(arguments.prompts)
+    subject = subject_of(arguments)
+    out = _out(arguments, "mt_bench", subject.name)
+    conversations = answer(
+        subject,
+        asked,
+        out,
+        limit=arguments.limit,
+        category_temperatures=arguments.category_temperatures,
+        concurrency=arguments.concurrency,
+    )
+    empty = sum(one.error is not None for one in conversations)
+    notes = (f"{empty} questions have an empty answer: answers.jsonl says why",) if empty else ()
+    answered = _lines(f"{len(conversations)} questions answered, in {out}", notes)
+    if arguments.hand_over:
+        file = to_fastchat(out, subject.name, python=arguments.package_python, prompts=prompts, references=right)
+        return _told(arguments, {"out": str(out), "judgments": str(file)}, answered)
+    if judge is None:
+        return _told(arguments, {"out": str(out), "notes": notes}, answered)
+    grades = grade(
+        conversations,
+        judge,
+        out,
+        name=subject.name,
+        prompts=GradingPrompts.of(prompts, arguments.judge_prompts or "own"),
+        right=references(right),
+        concurrency=arguments.judge_concurrency,
+    )
+    shown = {"out": str(out), **json.loads((out / "results.json").read_text(encoding="utf-8"))}
+    return _told(arguments, shown, _grades(grades, out))
+
+
+def _grades(grades: Grades, out: Path) -> str:
+    lines = [f"score     {_graded(grades.score, grades.interval)}"]
+    lines += [f"turn {turn}    {_graded(mean, grades.turn_intervals[turn])}" for turn, mean in grades.turns.items()]
+    lines += [f"  {category:18} {mean:5.2f}" for category, mean in grades.categories.items()]
+    lines += [f"{grades.n_graded} answers graded; files in {out}"]
+    return _lines("\n".join(lines), grades.notes)
+
+
+def _graded(mean: float, interval: tuple[float, float] | None) -> str:
+    return f"{mean:.2f}" + (f"  (95% {interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+
+
+# -- shared
+
+
+def _add_common(parser: argparse.ArgumentParser, prompts: str) -> None:
+    from darwin_align.evaluation.subject import add_subject
+
+    parser.add_argument("--prompts", metavar="FILE", help=prompts)
+    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N; may be raised later")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (default: results/BENCHMARK/NAME)")
+    parser.add_argument(
+        "--concurrency", type=_count, default=8, metavar="N", help="prompts answered side by side (default: 8)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_subject(parser)
+
+
+def _add_judging(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    from darwin_align.evaluation.chat_judge import add_judge
+
+    group = add_judge(parser)
+    group.add_argument("--hand-over", action="store_true", help="let the benchmark's own program judge the files")
+    group.add_argument("--package-python", metavar="PATH", help="with --hand-over: interpreter that has that program")
+    return group
+
+
+def _check_judging(arguments: argparse.Namespace, judges: Sequence[str], hands: Sequence[str]) -> None:
+    if arguments.hand_over and arguments.judge_url is not None:
+        raise ConfigError("--hand-over lets the benchmark's own program judge, and --judge-url ours: give one of them")
+    for name in judges:
+        if getattr(arguments, name) is not None and arguments.judge_url is None:
+            raise ConfigError(f"--{name.replace('_', '-')} needs --judge-url: it is for our own comparison")
+    for name in ("package_python", *hands):
+        if getattr(arguments, name) is not None and not arguments.hand_over:
+            raise ConfigError(f"--{name.replace('_', '-')} needs --hand-over: it is for the benchmark's own program")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is none: give 1 or more")
+    return number
+
+
+def _out(arguments: argparse.Namespace, benchmark: str, name: str) -> Path:
+    given: Path | None = arguments.out
+    return Path("results") / benchmark / name if given is None else given
+
+
+def _told(arguments: argparse.Namespace, data: dict[str, Any], text: str) -> int:
+    sys.stdout.write((json.dumps(data, ensure_ascii=False, indent=2) if arguments.json else text) + "\n")
+    return 0
+
+
+def _lines(text: str, notes: Sequence[str]) -> str:
+    return "\n".join([text, *(f"note: {note}" for note in notes)])
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+_BENCHMARKS: tuple[Callable[[Any], None], ...] = (add_world, _add_alpaca_eval, _add_mt_bench)
+"""Another benchmark adds its function here."""

@@ -1,0 +1,114 @@
+"""Many prompts at once: a bounded number under way, progress told, and what fails said at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from time import monotonic
+
+from darwin_align.core.errors import ConfigError
+from darwin_align.operators.portal import call
+
+__all__ = ["Job", "run_jobs"]
+
+Job = Callable[[], Awaitable[object]]
+Tick = Callable[[], None]
+
+_QUIET = 30.0
+"""Seconds between two lines of progress where there is no terminal to draw on."""
+
+
+def run_jobs(jobs: Sequence[Job], *, title: str, concurrency: int, progress: bool = True) -> None:
+    """Run all jobs, so many at a time.
+
+    The first job that fails keeps others from being begun; those under way are finished, for their work is paid.
+
+    Args:
+        jobs: what is to be done, each by a call.
+        title: what the progress is called.
+        concurrency: jobs under way at most.
+        progress: show progress on stderr.
+
+    Raises:
+        ConfigError: no job may be under way.
+        Exception: whatever the first failed job raised, with a note that says how many are done.
+    """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency={concurrency} is impossible: allow one prompt at a time at least")
+    if jobs:
+        with _progress(title, len(jobs), progress) as tick:
+            call(partial(_run, jobs, concurrency, tick))
+
+
+async def _run(jobs: Sequence[Job], concurrency: int, tick: Tick) -> None:
+    waiting, failed = deque(jobs), list[Exception]()
+    done = 0
+
+    async def work() -> None:
+        nonlocal done
+        while waiting and not failed:
+            job = waiting.popleft()
+            try:
+                await job()
+            except Exception as error:  # noqa: BLE001 - it is raised once the others are through
+                failed.append(error)
+                return
+            done += 1
+            tick()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(jobs))):
+            group.create_task(work())
+    if failed:
+        also = f"; {len(failed) - 1} others failed beside it" if failed[1:] else ""
+        failed[0].add_note(f"{done} of {len(jobs)} prompts are done and kept{also}: run the command again to go on")
+        raise failed[0]
+
+
+@contextmanager
+def _progress(title: str, total: int, shown: bool) -> Iterator[Tick]:
+    if not shown:
+        yield lambda: None
+    elif sys.stderr.isatty() and (drawn := _drawn(title, total)) is not None:
+        with drawn as tick:
+            yield tick
+    else:
+        yield _Lines(title, total)
+
+
+def _drawn(title: str, total: int) -> AbstractContextManager[Tick] | None:
+    """A bar, where rich is installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+    except ImportError:
+        return None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), Remaining())
+
+    @contextmanager
+    def drawing() -> Iterator[Tick]:
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda: bar.advance(task)
+
+    return drawing()
+
+
+class _Lines:
+    """A line now and then, for logs."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._done = title, total, 0
+        self._last = monotonic()
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._done == self._total or monotonic() - self._last > _QUIET:
+            self._last = monotonic()
+            sys.stderr.write(f"{self._title}: {self._done} of {self._total}\n")
+            sys.stderr.flush()

@@ -1,0 +1,161 @@
+"""The application: routes, and the doors before them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import darwin_align
+from darwin_align import DarwinChatModel, Scorer
+
+from .asked import Asked
+from .chat import Chats
+from .doors import BoundedBody, KeyRequired, Watched
+from .faults import Fault, fault_of, refusal, validation_fault
+from .gate import ClientGone
+from .metrics import Metrics
+from .rewards import Rewards
+from .served import chosen, reward_models, search_models
+from .settings import ServerSettings
+from .wire import ChatRequest, ClassifyRequest, GetRewardRequest, RewardsRequest
+
+__all__ = ["create_app"]
+
+_HEALTH, _METRICS = "/healthz", "/metrics"
+
+
+def create_app(
+    settings: ServerSettings,
+    models: Mapping[str, DarwinChatModel],
+    rewards: Mapping[str, Scorer] | None = None,
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        settings: who may ask, and how much a request may cost.
+        models: pairs by name. ``{"pocket": …}`` is served as ``pocket`` (its own settings), ``pocket:darwin`` …
+        rewards: reward models by name; ``None`` serves each pair's own, as ``pocket:reward``.
+
+    Raises:
+        ConfigError: nothing to serve, or names or settings that contradict each other.
+    """
+    metrics = Metrics()
+    served = search_models(models, settings)
+    chats = Chats(settings, metrics)
+    scorers = Rewards(reward_models(models) if rewards is None else rewards, settings, metrics)
+    # No pages with documentation: they load scripts from elsewhere. The schema is at /openapi.json.
+    app = FastAPI(title="darwin_align", version=darwin_align.__version__, docs_url=None, redoc_url=None)
+    _watch(metrics, chats, scorers, models)
+    _answer_faults(app)
+    _route_chat(app, served, chats, settings)
+    _route_models(
+        app, {**{name: one.card for name, one in served.items()}, **{n: scorers.card(n) for n in scorers.scorers}}
+    )
+    _route_rewards(app, scorers)
+    _route_operations(app, metrics)
+    free = {_HEALTH, *([_METRICS] if settings.open_metrics else [])}
+    paths = {path for route in app.routes if "{" not in (path := getattr(route, "path", "{"))}
+    app.add_middleware(BoundedBody, most=settings.body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(KeyRequired, keys=settings.api_keys, free=free)
+    app.add_middleware(Watched, metrics=metrics, routes=paths)
+    return app
+
+
+def _watch(metrics: Metrics, chats: Chats, rewards: Rewards, models: Mapping[str, DarwinChatModel]) -> None:
+    for kind, gate in (("search", chats.gate), ("reward", rewards.gate)):
+        metrics.busy.labels(kind).set_function(partial(getattr, gate, "busy"))
+    parts = {name: model.search.speaker() for name, model in models.items()}
+    parts |= {name: getattr(scorer, "reward_model", None) for name, scorer in rewards.scorers.items()}
+    for name, part in parts.items():
+        if (engine := getattr(part, "engine", None)) is not None:
+            metrics.watch_engine(name, partial(getattr, engine, "slots_in_use"))
+
+
+def _answer_faults(app: FastAPI) -> None:
+    async def answered(request: Request, error: Exception) -> Response:
+        return refusal(fault_of(error, request.state.request_id))
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
+        return refusal(validation_fault(error.errors()))
+
+    async def lost(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - likewise
+        hint = f"{error.detail}: see /openapi.json for what there is"
+        return refusal(Fault(error.status_code, hint, headers=error.headers))
+
+    async def unheard(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)
+
+    app.add_exception_handler(Fault, answered)
+    app.add_exception_handler(RequestValidationError, refused)
+    app.add_exception_handler(HTTPException, lost)
+    app.add_exception_handler(ClientGone, unheard)
+
+
+def _route_chat(app: FastAPI, served: Mapping[str, Any], chats: Chats, settings: ServerSettings) -> None:
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(request: Request, body: Annotated[ChatRequest, Body()]) -> Response:
+        """Search for a well rewarded answer."""
+        asked = Asked.of(body, chosen(served, body.model), settings.limits)
+        return await chats.answer(request, asked, body)
+
+
+def _route_models(app: FastAPI, cards: Mapping[str, Mapping[str, Any]]) -> None:
+    created = int(time.time())
+
+    def shown(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": created, "owned_by": "darwin_align", **cards[name]}
+
+    @app.get("/v1/models")
+    async def models() -> JSONResponse:
+        """Every model name that the other calls take."""
+        return JSONResponse({"object": "list", "data": [shown(name) for name in cards]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> JSONResponse:
+        """One of them."""
+        return JSONResponse(shown(chosen({one: one for one in cards}, name)))
+
+
+def _route_rewards(app: FastAPI, rewards: Rewards) -> None:
+    @app.post("/v1/rewards")
+    async def v1_rewards(request: Request, body: Annotated[RewardsRequest, Body()]) -> JSONResponse:
+        """Reward responses to a conversation."""
+        return JSONResponse(await rewards.rewards(request, body))
+
+    @app.post("/get_reward")
+    async def get_reward(request: Request, body: Annotated[GetRewardRequest, Body()]) -> JSONResponse:
+        """Reward rendered texts, as OpenRLHF asks."""
+        return JSONResponse(await rewards.get_reward(request, body))
+
+    @app.post("/classify")
+    async def classify(request: Request, body: Annotated[ClassifyRequest, Body()]) -> JSONResponse:
+        """Reward texts, token ids or a conversation, as vLLM is asked."""
+        return JSONResponse(await rewards.classify(request, body))
+
+    @app.post("/pooling")
+    async def pooling(request: Request, body: Annotated[ClassifyRequest, Body()]) -> JSONResponse:
+        """The same by vLLM's other call."""
+        return JSONResponse(await rewards.pooling(request, body))
+
+
+def _route_operations(app: FastAPI, metrics: Metrics) -> None:
+    @app.get(_HEALTH)
+    async def healthz() -> JSONResponse:
+        """Whether the server listens."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get(_METRICS, response_class=Response)
+    async def prometheus() -> Response:
+        """What Prometheus reads."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

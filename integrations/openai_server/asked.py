@@ -1,0 +1,78 @@
+"""From a chat request to what a search is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from .conversation import to_langchain
+from .faults import invalid
+from .served import SearchModel
+from .settings import SearchLimits
+from .wire import ChatRequest
+
+__all__ = ["Asked"]
+
+_ALIKE = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "parallel_tool_calls")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that may be searched for."""
+
+    served: SearchModel
+    messages: list[BaseMessage]
+    settings: Mapping[str, Any]
+    """Arguments of the model's call."""
+    n: int
+    committed: bool
+    """Whether a stream tells text that can no longer change before the answer is decided."""
+    seconds: float
+    """After which the search ends by itself."""
+
+    @classmethod
+    def of(cls, request: ChatRequest, served: SearchModel, limits: SearchLimits) -> Asked:
+        """Check a request against what the model can do and what the operator allows.
+
+        Raises:
+            Fault: it asks for too much.
+            ConfigError: settings that contradict each other.
+            RequestError: a conversation that cannot be answered.
+        """
+        messages, n = to_langchain(request.messages), request.n or 1
+        settings = {**served.base, **_settings(request)}
+        core, config = served.model.search.request(messages, settings)
+        _ = core.turn  # a conversation that cannot be answered is told of now
+        if too_much := limits.excess(config, n):
+            param, sentence = too_much
+            raise invalid(sentence, param)
+        settings["budget"] = budget = limits.bounded(config.budget)
+        return cls(served, messages, settings, n, _commits(request), budget.seconds or limits.seconds)
+
+
+def _settings(request: ChatRequest) -> dict[str, Any]:
+    given = {name: getattr(request, name) for name in _ALIKE}
+    given["max_new_tokens"] = request.max_completion_tokens or request.max_tokens
+    if request.darwin is not None:
+        given |= request.darwin.search
+    if request.tools:
+        given["tools"] = [tool.model_dump(exclude_none=True) for tool in request.tools]
+        choice = request.tool_choice
+        given["tool_choice"] = choice if isinstance(choice, str | None) else choice.model_dump()
+    if request.response_format is not None:
+        given["response_format"] = request.response_format.model_dump(by_alias=True, exclude_none=True)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _commits(request: ChatRequest) -> bool:
+    mode = request.darwin.streaming_mode if request.darwin else None
+    if mode is None:
+        return False
+    if not request.stream:
+        raise invalid("streaming_mode is for streams: set stream=true, or leave it out", "darwin.streaming_mode")
+    if mode == "committed" and (request.n or 1) > 1:
+        raise invalid("streaming_mode 'committed' tells one answer: leave n out", "n")
+    return mode == "committed"

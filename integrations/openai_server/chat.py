@@ -1,0 +1,176 @@
+"""``POST /v1/chat/completions``: a search as a task that ends when its client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGeneration
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from darwin_align import Population
+from darwin_align.core import Event
+
+from .answers import DONE, Reply, darwin_of, event, headers_of
+from .asked import Asked
+from .faults import fault_of
+from .gate import ClientGone, Gate, client_left, while_connected
+from .metrics import Metrics
+from .settings import ServerSettings
+from .wire import ChatRequest
+
+__all__ = ["Chats"]
+
+_SILENCE = b": searching\n\n"
+
+
+class Chats:
+    """Answers chat requests.
+
+    Args:
+        settings: of the server.
+        metrics: are told of every search.
+    """
+
+    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.gate = Gate(settings.max_searches, "searches")
+
+    async def answer(self, request: Request, asked: Asked, body: ChatRequest) -> Response:
+        """Search, and reply in whole or as a stream.
+
+        Raises:
+            Fault: too many searches are under way.
+            ClientGone: the client left.
+        """
+        search = _Search(asked, self)
+        task = self.gate.run(search.run)
+        try:
+            if body.stream:
+                return await self._stream(search, task, body, request)
+            messages = await while_connected(request.receive, task)
+        except ClientGone:
+            self.metrics.cancelled.labels("search").inc()
+            raise
+        return JSONResponse(Reply(asked.served.id).whole(messages), headers=headers_of(messages[0]))
+
+    async def _stream(
+        self, search: _Search, task: asyncio.Task[list[AIMessage]], body: ChatRequest, request: Request
+    ) -> Response:
+        # Whatever fails before anything is scored still gets a status of its own.
+        begun, left = asyncio.create_task(search.begun.wait()), asyncio.create_task(client_left(request.receive))
+        try:
+            silence = self.settings.silence_seconds
+            await asyncio.wait({task, begun, left}, timeout=silence, return_when=asyncio.FIRST_COMPLETED)
+            if left.done():
+                raise ClientGone
+            if task.done():
+                task.result()
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        finally:
+            begun.cancel()
+            left.cancel()
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        events = search.events(task, include_usage=usage, request_id=request.state.request_id)
+        return _Stream(events, task, self.metrics)
+
+
+class _Search:
+    """One search under way."""
+
+    def __init__(self, asked: Asked, owner: Chats) -> None:
+        self.asked, self.settings, self.metrics = asked, owner.settings, owner.metrics
+        self.begun = asyncio.Event()
+        """Set once anything is scored."""
+        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def run(self) -> list[AIMessage]:
+        """Search for the answers, best first."""
+        try:
+            async with asyncio.timeout(self.asked.seconds + self.settings.late_seconds):
+                messages = await (self._committed() if self.asked.committed else self._decided())
+        finally:
+            self._pieces.put_nowait(None)
+        self.metrics.searched(self.asked.served.id, darwin_of(messages[0]))
+        return messages
+
+    async def _decided(self) -> list[AIMessage]:
+        settings: dict[str, Any] = {**self.asked.settings, "n": self.asked.n, "on_event": self._on_event}
+        stop = settings.pop("stop", None)
+        result = await self.asked.served.model.agenerate([self.asked.messages], stop, **settings)
+        return [cast(AIMessage, cast(ChatGeneration, one).message) for one in result.generations[0]]
+
+    async def _committed(self) -> list[AIMessage]:
+        settings: dict[str, Any] = {**self.asked.settings, "streaming_mode": "committed", "on_event": self._on_event}
+        whole: AIMessageChunk | None = None
+        stream = self.asked.served.model.astream(self.asked.messages, **settings)
+        async with aclosing(cast(Any, stream)) as chunks:
+            async for chunk in chunks:
+                whole = chunk if whole is None else whole + chunk
+                if chunk.text:
+                    self._pieces.put_nowait(chunk.text)
+        return [cast(AIMessage, whole)]
+
+    def _on_event(self, told: Event, _: Population) -> None:
+        if told.operator == "score":  # what fails later ends the search with the best so far
+            self.begun.set()
+
+    async def events(
+        self, task: asyncio.Task[list[AIMessage]], *, include_usage: bool, request_id: str
+    ) -> AsyncIterator[bytes]:
+        """The answer as server-sent events."""
+        reply = Reply(self.asked.served.id)
+        yield reply.begin()
+        async for piece in self._told():
+            yield _SILENCE if piece is None else reply.piece(piece)
+        try:
+            messages = await task
+        except Exception as error:  # noqa: BLE001 - the head is sent: the client is told in the stream
+            yield event(fault_of(error, request_id).body)
+            return
+        for index, message in enumerate(messages):
+            if index:
+                yield reply.begin(index)
+            for chunk in reply.body(message, index, with_text=not self.asked.committed):
+                yield chunk
+        if include_usage:
+            yield reply.usage(messages[0])
+        yield DONE
+
+    async def _told(self) -> AsyncIterator[str | None]:
+        """Texts as they are committed; ``None`` after every silence."""
+        while True:
+            try:
+                async with asyncio.timeout(self.settings.silence_seconds):
+                    piece = await self._pieces.get()
+            except TimeoutError:
+                yield None
+                continue
+            if piece is None:
+                return
+            yield piece
+
+
+class _Stream(StreamingResponse):
+    """A stream that takes its search with it when it ends before its time."""
+
+    def __init__(self, events: AsyncIterator[bytes], task: asyncio.Task[Any], metrics: Metrics) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._task, self._metrics = task, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if not self._task.done():
+                self._metrics.cancelled.labels("search").inc()
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)

@@ -1,0 +1,69 @@
+"""Between OpenAI's messages and LangChain's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from openai.types.chat import ChatCompletionMessage
+from pydantic_core import from_json
+
+from .wire import AssistantTurn, Content, SystemTurn, ToolTurn, Turn, UserTurn
+
+__all__ = ["call_chunks", "to_langchain", "to_openai"]
+
+
+def to_langchain(turns: Sequence[Turn]) -> list[BaseMessage]:
+    """Convert a conversation."""
+    return [_to(turn) for turn in turns]
+
+
+def _to(turn: SystemTurn | UserTurn | AssistantTurn | ToolTurn) -> BaseMessage:
+    content = _content(turn.content)
+    match turn:
+        case SystemTurn():
+            return SystemMessage(content, name=turn.name)
+        case UserTurn():
+            return HumanMessage(content, name=turn.name)
+        case ToolTurn():
+            return ToolMessage(content, tool_call_id=turn.tool_call_id, name=turn.name)
+        case AssistantTurn():
+            calls = [
+                {"name": call.function.name, "args": from_json(call.function.arguments), "id": call.id}
+                for call in turn.tool_calls or ()
+            ]
+            return AIMessage(content, name=turn.name, tool_calls=calls)
+
+
+def _content(content: Content | None) -> Any:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return [{"type": "text", "text": part.text} for part in content]
+
+
+def to_openai(message: AIMessage) -> ChatCompletionMessage:
+    """Convert an answer. Calls that cannot be made are told as they were written, for the client to refuse."""
+    calls = [{key: value for key, value in call.items() if key != "index"} for call in call_chunks(message)]
+    content = message.text if message.text or not calls else None
+    return ChatCompletionMessage.model_validate(
+        {"role": "assistant", "content": content, "tool_calls": calls or None, "refusal": None}
+    )
+
+
+def call_chunks(message: AIMessage) -> list[dict[str, Any]]:
+    """An answer's calls as the chunks of a stream tell them."""
+    return [
+        {
+            "index": index,
+            "id": call["id"],
+            "type": "function",
+            "function": {"name": call["name"] or "", "arguments": _written(call["args"])},
+        }
+        for index, call in enumerate([*message.tool_calls, *message.invalid_tool_calls])
+    ]
+
+
+def _written(arguments: str | Mapping[str, Any] | None) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)

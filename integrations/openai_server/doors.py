@@ -1,0 +1,169 @@
+"""What every request passes before its route: it is counted, its key is checked, its body has a size and an end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import uuid
+from collections.abc import Collection, Sequence
+from time import perf_counter
+
+from pydantic import SecretStr
+from pydantic_core import from_json
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .faults import Fault, fault_of, refusal
+from .metrics import Metrics
+
+__all__ = ["BoundedBody", "KeyRequired", "Watched"]
+
+logger = logging.getLogger(__name__)
+
+_DRAINED = 16
+"""A body up to so many times too long is read to its end and thrown away: a client that is still sending when the
+connection closes does not see why."""
+
+
+class Watched:
+    """Names requests, counts them, and answers for whatever nobody else does."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, routes: Collection[str]) -> None:
+        self.app, self.metrics, self.routes = app, metrics, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id, status, began = f"req-{uuid.uuid4().hex}", 0, perf_counter()
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, named)
+        except Exception as error:  # the last one who can answer
+            if status:
+                raise
+            await refusal(fault_of(error, request_id))(scope, receive, named)
+        finally:
+            seconds = perf_counter() - began
+            route = scope["path"] if scope["path"] in self.routes else "other"
+            self.metrics.requests.labels(route, str(status or 499)).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
+            logger.info("%s %s: %s in %.3f s, %s", scope["method"], route, status or "client left", seconds, request_id)
+
+
+class KeyRequired:
+    """Lets in who brings a key. Digests are compared, all of them and in constant time."""
+
+    def __init__(self, app: ASGIApp, *, keys: Sequence[SecretStr], free: Collection[str]) -> None:
+        self.app, self.free = app, free
+        self._digests = [_digest(key.get_secret_value().encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it (401)."""
+        if (
+            scope["type"] != "http"
+            or not self._digests
+            or scope["path"] in self.free
+            or self._knows(Headers(scope=scope))
+        ):
+            await self.app(scope, receive, send)
+            return
+        fault = Fault(
+            401,
+            "a valid API key is needed: send it as 'Authorization: Bearer KEY'",
+            kind="authentication_error",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        await refusal(fault)(scope, receive, send)
+
+    def _knows(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = _digest(key.strip().encode())
+        found = [hmac.compare_digest(given, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(found)
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()
+
+
+class BoundedBody:
+    """Takes in a body before anybody works for it: JSON to the letter, not too large, and within a time."""
+
+    def __init__(self, app: ASGIApp, *, most: int, seconds: float) -> None:
+        self.app, self.most, self.seconds = app, most, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it (400, 408, 413, 415)."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await self._taken_in(Headers(scope=scope), receive)
+        except ClientDisconnect:
+            return
+        except Fault as fault:
+            await refusal(fault)(scope, receive, send)
+            return
+        told = False
+
+        async def replay() -> Message:
+            nonlocal told
+            if told:
+                return await receive()
+            told = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+    async def _taken_in(self, headers: Headers, receive: Receive) -> bytes:
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Fault(415, f"the body is of type {kind!r:.80}: send application/json")
+        try:
+            async with asyncio.timeout(self.seconds):
+                body = await self._read(headers, receive)
+        except TimeoutError:
+            message = f"the body did not arrive within {self.seconds:g} s"
+            raise Fault(408, message, kind="timeout_error", headers={"Connection": "close"}) from None
+        try:
+            from_json(body, allow_inf_nan=False, cache_strings="none")
+        except ValueError as error:
+            raise Fault(400, f"the body is no JSON: {error}") from None
+        return body
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        said = headers.get("content-length", "0")
+        if said.isdecimal() and int(said[:20]) > self.most * _DRAINED:
+            raise self._too_large()
+        body, size, more = bytearray(), 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            size += len(message.get("body", b""))
+            if size > self.most * _DRAINED:
+                break
+            if size <= self.most:
+                body += message.get("body", b"")
+            more = message.get("more_body", False)
+        if size > self.most:
+            raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> Fault:
+        message = f"the body is larger than this server takes: {self.most} bytes at most"
+        return Fault(413, message, code="request_too_large", headers={"Connection": "close"})

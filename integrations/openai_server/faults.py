@@ -1,0 +1,105 @@
+"""Errors as OpenAI's clients know them: ``{"error": {"message", "type", "param", "code"}}`` and a status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from langchain_core.exceptions import ModelError, ModelRateLimitError, ModelTimeoutError
+
+from darwin_align.core.errors import (
+    ConfigError,
+    ContextLengthError,
+    EndpointError,
+    EndpointRateLimitError,
+    EndpointTimeoutError,
+    RequestError,
+)
+
+__all__ = ["Fault", "fault_of", "invalid", "refusal", "unsupported", "validation_fault"]
+
+logger = logging.getLogger(__name__)
+
+_KINDS = ("body", "system", "developer", "user", "assistant", "tool", "str", "int", "NamedTool")
+
+
+class Fault(Exception):  # noqa: N818 - an answer, not a bug
+    """A refusal or failure that the client is told of."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, dict(headers or {})
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def refusal(fault: Fault) -> JSONResponse:
+    """A fault as a response."""
+    return JSONResponse(fault.body, fault.status, fault.headers)
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> Fault:
+    """What the client asked for cannot be: 400."""
+    return Fault(400, message, param=param, code=code)
+
+
+def unsupported(param: str, message: str) -> Fault:
+    """A parameter that this server does not serve: refused, never ignored."""
+    return invalid(message, param, "unsupported_parameter")
+
+
+def validation_fault(errors: Sequence[Mapping[str, Any]]) -> Fault:
+    """What pydantic says of a body: of the error that lies deepest, for it tried every kind that a value may be of."""
+    error = max(errors, key=lambda error: len(error["loc"]))
+    place = [str(part) for part in error["loc"] if not _is_kind(part)]
+    if error["type"] == "unsupported_parameter":
+        param = ".".join([*place, error["ctx"]["name"]])
+        return unsupported(param, error["msg"])
+    param = ".".join(place)
+    message = error["msg"].removeprefix("Value error, ")
+    return invalid(f"{param}: {message}" if param else message, param or None)
+
+
+def _is_kind(part: str | int) -> bool:
+    """Whether a part of a place is no name of the client's, but the kind that was tried there."""
+    return part in _KINDS or (isinstance(part, str) and not part.replace("_", "").isalnum())
+
+
+def fault_of(error: BaseException, request_id: str) -> Fault:
+    """What a client is told of an error. Of the faults of others it learns the kind; the log knows the rest."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, ContextLengthError):
+        return invalid(str(error), "messages", "context_length_exceeded")
+    if isinstance(error, RequestError | ConfigError):
+        return invalid(str(error))
+    if isinstance(error, EndpointError | ModelError):
+        return _upstream(error, request_id)
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        message = f"the search did not end in time and was given up (request {request_id}): ask for less"
+        return Fault(504, message, kind="timeout_error", code="deadline_exceeded")
+    logger.error("request %s failed", request_id, exc_info=error)
+    return Fault(500, f"the server failed on request {request_id}; its log says why", kind="server_error")
+
+
+def _upstream(error: Exception, request_id: str) -> Fault:
+    logger.warning("request %s: a model behind this server fails: %s: %s", request_id, type(error).__name__, error)
+    status, headers = 502, {}
+    if isinstance(error, EndpointRateLimitError | ModelRateLimitError):
+        status, headers = 503, {"Retry-After": "5"}
+    elif isinstance(error, EndpointTimeoutError | ModelTimeoutError):
+        status = 504
+    kind = next((k.__name__ for k in type(error).__mro__ if k.__module__ == EndpointError.__module__), "ModelError")
+    message = f"a model behind this server cannot be used ({kind}); the operator's log of request {request_id} says why"
+    return Fault(status, message, kind="upstream_error", code=kind, headers=headers)

@@ -1,0 +1,89 @@
+"""How many may work at the same time, and that nobody works for a client that has left."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from math import ceil
+from time import perf_counter
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from .faults import Fault
+
+__all__ = ["ClientGone", "Gate", "client_left", "while_connected"]
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):  # noqa: N818 - there is nobody whom it could be told
+    """The client closed the connection before it had its answer."""
+
+
+class Gate:
+    """Lets so many tasks run at once and tells the others when to come back.
+
+    Args:
+        most: tasks at the same time.
+        what: what they are, for messages.
+    """
+
+    def __init__(self, most: int, what: str) -> None:
+        self.most, self.what = most, what
+        self.busy = 0
+        self._usual = 1.0
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Start work as a task, which holds a place until it is over in whatever way.
+
+        Raises:
+            Fault: all places are taken (429).
+        """
+        if self.busy >= self.most:
+            raise self._full()
+        began = perf_counter()
+        task = asyncio.create_task(work())
+        self.busy += 1
+        task.add_done_callback(lambda _: self._leave(began))
+        return task
+
+    def _leave(self, began: float) -> None:
+        self.busy -= 1
+        self._usual = 0.8 * self._usual + 0.2 * (perf_counter() - began)
+
+    def _full(self) -> Fault:
+        # Half of the work under way will be over by then; chance keeps those who were sent away from coming together.
+        wait = min(60, max(1, ceil(self._usual * random.uniform(0.5, 1.0))))
+        return Fault(
+            429,
+            f"the server works on {self.most} {self.what} already: come back in {wait} s",
+            kind="rate_limit_error",
+            code="rate_limit_exceeded",
+            headers={"Retry-After": str(wait)},
+        )
+
+
+async def while_connected(receive: Receive, task: asyncio.Task[T]) -> T:
+    """Wait for a task as long as the client does; the task never outlives this call.
+
+    Raises:
+        ClientGone: the client left, and the task was cancelled.
+    """
+    gone = asyncio.create_task(client_left(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def client_left(receive: Receive) -> None:
+    """Wait until the client closes the connection; its body was read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,50 @@
+"""What Prometheus is told: requests, searches, tokens, rewards, and the memory of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+
+
+class Metrics:
+    """The instruments of one application, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        made: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("darwin_requests", "Requests answered", ["route", "status"], **made)
+        self.seconds = Histogram(
+            "darwin_request_seconds", "Time to the end of an answer", ["route"], buckets=_SECONDS, **made
+        )
+        self.busy = Gauge("darwin_requests_in_flight", "Searches and scorings under way", ["kind"], **made)
+        self.searches = Counter("darwin_searches", "Searches that ended", ["model", "stop_reason"], **made)
+        self.cancelled = Counter("darwin_cancelled", "Searches given up because the client left", ["kind"], **made)
+        self.tokens = Counter("darwin_tokens", "Tokens read and written", ["model", "kind"], **made)
+        self.gain = Histogram(
+            "darwin_reward_gain",
+            "Reward of the answer less that of the plain sample",
+            ["model"],
+            buckets=(0, 0.25, 0.5, 1, 2, 4, 8, 16),
+            **made,
+        )
+        self.rewards = Counter("darwin_rewards", "Responses scored for clients", ["model"], **made)
+        self._slots = Gauge("darwin_engine_slots_in_use", "Rows held by searches", ["model"], **made)
+
+    def watch_engine(self, name: str, slots_in_use: Callable[[], float]) -> None:
+        """Tell how many rows an engine holds."""
+        self._slots.labels(name).set_function(slots_in_use)
+
+    def searched(self, model: str, told: Mapping[str, Any]) -> None:
+        """Take in what a search says of itself."""
+        self.searches.labels(model, told["stop_reason"]).inc()
+        for kind in ("prefilled_tokens", "decoded_tokens", "reward_tokens"):
+            self.tokens.labels(model, kind.removesuffix("_tokens")).inc(told["usage"][kind])
+        if None not in (told["reward"], told["first_reward"]):
+            self.gain.labels(model).observe(told["reward"] - told["first_reward"])

@@ -1,0 +1,199 @@
+"""Reward models over the wire: a call of our own, and those of OpenRLHF and vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import exp
+from typing import Any
+
+from starlette.requests import Request
+
+from darwin_align import Population, Scorer
+from darwin_align import Request as Conversation
+from darwin_align.backends.local import LocalScorer
+from darwin_align.core import Beam, Message
+from darwin_align.operators.messages import from_langchain
+
+from .conversation import to_langchain
+from .exact import ExactReward
+from .faults import Fault, invalid, unsupported
+from .gate import ClientGone, Gate, while_connected
+from .metrics import Metrics
+from .served import chosen
+from .settings import ServerSettings
+from .wire import AssistantTurn, ClassifyRequest, GetRewardRequest, RewardsRequest, Turn
+
+__all__ = ["Rewards"]
+
+Scored = tuple[list[float], int]
+"""Rewards, and tokens."""
+
+
+class Rewards:
+    """Answers requests for rewards.
+
+    Args:
+        scorers: by the names that requests give.
+        settings: of the server.
+        metrics: are told of every reward.
+    """
+
+    def __init__(self, scorers: Mapping[str, Scorer], settings: ServerSettings, metrics: Metrics) -> None:
+        self.scorers, self.settings, self.metrics = scorers, settings, metrics
+        self.gate = Gate(settings.max_scorings, "requests for rewards")
+        self._exact = {
+            name: ExactReward.of(scorer.reward_model)
+            for name, scorer in scorers.items()
+            if isinstance(scorer, LocalScorer)
+        }
+
+    def card(self, name: str) -> dict[str, Any]:
+        """What ``/v1/models`` tells of one."""
+        scorer = self.scorers[name]
+        length = scorer.reward_model.context_length if isinstance(scorer, LocalScorer) else None
+        return {"max_model_len": length}
+
+    # -- the calls
+
+    async def rewards(self, request: Request, body: RewardsRequest) -> dict[str, Any]:
+        """``POST /v1/rewards``."""
+        name = self._name(body.model)
+        asked = _conversations(body)
+        self._check_count(sum(len(texts) for _, texts in asked), "responses")
+        rewards, tokens = await self._ask(request, name, lambda: _all(self.scorers[name], asked))
+        data = [{"object": "reward", "index": i, "reward": reward} for i, reward in enumerate(rewards)]
+        return {"object": "list", "model": name, "data": data, "usage": _usage(tokens)}
+
+    async def get_reward(self, request: Request, body: GetRewardRequest) -> dict[str, Any]:
+        """``POST /get_reward``. OpenRLHF's server tokenises without special tokens."""
+        name = self._name(None)
+        self._check_count(len(body.query), "query")
+        exact = self._the_exact(name, "query")
+        rows = [exact.encoded(text, special=False) for text in body.query]
+        rewards, _ = await self._ask(request, name, lambda: exact.rewards(rows))
+        return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+
+    async def classify(self, request: Request, body: ClassifyRequest) -> dict[str, Any]:
+        """``POST /classify``."""
+        name, numbers, tokens = await self._activated(request, body)
+        data = [
+            {"index": i, "label": "LABEL_0", "probs": [number], "num_classes": 1} for i, number in enumerate(numbers)
+        ]
+        return self._vllm("classify", name, data, tokens)
+
+    async def pooling(self, request: Request, body: ClassifyRequest) -> dict[str, Any]:
+        """``POST /pooling`` with the task "classify"."""
+        if body.task is None:
+            raise invalid("give task='classify': a reward model has nothing else to pool", "task")
+        name, numbers, tokens = await self._activated(request, body)
+        data = [{"index": i, "object": "pooling", "data": [number]} for i, number in enumerate(numbers)]
+        return self._vllm("pool", name, data, tokens)
+
+    async def _activated(self, request: Request, body: ClassifyRequest) -> tuple[str, list[float], int]:
+        name = self._name(body.model)
+        rewards, tokens = await self._ask(request, name, self._work(name, body))
+        return name, [_sigmoid(reward) for reward in rewards] if body.use_activation else rewards, tokens
+
+    def _work(self, name: str, body: ClassifyRequest) -> Callable[[], Awaitable[Scored]]:
+        if body.messages is not None:
+            asked = [_ended(body.messages, "messages")]
+            return lambda: _all(self.scorers[name], asked)
+        exact, rows = self._the_exact(name, "input"), self._rows(name, body)
+        return lambda: exact.rewards(rows)
+
+    def _rows(self, name: str, body: ClassifyRequest) -> list[list[int]]:
+        given: Any = body.input
+        rows = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+        self._check_count(len(rows), "input")
+        exact = self._the_exact(name, "input")
+        special = body.add_special_tokens
+        return [exact.encoded(row, special=special) if isinstance(row, str) else row for row in rows]
+
+    # -- asking
+
+    async def _ask(self, request: Request, name: str, work: Callable[[], Awaitable[Scored]]) -> Scored:
+        try:
+            rewards, tokens = await while_connected(request.receive, self.gate.run(lambda: self._in_time(work)))
+        except ClientGone:
+            self.metrics.cancelled.labels("reward").inc()
+            raise
+        self.metrics.rewards.labels(name).inc(len(rewards))
+        self.metrics.tokens.labels(name, "reward").inc(tokens)
+        return rewards, tokens
+
+    async def _in_time(self, work: Callable[[], Awaitable[Scored]]) -> Scored:
+        async with asyncio.timeout(self.settings.limits.seconds):
+            return await work()
+
+    def _name(self, wanted: str | None) -> str:
+        return chosen({name: name for name in self.scorers}, wanted)
+
+    def _the_exact(self, name: str, param: str) -> ExactReward:
+        if (exact := self._exact.get(name)) is None:
+            raise unsupported(param, f"{name} does not read rendered texts or token ids: use /v1/rewards")
+        return exact
+
+    def _check_count(self, count: int, param: str) -> None:
+        if count > (most := self.settings.limits.reward_inputs):
+            raise Fault(400, f"{count} responses are more than this server scores at once: {most} at most", param=param)
+
+    @staticmethod
+    def _vllm(kind: str, name: str, data: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+        head = {"id": f"{kind}-{uuid.uuid4().hex}", "object": "list", "created": int(time.time()), "model": name}
+        return {**head, "data": data, "usage": _usage(tokens)}
+
+
+def _conversations(body: RewardsRequest) -> list[tuple[tuple[Message, ...], list[str]]]:
+    """Conversations, and the responses to each."""
+    if body.conversations is not None:
+        return [_ended(turns, f"conversations.{i}") for i, turns in enumerate(body.conversations)]
+    return [(from_langchain(to_langchain(body.messages or [])), body.responses or [])]
+
+
+def _ended(turns: Sequence[Turn], param: str) -> tuple[tuple[Message, ...], list[str]]:
+    if not turns or not isinstance(last := turns[-1], AssistantTurn) or last.tool_calls:
+        raise invalid(f"{param} must end with the assistant's response, a text, which is to be rewarded", param)
+    *before, response = from_langchain(to_langchain(turns))
+    return tuple(before), [response.text]
+
+
+async def _all(scorer: Scorer, asked: Sequence[tuple[tuple[Message, ...], list[str]]]) -> Scored:
+    """Score all, those of one conversation in one call."""
+    together: dict[str, tuple[Conversation, dict[str, None]]] = {}
+    keys = []
+    for messages, texts in asked:
+        conversation = Conversation(conversation=messages)
+        keys.append(key := conversation.to_json())
+        together.setdefault(key, (conversation, {}))[1].update(dict.fromkeys(texts))
+    scored = await asyncio.gather(
+        *[_scored(scorer, conversation, list(texts)) for conversation, texts in together.values()]
+    )
+    known = dict(zip(together, scored, strict=True))
+    rewards = [known[key][0][text] for key, (_, texts) in zip(keys, asked, strict=True) for text in texts]
+    return rewards, sum(tokens for _, tokens in scored)
+
+
+async def _scored(scorer: Scorer, conversation: Conversation, texts: list[str]) -> tuple[dict[str, float], int]:
+    """Ask a scorer as a search would: a population of finished answers."""
+    instruction = conversation.instruction
+    beams = {i: Beam(instruction=instruction, text=text, finish_reason="stop") for i, text in enumerate(texts)}
+    population = Population.start(conversation, mutations=len(texts), search_id=uuid.uuid4().hex).with_beams(beams)
+    try:
+        population = await scorer.ainvoke(population)
+    finally:
+        for holder in getattr(scorer, "holders", ()):
+            if release := getattr(holder, "release", None):
+                release(population.search_id)
+    rewards = {beam.text: beam.reward for beam in population.beams if beam.reward is not None}
+    return rewards, population.usage.reward_tokens
+
+
+def _sigmoid(number: float) -> float:
+    return 1 / (1 + exp(-number)) if number >= 0 else exp(number) / (1 + exp(number))
+
+
+def _usage(tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -1,0 +1,160 @@
+"""What the operator of a server decides: where it listens, who may ask, and how much a request may cost."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from darwin_align.core import PRESETS, Budget, SearchConfig
+from darwin_align.core.noun import did_you_mean
+
+__all__ = ["SHORTEST_KEY", "SearchLimits", "ServerSettings"]
+
+SHORTEST_KEY = 16
+"""Letters of an API key at least."""
+
+
+class _Settings(BaseModel):
+    # Inputs stay out of error messages: keys are among them.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class SearchLimits(_Settings):
+    """The most that a request may ask for. What asks for more is refused; defaults of a model give way at the start."""
+
+    cycles: int = Field(8, ge=0)
+    mutations: int = Field(32, gt=0)
+    beams: int = Field(64, gt=0)
+    """Mutations times beams under each of them."""
+    lookahead: int = Field(256, ge=0)
+    shortest_replacement_period: int = Field(1, gt=0)
+    max_new_tokens: int = Field(4096, gt=0)
+    """Tokens of one answer."""
+    n: int = Field(16, gt=0)
+    """Answers in one reply."""
+    tokens: int | None = Field(None, gt=0)
+    """Tokens that a whole search may decode; it then ends with the best answer so far."""
+    reward_calls: int | None = Field(None, gt=0)
+    """Responses that a whole search may score; likewise."""
+    seconds: float = Field(120.0, gt=0)
+    """Seconds that a search may take; likewise."""
+    reward_inputs: int = Field(256, gt=0)
+    """Responses that one request may have scored."""
+
+    def lowered(self, config: SearchConfig) -> dict[str, Any]:
+        """The settings that make a model's own config keep the limits."""
+        most = {name: getattr(self, name) for name in ("cycles", "mutations", "lookahead", "max_new_tokens")}
+        changes = {name: limit for name, limit in most.items() if getattr(config, name) > limit}
+        mutations = changes.get("mutations", config.mutations)
+        if mutations * config.beams_per_mutation > self.beams:
+            changes["beams_per_mutation"] = max(1, self.beams // mutations)
+            changes["mutations"] = min(mutations, self.beams)
+        if config.replacement_period < self.shortest_replacement_period:
+            changes["replacement_period"] = self.shortest_replacement_period
+        return changes
+
+    def bounded(self, budget: Budget) -> Budget:
+        """A budget that keeps the limits, also where it has none of its own."""
+        names = ("tokens", "reward_calls", "seconds")
+        both = {name: (getattr(budget, name), getattr(self, name)) for name in names}
+        return Budget(
+            **{name: min((one for one in pair if one is not None), default=None) for name, pair in both.items()}
+        )
+
+    def excess(self, config: SearchConfig, n: int) -> tuple[str, str] | None:
+        """What of a request is too much: the parameter, and a sentence; ``None`` if nothing is."""
+        asked: dict[str, tuple[float | None, float | None]] = {
+            "darwin.cycles": (config.cycles, self.cycles),
+            "darwin.mutations": (config.mutations, self.mutations),
+            "darwin.beams_per_mutation": (config.beams, self.beams),
+            "darwin.lookahead": (config.lookahead, self.lookahead),
+            "max_completion_tokens": (config.max_new_tokens, self.max_new_tokens),
+            "n": (n, self.n),
+            "darwin.budget.tokens": (config.budget.tokens, self.tokens),
+            "darwin.budget.reward_calls": (config.budget.reward_calls, self.reward_calls),
+            "darwin.budget.seconds": (config.budget.seconds, self.seconds),
+        }
+        for name, (value, limit) in asked.items():
+            if value is not None and limit is not None and value > limit:
+                what = "beams (mutations times beams_per_mutation)" if name == "darwin.beams_per_mutation" else name
+                return name, f"{what} = {value} is more than this server allows: {limit} at most"
+        if config.replaces and config.replacement_period < self.shortest_replacement_period:
+            least = self.shortest_replacement_period
+            return "darwin.replacement_period", f"darwin.replacement_period must be {least} or more on this server"
+        return None
+
+
+class ServerSettings(_Settings):
+    """Settings of a server.
+
+    Raises:
+        ValidationError: an impossible value, a short key, or an address that others can reach without any key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    """0 takes any free port, which the log then tells."""
+    api_keys: tuple[SecretStr, ...] = ()
+    """Any of them opens the server; without one it listens on loopback only."""
+    open_metrics: bool = False
+    """Whether ``/metrics`` needs no key."""
+    presets: tuple[str, ...] = tuple(PRESETS)
+    """Presets that are served of each model."""
+    limits: SearchLimits = SearchLimits()
+    max_searches: int = Field(32, gt=0)
+    """Searches at the same time; who comes next is told to come back (429)."""
+    max_scorings: int = Field(64, gt=0)
+    """Requests for rewards at the same time."""
+    max_connections: int = Field(1024, gt=0)
+    body_bytes: int = Field(1 << 20, gt=0)
+    """Size of a request's body at most (413)."""
+    body_seconds: float = Field(20.0, gt=0)
+    """Time that a request's body may take to arrive (408)."""
+    head_seconds: float = Field(20.0, gt=0)
+    """Time that a request's head may take to arrive; then the connection is closed."""
+    idle_seconds: int = Field(75, gt=0)
+    """Time that a connection stays open without a request: longer than any ``Retry-After``, for who comes back as told
+    would else find it closing."""
+    late_seconds: float = Field(30.0, ge=0)
+    """Time beyond ``limits.seconds`` after which a search that did not end by itself is given up (504)."""
+    silence_seconds: float = Field(10.0, gt=0)
+    """A stream that has nothing to tell sends a comment so often."""
+    grace_seconds: int = Field(30, ge=0)
+    """Time that requests have to finish when the server is told to end."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _are_long(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < SHORTEST_KEY for key in keys):
+            raise ValueError(f"an API key has fewer than {SHORTEST_KEY} letters: make a longer one")
+        if not all(key.get_secret_value().isascii() and key.get_secret_value().isprintable() for key in keys):
+            raise ValueError("an API key holds letters that no header can carry: use printable ASCII")
+        return keys
+
+    @field_validator("presets")
+    @classmethod
+    def _are_known(cls, presets: tuple[str, ...]) -> tuple[str, ...]:
+        for preset in presets:
+            if preset not in PRESETS:
+                raise ValueError(f"unknown preset {preset!r}: {did_you_mean(preset, PRESETS)}")
+        return presets
+
+    @model_validator(mode="after")
+    def _is_closed_to_strangers(self) -> Self:
+        if not self.api_keys and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} can be reached by others and there is no API key: put keys into the environment "
+                "variable DARWIN_ALIGN_SERVER_KEYS or a file (--api-keys-file), or listen on 127.0.0.1"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

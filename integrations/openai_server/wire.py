@@ -1,0 +1,361 @@
+"""Requests as they come over the wire. What is not served is refused by its name, unless it asks for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, create_model, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, from_json
+
+from darwin_align.core import SearchConfig
+from darwin_align.core.noun import did_you_mean
+
+__all__ = [
+    "AssistantTurn",
+    "ChatRequest",
+    "ClassifyRequest",
+    "DarwinSettings",
+    "GetRewardRequest",
+    "RewardsRequest",
+    "SystemTurn",
+    "ToolTurn",
+    "Turn",
+    "UserTurn",
+]
+
+_NOTHING: tuple[Any, ...] = (None, [], {}, "")
+
+
+class Wire(BaseModel):
+    """A JSON object. What it does not know may be there as long as it says nothing."""
+
+    # The schema that is published is plainer than what is taken: no names but its own.
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra={"additionalProperties": False})
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """Values by which a parameter that is not served asks for what happens anyway."""
+    hints: ClassVar[dict[str, str]] = {}
+    """What to do instead."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            # By kind too: False is equal to 0.
+            same = [one for one in (*_NOTHING, *self.neutral.get(name, ())) if type(one) is type(value)]
+            if value in same:
+                continue
+            hint = self.hints.get(name) or _hint(name, name in self.neutral, type(self).model_fields)
+            raise PydanticCustomError(
+                "unsupported_parameter", "{name} is not supported: {hint}", {"name": name, "hint": hint}
+            )
+        return self
+
+
+def _hint(name: str, known: bool, fields: Iterable[str]) -> str:
+    if known:
+        return "leave it out"
+    close = get_close_matches(name, list(fields), n=1, cutoff=0.75)
+    return f"did you mean {close[0]!r}?" if close else "this server does not know it"
+
+
+class TextPart(Wire):
+    """A piece of a turn; this server reads text only."""
+
+    type: Literal["text"]
+    text: str
+
+
+Content = str | list[TextPart]
+
+
+class SystemTurn(Wire):
+    """What holds for the whole conversation."""
+
+    role: Literal["system", "developer"]
+    content: Content
+    name: str | None = None
+
+
+class UserTurn(Wire):
+    """What the user said."""
+
+    role: Literal["user"]
+    content: Content
+    name: str | None = None
+
+
+class CalledFunction(Wire):
+    """A function and its arguments, as JSON."""
+
+    name: str
+    arguments: str
+
+    @field_validator("arguments")
+    @classmethod
+    def _are_an_object(cls, value: str) -> str:
+        try:
+            read = from_json(value or "{}", allow_inf_nan=False)
+        except ValueError as error:
+            raise ValueError(f"the arguments of a call are no JSON: {error}") from None
+        if not isinstance(read, dict):
+            raise ValueError("the arguments of a call are a JSON object")
+        return value or "{}"
+
+
+class Call(Wire):
+    """A call that the assistant made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class AssistantTurn(Wire):
+    """What the assistant said or called."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+
+
+class ToolTurn(Wire):
+    """What a call gave."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str
+    name: str | None = None
+
+
+Turn = Annotated[SystemTurn | UserTurn | AssistantTurn | ToolTurn, Field(discriminator="role")]
+
+
+class Function(Wire):
+    """A function that may be called."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = None
+
+
+class Tool(Wire):
+    """A tool: functions only."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Wire):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedTool(Wire):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class NamedSchema(Wire):
+    """A JSON schema that answers keep."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    schema_: dict[str, JsonValue] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class Format(Wire):
+    """Any text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema={'name': …, 'schema': {…}} belongs to the type 'json_schema'")
+        return self
+
+
+class StreamOptions(Wire):
+    """How an answer is streamed."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"include_obfuscation": (False,)}
+    include_usage: bool = False
+
+
+class _Darwin(Wire):
+    """Settings of the search: names of ``SearchConfig``, and how a stream tells its text."""
+
+    hints: ClassVar[dict[str, str]] = {
+        "seed": "give the request's own seed",
+        "max_new_tokens": "give the request's own max_completion_tokens",
+        "preset": "presets are models of their own, e.g. 'pocket:best_of_n'",
+    }
+    streaming_mode: Literal["final", "committed"] | None = None
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """The settings of the search that are given."""
+        names = SearchConfig.model_fields.keys() & type(self).model_fields
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def _optional(field: FieldInfo) -> Any:
+    """A field of ``SearchConfig`` that may be left out."""
+    kind: Any = field.annotation
+    for constraint in field.metadata:
+        kind = Annotated[kind, constraint]
+    return kind | None, None
+
+
+_OWN = ("seed", "max_new_tokens")
+"""Settings of a search that are the request's own."""
+DarwinSettings: type[_Darwin] = create_model(
+    "DarwinSettings",
+    __base__=_Darwin,
+    __doc__=_Darwin.__doc__,
+    **{name: _optional(field) for name, field in SearchConfig.model_fields.items() if name not in _OWN},
+)
+_COUNT = 2**31 - 1
+_COLDEST = 0.01
+
+
+class ChatRequest(Wire):
+    """``POST /v1/chat/completions``."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "frequency_penalty": (0, 0.0),
+        "presence_penalty": (0, 0.0),
+        "logprobs": (False,),
+        "top_logprobs": (0,),
+        "store": (False,),
+        "service_tier": ("auto", "default"),
+        "modalities": (["text"],),
+    }
+    hints: ClassVar[dict[str, str]] = {
+        "functions": "it is deprecated, give tools",
+        "function_call": "it is deprecated, give tool_choice",
+        "logprobs": "answers are chosen by their reward, see the reply's darwin field",
+    }
+    model: str
+    messages: list[Turn] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(None, ge=1, le=_COUNT)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: str | list[str] | None = None
+    max_tokens: int | None = Field(None, gt=0, le=_COUNT)
+    max_completion_tokens: int | None = Field(None, gt=0, le=_COUNT)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, gt=0, le=_COUNT)
+    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Format | None = None
+    darwin: DarwinSettings | None = None
+    user: str | None = None
+    """Taken and not used, like the next two: they are meant for the operator's records, and none are kept."""
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @field_validator("temperature")
+    @classmethod
+    def _temperature_divides(cls, value: float | None) -> float | None:
+        if value and value < _COLDEST:
+            raise ValueError(f"temperature is 0 (greedy), or from {_COLDEST} to 2: numbers overflow in between")
+        return value
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_are_texts(cls, value: str | list[str] | None) -> list[str] | None:
+        stops = [value] if isinstance(value, str) else value
+        if stops and (len(stops) > 16 or not all(stops)):
+            raise ValueError("stop is one text, or up to 16, none of them empty")
+        return stops
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.stream_options and not self.stream:
+            raise ValueError("stream_options is for streams: set stream=true, or leave it out")
+        if None not in (self.max_tokens, self.max_completion_tokens):
+            raise ValueError("max_tokens and max_completion_tokens are one setting: give max_completion_tokens")
+        names = [tool.function.name for tool in self.tools or ()]
+        if not names and self.tool_choice not in (None, "none", "auto"):
+            raise ValueError("tool_choice asks for a call, but there are no tools: give some")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(
+                f"tool_choice names {self.tool_choice.function.name!r}, which is no tool of the request: "
+                f"{did_you_mean(self.tool_choice.function.name, names)}"
+            )
+        return self
+
+
+# -- rewards
+
+
+class RewardsRequest(Wire):
+    """``POST /v1/rewards``: a conversation and responses to it, or whole conversations that end with the response."""
+
+    model: str | None = None
+    messages: list[Turn] | None = Field(None, min_length=1)
+    responses: list[str] | None = Field(None, min_length=1)
+    conversations: list[list[Turn]] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        apart, whole = (self.messages, self.responses), self.conversations
+        if (whole is None) == (apart == (None, None)) or (whole is None and None in apart):
+            raise ValueError("give messages and responses, or conversations, each of which ends with its response")
+        return self
+
+
+class GetRewardRequest(Wire):
+    """``POST /get_reward``: rendered texts, as OpenRLHF sends them. Prompts and labels come along and are not read."""
+
+    query: list[str] = Field(min_length=1)
+    prompts: list[str] | None = None
+    labels: list[str] | None = None
+
+
+class ClassifyRequest(Wire):
+    """``POST /classify`` and ``/pooling``: texts, token ids, or a conversation, as vLLM takes them."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "add_generation_prompt": (False,),
+        "continue_final_message": (False,),
+        "encoding_format": ("float",),
+        "truncate_prompt_tokens": (),
+    }
+    hints: ClassVar[dict[str, str]] = {
+        "add_generation_prompt": "the conversation ends with its response",
+        "continue_final_message": "the response's turn is closed here, as the chat template does",
+        "truncate_prompt_tokens": "nothing is cut here, what is too long is refused",
+        "softmax": "give use_activation=false for the raw reward",
+        "activation": "give use_activation=false for the raw reward",
+    }
+    model: str | None = None
+    input: str | list[str] | list[StrictInt] | list[list[StrictInt]] | None = None
+    messages: list[Turn] | None = Field(None, min_length=1)
+    use_activation: bool = True
+    """A sigmoid over the reward, which vLLM applies where nothing else is said."""
+    add_special_tokens: bool = True
+    task: Literal["classify"] | None = None
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.input is None) == (self.messages is None):
+            raise ValueError("give input or messages")
+        if self.input is not None and not self.input:
+            raise ValueError("input is empty")
+        return self

@@ -1,0 +1,93 @@
+"""``python -m darwin_align.integrations.ray``: the job from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from typing import Any
+
+import ray
+
+from darwin_align.batch import Fields
+from darwin_align.core.errors import ConfigError, DarwinError
+from darwin_align.integrations.ray.job import RayReport, answer_on_ray
+
+
+def embedded() -> Any:
+    """The embedded pair, in double precision: batches of any make-up then give the same digits."""
+    from darwin_align import DarwinChatModel
+    from darwin_align.pocket import policy_path, reward_path
+
+    return DarwinChatModel.from_pretrained(policy_path(), reward_path(), dtype="float64", threads=1, cycles=1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job; exit codes as ``darwin-align batch`` has them."""
+    arguments = _parser().parse_args(argv)
+    try:
+        make = _make(arguments.make)
+        # A cluster that is there already has its own dashboard, or none, and refuses to be told.
+        ray.init(address=arguments.address, include_dashboard=None if arguments.address else False)
+        report = answer_on_ray(
+            make,
+            arguments.input,
+            arguments.out,
+            seed=arguments.seed,
+            actors=arguments.actors,
+            concurrency=arguments.concurrency,
+            rows_per_part=arguments.rows_per_part,
+            fields=Fields(prompt=arguments.prompt_field, id=arguments.id_field),
+            accept_changes=arguments.accept_changes,
+            resources={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},
+        )
+    except DarwinError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again to go on\n")
+        return 130
+    print(_in_words(report))
+    return int(report.code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m darwin_align.integrations.ray", description=__doc__)
+    parser.add_argument("input", metavar="IN", help="JSONL or parquet, as for darwin-align batch")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="a folder that every machine sees")
+    parser.add_argument(
+        "--make",
+        default=f"{__package__}.__main__:embedded",
+        metavar="MODULE:NAME",
+        help="function that makes the model",
+    )
+    parser.add_argument("--address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: this machine alone)")
+    parser.add_argument("--seed", type=int, help="of the run (default: the model's own, else 0)")
+    parser.add_argument("--actors", type=int, default=1, metavar="N", help="holders of models (default: 1)")
+    parser.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts under way in each")
+    parser.add_argument("--rows-per-part", type=int, default=64, metavar="N", help="prompts written at a time")
+    parser.add_argument("--cpus", type=float, default=1, metavar="N", help="of each actor (default: 1)")
+    parser.add_argument("--gpus", type=float, default=0, metavar="N", help="of each actor (default: 0)")
+    parser.add_argument("--prompt-field", default="prompt", metavar="NAME")
+    parser.add_argument("--id-field", default="id", metavar="NAME")
+    parser.add_argument("--accept-changes", action="store_true", help="go on although settings or input changed")
+    return parser
+
+
+def _make(name: str) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"--make {name}: give MODULE:NAME of a function without arguments ({error})") from None
+
+
+def _in_words(report: RayReport) -> str:
+    lines = [f"{report.answered:,} answered ({report.new:,} by this run): {report.out / 'answers'}"]
+    if report.bad or report.failed:
+        lines.append(f"{report.bad:,} bad lines, {report.failed:,} failed: {report.out / 'errors.jsonl'}; run again")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

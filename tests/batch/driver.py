@@ -1,0 +1,59 @@
+"""``darwin-align batch`` by itself, for processes that tests kill."""
+
+import argparse
+import sys
+
+from darwin_align.batch.command import add_parser, main
+from darwin_align.core import SearchConfig
+from darwin_align.core.errors import ConfigError, DarwinError
+from darwin_align.search import DarwinSearch
+
+
+def make(arguments: argparse.Namespace) -> DarwinSearch:
+    if arguments.scripted is not None:
+        return slow(arguments.scripted, arguments.cycles)
+    from darwin_align.backends.local import LocalPolicy, LocalScorer
+    from darwin_align.pocket import policy_path, reward_path
+
+    how = {"threads": 1, "dtype": "float64"}  # batches of any make-up then give the same digits
+    config = SearchConfig(cycles=arguments.cycles, mutations=2, replacement_period=16, max_new_tokens=40)
+    policy = LocalPolicy.from_pretrained(policy_path(), **how)
+    return DarwinSearch(policy=policy, scorer=LocalScorer.from_pretrained(reward_path(), **how), config=config)
+
+
+def slow(seconds: float, cycles: int) -> DarwinSearch:
+    import asyncio
+
+    from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
+
+    scorer = ScriptedScorer()
+
+    async def score(request, responses):  # type: ignore[no-untyped-def]
+        await asyncio.sleep(seconds)
+        return scorer.score(request, responses)
+
+    config = SearchConfig(cycles=cycles, mutations=2, mutator="identity")
+    return DarwinSearch(policy=ScriptedPolicy(), scorer=score, config=config)
+
+
+def run(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scripted", type=float, metavar="SECONDS", help="no models; scoring takes so long")
+    parser.add_argument("--cycles", type=int, default=1)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--seed", type=int)
+    shared.add_argument("--json", action="store_true")
+    add_parser(parser.add_subparsers(required=True), [shared])
+    arguments = parser.parse_args(argv)
+    try:
+        return main(arguments, make)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except DarwinError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,196 @@
+"""Processes that are killed, asked to end, or run beside each other: nothing is lost, and nothing is done twice."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darwin_align.pocket import held_out
+from tests.batch.driver import run
+from tests.batch.kit import by_key, finish, read_lines, start, write_lines
+
+PROMPTS = 10
+SLOW = ["--scripted", 0.05]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows: list[Any] = [
+        {"prompt": prompt, "id": i} if i % 2 else {"prompt": prompt} for i, prompt in enumerate(held_out(PROMPTS))
+    ]
+    return write_lines(tmp_path_factory.mktemp("asked") / "in.jsonl", [*rows[:5], b"nonsense\n", *rows[5:]])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(asked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "out.jsonl"
+    code, _, err = finish(start(asked, "--out", out, "--concurrency", 3))
+    assert code == 1, err  # one bad line
+    assert len(by_key(out)) == PROMPTS
+    return out
+
+
+def kill_while_it_works(asked: Path, out: Path, rng: random.Random) -> None:
+    """Kill the command at some moment after its first new answer, or before it."""
+    before = out.stat().st_size if out.exists() else 0
+    process = start(asked, "--out", out, "--concurrency", 3)
+    early = rng.random() < 0.2
+    while not early and process.poll() is None and (not out.exists() or out.stat().st_size <= before):
+        time.sleep(0.002)
+    time.sleep(rng.random() * (1.0 if early else 0.15))
+    process.kill()
+    finish(process)
+
+
+def killed_and_gone_on(asked: Path, uninterrupted: Path, out: Path, kills: int, seed: int) -> None:
+    rng, fewest = random.Random(seed), 0
+    for _ in range(kills):
+        kill_while_it_works(asked, out, rng)
+        whole = out.read_bytes().count(b"\n") if out.exists() else 0
+        assert whole >= fewest  # nothing is lost
+        fewest = whole
+        if rng.random() < 0.5 and whole and out.read_bytes().endswith(b"\n"):  # as if the kill had hit a write
+            torn = by_key(uninterrupted).popitem()[1]
+            with out.open("ab") as file:
+                file.write(torn[: rng.randrange(1, len(torn) - 1)])
+    code, _, err = finish(start(asked, "--out", out, "--concurrency", 1))  # order and company do not matter
+    assert code == 1, err
+    assert by_key(out) == by_key(uninterrupted)  # byte for byte
+    errors = [path.with_name("out.errors.jsonl").read_bytes() for path in (out, uninterrupted)]
+    assert errors[0] == errors[1]
+    assert [error["line"] for error in read_lines(out.with_name("out.errors.jsonl"))] == [6]
+
+
+def test_killed_three_times_it_gives_the_lines_of_an_uninterrupted_run(
+    asked: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    killed_and_gone_on(asked, uninterrupted, tmp_path / "out.jsonl", kills=3, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+def test_killed_ten_times_it_gives_the_lines_of_an_uninterrupted_run(
+    asked: Path, uninterrupted: Path, tmp_path: Path, seed: int
+) -> None:
+    killed_and_gone_on(asked, uninterrupted, tmp_path / "out.jsonl", kills=10, seed=seed)
+
+
+def scripted_input(tmp_path: Path, n: int = 200) -> Path:
+    return write_lines(tmp_path / "in.jsonl", [{"prompt": f"prompt {i}"} for i in range(n)])
+
+
+def when_it_works(out: Path, process: Any) -> None:
+    while not out.exists() or not out.stat().st_size:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_end_it_finishes_what_is_under_way(tmp_path: Path, number: int) -> None:
+    out = tmp_path / "out.jsonl"
+    process = start(scripted_input(tmp_path), "--out", out, "--concurrency", 2, model=SLOW)
+    when_it_works(out, process)
+    process.send_signal(number)
+    code, said, err = finish(process)
+    assert code == 130, err
+    assert "stopping after the prompts under way" in err
+    assert "Interrupted: run the same command again to go on" in said
+    assert "Traceback" not in err
+    begun = len(by_key(out))
+    assert 1 <= begun < 200
+    code, said, err = finish(start(tmp_path / "in.jsonl", "--out", out, "--json", model=["--scripted", 0]))
+    assert code == 0, err
+    report = json.loads(said)
+    assert (report["answered"], report["new"], report["code"]) == (200, 200 - begun, 0)
+    assert len(by_key(out)) == 200
+
+
+def test_asked_twice_it_drops_what_is_under_way(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    process = start(scripted_input(tmp_path), "--out", out, model=["--scripted", 3600])
+    while not out.with_name("out.run.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    code, said, err = finish(process)
+    assert code == 130, err
+    assert "0 answered" in said
+    assert "Traceback" not in err
+
+
+def test_two_processes_on_one_output_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    first = start(scripted_input(tmp_path), "--out", out, model=["--scripted", 0.2])
+    when_it_works(out, first)
+    code, _, err = finish(start(tmp_path / "in.jsonl", "--out", out, model=["--scripted", 0]))
+    assert code == 2
+    assert "another process is writing to" in err
+    first.kill()
+    finish(first)
+    assert finish(start(tmp_path / "in.jsonl", "--out", out, model=["--scripted", 0]))[0] == 0
+
+
+def test_other_settings_end_with_2(tmp_path: Path) -> None:
+    asked, out = scripted_input(tmp_path, 3), tmp_path / "out.jsonl"
+    assert finish(start(asked, "--out", out, model=["--scripted", 0]))[0] == 0
+    code, _, err = finish(start(asked, "--out", out, model=["--scripted", 0, "--cycles", 2]))
+    assert code == 2
+    assert "config.cycles was 1 and is now 2" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{missing}", "--out", "{out}"], "there is no such file"),
+        (["{asked}"], "--out"),
+        (["{asked}", "--out", "{asked}"], "would be written over"),
+        (["{asked}", "--out", "{out}", "--concurrency", "0"], "1 at least"),
+        (["{asked}", "--out", "{out}", "--concurrency", "x"], "invalid int value"),
+        (["{asked}", "--out", "{out}", "--id-field", "prompt"], "cannot both be called"),
+        (["{asked}", "--out", "{folder}"], "is a folder"),
+    ],
+)
+def test_bad_usage_ends_with_2(
+    tmp_path: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {
+        "missing": tmp_path / "none",
+        "asked": scripted_input(tmp_path, 2),
+        "out": tmp_path / "o",
+        "folder": tmp_path,
+    }
+    try:
+        code = run(["--scripted", "0", "batch", *(word.format(**names) for word in arguments)])
+    except SystemExit as left:  # argparse's way
+        code = left.code
+    said, err = capsys.readouterr()
+    assert (code, said) == (2, ""), err
+    assert says in err
+
+
+def test_lines_by_a_pipe_and_words_at_the_end(tmp_path: Path) -> None:
+    lines = '{"prompt": "one", "lang": "en"}\n{"prompt": 5}\n'
+    code, said, err = finish(start("-", "--out", tmp_path / "out.jsonl", model=["--scripted", 0]), lines)
+    assert code == 1, err
+    assert f"1 answered (1 by this run), 1 bad lines: {tmp_path / 'out.jsonl'}" in said
+    assert f"Why not the others: {tmp_path / 'out.errors.jsonl'}" in said
+    assert "Fields that nobody read: lang" in said
+    assert "batch: an unknown number of prompts" in err
+
+
+def test_a_kill_leaves_no_lock_and_no_strangers_files(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    process = start(scripted_input(tmp_path), "--out", out, model=SLOW)
+    when_it_works(out, process)
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out.jsonl", "out.run.json"}

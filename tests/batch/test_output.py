@@ -1,0 +1,228 @@
+"""The files: torn lines, strangers' files, locks, settings."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from darwin_align.batch import run_batch
+from darwin_align.batch.index import Index
+from darwin_align.batch.job import paths_beside
+from darwin_align.batch.output import Answers, Errors, replace_file
+from darwin_align.batch.prompt import as_json
+from darwin_align.core.errors import ConfigError, DarwinError
+from tests.batch.kit import by_key, read_lines, scripted
+
+ASKED = ["one", "two", {"prompt": "three", "id": "drei"}]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """An output that is done."""
+    out = tmp_path / "whole" / "out.jsonl"
+    assert run_batch(scripted(), ASKED, out).code == 0
+    return out
+
+
+def test_every_torn_last_line_is_taken_off_and_answered_anew(whole: Path) -> None:
+    data = whole.read_bytes()
+    kept = by_key(whole)
+    last = data.rstrip(b"\n").rfind(b"\n") + 1
+    for cut in {*range(last + 1, len(data), 9), len(data) - 1}:
+        whole.write_bytes(data[:cut])
+        report = run_batch(scripted(), ASKED, whole)
+        assert (report.new, report.answered) == (1, 3)
+        assert by_key(whole) == kept
+
+
+def test_a_file_of_only_a_torn_line_is_begun_anew(whole: Path) -> None:
+    kept = by_key(whole)
+    whole.write_bytes(whole.read_bytes()[:7])
+    assert run_batch(scripted(), ASKED, whole).new == 3
+    assert by_key(whole) == kept
+
+
+@pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b'{"id": 5, "input": "x"}\n', b"[]\n", b"\x00" * 9])
+def test_a_strangers_file_is_not_touched(tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"out.jsonl, line 1 is no answer of a batch: give another output"):
+        run_batch(scripted(), ASKED, out)
+    assert out.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_broken_line_in_the_middle_is_told(whole: Path) -> None:
+    lines = whole.read_bytes().splitlines(keepends=True)
+    whole.write_bytes(lines[0] + b'{"id": "half\n' + lines[2])
+    with pytest.raises(ConfigError, match=r"line 2 is no answer of a batch.*its prompt is answered anew"):
+        run_batch(scripted(), ASKED, whole)
+    whole.write_bytes(lines[0] + lines[2])
+    assert run_batch(scripted(), ASKED, whole).new == 1
+
+
+def test_an_answer_that_is_there_twice_is_told(whole: Path) -> None:
+    lines = whole.read_bytes().splitlines(keepends=True)
+    whole.write_bytes(b"".join([*lines, lines[1]]))
+    with pytest.raises(ConfigError, match=r"line 4: '.*' is answered twice; take one line out"):
+        run_batch(scripted(), ASKED, whole)
+
+
+def test_two_at_once_are_refused_and_a_closed_one_lets_go(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "out.jsonl"
+    first = Answers(path)
+    with pytest.raises(ConfigError, match=r"another process is writing to .*out.jsonl: wait for it to end"):
+        Answers(path)
+    with pytest.raises(ConfigError, match="another process"):
+        run_batch(scripted(), ASKED, path)
+    first.close()
+    first.close()
+    assert run_batch(scripted(), ASKED, path).code == 0
+
+
+def test_the_lock_is_let_go_after_an_error(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(b"notes\n")
+    with pytest.raises(ConfigError):
+        run_batch(scripted(), ASKED, out)
+    out.unlink()
+    assert run_batch(scripted(), ASKED, out).code == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "seed", "says"),
+    [
+        ({"cycles": 2}, None, "config.cycles was 1 and is now 2"),
+        ({}, 5, "seed was 0 and is now 5"),
+        ({"scorer": lambda request, responses: [1.0] * len(responses)}, None, "scorer was .* and is now .*lambda"),
+    ],
+)
+def test_other_settings_are_refused_in_words(whole: Path, changed: dict, seed: int | None, says: str) -> None:
+    data = whole.read_bytes()
+    with pytest.raises(ConfigError, match=rf"begun under other settings: {says}.*Give the earlier settings to go on"):
+        run_batch(scripted(**changed), ASKED, whole, seed=seed)
+    assert whole.read_bytes() == data
+    assert run_batch(scripted(), ASKED, whole).code == 0
+
+
+def test_settings_that_decide_no_answer_may_change(whole: Path) -> None:
+    assert run_batch(scripted(on_failure="raise"), ASKED, whole, concurrency=1, give_up_after=1).code == 0
+
+
+def test_changes_may_be_accepted_and_each_line_tells_its_settings(whole: Path) -> None:
+    report = run_batch(scripted(cycles=2), [*ASKED, "four"], whole, accept_changes=True)
+    assert (report.new, report.code) == (1, 0)
+    prints = [line["fingerprint"] for line in read_lines(whole)]
+    assert prints[0] == prints[1] == prints[2] != prints[3]
+    assert run_batch(scripted(cycles=2), [*ASKED, "four"], whole).code == 0
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"schema": 1}'])
+def test_answers_without_their_settings_are_refused(whole: Path, content: bytes | None) -> None:
+    _, run_file = paths_beside(whole)
+    run_file.unlink() if content is None else run_file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"out.run.json does not tell the settings that they were made under"):
+        run_batch(scripted(), ASKED, whole)
+
+
+def test_a_later_schema_is_refused(whole: Path) -> None:
+    _, run_file = paths_beside(whole)
+    run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "schema": 2}))
+    with pytest.raises(ConfigError, match="is of schema 2, this version reads 1"):
+        run_batch(scripted(), ASKED, whole)
+
+
+def test_an_input_that_lost_its_answered_lines_is_refused(whole: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"holds 2 answers to prompts that the input does not have.*lines were changed"
+    ):
+        run_batch(scripted(), ["one", "other"], whole)
+    with pytest.raises(ConfigError, match="the input does not have"):
+        run_batch(scripted(), ["new first line", *ASKED], whole)
+    assert run_batch(scripted(), [*ASKED, "new last line"], whole).new == 1
+
+
+def test_an_id_whose_prompt_changed_is_told(whole: Path) -> None:
+    report = run_batch(scripted(), ["one", "two", {"prompt": "changed", "id": "drei"}], whole)
+    assert (report.bad, report.new) == (1, 0)
+    [error] = read_lines(report.errors)
+    assert error["line"] == 3
+    assert "an answer to another prompt of this id" in error["reason"]
+
+
+@pytest.mark.parametrize("sink", ["in.jsonl", "./in.jsonl", "in", ""])
+def test_outputs_that_would_write_over_something_are_refused(tmp_path: Path, sink: str) -> None:
+    for name in ("in.jsonl", "in.errors.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "x"}\n')
+    source = "in.errors.jsonl" if sink == "in" else "in.jsonl"
+    with pytest.raises(ConfigError, match=r"written over|is a folder"):
+        run_batch(scripted(), tmp_path / source, tmp_path / sink)
+    assert (tmp_path / source).read_text() == '{"prompt": "x"}\n'
+    with pytest.raises(ConfigError, match=r"ends with .jsonl"):
+        run_batch(scripted(), tmp_path / "in.jsonl", tmp_path / "out.parquet")
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_whole(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = os.write, []
+
+    def full(file: int, data: bytes) -> int:
+        if b'"id"' not in data and not written:
+            return write(file, data)
+        written.append(data)
+        if len(written) == 1:
+            return write(file, data[:20])  # a part is taken, then no more
+        raise OSError(28, "No space left on device")
+
+    before = whole.read_bytes()
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(DarwinError, match=r"No space left on device.*run the command again once there is room"):
+        run_batch(scripted(), [*ASKED, "four", "five"], whole, concurrency=1)
+    monkeypatch.undo()
+    assert whole.read_bytes() == before
+    assert run_batch(scripted(), [*ASKED, "four", "five"], whole).new == 2
+
+
+def test_lines_hold_for_readers_that_know_other_line_ends() -> None:
+    text = as_json({"answer": "a\u2028b\u2029c\x85d\x0be"})
+    assert text.splitlines() == [text]
+    assert json.loads(text) == {"answer": "a\u2028b\u2029c\x85d\x0be"}
+
+
+def test_half_a_surrogate_pair_in_an_answer_survives(tmp_path: Path) -> None:
+    answers = Answers(tmp_path / "out.jsonl")
+    answers.append({"id": "a", "input": "b", "answer": "\ud83d"})
+    answers.close()
+    assert read_lines(tmp_path / "out.jsonl")[0]["answer"] == "\ud83d"
+
+
+def test_errors_of_an_earlier_run_are_gone(tmp_path: Path) -> None:
+    errors = Errors(tmp_path / "e.jsonl")
+    errors.append({"line": 1})
+    errors.close()
+    Errors(tmp_path / "e.jsonl").close()
+    assert not (tmp_path / "e.jsonl").exists()
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(DarwinError, match="No space left"):
+        replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_index_knows_answers_rows_and_passes() -> None:
+    index = Index()
+    assert index.add_answer("a", "1")
+    assert not index.add_answer("a", "1")
+    assert index.meet("b", 4) == (4, None)
+    assert index.meet("b", 9) == (4, None)
+    assert index.unmet() == (1, "a")
+    assert index.add_answer("b", "2")
+    index.begin_pass()
+    assert index.meet("b", 9) == (9, "2")
+    assert index.unmet() == (1, "a")
+    index.close()

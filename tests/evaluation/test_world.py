@@ -1,0 +1,171 @@
+"""``eval world``: records that resume, summaries by hand, and a page that is whole."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darwin_align.cli import main
+from darwin_align.core.errors import ConfigError
+from darwin_align.evaluation import world
+from darwin_align.evaluation.world import Contender, measure, summary
+from darwin_align.evaluation.world_page import page, plain
+from darwin_align.pocket import dev
+
+QUICK = ["sample", "two: best_of_n mutations=1"]
+
+
+def contenders(*texts: str) -> list[Contender]:
+    return [Contender.of(text) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("world")
+    return out, measure(contenders(*QUICK), out, n=3, seeds=(0, 1), split="dev", progress=False)
+
+
+def test_every_search_is_recorded_with_its_figures(run: tuple[Path, list[dict[str, Any]]]) -> None:
+    _, records = run
+    assert len(records) == 2 * 2 * 3
+    assert {record["instruction"] for record in records} == set(dev(3))
+    for record in records:
+        assert record["seconds"] > 0
+        assert set(world.FIGURES) <= record.keys()
+    plain_samples = [record for record in records if record["contender"] == "sample"]
+    assert all(record["gold"] == record["first_gold"] for record in plain_samples)
+    pairs = [record for record in records if record["contender"] == "best_of_n mutations=1"]
+    assert all(record["reward"] >= record["first_reward"] for record in pairs)
+    assert any(record["reward"] > record["first_reward"] for record in pairs)
+
+
+def test_a_run_goes_on_where_it_was_cut(run: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    out, whole = run
+    lines = (out / "searches.jsonl").read_bytes().splitlines(keepends=True)
+    torn = tmp_path / "searches.jsonl"
+    torn.write_bytes(b"".join(lines[:5]) + lines[5][:30])
+    again = measure(contenders(*QUICK), tmp_path, n=3, seeds=(0, 1), split="dev", progress=False)
+    timeless = [{k: v for k, v in record.items() if "seconds" not in k} for record in (*whole, *again)]
+    assert timeless[: len(whole)] == timeless[len(whole) :]
+    assert torn.read_bytes().startswith(b"".join(lines[:5])), "what was there stays as it was"
+
+
+def test_a_run_may_grow_and_what_is_there_is_not_searched_again(
+    run: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, records = run
+    monkeypatch.setattr(Contender, "search", lambda self: pytest.fail(f"{self.label} was searched again"))
+    assert measure(contenders(*QUICK), out, n=3, seeds=(1, 0), split="dev", progress=False)[:3] == records[3:6]
+    assert len(measure(contenders("sample"), out, n=2, seeds=(0,), split="dev", progress=False)) == 2
+
+
+@pytest.mark.parametrize(("more", "told"), [({"split": "held_out"}, "split was"), ({"concurrency": 2}, "timed was")])
+def test_other_manners_are_refused_in_one_folder(
+    run: tuple[Path, list[dict[str, Any]]], more: dict[str, Any], told: str
+) -> None:
+    settings = {"split": "dev", **more}
+    with pytest.raises(ConfigError, match=told):
+        measure(contenders("sample"), run[0], n=1, progress=False, **settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("darvin", "unknown preset 'darvin': did you mean 'darwin'"),
+        ("darwin cycle=2", "did you mean 'cycles'"),
+        ("darwin guard=no", "use guard=on or guard=off"),
+        ("darwin reward=/nowhere/at/all", "there is no such folder"),
+        ("darwin cycles", "no pair"),
+    ],
+)
+def test_contenders_that_cannot_be(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        Contender.of(text)
+
+
+def test_contenders_are_known_by_what_decides_their_answers() -> None:
+    first, second = contenders("a: darwin cycles=2 temperature=1", "b: darwin temperature=1 cycles=2")
+    assert first.text == second.text
+    assert (first.label, second.label) == ("a", "b")
+    assert (first.config.cycles, first.sampling.temperature) == (2, 1)
+    assert Contender.of("darwin guard=off").search().guard is None
+
+
+RECORDS = [
+    {"contender": name, "instruction": f"i{i}", "seed": seed, "gold": float(value), "reward": 1.0, "words": 10}
+    for name, golds in {"darwin": ((9, 11), (5, 5), (7, 9)), "sample": ((4, 6), (5, 3), (1, 3))}.items()
+    for i, of_seeds in enumerate(golds)
+    for seed, value in enumerate(of_seeds)
+]
+
+
+def test_a_summary_by_hand() -> None:
+    found = summary(contenders("darwin", "plain: sample"), RECORDS, split="held_out", against=["plain"])
+    darwin, plain_sample = found.standings
+    assert (found.instructions, found.seeds) == (3, (0, 1))
+    assert darwin.means == {"gold": pytest.approx(46 / 6), "reward": 1.0, "words": 10.0}
+    assert plain_sample.differences == {}
+    difference = darwin.differences["plain"]  # of the instructions' means: 5, 1 and 6
+    assert difference.mean == 4.0
+    assert 1.0 <= difference.low < 4.0 < difference.high <= 6.0
+    assert darwin.intervals["reward"] == (1.0, 1.0)
+    with pytest.raises(ConfigError, match="nobody is called 'darvin': did you mean 'darwin'"):
+        summary(contenders("darwin"), RECORDS, split="dev", against=["darvin"])
+
+
+class Whole(HTMLParser):
+    """Finds tags that are left open, and anything that a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [f"{tag} {name}={value}" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in ("meta", "br", "hr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing(run: tuple[Path, list[dict[str, Any]]]) -> None:
+    found = summary(contenders("<b>: sample", QUICK[1]), run[1], split="dev", against=["two"])
+    text, parser = page(found), Whole()
+    parser.feed(text)
+    assert parser.open == []
+    assert [load for load in parser.loads if "=#" not in load] == []
+    assert "<b>" not in text
+    assert "&lt;b&gt;" in text
+    assert text.count("<figure>") == 5
+    assert page(found) == text
+    assert json.loads(json.dumps(plain(found)))["standings"][1]["label"] == "two"
+
+
+def test_the_command_prints_a_table_and_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--n", "2", "--split", "dev", "--against", "two", "--out", str(tmp_path)]
+    assert main(["eval", "world", *QUICK, *options]) == 0
+    head, first, second, _ = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["gold", "less", "two's", "reward"]
+    assert first.startswith("sample ")
+    assert second.startswith("two ")
+    standings = json.loads((tmp_path / "results.json").read_text())["standings"]
+    assert f"{standings[0]['means']['gold']:.2f}" in first
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_temperatures_multiply_the_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--temperatures", "0.7", "1", "--n", "1", "--split", "dev", "--concurrency", "4", "--out", str(tmp_path)]
+    assert main(["eval", "world", "sample", "two: best_of_n mutations=1", *options]) == 0
+    head, *rows, _ = capsys.readouterr().out.splitlines()
+    assert [row.split("  ")[0].strip() for row in rows] == [
+        "sample temperature=0.7",
+        "sample temperature=1",
+        "two T=0.7",
+        "two T=1",
+    ]
+    assert "seconds" not in head
