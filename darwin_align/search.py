@@ -243,6 +243,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
 
         Raises:
             ConfigError: an unknown setting.
+            RequestError: a text holds what is no character.
         """
         given = {name: value for name, value in settings.items() if value is not None}
         if len(twice := sorted(given.keys() & {*ALIASES, *ALIASES.values()})) > 1:
@@ -261,6 +262,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             fields["stop"] = [fields["stop"]]
         with plain_errors(Request):
             request = Request.model_validate({**dict(request), **fields, "sampling": sampling})
+        _check_characters(request)
         changes = {name: value for name, value in named.items() if name in _SEARCH}
         if self.selector is not None and (owned := {"selector", "survivors"} & changes.keys()):
             raise ConfigError(f"{sorted(owned)[0]} belongs to the explicit selector: set it there")
@@ -413,6 +415,17 @@ async def _alast(steps: AsyncGenerator[Event | SearchResult, None]) -> SearchRes
 
 async def _next(steps: AsyncGenerator[Event | SearchResult, None]) -> Event | SearchResult | None:
     return await anext(steps, None)
+
+
+def _check_characters(request: Request) -> None:
+    """Half a surrogate pair, as broken JSON leaves it behind, can be neither tokenised nor hashed nor sent."""
+    try:
+        request.to_json().encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the request holds {error.object[error.start]!r}, half of a character that was cut in two: clean its "
+            "texts, e.g. by text.encode('utf-8', 'replace').decode()"
+        ) from None
 
 
 def _marked(config: RunnableConfig, question: Question) -> RunnableConfig:

@@ -507,3 +507,9 @@ def test_observers_see_the_seconds_of_their_own_event() -> None:
         ASKED, **SMALL, on_event=lambda event, population: seen.append(population.usage.seconds)
     )
     assert seen[-1] == result.usage.seconds
+
+
+@pytest.mark.parametrize("asked", ["Half \ud83c a leaf", [("system", "\udf75"), ("human", "Hi")]])
+def test_half_a_character_is_refused_before_anything_is_written(asked: Any) -> None:
+    with pytest.raises(RequestError, match=r"half of a character that was cut in two: clean its texts"):
+        search_of().invoke(asked, seed=1)

@@ -70,6 +70,10 @@ class Message(Noun):
         return self.model_copy(update={"content": tuple(blocks)})
 
 
+COLDEST = 0.01
+"""Temperatures between this and 0 would only make numbers overflow."""
+
+
 class Sampling(Settings):
     """How the policy draws tokens. ``top_k`` here limits tokens; survivors are another thing."""
 
@@ -78,6 +82,14 @@ class Sampling(Settings):
     top_k: int | None = Field(40, gt=0)
     top_p: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check_temperature(self) -> Self:
+        if 0 < self.temperature < COLDEST:
+            raise ValueError(
+                f"temperature={self.temperature:g} is too small to divide by: use 0 to be greedy, or {COLDEST} and more"
+            )
+        return self
 
 
 Grounded = Literal[False, True, "where_possible"]

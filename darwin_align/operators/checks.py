@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from operator import mul
 from typing import Any
 
@@ -59,6 +59,12 @@ def _stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and (word[-1] == "e" or word[-1] == word[-2]) else word.replace("y", "i")
 
 
+def _some(words: Set[str], most: int = 8) -> str:
+    """Words as a note shows them: a long instruction has hundreds."""
+    shown = ", ".join(sorted(words)[:most])
+    return f"{shown} and {len(words) - most} more" if len(words) > most else shown
+
+
 class LexicalIntent(BaseModel):
     """Intent guard by words: a mutation keeps at least ``share`` of the ORIGINAL instruction's topic words.
 
@@ -79,7 +85,7 @@ class LexicalIntent(BaseModel):
         kept = wanted & topic_words(mutation)
         if len(kept) >= self.share * len(wanted):
             return None
-        return f"it leaves the topic: of {', '.join(sorted(wanted))} it keeps {', '.join(sorted(kept)) or 'none'}"
+        return f"it leaves the topic: of {_some(wanted)} it keeps {_some(kept) or 'none'}"
 
 
 class EmbeddingIntent(BaseModel):

@@ -6,19 +6,20 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from math import exp
+from math import exp, isfinite
 from typing import Any
 
 from starlette.requests import Request
 
 from darwin_align import Population, Scorer
 from darwin_align import Request as Conversation
-from darwin_align.backends.local import LocalScorer
+from darwin_align.backends.local import LocalScorer, RewardModel
 from darwin_align.core import Beam, Message
+from darwin_align.core.errors import RewardError
 from darwin_align.operators.messages import from_langchain
+from darwin_align.operators.policy import current_search
 
 from .conversation import to_langchain
-from .exact import ExactReward
 from .faults import Fault, invalid, unsupported
 from .gate import ClientGone, Gate, while_connected
 from .metrics import Metrics
@@ -44,10 +45,10 @@ class Rewards:
     def __init__(self, scorers: Mapping[str, Scorer], settings: ServerSettings, metrics: Metrics) -> None:
         self.scorers, self.settings, self.metrics = scorers, settings, metrics
         self.gate = Gate(settings.max_scorings, "requests for rewards")
-        self._exact = {
-            name: ExactReward.of(scorer.reward_model)
+        self._by_ids = {
+            name: scorer.reward_model
             for name, scorer in scorers.items()
-            if isinstance(scorer, LocalScorer)
+            if isinstance(scorer, LocalScorer) and scorer.reward_model.reads_ids
         }
 
     def card(self, name: str) -> dict[str, Any]:
@@ -71,9 +72,9 @@ class Rewards:
         """``POST /get_reward``. OpenRLHF's server tokenises without special tokens."""
         name = self._name(None)
         self._check_count(len(body.query), "query")
-        exact = self._the_exact(name, "query")
-        rows = [exact.encoded(text, special=False) for text in body.query]
-        rewards, _ = await self._ask(request, name, lambda: exact.rewards(rows))
+        model = self._reader(name, "query")
+        rows = [model.encode(text) for text in body.query]
+        rewards, _ = await self._ask(request, name, lambda: _of_ids(model, rows))
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     async def classify(self, request: Request, body: ClassifyRequest) -> dict[str, Any]:
@@ -101,16 +102,15 @@ class Rewards:
         if body.messages is not None:
             asked = [_ended(body.messages, "messages")]
             return lambda: _all(self.scorers[name], asked)
-        exact, rows = self._the_exact(name, "input"), self._rows(name, body)
-        return lambda: exact.rewards(rows)
+        model, rows = self._reader(name, "input"), self._rows(name, body)
+        return lambda: _of_ids(model, rows)
 
     def _rows(self, name: str, body: ClassifyRequest) -> list[list[int]]:
         given: Any = body.input
         rows = [given] if isinstance(given, str) or isinstance(given[0], int) else given
         self._check_count(len(rows), "input")
-        exact = self._the_exact(name, "input")
-        special = body.add_special_tokens
-        return [exact.encoded(row, special=special) if isinstance(row, str) else row for row in rows]
+        model, special = self._reader(name, "input"), body.add_special_tokens
+        return [model.encode(row, special_tokens=special) if isinstance(row, str) else row for row in rows]
 
     # -- asking
 
@@ -131,10 +131,10 @@ class Rewards:
     def _name(self, wanted: str | None) -> str:
         return chosen({name: name for name in self.scorers}, wanted)
 
-    def _the_exact(self, name: str, param: str) -> ExactReward:
-        if (exact := self._exact.get(name)) is None:
+    def _reader(self, name: str, param: str) -> RewardModel:
+        if (model := self._by_ids.get(name)) is None:
             raise unsupported(param, f"{name} does not read rendered texts or token ids: use /v1/rewards")
-        return exact
+        return model
 
     def _check_count(self, count: int, param: str) -> None:
         if count > (most := self.settings.limits.reward_inputs):
@@ -189,6 +189,20 @@ async def _scored(scorer: Scorer, conversation: Conversation, texts: list[str]) 
                 release(population.search_id)
     rewards = {beam.text: beam.reward for beam in population.beams if beam.reward is not None}
     return rewards, population.usage.reward_tokens
+
+
+async def _of_ids(model: RewardModel, rows: Sequence[Sequence[int]]) -> Scored:
+    """Reward token ids as they are, and count them all, as vLLM does."""
+    search_id = uuid.uuid4().hex
+    token = current_search.set(search_id)
+    try:
+        rewards = await asyncio.wrap_future(model.submit_ids(rows, lambda rewards, _: rewards))
+    finally:
+        current_search.reset(token)
+        model.release(search_id)
+    if not all(map(isfinite, rewards)):
+        raise RewardError("the reward model gave something that is no finite number")
+    return rewards, sum(map(len, rows))
 
 
 def _sigmoid(number: float) -> float:

@@ -35,7 +35,7 @@ MESSAGES = st.builds(
 )
 SAMPLINGS = st.builds(
     Sampling,
-    temperature=st.floats(0, 5),
+    temperature=st.just(0.0) | st.floats(0.01, 5),
     top_k=st.none() | st.integers(1, 100),
     top_p=st.none() | st.floats(0.01, 1),
     repetition_penalty=st.none() | st.floats(0.5, 2),

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import assume, given
 
-from darwin_align import Request
+from darwin_align import Request, Sampling
 from darwin_align.core import Message, ToolCall
-from darwin_align.core.errors import RequestError
+from darwin_align.core.errors import ConfigError, RequestError
 from tests.core.test_nouns import REQUESTS, TEXT
 
 USER = Message(role="user", content="Book a table.")
@@ -66,3 +66,10 @@ def test_blocks_that_are_no_text_stay_where_they_are() -> None:
 def test_the_same_words_give_the_same_request() -> None:
     request = Request(conversation=(Message(role="user", content=(IMAGE, {"type": "text", "text": "Hi"})),))
     assert request.with_instruction("Hi") is request
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-5, 0.0099])
+def test_a_temperature_that_only_overflows_is_refused(temperature: float) -> None:
+    with pytest.raises(ConfigError, match=r"too small to divide by: use 0 to be greedy, or 0\.01 and more"):
+        Sampling(temperature=temperature)
+    assert Sampling(temperature=0.01).temperature == 0.01

@@ -149,3 +149,11 @@ def test_a_mutation_that_does_not_fit_is_refused_by_the_policy() -> None:
 def test_guards_refuse_unknown_settings() -> None:
     with pytest.raises((ConfigError, ValueError), match="shares"):
         LexicalIntent(shares=0.2)
+
+
+def test_a_long_instruction_is_not_listed_word_by_word():
+    words = " ".join(f"word{'abcdefghij'[i % 10]}{'klmnopqrst'[i // 10]}" for i in range(60))
+    reason = LexicalIntent()(Request.of(words), "Something else.")
+    assert reason is not None
+    assert len(reason) < 200
+    assert "and 52 more" in reason

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -25,7 +24,7 @@ from darwin_align.backends.local.loading import (
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
 from darwin_align.backends.templates import ChatTemplate, Turn, to_chat
 from darwin_align.core.budget import Usage
-from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError
+from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.base import Report, Scorer
 from darwin_align.operators.policy import current_search
@@ -218,10 +217,41 @@ class RewardModel(SharedModel):
             ContextLengthError: the conversation and an answer are longer than the model's context.
             RequestError: the chat template refuses the conversation.
         """
-        ask = partial(self.engine.submit, owner=current_search.get(), threads=self._options.threads)
         if self.recipe.reads == "get_score":
-            return ask([], lambda: finish(self._own_scores(request, responses), 0))
-        inputs = self._inputs(request, responses)
+            return self._ask([], lambda: finish(self._own_scores(request, responses), 0))
+        return self._submit(self._inputs(request, responses), finish)
+
+    @property
+    def reads_ids(self) -> bool:
+        """Whether a text, as the chat template renders it, is all that the model reads."""
+        return self._template is not None
+
+    def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """Token ids of a rendered text, with the tokenizer's own special tokens or without."""
+        return list(self._loaded.tokenizer.encode(text, add_special_tokens=special_tokens, verbose=False))
+
+    def submit_ids(self, rows: Sequence[Sequence[int]], finish: Callable[[list[float], int], T]) -> Future[T]:
+        """Queue inputs that are token ids already; else as :meth:`submit`.
+
+        Raises:
+            RequestError: the model reads more than one text, a row is empty, or it holds an id that the model lacks.
+            ContextLengthError: a row is longer than the model's context.
+        """
+        if not self.reads_ids:
+            raise RequestError(f"the recipe {self.recipe.name!r} reads more than one text: score conversations instead")
+        known = int(self._loaded.model.get_input_embeddings().num_embeddings)
+        for row in rows:
+            if not row:
+                raise RequestError("an input has no tokens: there is nothing to reward")
+            if min(row) < 0 or max(row) >= known:
+                raise RequestError(f"an input has a token id outside of the model's 0 to {known - 1}")
+        return self._submit([_Input(tuple(row)) for row in rows], finish)
+
+    def _ask(self, lines: Sequence[_Answer], finish: Callable[[], T], **how: Any) -> Future[T]:
+        threads = self._options.threads
+        return self.engine.submit(lines, finish, owner=current_search.get(), threads=threads, **how)
+
+    def _submit(self, inputs: Sequence[_Input], finish: Callable[[list[float], int], T]) -> Future[T]:
         answers = {one: _Answer(list(one.ids), input=one) for one in dict.fromkeys(inputs)}
         self._check_context(answers)
         lines = sorted(answers.values(), key=lambda answer: (len(answer.ids), answer.ids))
@@ -231,7 +261,7 @@ class RewardModel(SharedModel):
             read = sum(len(line.ids) - line.reused for line in lines)
             return finish([answers[one].reward for one in inputs], read)
 
-        return ask(lines, rewards, whole=self._read_whole, over_slots=self._head is not None)
+        return self._ask(lines, rewards, whole=self._read_whole, over_slots=self._head is not None)
 
     def release(self, search_id: str) -> None:
         """Let the rows of a search go."""

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, DebertaV2Con
 
 from darwin_align.backends.local import RECIPES, LocalScorer, RewardModel
 from darwin_align.backends.recipes import recipe_for
-from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError
+from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import Message, Population, Request, Response
 
 REQUEST = Request.of("How do I brew green tea?")
@@ -51,6 +51,22 @@ def test_scores_are_those_of_transformers(folders, name, turn):
     again, unread = reward.score(REQUEST, RESPONSES)
     assert again == pytest.approx(rewards, abs=1e-5)
     assert unread == 4, "of what was read before, the last token is read again: from it comes the reward"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_token_ids_are_scored_as_they_are(folders, name):
+    reward = RewardModel.from_pretrained(folders[f"{name}-rm"], device="cpu")
+    rows = [reward.encode("Heat the water."), [5, 4, 3], reward.encode("把水烧到八十度。")]
+    rewards, read = reward.submit_ids(rows, lambda *found: found).result()
+    assert rewards == pytest.approx([direct(reward, row) for row in rows], abs=1e-4)
+    assert read == sum(map(len, rows))
+    assert len(reward.encode("Heat", special_tokens=True)) >= len(reward.encode("Heat"))
+    with pytest.raises(RequestError, match="no tokens"):
+        reward.submit_ids([[]], tuple)
+    with pytest.raises(RequestError, match="outside of the model's 0 to"):
+        reward.submit_ids([[10**6]], tuple)
+    with pytest.raises(ContextLengthError):
+        reward.submit_ids([[1] * 10**5], tuple)
 
 
 def test_scores_by_the_cards_own_call(folders, tokenizers):
