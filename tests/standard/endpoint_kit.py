@@ -21,4 +21,5 @@ def _parts(url: str) -> dict[str, Any]:
 
 def endpoint_params(url: str) -> dict[str, Any]:
     """By token ids. The reward is the embedded reward model's, on this machine, and counts tool calls."""
-    return {**_parts(url), "cycles": 1, "mutations": 3, "replacement_period": 24, "seed": 5}
+    settings = {"cycles": 1, "mutations": 3, "replacement_period": 24, "seed": 5, "grounded": "where_possible"}
+    return {**_parts(url), **settings}

@@ -80,4 +80,5 @@ def _parts() -> dict[str, Any]:
 
 def random_params() -> dict[str, Any]:
     """A search of one cycle. The reward is chance too, but that it counts tool calls."""
-    return {**_parts(), "cycles": 1, "mutations": 3, "replacement_period": 32, "seed": 5, "temperature": 1.0}
+    settings = {"cycles": 1, "mutations": 3, "replacement_period": 32, "seed": 5, "temperature": 1.0}
+    return {**_parts(), **settings, "grounded": "where_possible"}

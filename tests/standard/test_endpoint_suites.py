@@ -15,13 +15,9 @@ from tests.standard.endpoint_kit import endpoint_params
 
 pytestmark = pytest.mark.slow
 
-NUMBER = (
-    "the call is made, of the right tool, but with 33 for 3, as by the same policy on this machine: it rarely copies "
-    "values right for tools that it has never seen, and no schema says which number is meant"
-)
 CHINESE = (
-    "the call is made, of the right tool, but with another name, as by the same policy on this machine: it cannot copy "
-    "words of a script that it has never read"
+    "the call is made, of the right tool, but with another word of the request, as by the same policy on this machine: "
+    "its training never wrote a letter of this script, so it cannot tell them apart"
 )
 
 
@@ -52,15 +48,6 @@ class TestEndpointIntegration(ChatModelIntegrationTests):
     @property
     def supports_anthropic_inputs(self) -> bool:
         return True
-
-    @pytest.mark.xfail(reason=NUMBER, strict=True)
-    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
-    def test_tool_calling(self, model: BaseChatModel) -> None:
-        super().test_tool_calling(model)
-
-    @pytest.mark.xfail(reason=NUMBER, strict=True)
-    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
-        await super().test_tool_calling_async(model)
 
     @pytest.mark.xfail(reason=CHINESE, strict=True)
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:

@@ -13,12 +13,8 @@ from tests.standard.random_kit import random_params
 pytestmark = pytest.mark.slow
 
 VALUE = (
-    "the call is made, of the right tool, and keeps its schema, but with a value that is chance: what is meant is "
+    "the call is made, of the right tool, and copies a word of the request, but which one is chance: what is meant is "
     "nothing that weights of chance know"
-)
-ONE_CALL = (
-    "calls are made, of the right tool, but more than one, where the test wants one and then an answer: what comes "
-    "when is nothing that weights of chance know"
 )
 
 
@@ -40,22 +36,8 @@ class TestRandomIntegration(ChatModelIntegrationTests):
         return True
 
     @pytest.mark.xfail(reason=VALUE, strict=True)
-    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
-    def test_tool_calling(self, model: BaseChatModel) -> None:
-        super().test_tool_calling(model)
-
-    @pytest.mark.xfail(reason=VALUE, strict=True)
-    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
-        await super().test_tool_calling_async(model)
-
-    @pytest.mark.xfail(reason=VALUE, strict=True)
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
-
-    @pytest.mark.xfail(reason=ONE_CALL, strict=True)
-    @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
-    def test_agent_loop(self, model: BaseChatModel) -> None:
-        super().test_agent_loop(model)
 
 
 class TestRandomUnit(ChatModelUnitTests):
