@@ -368,6 +368,22 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             bound = self.bind(**structure.bound, **kwargs)
         return structure.read(bound, include_raw=include_raw)
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a text, by the policy's own tokenizer; so :func:`trim_messages` and others count right.
+
+        Raises:
+            ConfigError: the policy has none, and no ``custom_get_token_ids`` is given.
+        """
+        if self.custom_get_token_ids is not None:
+            return super().get_token_ids(text)
+        policy = self.search.speaker()
+        if (template := getattr(policy, "template", None)) is None:
+            raise ConfigError(
+                f"{type(policy).__name__} has no tokenizer here to count tokens by: give custom_get_token_ids=…, or an "
+                "EndpointPolicy its tokenizer=…"
+            )
+        return list(template.tokenizer.encode(text, add_special_tokens=False))
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -540,6 +556,8 @@ class _Call:
         self.settings.pop("stream", None)  # says whether, not what
         if isinstance(form := self.settings.get("response_format"), type):
             self.settings["response_format"] = as_response_format(form)
+        if (tools := self.settings.get("tools")) and not all(isinstance(tool, dict) for tool in tools):
+            self.settings.update(bound_tools(tools))
         self.configurable = self.settings.pop("configurable", None)
         if self.configurable:
             known = [spec.id for spec in model.config_specs]

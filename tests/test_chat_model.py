@@ -9,7 +9,15 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    trim_messages,
+)
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
@@ -316,3 +324,26 @@ def test_what_traces_say_of_the_model() -> None:
     assert model._llm_type == "darwin"
     params = model._get_ls_params()
     assert (params["ls_provider"], params["ls_model_name"], params["ls_model_type"]) == ("darwin_align", "mine", "chat")
+
+
+def test_tokens_are_counted_by_the_policys_own_tokenizer() -> None:
+    model = DarwinChatModel()
+    template = model.search.policy.template
+    assert model.get_token_ids("Hello there") == template.tokenizer.encode("Hello there", add_special_tokens=False)
+    assert model.get_num_tokens("Hello there") == len(model.get_token_ids("Hello there"))
+    turns = [HumanMessage("word " * 700), AIMessage("word " * 700), HumanMessage("Hi")]
+    assert trim_messages(turns, max_tokens=50, token_counter=model) == turns[-1:]
+    with pytest.raises(ConfigError, match=r"ScriptedPolicy has no tokenizer here .*give custom_get_token_ids"):
+        DarwinChatModel(search=search_of(policy=ScriptedPolicy())).get_num_tokens("Hello")
+    counted = DarwinChatModel(search=search_of(policy=ScriptedPolicy()), custom_get_token_ids=lambda text: [1, 2])
+    assert counted.get_num_tokens("Hello") == 2
+
+
+def test_config_and_sampling_may_be_plain_dicts() -> None:
+    model = DarwinChatModel(config={"cycles": 1}, sampling={"top_p": 0.9}, mutations=2, temperature=0.3)
+    assert (model.search.config.cycles, model.search.config.mutations) == (1, 2)
+    assert (model.search.sampling.top_p, model.search.sampling.temperature) == (0.9, 0.3)
+    with pytest.raises(ConfigError, match="cycles is given twice"):
+        DarwinChatModel(config={"cycles": 1}, cycles=2)
+    with pytest.raises(ConfigError, match="did you mean 'cycles'"):
+        DarwinChatModel(config={"cycle": 1})

@@ -423,6 +423,23 @@ def test_a_call_that_is_spelled_past_the_grammar_is_invalid(policy):
     assert read_calls(policy.tool_syntax, reworded, call % "Bob", finished=True).invalid
 
 
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "100"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, '"Bob"'),
+        ({"enum": ["red"]}, '"purple"'),
+    ],
+)
+def test_a_value_that_also_breaks_its_schema_does_not_slip_through(policy, schema, value):
+    tools = [tool("call", x=schema)]
+    text = f'<tool_call>{{"name": "call", "arguments": {{"x": {value}}}}}</tool_call>'
+    found = read_calls(
+        policy.tool_syntax, Request.of("Call Ann at 5.", tools=tools, grounded=True), text, finished=True
+    )
+    assert [len(found.calls), len(found.invalid)] == [0, 1]
+
+
 def test_a_state_that_was_written_freely_is_refused(policy):
     tools = [tool("call", who=TEXT)]
     text = '<tool_call>{"name": "call", "arguments": {"who": "Bob"}}</tool_call>'

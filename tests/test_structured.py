@@ -8,7 +8,7 @@ from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypedDict
 
 from darwin_align import DarwinChatModel, Request
@@ -55,6 +55,62 @@ def test_every_kind_of_schema_becomes_a_format(schema: Any) -> None:
     assert as_response_format(form) == form
 
 
+WHOLE: list[dict[str, Any]] = [
+    {"title": "L", "type": "array", "items": {"type": "string"}},
+    {"title": "E", "enum": ["red", "green"]},
+    {"title": "S", "type": "string"},
+    {"title": "A", "anyOf": [{"type": "integer"}, {"type": "null"}]},
+    {"title": "M", "type": "object", "additionalProperties": {"type": "integer"}},
+    {"title": "O", "type": "object", "properties": {"a": {"$ref": "#/$defs/B"}}, "$defs": {"B": {"type": "integer"}}},
+    RootModel[list[Leaf]].model_json_schema(),
+]
+
+
+@pytest.mark.parametrize("schema", WHOLE, ids=lambda schema: str(schema["title"])[:8])
+def test_a_schema_stays_whole(schema: dict[str, Any]) -> None:
+    about = as_response_format(schema)["json_schema"]
+    assert (about["name"], about["schema"]) == (schema["title"], schema)
+
+
+def test_openais_inner_form_is_taken_as_it_is() -> None:
+    inner = {"name": "tea", "strict": True, "schema": WHOLE[0]}
+    assert as_response_format(inner) == {"type": "json_schema", "json_schema": inner}
+
+
+class Node(BaseModel):
+    """A class that holds itself."""
+
+    name: str
+    kids: list["Node"] = []
+
+
+def test_a_class_that_holds_itself_is_kept_all_the_way_down() -> None:
+    request = Request.of("Hi", response_format=as_response_format(Node))
+    assert format_breach(request, '{"name": "a", "kids": [{"name": "b", "kids": []}]}') == ""
+    assert format_breach(request, '{"name": "a", "kids": [1]}') == "kids[0] is integer and not object"
+    assert format_breach(request, '{"name": "a", "kids": [{"name": "b", "kids": [{}]}]}') == (
+        "kids[0].kids[0].name is missing"
+    )
+    loop = {"type": "json_schema", "json_schema": {"name": "loop", "schema": {"anyOf": [{"$ref": "#"}]}}}
+    assert format_breach(Request.of("Hi", response_format=loop), "1") == ""
+
+
+def test_an_array_is_written_and_read() -> None:
+    model = DarwinChatModel(cycles=1, mutations=1, max_tokens=60, seed=3)
+    schema = {"title": "L", "type": "array", "items": {"enum": ["red", "green"]}, "minItems": 1, "maxItems": 2}
+    answer = model.with_structured_output(schema).invoke("Name two colors.")
+    assert isinstance(answer, list)
+    assert 1 <= len(answer) <= 2
+    assert set(answer) <= {"red", "green"}
+
+
+def test_strict_closes_a_schema_without_a_title_too() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}
+    for given in (schema, {**schema, "title": "T"}):
+        made = as_response_format(given, strict=True)["json_schema"]["schema"]
+        assert (sorted(made["required"]), made["additionalProperties"]) == (["a", "b"], False)
+
+
 def test_strict_closes_the_schema() -> None:
     form = as_response_format(Tea, strict=True)["json_schema"]
     assert (form["strict"], form["schema"]["additionalProperties"]) == (True, False)
@@ -68,7 +124,8 @@ def test_strict_closes_the_schema() -> None:
         ({"schema": Tea, "method": "json_mode", "strict": True}, r"strict has no meaning with method='json_mode'"),
         ({"schema": 5}, r"cannot make a schema of 5"),
         ({"schema": {"a": 1}}, r"is no JSON schema: it says nothing of an answer"),
-        ({"schema": {"type": "object"}, "method": "function_calling"}, r"a JSON schema with a title"),
+        ({"schema": {"type": "object"}, "method": "function_calling"}, r"this schema has no properties"),
+        ({"schema": {"type": "array"}, "strict": True}, r"strict=True is for schemas with properties"),
     ],
 )
 def test_what_is_refused(arguments: dict[str, Any], message: str) -> None:

@@ -14,8 +14,8 @@ from functools import lru_cache, partial
 from typing import Any
 
 from darwin_align.core.errors import RequestError
-from darwin_align.operators.grounding import Sources, is_free_text, kinds_of, lengths, resolved
-from darwin_align.operators.tool_syntax import breach
+from darwin_align.operators.grounding import Sources, is_free_text, kinds_of, lengths
+from darwin_align.operators.tool_syntax import breach, resolved
 
 __all__ = ["GroundedJson", "NothingToCopy"]
 

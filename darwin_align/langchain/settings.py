@@ -40,6 +40,8 @@ def joined(parts: Mapping[str, Any]) -> dict[str, Any]:
         named[own] = parts[name]
     for name, kind in (("config", SearchConfig), ("sampling", Sampling)):
         given: Any = rest.get(name)
+        if isinstance(given, Mapping):
+            given = rest[name] = kind(**given)
         mine = {setting: named[setting] for setting in named if setting in kind.model_fields}
         if given is not None and (twice := sorted(mine.keys() & given.model_fields_set)):
             raise ConfigError(f"{twice[0]} is given twice, in {name} too: give it once")

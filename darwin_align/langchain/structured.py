@@ -14,6 +14,7 @@ from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser,
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean
@@ -69,7 +70,13 @@ class Structure:
     @property
     def tool(self) -> dict[str, Any]:
         """The schema as a tool."""
-        return _tool(self.schema, self.strict)
+        given = self.schema
+        if isinstance(given, dict) and not _is_function(given) and "properties" not in given:
+            raise ConfigError(
+                "a tool takes an object, and this schema has no properties: use method='json_schema', or an object "
+                "around it"
+            )
+        return _tool(given, self.strict)
 
     @property
     def parser(self) -> Runnable[Any, Any]:
@@ -108,18 +115,30 @@ def as_response_format(given: Any, strict: bool | None = None) -> dict[str, Any]
     """
     if isinstance(given, Mapping) and given.get("type") in ("json_schema", "json_object", "text"):
         return dict(given)
-    if isinstance(given, Mapping) and "title" not in given and not _is_function(given):
-        schema, name = dict(given), "answer"
-        if not schema.keys() & {"type", "properties", "anyOf", "allOf", "oneOf", "$ref", "enum", "const"}:
-            raise ConfigError(f"{json.dumps(schema, default=repr):.80} is no JSON schema: it says nothing of an answer")
-    else:
-        about = _tool(given, strict)["function"]
-        schema = convert_to_json_schema(given, strict=strict)
-        name = about["name"]
+    if isinstance(given, Mapping) and "name" in given and isinstance(given.get("schema"), Mapping | bool):
+        return {"type": "json_schema", "json_schema": dict(given)}  # as OpenAI has it within
+    name, schema = _named_schema(given, strict)
     form: dict[str, Any] = {"name": name, "schema": schema}
     if strict is not None:
         form["strict"] = strict
     return {"type": "json_schema", "json_schema": form}
+
+
+def _named_schema(given: Any, strict: bool | None) -> tuple[str, dict[str, Any]]:
+    if isinstance(given, Mapping) and not _is_function(given):
+        schema = dict(given)
+        name = str(schema.get("title", "answer"))
+        if not schema.keys() & {"type", "properties", "anyOf", "allOf", "oneOf", "$ref", "enum", "const"}:
+            raise ConfigError(f"{json.dumps(schema, default=repr):.80} is no JSON schema: it says nothing of an answer")
+        if not strict:
+            return name, schema
+        if "properties" not in schema:
+            raise ConfigError(f"strict=True is for schemas with properties, and {name!r} has none: leave it out")
+        return name, convert_to_json_schema({**schema, "title": name}, strict=True)
+    name = _tool(given, strict)["function"]["name"]
+    if strict is None and isinstance(given, type) and issubclass(given, BaseModel):
+        return name, given.model_json_schema()  # LangChain's own conversion cuts classes that hold themselves
+    return name, convert_to_json_schema(given, strict=strict)
 
 
 def _is_function(given: Mapping[str, Any]) -> bool:

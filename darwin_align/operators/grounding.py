@@ -18,9 +18,9 @@ from itertools import accumulate
 from typing import Any
 
 from darwin_align.core.types import Request
-from darwin_align.operators.tool_syntax import breach
+from darwin_align.operators.tool_syntax import breach, resolved
 
-__all__ = ["Sources", "is_free_text", "kinds_of", "lengths", "resolved", "ungrounded"]
+__all__ = ["Sources", "is_free_text", "kinds_of", "lengths", "ungrounded"]
 
 _WITHOUT_BLANKS = (
     "CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "HANGUL", "HALFWIDTH HANGUL", "YI ",
@@ -222,21 +222,6 @@ _BOUNDS: dict[str, Any] = {
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def resolved(reference: str, root: Any) -> Any:
-    """The schema that a reference within a schema means.
-
-    Raises:
-        LookupError: there is none.
-    """
-    if not reference.startswith("#"):
-        raise LookupError(reference)
-    found = root
-    for part in reference[1:].strip("/").split("/") if reference.strip("#/") else ():
-        key = part.replace("~1", "/").replace("~0", "~")
-        found = found[int(key)] if isinstance(found, Sequence) else found[key]
-    return found
 
 
 def ungrounded(value: Any, schema: Any, sources: Sources) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,17 @@ from pydantic import ValidationError
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import ToolCall
 
-__all__ = ["ID_LETTERS", "CallTexts", "InvalidCall", "Parsed", "ToolSyntax", "breach", "functions", "shared_length"]
+__all__ = [
+    "ID_LETTERS",
+    "CallTexts",
+    "InvalidCall",
+    "Parsed",
+    "ToolSyntax",
+    "breach",
+    "functions",
+    "resolved",
+    "shared_length",
+]
 
 Render = Callable[[list[dict[str, Any]]], str]
 """Renders an assistant's turn that makes these calls: everything behind the generation prompt."""
@@ -508,49 +519,76 @@ def _kind(value: Any) -> str:
     return next((kind for kind in ("integer", *_KINDS) if _KINDS[kind](value)), type(value).__name__)
 
 
-def breach(value: Any, schema: Any, path: str = "") -> str:
+def breach(value: Any, schema: Any) -> str:
     """What in a value breaks a schema, or "" if nothing was found.
 
-    It looks at types, required and unexpected names, enumerations, constants and alternatives, in nested objects and
-    arrays as well. The rest of JSON schema (references, bounds, patterns) it takes for kept.
+    It looks at types, required and unexpected names, enumerations, constants, alternatives and references within the
+    schema, in nested objects and arrays as well. The rest of JSON schema (bounds, patterns, formats) it takes for kept.
 
     >>> breach({"to": "hot"}, {"type": "object", "properties": {"to": {"type": "integer"}}})
     'to is string and not integer'
     """
-    return next(_breaches(value, schema, path), "")
+    return next(_Breaches(schema).of(value, schema, ""), "")
 
 
-def _breaches(value: Any, schema: Any, path: str) -> Iterator[str]:
-    if not isinstance(schema, Mapping):
-        return
-    here, kinds = path or "the value", schema.get("type")
-    kinds = [kinds] if isinstance(kinds, str) else kinds or []
-    if kinds and not any(_KINDS.get(kind, lambda _: True)(value) for kind in kinds):
-        yield f"{here} is {_kind(value)} and not {' or '.join(kinds)}"
-    elif "enum" in schema and value not in schema["enum"]:
-        yield f"{here} is none of {json.dumps(schema['enum'], ensure_ascii=False)}"
-    elif "const" in schema and value != schema["const"]:
-        yield f"{here} is not {json.dumps(schema['const'], ensure_ascii=False)}"
-    elif any(_fits_none(value, schema.get(name), path) for name in ("anyOf", "oneOf")):
-        yield f"{here} fits none of its alternatives"
-    elif isinstance(value, dict):
-        yield from _breaches_in_object(value, schema, path)
-    elif isinstance(value, list):
-        for i, one in enumerate(value):
-            yield from _breaches(one, schema.get("items"), f"{path}[{i}]")
+@dataclass(frozen=True)
+class _Breaches:
+    """Looks for breaches; ``root`` is what references point into."""
+
+    root: Any
+
+    def of(self, value: Any, schema: Any, path: str, seen: tuple[str, ...] = ()) -> Iterator[str]:
+        """Breaches of a value, which the references ``seen`` have led to already."""
+        if isinstance(schema, Mapping) and isinstance(reference := schema.get("$ref"), str):
+            beside = {name: held for name, held in schema.items() if name != "$ref"}
+            yield from self.of(value, beside, path, seen)
+            with suppress(LookupError, ValueError, TypeError):  # one that points nowhere says nothing
+                meant = {} if reference in seen else resolved(reference, self.root)
+                yield from self.of(value, meant, path, (*seen, reference))
+            return
+        if not isinstance(schema, Mapping):
+            return
+        here, kinds = path or "the value", schema.get("type")
+        kinds = [kinds] if isinstance(kinds, str) else kinds or []
+        if kinds and not any(_KINDS.get(kind, lambda _: True)(value) for kind in kinds):
+            yield f"{here} is {_kind(value)} and not {' or '.join(kinds)}"
+        elif "enum" in schema and value not in schema["enum"]:
+            yield f"{here} is none of {json.dumps(schema['enum'], ensure_ascii=False)}"
+        elif "const" in schema and value != schema["const"]:
+            yield f"{here} is not {json.dumps(schema['const'], ensure_ascii=False)}"
+        elif any(self._fits_none(value, schema.get(name), path, seen) for name in ("anyOf", "oneOf")):
+            yield f"{here} fits none of its alternatives"
+        elif isinstance(value, dict):
+            yield from self._in_object(value, schema, path)
+        elif isinstance(value, list):
+            for i, one in enumerate(value):
+                yield from self.of(one, schema.get("items"), f"{path}[{i}]")
+
+    def _fits_none(self, value: Any, alternatives: Any, path: str, seen: tuple[str, ...]) -> bool:
+        if not isinstance(alternatives, list) or not alternatives:
+            return False
+        return all(any(True for _ in self.of(value, one, path, seen)) for one in alternatives)
+
+    def _in_object(self, value: dict[str, Any], schema: Mapping[str, Any], path: str) -> Iterator[str]:
+        properties, others = schema.get("properties") or {}, schema.get("additionalProperties", True)
+        dot = f"{path}." if path else ""
+        yield from (f"{dot}{name} is missing" for name in schema.get("required") or () if name not in value)
+        if others is False and not schema.get("patternProperties"):
+            yield from (f"{dot}{name} is not expected" for name in value if name not in properties)
+        for name, one in value.items():
+            yield from self.of(one, properties.get(name, others), f"{dot}{name}")
 
 
-def _fits_none(value: Any, alternatives: Any, path: str) -> bool:
-    return (
-        isinstance(alternatives, list) and bool(alternatives) and all(breach(value, one, path) for one in alternatives)
-    )
+def resolved(reference: str, root: Any) -> Any:
+    """The schema that a reference within a schema means.
 
-
-def _breaches_in_object(value: dict[str, Any], schema: Mapping[str, Any], path: str) -> Iterator[str]:
-    properties, others = schema.get("properties") or {}, schema.get("additionalProperties", True)
-    dot = f"{path}." if path else ""
-    yield from (f"{dot}{name} is missing" for name in schema.get("required") or () if name not in value)
-    if others is False and not schema.get("patternProperties"):
-        yield from (f"{dot}{name} is not expected" for name in value if name not in properties)
-    for name, one in value.items():
-        yield from _breaches(one, properties.get(name, others), f"{dot}{name}")
+    Raises:
+        LookupError: there is none.
+    """
+    if not reference.startswith("#"):
+        raise LookupError(reference)
+    found = root
+    for part in reference[1:].strip("/").split("/") if reference.strip("#/") else ():
+        key = part.replace("~1", "/").replace("~0", "~")
+        found = found[int(key)] if isinstance(found, Sequence) else found[key]
+    return found

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from langchain_core.utils.json_schema import dereference_refs
-
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Beam, Request, ToolCall
 from darwin_align.operators.grounding import Sources, ungrounded
@@ -111,7 +109,7 @@ def read_calls(syntax: Any, request: Request, text: str, *, finished: bool) -> P
     refused, breaches = list(parsed.invalid), []
     for call in parsed.calls:
         wrong = breach(dict(call.arguments), schemas[call.name])
-        reason = _refusal(request, call, first=not kept) or (wrong if call.name in strict else "")
+        reason = _refusal(request, call, first=not kept) or (wrong if call.name in strict or sources else "")
         # Whatever the policy enforces where a call is marked, a mark can also be spelled letter by letter.
         if reason := reason or (ungrounded(dict(call.arguments), schemas[call.name], sources) if sources else ""):
             refused.append(InvalidCall(json.dumps(dict(call.arguments), ensure_ascii=False), reason, call.name))
@@ -155,8 +153,6 @@ def format_breach(request: Request, text: str) -> str:
         value = json.loads(text)
     except ValueError as error:
         return f"it is no JSON: {error}"
-    if isinstance(schema, dict) and "$ref" in json.dumps(schema):
-        schema = dereference_refs(schema)
     return breach(value, schema)
 
 

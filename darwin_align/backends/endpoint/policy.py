@@ -266,13 +266,21 @@ class EndpointPolicy:
         Raises:
             RequestError: the server renders the template itself, or the template shows no form that is recognised.
         """
-        way = (self._speech or call(self._spoken)).way
-        if way.template is None:
+        if (template := self.template) is None:
+            way = (self._speech or call(self._spoken)).way
             raise RequestError(
                 f"tool calls cannot be read from answers that {self.endpoint.roots[0]} continues by {way.name}: that "
                 "takes the model's chat template, so give tokenizer=… and use a server that takes prompts"
             )
-        return way.template.tool_syntax
+        return template.tool_syntax
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The chat template that prompts are rendered by here; ``None`` where the server does it.
+
+        Plain code: it may have to ask the server once.
+        """
+        return (self._speech or call(self._spoken)).way.template
 
     @property
     def enforces_formats(self) -> bool:
