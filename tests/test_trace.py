@@ -1,6 +1,7 @@
 """What a trace says of a search: its lineage, its texts' authors, its costs and dynamics, to JSON and back."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,24 @@ def test_every_kind_of_search_has_a_page(settings: dict) -> None:  # type: ignor
     assert result.trace.lineage().answer.text == result.text
     assert "<h1" in result.trace.to_html()
     assert result._repr_html_().startswith("<iframe sandbox srcdoc=")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_trace_read_back_from_json_draws_the_same_page(preset: str) -> None:
+    config = SearchConfig.preset(preset, seed=3, max_new_tokens=30, budget=Budget(tokens=100_000))
+    told = trace(search_of(), config).result.trace
+    again = Trace.from_json(told.to_json())
+    assert again == told
+    assert again.to_html() == told.to_html()
+
+
+def test_what_differs_from_the_defaults_is_marked() -> None:
+    given = {"mutations": 2, "cycles": 3, "max_new_tokens": 30, "seed": 3}
+    page = trace(search_of(), SearchConfig(**given)).result.trace.to_html()
+    rows = dict(re.findall(r'<th scope="row">([\w ]+)</th><td( class="given")?>', page))
+    assert {name for name, mark in rows.items() if mark} >= {"mutations", "max new tokens", "seed"}
+    assert not rows["cycles"], "the default, though given by hand"
+    assert not rows["survivors"], "a default that gave way to a small search"
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -13,6 +13,9 @@ field                meaning
                      from nothing else: neither order nor concurrency matters
 ``settings``         an object of settings for this prompt, e.g. ``{"cycles": 1, "temperature": 0.2}``
 ``tools`` …          ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format``, ``stop``: as OpenAI's
+``grounded``         whether values of calls and of the format are copied: true, false or "where_possible". A row's goes
+                     before the model's own, false too
+``grounded_in``      a list of texts to copy them from, where it is not the conversation
 ===================  ===========================================================================================
 
 :class:`Fields` gives the first five other names. Any other field is not used, and named at the end. In parquet, a null

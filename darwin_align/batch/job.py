@@ -182,6 +182,8 @@ class _Job:
         self.report = BatchReport(sink, errors)
         self.ended = threading.Event()
         self._reading = threading.Lock()
+        self._telling = threading.Lock()
+        """Who reads rows and who keeps answers are two threads, and both tell."""
         self._under_way: set[asyncio.Task[Answer]] = set()
         self._failures = 0
         self._through = self._dropped = False
@@ -287,7 +289,8 @@ class _Job:
             self.report.new += 1
             self.report.usage += usage
             self._failures = 0
-            self.tells.step(answered=True)
+            with self._telling:
+                self.tells.step(answered=True)
         elif isinstance(error, BadPromptError):
             self._tell_bad(bad(prompt.line, prompt.key, str(error)))
         elif isinstance(error, Exception):
@@ -297,7 +300,8 @@ class _Job:
 
     def _tell_bad(self, error: dict[str, Any]) -> None:
         self._tell(error)
-        self.report.bad += 1
+        with self._telling:
+            self.report.bad += 1
 
     def _tell_failed(self, prompt: Prompt, error: Exception) -> None:
         reason = message_of(error)
@@ -310,7 +314,8 @@ class _Job:
 
     def _tell(self, record: dict[str, Any]) -> None:
         self._errors.append(record)
-        self.tells.step(answered=False)
+        with self._telling:
+            self.tells.step(answered=False)
 
     def _drop(self) -> None:
         for task in self._under_way:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -120,19 +121,24 @@ class Answers:
 
 
 class Errors:
-    """What has no answer after this run, a line each; a run that finds nothing to say leaves no file."""
+    """What has no answer after this run, a line each; a run that finds nothing to say leaves no file.
+
+    Any thread may append.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
+        self._appending = threading.Lock()
         path.unlink(missing_ok=True)
 
     def append(self, record: Record) -> None:
         """Say why a row has no answer."""
         try:
-            if self._file is None:
-                self._file = self.path.open("wb", buffering=0)
-            self._file.write(_encoded(record))
+            with self._appending:  # opened by two at once, the later one would empty the file
+                if self._file is None:
+                    self._file = self.path.open("wb", buffering=0)
+                self._file.write(_encoded(record))
         except OSError as error:
             raise DarwinError(f"cannot write to {self.path} ({error.strerror}): make room, and run again") from error
 

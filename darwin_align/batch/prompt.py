@@ -15,7 +15,9 @@ from darwin_align.langchain.settings import SETTINGS
 
 __all__ = ["REQUEST_FIELDS", "BadPromptError", "Fields", "Prompt", "as_json", "digest_of"]
 
-REQUEST_FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "stop")
+REQUEST_FIELDS = (
+    "tools", "tool_choice", "parallel_tool_calls", "response_format", "stop", "grounded", "grounded_in",
+)  # fmt: skip
 """Fields of a row that go into the request as they are."""
 _KNOWN_SETTINGS = SETTINGS | {"mutator", "selector", "stop"}
 

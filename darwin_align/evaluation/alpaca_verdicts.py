@@ -18,8 +18,9 @@ from darwin_align.evaluation.alpaca_eval import Answers, Output
 from darwin_align.evaluation.chat_judge import ChatJudge, Said, filled
 from darwin_align.evaluation.ledger import Ledger, write_atomically
 from darwin_align.evaluation.official import ALPACA_EVAL, digest, found, rows
+from darwin_align.evaluation.options import need_packages
 from darwin_align.evaluation.runner import run_jobs
-from darwin_align.evaluation.win_rates import WinRates, win_rates
+from darwin_align.evaluation.win_rates import WIN_RATES_NEED, WinRates, win_rates
 from darwin_align.operators.prompts import delimited
 
 __all__ = ["JudgeMode", "Template", "compare", "reference_outputs"]
@@ -165,9 +166,11 @@ def compare(
         progress: show progress on stderr.
 
     Raises:
-        ConfigError: the folder holds verdicts of another judge or prompt, or no verdict can be read.
+        ConfigError: the folder holds verdicts of another judge or prompt, no verdict can be read, or the extra ``eval``
+            is not installed.
         EndpointError: the judge failed for good; what is done is kept.
     """
+    need_packages("win rates", *WIN_RATES_NEED)
     out, template = Path(out), template or Template.of(None, mode)
     settings = {"judge": judge.model, "mode": mode, "template": digest(template.text), "seed": seed}
     pairs = [

@@ -7,12 +7,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from darwin_align.backends.endpoint.client import Endpoint, Limits
 from darwin_align.core.errors import ConfigError, EndpointRequestError, EndpointServerError
+
+if TYPE_CHECKING:
+    from darwin_align.backends.endpoint.client import Limits
 
 __all__ = ["ChatJudge", "Said", "add_judge", "filled", "judge_of"]
 
@@ -53,6 +55,8 @@ class ChatJudge:
     limits: Limits | None = None
 
     def __post_init__(self) -> None:
+        from darwin_align.backends.endpoint.client import Endpoint
+
         self._endpoint = Endpoint(self.base_url, api_key=self.api_key, limits=self.limits)
         self._dropped: dict[str, str] = {}
 

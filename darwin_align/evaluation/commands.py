@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.evaluation.options import count, need_packages
 from darwin_align.evaluation.world_command import add_world
 
 if TYPE_CHECKING:
@@ -70,9 +71,12 @@ def _alpaca_eval(arguments: argparse.Namespace) -> int:
     from darwin_align.evaluation.hand_over import to_alpaca_eval
     from darwin_align.evaluation.official import ALPACA_EVAL, found, instructions
     from darwin_align.evaluation.subject import subject_of
+    from darwin_align.evaluation.win_rates import WIN_RATES_NEED
 
     judge = judge_of(arguments)
     _check_judging(arguments, ("template", "gamed", "difficulty"), ("annotators_config",))
+    if judge is not None:
+        need_packages("win rates", *WIN_RATES_NEED)
     template = Template.of(arguments.template, arguments.judge_mode)
     gamed = found(arguments.gamed, ALPACA_EVAL["gamed"], "--gamed")
     difficulty = found(arguments.difficulty, ALPACA_EVAL["difficulty"], "--difficulty")
@@ -162,12 +166,14 @@ def _mt_bench(arguments: argparse.Namespace) -> int:
     from darwin_align.evaluation.chat_judge import judge_of
     from darwin_align.evaluation.hand_over import to_fastchat
     from darwin_align.evaluation.mt_bench import answer
-    from darwin_align.evaluation.mt_grades import GradingPrompts, grade, references
+    from darwin_align.evaluation.mt_grades import GRADES_NEED, GradingPrompts, grade, references
     from darwin_align.evaluation.official import MT_BENCH, found, questions
     from darwin_align.evaluation.subject import subject_of
 
     judge = judge_of(arguments)
     _check_judging(arguments, (), ())
+    if judge is not None:
+        need_packages("grades' intervals", *GRADES_NEED)
     prompts = found(arguments.judge_prompts, MT_BENCH["judge_prompts"], "--judge-prompts")
     right = found(arguments.references, MT_BENCH["references"], "--references")
     if judge is None and not arguments.hand_over and (prompts or right):
@@ -223,10 +229,10 @@ def _add_common(parser: argparse.ArgumentParser, prompts: str) -> None:
     from darwin_align.evaluation.subject import add_subject
 
     parser.add_argument("--prompts", metavar="FILE", help=prompts)
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N; may be raised later")
+    parser.add_argument("--limit", type=count, metavar="N", help="only the first N; may be raised later")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (default: results/BENCHMARK/NAME)")
     parser.add_argument(
-        "--concurrency", type=_count, default=8, metavar="N", help="prompts answered side by side (default: 8)"
+        "--concurrency", type=count, default=8, metavar="N", help="prompts answered side by side (default: 8)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_subject(parser)
@@ -250,13 +256,6 @@ def _check_judging(arguments: argparse.Namespace, judges: Sequence[str], hands: 
     for name in ("package_python", *hands):
         if getattr(arguments, name) is not None and not arguments.hand_over:
             raise ConfigError(f"--{name.replace('_', '-')} needs --hand-over: it is for the benchmark's own program")
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is none: give 1 or more")
-    return number
 
 
 def _out(arguments: argparse.Namespace, benchmark: str, name: str) -> Path:

@@ -16,13 +16,17 @@ from darwin_align.evaluation.chat_judge import ChatJudge, filled
 from darwin_align.evaluation.ledger import Ledger, write_atomically
 from darwin_align.evaluation.mt_bench import Conversation, data_folder, write_lines
 from darwin_align.evaluation.official import digest, rows
+from darwin_align.evaluation.options import need_packages
 from darwin_align.evaluation.runner import run_jobs
 from darwin_align.operators.prompts import delimited
 
-__all__ = ["NEED_REFERENCE", "Grades", "GradingPrompts", "grade", "rating", "references"]
+__all__ = ["GRADES_NEED", "NEED_REFERENCE", "Grades", "GradingPrompts", "grade", "rating", "references"]
 
 NEED_REFERENCE = ("math", "reasoning", "coding")
 """Categories that FastChat grades beside a reference answer."""
+
+GRADES_NEED = ("numpy", "scipy")
+"""Modules that the figures take, of the extra ``eval``."""
 
 Interval = tuple[float, float] | None
 
@@ -206,9 +210,11 @@ def grade(
         progress: show progress on stderr.
 
     Raises:
-        ConfigError: the folder holds grades of another judge or prompt, a reference is missing, or no grade is read.
+        ConfigError: the folder holds grades of another judge or prompt, a reference is missing, no grade is read, or
+            the extra ``eval`` is not installed.
         EndpointError: the judge failed for good; what is done is kept.
     """
+    need_packages("grades' intervals", *GRADES_NEED)
     out, prompts, right = Path(out), prompts or GradingPrompts.of(), right or {}
     _check_references(conversations, right)
     settings = {"judge": judge.model, "prompts": prompts.fingerprint}
@@ -355,6 +361,7 @@ def _kinds(lines: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
 def _mean(lines: Sequence[Mapping[str, Any]], *, interval: bool = True) -> tuple[float, Interval]:
     """Mean of the scores, and its 95% bootstrap interval: questions are drawn, with all their turns."""
     import numpy as np
+    from scipy.stats import bootstrap
 
     questions = _kinds(lines, "question_id")
     sums = np.array([sum(line["score"] for line in lines if line["question_id"] == q) for q in questions], float)
@@ -362,10 +369,6 @@ def _mean(lines: Sequence[Mapping[str, Any]], *, interval: bool = True) -> tuple
     mean = float(sums.sum() / counts.sum())
     if not interval or len(questions) < 2:
         return mean, None
-    try:
-        from scipy.stats import bootstrap
-    except ImportError:
-        raise ConfigError("the grades' intervals need scipy: pip install 'darwin-align[eval]'") from None
     drawn = bootstrap((sums, counts), _ratio, paired=True, method="percentile", rng=np.random.default_rng(0))
     return mean, (float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.core import PRESETS, Request, Sampling, SearchConfig, SearchResult
-from darwin_align.core.errors import ConfigError, RequestError
+from darwin_align.core.errors import ConfigError, ContextLengthError
 from darwin_align.core.noun import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Message
@@ -73,12 +73,12 @@ class Subject:
         benchmark counts it as lost instead of leaving it out.
 
         Raises:
-            DarwinError: anything else that kept the search from an answer.
+            DarwinError: anything else that kept the search from an answer: it is likely to keep all others from theirs.
         """
         request = Request(conversation=tuple(turns), sampling=self.search.sampling)
         try:
             result = await self.search.ainvoke(request, seed=seed, **settings)
-        except RequestError as error:
+        except ContextLengthError as error:
             return {"output": "", "error": str(error), "seed": seed}
         return _told(result)
 

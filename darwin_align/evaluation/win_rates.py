@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.evaluation.options import need_packages
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["WinRates", "win_rates"]
+__all__ = ["WIN_RATES_NEED", "WinRates", "win_rates"]
+
+WIN_RATES_NEED = ("numpy", "scipy", "sklearn")
+"""Modules that the figures take, of the extra ``eval``."""
 
 _FOLDS = 5
 _GAMED_WEIGHT = 0.2 / 2
@@ -87,6 +91,7 @@ def win_rates(
     Raises:
         ConfigError: there is no verdict at all, a file does not fit, or the extra ``eval`` is not installed.
     """
+    need_packages("win rates", *WIN_RATES_NEED)
     import numpy as np
 
     read = [one for one in annotations if one["preference"] is not None]
@@ -125,11 +130,8 @@ def _standard_error(shares: Array) -> float | None:
 
 def _interval(shares: Array) -> tuple[float, float] | None:
     import numpy as np
+    from scipy.stats import bootstrap
 
-    try:
-        from scipy.stats import bootstrap
-    except ImportError:
-        raise _missing("scipy") from None
     if len(shares) < 2:
         return None
     drawn = bootstrap((shares,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
@@ -217,14 +219,11 @@ def _fitted(terms: Array, verdicts: Array, weights: Array, asked: Array) -> Arra
     A verdict is a probability: each row is there twice, as won and as lost, weighted by it.
     """
     import numpy as np
+    import sklearn
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.metrics import make_scorer
+    from sklearn.model_selection import GroupKFold
 
-    try:
-        import sklearn
-        from sklearn.linear_model import LogisticRegressionCV
-        from sklearn.metrics import make_scorer
-        from sklearn.model_selection import GroupKFold
-    except ImportError:
-        raise _missing("scikit-learn") from None
     rows = np.concatenate([terms, terms])
     won = np.repeat([1, 0], len(terms))
     chances, weights = np.concatenate([verdicts, 1 - verdicts]), np.concatenate([weights, weights])
@@ -252,7 +251,3 @@ def _log_loss(won: Array, guess: Array, chances: Array, weights: Array) -> float
     guess = np.clip(guess, _LOWEST, 1 - _LOWEST)
     truth = np.where(won == 1, chances, 1 - chances)
     return float(-np.mean((truth * np.log(guess) + (1 - truth) * np.log(1 - guess)) * weights))
-
-
-def _missing(package: str) -> ConfigError:
-    return ConfigError(f"win rates need {package}: pip install 'darwin-align[eval]'")

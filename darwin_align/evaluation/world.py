@@ -20,6 +20,7 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.evaluation.ledger import Ledger, Record
+from darwin_align.evaluation.options import need_packages
 from darwin_align.evaluation.runner import run_jobs
 from darwin_align.evaluation.subject import settings_of
 from darwin_align.pocket import dev, gold, held_out
@@ -28,7 +29,7 @@ from darwin_align.pocket.world import understand
 if TYPE_CHECKING:
     from darwin_align.search import DarwinSearch
 
-__all__ = ["FIGURES", "Contender", "Difference", "Standing", "Summary", "measure", "summary"]
+__all__ = ["FIGURES", "Contender", "Difference", "Standing", "Summary", "check_labels", "measure", "summary"]
 
 Split = Literal["held_out", "dev"]
 
@@ -48,6 +49,9 @@ FIGURES: Mapping[str, str] = {
 
 _SPREAD: tuple[str, ...] = ("gold", "reward")
 _OWN = ("guard", "policy", "reward")
+_NEED = ("numpy", "scipy")
+_MOST = 10_000
+"""Instructions of a split. The world has about three times as many, but the rare ones take minutes to draw."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +140,14 @@ def measure(
         One record a search: contender, seed, instruction, and the :data:`FIGURES`.
 
     Raises:
-        ConfigError: the folder was begun under another split, version or manner of timing.
+        ConfigError: the folder was begun under another split, version or manner of timing, two contenders share a
+            label, a number is impossible, or the extra ``eval`` is not installed.
     """
     from darwin_align import __version__
 
+    need_packages("the world's figures", *_NEED)
+    check_labels(contenders)
+    _check_numbers(n, concurrency)
     timed = concurrency == 1
     asked = (held_out if split == "held_out" else dev)(n)
     settings = {"version": __version__, "split": split, "timed": timed}
@@ -151,6 +159,15 @@ def measure(
         jobs = [partial(ledger.kept, key, partial(runs.run, *place, asked)) for key, place in missing.items()]
         run_jobs(jobs, title="searches", concurrency=concurrency, progress=progress)
         return [{**ledger.records[key], "contender": one.text} for key, (one, _, _) in places.items()]
+
+
+def _check_numbers(n: int, concurrency: int) -> None:
+    if n < 1:
+        raise ConfigError(f"n={n} is none: ask for 1 instruction or more")
+    if n > _MOST:
+        raise ConfigError(f"n={n} is too many: the world gives at most {_MOST} instructions of a split, ask for fewer")
+    if concurrency < 1:
+        raise ConfigError(f"concurrency={concurrency} is impossible: allow one search at a time at least")
 
 
 def _key(contender: Contender, seed: int, place: int) -> str:
@@ -191,6 +208,29 @@ def _figures(asked: str, result: SearchResult) -> dict[str, Any]:
         "cycles": result.cycles,
         "stop_reason": result.stop_reason,
     }
+
+
+def check_labels(contenders: Sequence[Contender], against: Sequence[str] = ()) -> None:
+    """Refuse labels that tell nobody apart, or name nobody.
+
+    Args:
+        contenders: who takes part.
+        against: labels of those that all others are compared with.
+
+    Raises:
+        ConfigError: nobody takes part, two share a label, or nobody goes by one of ``against``.
+    """
+    labels = [contender.label for contender in contenders]
+    if not labels:
+        raise ConfigError("nobody takes part: give one contender at least")
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ConfigError(
+            f"two contenders are called {twice[0]!r}: leave one out, or give each a label, as in "
+            f"'other: {next(one.text for one in contenders if one.label == twice[0])}'"
+        )
+    for label in against:
+        if label not in labels:
+            raise ConfigError(f"nobody is called {label!r}: {did_you_mean(label, labels)}")
 
 
 # -- what came out
@@ -248,12 +288,10 @@ def summary(
         against: labels of those that all others are compared with.
 
     Raises:
-        ConfigError: nobody goes by such a label.
+        ConfigError: nobody goes by such a label, two share one, or the extra ``eval`` is not installed.
     """
-    labels = [contender.label for contender in contenders]
-    for label in against:
-        if label not in labels:
-            raise ConfigError(f"nobody is called {label!r}: {did_you_mean(label, labels)}")
+    need_packages("the world's figures", *_NEED)
+    check_labels(contenders, against)
     golds = {one.label: _by_instruction(records, one, "gold") for one in contenders}
     standings = []
     for one in contenders:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from darwin_align.evaluation.options import count
+
 __all__ = ["add_world"]
 
 _FAMILY = ("sample", "best_of_n", "mutate_best_of_n", "darwin")
@@ -28,14 +30,14 @@ def add_world(benchmarks: Any) -> None:
     )
     parser.add_argument("--temperatures", type=float, nargs="+", metavar="T", help="try each setting at each of these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="seeds (default: 0)")
-    parser.add_argument("--n", type=int, default=100, metavar="N", help="instructions (default: 100)")
+    parser.add_argument("--n", type=count, default=100, metavar="N", help="instructions (default: 100)")
     parser.add_argument("--split", choices=("held_out", "dev"), default="held_out", help="(default: held_out)")
     parser.add_argument(
         "--against", action="append", default=[], metavar="LABEL", help="compare the gold of all with this one's"
     )
     parser.add_argument(
         "--concurrency",
-        type=int,
+        type=count,
         default=1,
         metavar="N",
         help="searches at a time; more than 1 is faster and measures no seconds (default: 1)",
@@ -49,10 +51,11 @@ def add_world(benchmarks: Any) -> None:
 
 def _world(arguments: argparse.Namespace) -> int:
     from darwin_align.evaluation.ledger import write_atomically
-    from darwin_align.evaluation.world import Contender, measure, summary
+    from darwin_align.evaluation.world import Contender, check_labels, measure, summary
     from darwin_align.evaluation.world_page import page, plain, table
 
     contenders = [Contender.of(text) for text in _at_temperatures(arguments.contenders, arguments.temperatures)]
+    check_labels(contenders, arguments.against)
     out: Path = arguments.out
     records = measure(
         contenders,

@@ -103,7 +103,7 @@ def settings(result: SearchResult) -> Markup:
         join(element("h3", "Notes of the operators", class_="cycle-head"), element("ul", *notes))
         if notes
         else Markup(),
-        lead="What was set by hand is bold.",
+        lead="What was set to another value than the default is bold.",
     )
 
 
@@ -115,10 +115,14 @@ def _fields(noun: Noun) -> list[tuple[str, str, bool]]:
         else:
             text = "–" if value is None else f"{value:,}" if type(value) is int and field != "seed" else str(value)
             text = f"{value:.3f}" if field == "seconds" and isinstance(value, float) else text
-            shown.append(
-                (field.replace("_", " "), text, field in noun.model_fields_set and not isinstance(noun, Usage))
-            )
+            shown.append((field.replace("_", " "), text, _changed(noun, field, value)))
     return shown
+
+
+def _changed(noun: Noun, field: str, value: Any) -> bool:
+    # Neither alone will do: JSON leaves out what is as by default, and a default may give way to a small search.
+    default = type(noun).model_fields[field].get_default(call_default_factory=True)
+    return field in noun.model_fields_set and value != default and not isinstance(noun, Usage)
 
 
 def _pairs(title: str, fields: Sequence[tuple[str, str, bool]]) -> Markup:

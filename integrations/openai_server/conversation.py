@@ -44,7 +44,11 @@ def _content(content: Content | None) -> Any:
 
 
 def to_openai(message: AIMessage) -> ChatCompletionMessage:
-    """Convert an answer. Calls that cannot be made are told as they were written, for the client to refuse."""
+    """Convert an answer.
+
+    Calls that cannot be made are among the others: OpenAI has no place of their own. Their arguments are never an
+    object, so no client makes them: what was written, or before what can be read as one, the reason and a colon.
+    """
     calls = [{key: value for key, value in call.items() if key != "index"} for call in call_chunks(message)]
     content = message.text if message.text or not calls else None
     return ChatCompletionMessage.model_validate(

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError, from_json
 
 from darwin_align.core import SearchConfig
 from darwin_align.core.noun import did_you_mean
+from darwin_align.core.types import COLDEST, Grounded
 
 __all__ = [
     "AssistantTurn",
@@ -192,7 +193,7 @@ class StreamOptions(Wire):
 
 
 class _Darwin(Wire):
-    """Settings of the search: names of ``SearchConfig``, and how a stream tells its text."""
+    """Settings of the search: names of ``SearchConfig``, which values are copied, and how a stream tells its text."""
 
     hints: ClassVar[dict[str, str]] = {
         "seed": "give the request's own seed",
@@ -200,11 +201,13 @@ class _Darwin(Wire):
         "preset": "presets are models of their own, e.g. 'pocket:best_of_n'",
     }
     streaming_mode: Literal["final", "committed"] | None = None
+    grounded: Grounded | None = None
+    grounded_in: list[str] | None = None
 
     @property
     def search(self) -> dict[str, Any]:
-        """The settings of the search that are given."""
-        names = SearchConfig.model_fields.keys() & type(self).model_fields
+        """The settings of the search that are given, and those that travel with its request."""
+        names = {*SearchConfig.model_fields, "grounded", "grounded_in"} & type(self).model_fields.keys()
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
@@ -225,7 +228,6 @@ DarwinSettings: type[_Darwin] = create_model(
     **{name: _optional(field) for name, field in SearchConfig.model_fields.items() if name not in _OWN},
 )
 _COUNT = 2**31 - 1
-_COLDEST = 0.01
 
 
 class ChatRequest(Wire):
@@ -271,8 +273,8 @@ class ChatRequest(Wire):
     @field_validator("temperature")
     @classmethod
     def _temperature_divides(cls, value: float | None) -> float | None:
-        if value and value < _COLDEST:
-            raise ValueError(f"temperature is 0 (greedy), or from {_COLDEST} to 2: numbers overflow in between")
+        if value and value < COLDEST:
+            raise ValueError(f"temperature is 0 (greedy), or from {COLDEST} to 2: numbers overflow in between")
         return value
 
     @field_validator("stop")

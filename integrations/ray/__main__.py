@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     except DarwinError as error:
         sys.stderr.write(f"{error}\n")
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        sys.stderr.write(f"{error}: nothing was taken off; run the same command again once it can be read\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to go on\n")
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pyarrow.parquet as pq
 
 from darwin_align.batch import Index
 
-__all__ = ["SCHEMA", "failure_row", "read_answers", "rows_of", "table_of"]
+__all__ = ["SCHEMA", "failure_row", "opened", "read_answers", "rows_of", "table_of"]
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -54,17 +57,35 @@ def failure_row(key: str, line: int, digest: str, kind: str, error: str) -> dict
     return {"id": key, "line": line, "input": digest, "kind": kind, "error": error}
 
 
+def opened(path: Path) -> pq.ParquetFile | None:
+    """Open a file of answers; ``None`` if it is torn, for a kill left it unfinished.
+
+    Raises:
+        OSError: the system does not let it be read. What it holds may well be whole.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid:
+        return None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return None  # Arrow's own complaint of what the file holds
+
+
 def rows_of(folder: Path, beside: Container[str] = ()) -> Iterator[dict[str, Any]]:
     """All rows of a folder's files, answers and failures. A file that a kill left unfinished has no rows.
 
     Args:
         folder: of parquet files.
         beside: names of files to leave out.
+
+    Raises:
+        OSError: a file cannot be read.
     """
     for path in sorted(path for path in folder.glob("*.parquet") if path.name not in beside):
-        try:
-            file = pq.ParquetFile(path)
-        except (pa.ArrowInvalid, OSError):
+        if (file := opened(path)) is None:
+            logger.warning("%s is not whole: its prompts have no answer until the job goes on", path)
             continue
         with file:
             for batch in file.iter_batches(batch_size=256):

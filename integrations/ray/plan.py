@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from darwin_align.batch import Errors, Fields, Index, Prompt, prompts, refuse_strangers, sift
-from darwin_align.integrations.ray.answers_file import rows_of
+from darwin_align.integrations.ray.answers_file import opened, rows_of
 
 __all__ = ["Plan", "read_part"]
 
@@ -52,11 +52,17 @@ class Plan:
             refuse_strangers(index, self.out)
 
     def know(self, index: Index) -> None:
-        """Tell the index which prompts have an answer, and take off files that a kill left unfinished."""
+        """Tell the index which prompts have an answer, and take off files that a kill left unfinished.
+
+        Raises:
+            OSError: a file cannot be read. It stays, for its answers may be whole and were paid for.
+        """
         folder = self.out / "answers"
         for path in folder.glob("*.parquet"):
-            if not _is_whole(path):
+            if (file := opened(path)) is None:
                 path.unlink()
+            else:
+                file.close()
         for row in rows_of(folder):
             if row["error"] is None and index.add_answer(row["id"], row["input"]):
                 self.answered += 1
@@ -85,11 +91,3 @@ def _pieces(prompts: Iterable[Prompt], size: int) -> Iterator[list[Prompt]]:
             piece = []
     if piece:
         yield piece
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        pq.ParquetFile(path).close()
-    except (pa.ArrowInvalid, OSError):
-        return False
-    return True

@@ -10,7 +10,7 @@ set -euo pipefail
 : "${REWARD:?set REWARD to a folder or hub id of a one-logit reward model}"
 REPLICAS="${REPLICAS:-2}"            # policy servers [2]
 GPUS="${GPUS:-}"                     # one for each replica, and the last for the reward model [all see all]
-HOST="${HOST:-127.0.0.1}"            # where the router and the reward server listen [this machine only]
+BIND_HOST="${BIND_HOST:-127.0.0.1}"  # where the router and the reward server listen [this machine only]
 PORT="${PORT:-8000}"                 # the router's [8000]; replicas listen on the ports behind REWARD_PORT
 REWARD_PORT="${REWARD_PORT:-8001}"   # the reward server's [8001]
 CONTEXT="${CONTEXT:-8192}"           # tokens of a prompt and its answer together [8192]
@@ -59,7 +59,7 @@ ready() { # name, url
   echo "$1 is ready at $2"
 }
 
-serve "${DEVICES[REPLICAS]:-}" "$REWARD" --runner pooling --host "$HOST" --port "$REWARD_PORT" \
+serve "${DEVICES[REPLICAS]:-}" "$REWARD" --runner pooling --host "$BIND_HOST" --port "$REWARD_PORT" \
   "${REWARD_OPTIONS[@]}"
 urls=()
 for ((i = 0; i < REPLICAS; i++)); do
@@ -72,7 +72,7 @@ done
 ready "the reward model" "http://127.0.0.1:$REWARD_PORT"
 for i in "${!urls[@]}"; do ready "replica $((i + 1))" "${urls[i]}"; done
 
-"$ROUTER" --host "$HOST" --port "$PORT" --policy cache_aware --worker-urls "${urls[@]}" &
+"$ROUTER" --host "$BIND_HOST" --port "$PORT" --policy cache_aware --worker-urls "${urls[@]}" &
 pids+=("$!")
 ready "the router" "http://127.0.0.1:$PORT"
 

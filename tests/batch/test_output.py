@@ -2,15 +2,22 @@
 
 import json
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from darwin_align.batch import run_batch
+from darwin_align.batch.answers import Answerer
 from darwin_align.batch.index import Index
-from darwin_align.batch.job import paths_beside
+from darwin_align.batch.job import BatchReport, Stop, _Job, paths_beside
 from darwin_align.batch.output import Answers, Errors, replace_file
-from darwin_align.batch.prompt import as_json
+from darwin_align.batch.progress import Lines
+from darwin_align.batch.prompt import Fields, as_json
+from darwin_align.batch.source import source_of
 from darwin_align.core.errors import ConfigError, DarwinError
 from tests.batch.kit import by_key, read_lines, scripted
 
@@ -96,12 +103,15 @@ def test_the_lock_is_let_go_after_an_error(tmp_path: Path) -> None:
         ({"cycles": 2}, None, "config.cycles was 1 and is now 2"),
         ({}, 5, "seed was 0 and is now 5"),
         ({"scorer": lambda request, responses: [1.0] * len(responses)}, None, "scorer was .* and is now .*lambda"),
+        ({"search": {"grounded": True}}, None, "grounded was false and is now true"),
     ],
 )
 def test_other_settings_are_refused_in_words(whole: Path, changed: dict, seed: int | None, says: str) -> None:
     data = whole.read_bytes()
+    search = scripted(**{name: value for name, value in changed.items() if name != "search"})
+    search = search.model_copy(update=changed.get("search"))
     with pytest.raises(ConfigError, match=rf"begun under other settings: {says}.*Give the earlier settings to go on"):
-        run_batch(scripted(**changed), ASKED, whole, seed=seed)
+        run_batch(search, ASKED, whole, seed=seed)
     assert whole.read_bytes() == data
     assert run_batch(scripted(), ASKED, whole).code == 0
 
@@ -202,6 +212,48 @@ def test_errors_of_an_earlier_run_are_gone(tmp_path: Path) -> None:
     errors.close()
     Errors(tmp_path / "e.jsonl").close()
     assert not (tmp_path / "e.jsonl").exists()
+
+
+def in_threads(work: Callable[[int], object], count: int = 4) -> None:
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_errors_of_two_threads_are_all_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_now = Path.open
+
+    def slowly(path: Path, *how: Any, **more: Any) -> Any:
+        time.sleep(0.02)
+        return open_now(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", slowly)
+
+    def append(number: int) -> None:
+        time.sleep(number * 0.01)  # one opens while another writes
+        errors.append({"line": number})
+
+    errors = Errors(tmp_path / "e.jsonl")
+    in_threads(append)
+    errors.close()
+    assert sorted(line["line"] for line in read_lines(tmp_path / "e.jsonl")) == [0, 1, 2, 3]
+
+
+def test_bad_rows_of_two_threads_are_all_counted(tmp_path: Path) -> None:
+    class Slow(BatchReport):
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name == "bad":
+                time.sleep(0.01)
+            return value
+
+    job = _Job(Answerer(scripted()), source_of([], Fields()), tmp_path / "out.jsonl", Stop(), Lines(write=len))
+    job.report, job._errors = Slow(job.sink, job.report.errors), Errors(job.report.errors)
+    in_threads(lambda number: job._tell_bad({"line": number}))
+    job._errors.close()
+    assert job.report.bad == len(read_lines(job.report.errors)) == 4
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,6 +317,61 @@ def test_who_cannot_answer_a_batch_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_settings_tell_every_part_of_a_search() -> None:
+    told = settings_of(scripted().model_copy(update=dict.fromkeys(("decoder", "mutator", "selector"), print)), 0)
+    assert told.keys() >= DarwinSearch.model_fields.keys() - {"name"}
+    plain, grounded = (DarwinChatModel(search=scripted().model_copy(update={"grounded": g})) for g in (False, True))
+    assert settings_of(plain, 0) != settings_of(grounded, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"grounded": True}, "grounded=True is not enforced by ScriptedPolicy"),
+        ({"grounded": "where_possible", "grounded_in": ["x"]}, "grounded='where_possible' is not enforced"),
+        ({"grounded": "yes"}, "grounded"),
+        ({"grounded_in": ["x"]}, "so give grounded=True as well"),
+        ({"grounded": True, "grounded_in": "x"}, "grounded_in"),
+        ({"grounded": True, "grounded_in": [5]}, "grounded_in"),
+    ],
+)
+def test_a_row_that_cannot_be_grounded_is_bad(tmp_path: Path, row: Any, says: str) -> None:
+    report = run_batch(scripted(), [{"prompt": "x", **row}, "fine"], tmp_path / "out.jsonl")
+    assert (report.bad, report.new) == (1, 1)
+    assert says in read_lines(report.errors)[0]["reason"]
+
+
+def test_what_is_grounded_travels_with_the_row_and_false_goes_before_the_models_own(tmp_path: Path) -> None:
+    class Copies(ScriptedPolicy):
+        enforces_grounding = True
+
+        def generate(self, rows: Sequence[Row]) -> list[Continuation]:
+            asked.update((row.request.grounded, row.request.grounded_in) for row in rows)
+            return super().generate(rows)
+
+    asked = set[Any]()
+    search = scripted(policy=Copies()).model_copy(update={"grounded": True})
+    for row, wants in (
+        ({}, (True, ())),
+        ({"grounded": False}, (False, ())),
+        ({"grounded": "where_possible", "grounded_in": ["Ann"]}, ("where_possible", ("Ann",))),
+    ):
+        asked.clear()
+        assert run_batch(search, [{"prompt": "x", **row}], tmp_path / f"{wants[0]}.jsonl").code == 0
+        assert asked == {wants}
+
+
+def test_a_grounded_row_copies_its_values(tmp_path: Path) -> None:
+    parameters = {"type": "object", "properties": {"minutes": {"type": "integer"}}, "required": ["minutes"]}
+    tool = {"type": "function", "function": {"name": "set_timer", "description": "Set.", "parameters": parameters}}
+    row = {"prompt": "Set a timer for 10 minutes.", "tools": [tool], "tool_choice": "set_timer", "grounded": True}
+    rows = [row, {**row, "grounded_in": ["7"]}]
+    report = run_batch(DarwinChatModel(cycles=1, max_tokens=60), rows, tmp_path / "out.jsonl", concurrency=1)
+    assert report.code == 0, read_lines(report.errors)
+    calls = [line["tool_calls"][0]["function"]["arguments"] for line in read_lines(tmp_path / "out.jsonl")]
+    assert [json.loads(call) for call in calls] == [{"minutes": 10}, {"minutes": 7}]
+
+
 def test_settings_read_the_same_in_another_process_and_folder() -> None:
     told = settings_of(pocket_search(), 0)
     assert "darwin_align/pocket/policy" in told["policy"]

@@ -120,7 +120,9 @@ def test_the_key_without_an_id_holds_line_and_content() -> None:
     assert ends[0] == ends[1] == ends[3] != ends[2]
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"settings": {"cycles": 1}}, {"stop": ["x"]}, {"tools": [TOOL]}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"settings": {"cycles": 1}}, {"stop": ["x"]}, {"tools": [TOOL]}, {"grounded": False}]
+)
 def test_the_digest_is_of_all_that_is_asked(change: dict[str, Any]) -> None:
     plain, changed = (row.prompt.digest for row in prompts(["a", {"prompt": "a", **change}]) if row.prompt)
     assert plain != changed

@@ -1,27 +1,31 @@
 """AlpacaEval 2: answers in the official format, kept one by one, and a judge's verdicts on them."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from darwin_align.backends.scripted import ScriptedPolicy
+from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.errors import (
     ConfigError,
     ContextLengthError,
     EndpointConnectionError,
     EndpointRequestError,
     EndpointServerError,
+    RequestError,
 )
 from darwin_align.evaluation import runner
 from darwin_align.evaluation.alpaca_eval import Answers, answer
 from darwin_align.evaluation.alpaca_verdicts import Template, _by_text, compare, reference_outputs
 from darwin_align.evaluation.chat_judge import ChatJudge, filled
 from darwin_align.evaluation.official import instructions, is_official
+from darwin_align.search import DarwinSearch
 from tests.backends.endpoint.fixtures.wire import Asked, Wire, wire
 from tests.evaluation.kit import (
     Dies,
@@ -132,6 +136,18 @@ def test_what_does_not_fit_into_the_model_is_an_empty_answer_and_said(tmp_path: 
     assert answers.notes == ("6 of 6 prompts got an empty answer, e.g. because the prompt has 5000 tokens",)
 
 
+def test_what_keeps_every_conversation_from_an_answer_ends_the_run(tmp_path: Path) -> None:
+    def refuses(text: str) -> float:
+        raise RequestError("the chat template refuses every conversation")
+
+    toy = subject()
+    search = DarwinSearch(policy=ScriptedPolicy(), scorer=ScriptedScorer(reward=refuses), config=toy.search.config)
+    prompts = instructions(write_instructions(tmp_path / "prompts.json"))
+    with pytest.raises(RequestError, match="the chat template refuses every conversation"):
+        answer(replace(toy, search=search), prompts, tmp_path / "out", progress=False)
+    assert len(lines(tmp_path / "out" / "answers.jsonl")) == 1, "no empty answer is kept"
+
+
 class Stumbles(ScriptedPolicy):
     """Fails once."""
 
@@ -209,6 +225,17 @@ def test_progress_is_drawn_on_a_terminal(
 def compared(tmp_path: Path, url: str, answers: Answers, *, reference: str = "first", **options: Any) -> Any:
     judge = ChatJudge(url, "judge")
     return compare(answers, reference_outputs(reference, answers), judge, tmp_path / "out", progress=False, **options)
+
+
+@pytest.mark.parametrize(("module", "name"), [("numpy", "numpy"), ("scipy", "scipy"), ("sklearn", "scikit-learn")])
+def test_what_the_figures_take_is_missed_before_the_judge_is_asked(
+    tmp_path: Path, judge_server: Wire, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    answers = run(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"win rates need {name}.*pip install 'darwin-align\[eval\]'"):
+        compared(tmp_path, judge_server.url, answers)
+    assert judge_server.asked == []
 
 
 @pytest.mark.parametrize("mode", ["logprobs", "text"])

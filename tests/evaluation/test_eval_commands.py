@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,12 +282,33 @@ def test_a_program_that_is_not_there_is_said(run: Run, tmp_path: Path) -> None:
         assert says in done.stderr
 
 
-def test_importing_the_program_loads_no_model_code() -> None:
-    script = (
-        "import sys, darwin_align.cli; print([n for n in ('torch', 'httpx', 'langchain_core') if n in sys.modules])"
-    )
+@pytest.mark.parametrize("does", ["", "c._parser()"], ids=["import", "options"])
+def test_the_program_loads_no_model_code_before_its_options_are_known(does: str) -> None:
+    heavy = ("torch", "transformers", "httpx", "langchain_core", "darwin_align.backends.endpoint")
+    script = f"import sys, darwin_align.cli as c; {does}\nprint([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("which", ["alpaca_eval", "mt_bench"])
+def test_what_the_figures_take_is_missed_before_anything_is_answered(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    write = write_instructions if which == "alpaca_eval" else write_questions
+    options = ["--prompts", write(tmp_path / "prompts"), "--out", tmp_path / "out"]
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    done = run(which, *options, "--judge-url", "http://127.0.0.1:9", "--judge-model", "m")
+    check_refused(done, "pip install 'darwin-align[eval]'", tmp_path)
+
+
+def test_every_file_that_is_no_code_is_in_the_wheel() -> None:
+    root = Path(commands.__file__).parents[1]
+    data = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packed = {path for pattern in data["package-data"]["darwin_align"] for path in root.glob(pattern)}
+    folders = [root / "evaluation", root / "trace"]
+    lying = {path for folder in folders for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert PAGE in lying
+    assert lying <= packed
 
 
 # -- the page with the paper's table

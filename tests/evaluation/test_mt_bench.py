@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,6 +179,17 @@ def graded(tmp_path: Path, url: str, conversations: Any, **options: Any) -> Grad
 
 def judgments(tmp_path: Path) -> list[dict[str, Any]]:
     return lines(tmp_path / "out" / "fastchat" / "data" / "mt_bench" / "model_judgment" / "org_judge_single.jsonl")
+
+
+@pytest.mark.parametrize("module", ["numpy", "scipy"])
+def test_what_the_figures_take_is_missed_before_the_judge_is_asked(
+    tmp_path: Path, judge_server: Wire, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    conversations = run(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"intervals need {module}.*pip install 'darwin-align\[eval\]'"):
+        graded(tmp_path, judge_server.url, conversations)
+    assert judge_server.asked == []
 
 
 def test_grades_are_the_judges_and_their_means_are_right(tmp_path: Path, judge_server: Wire) -> None:

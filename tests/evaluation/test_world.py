@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,67 @@ def test_contenders_are_known_by_what_decides_their_answers() -> None:
     assert (first.label, second.label) == ("a", "b")
     assert (first.config.cycles, first.sampling.temperature) == (2, 1)
     assert Contender.of("darwin guard=off").search().guard is None
+
+
+@pytest.mark.parametrize("module", ["numpy", "scipy"])
+def test_what_the_figures_take_is_missed_before_any_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    monkeypatch.setattr(Contender, "search", lambda self: pytest.fail(f"{self.label} was searched"))
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["eval", "world", "sample", "--n", "2", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert f"need {module}" in error
+    assert "pip install 'darwin-align[eval]'" in error
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match=f"need {module}"):
+        summary(contenders("sample"), [], split="dev")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["sample", "--n", "0"], "argument --n: 0 is none: give 1 or more"),
+        (["sample", "--n", "1000000"], "n=1000000 is too many: the world gives at most 10000 instructions"),
+        (["sample", "--concurrency", "0"], "argument --concurrency: 0 is none: give 1 or more"),
+        (["sample", "--against", "nobody"], "nobody is called 'nobody'"),
+        (["sample", "sample"], "two contenders are called 'sample'"),
+        (["a: sample", "a: best_of_n"], "two contenders are called 'a': leave one out, or give each a label"),
+        (["sample", "--temperatures", "1", "1.0"], "two contenders are called 'sample temperature=1'"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_measured_is_refused_before_any_search(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    told: str,
+) -> None:
+    monkeypatch.setattr(Contender, "search", lambda self: pytest.fail(f"{self.label} was searched"))
+    try:
+        code = main(["eval", "world", *options, "--out", str(tmp_path / "out")])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"n": 0}, "n=0 is none"),
+        ({"n": 10_001}, "n=10001 is too many"),
+        ({"concurrency": 0}, "concurrency=0 is impossible"),
+    ],
+)
+def test_impossible_numbers_are_refused_in_python_too(tmp_path: Path, given: dict[str, int], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        measure(contenders("sample"), tmp_path / "out", progress=False, **given)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="nobody takes part"):
+        measure([], tmp_path / "out", progress=False)
 
 
 RECORDS = [

@@ -1,11 +1,13 @@
 """What is refused, how, and by which name; on the application itself, without a process."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from langchain_core.messages import AIMessage
 from pydantic import SecretStr, ValidationError
 
 from darwin_align import DarwinChatModel, SearchConfig
@@ -17,9 +19,13 @@ from darwin_align.core.errors import (
     EndpointRateLimitError,
     EndpointTimeoutError,
 )
+from darwin_align.core.types import COLDEST
 from darwin_align.integrations.openai_server.app import create_app
+from darwin_align.integrations.openai_server.conversation import to_openai
 from darwin_align.integrations.openai_server.settings import SearchLimits, ServerSettings
-from darwin_align.integrations.openai_server.wire import DarwinSettings
+from darwin_align.integrations.openai_server.wire import ChatRequest, DarwinSettings
+from darwin_align.langchain.tools import _invalid
+from darwin_align.operators.tool_syntax import InvalidCall
 
 from .conftest import KEY
 
@@ -113,6 +119,9 @@ async def test_what_asks_for_nothing_is_let_through(parameter):
         ({"darwin": {"budget": {"seconds": 1000}}}, "darwin.budget.seconds"),
         ({"darwin": {"survivors": 5}}, None),
         ({"darwin": {"streaming_mode": "committed"}}, "darwin.streaming_mode"),
+        ({"darwin": {"grounded": "yes"}}, "darwin.grounded"),
+        ({"darwin": {"grounded": True, "grounded_in": "x"}}, "darwin.grounded_in"),
+        ({"darwin": {"grounded_in": ["x"]}}, None),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0"),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages.0.content.0.type"),
@@ -126,6 +135,55 @@ async def test_what_asks_for_nothing_is_let_through(parameter):
 async def test_what_cannot_be_is_refused(parameter, named):
     error = await refused({"model": "toy", "messages": HI, **parameter})
     assert (error["param"], error["type"]) == (named, "invalid_request_error")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("grounded", [True, "where_possible"])
+async def test_a_policy_that_grounds_nothing_is_told_of(grounded, stream):
+    asked = {"model": "toy", "messages": HI, "stream": stream, "darwin": {"grounded": grounded, "grounded_in": ["x"]}}
+    error = await refused(asked)
+    assert f"grounded={grounded!r} is not enforced by ScriptedPolicy" in error["message"]
+
+
+async def test_what_is_grounded_reaches_the_policy_and_false_goes_before_the_models_own():
+    class Copies(ScriptedPolicy):
+        enforces_grounding = True
+
+        def generate(self, rows):
+            asked.update((row.request.grounded, row.request.grounded_in) for row in rows)
+            return super().generate(rows)
+
+    asked = set()
+    async with asking(scripted(Copies(), grounded=True)) as client:
+        for darwin, wants in (
+            ({}, (True, ())),
+            ({"grounded": False}, (False, ())),
+            ({"grounded_in": ["Ann"]}, (True, ("Ann",))),
+            ({"grounded": "where_possible", "grounded_in": []}, ("where_possible", ())),
+        ):
+            asked.clear()
+            reply = await client.post(CHAT, json={"model": "toy", "messages": HI, "darwin": darwin})
+            assert (reply.status_code, asked) == (200, {wants})
+
+
+def test_the_coldest_temperature_is_the_librarys():
+    asked = {"model": "toy", "messages": HI}
+    assert ChatRequest.model_validate({**asked, "temperature": COLDEST}).temperature == COLDEST
+    with pytest.raises(ValidationError, match=f"from {COLDEST} to 2"):
+        ChatRequest.model_validate({**asked, "temperature": COLDEST * 0.99})
+
+
+@pytest.mark.parametrize("written", ['{"room": "hall"}', '{"room": "ha', "hall", "[1]", ""])
+def test_arguments_of_a_call_that_cannot_be_made_are_no_object(written):
+    kept = _invalid(InvalidCall(written, "there is no tool 'lamp'", "lamp"), "Kfq3fSQCW")
+    [call] = to_openai(AIMessage("", invalid_tool_calls=[kept])).tool_calls
+    told = call.function.arguments
+    try:
+        read = json.loads(told)
+    except ValueError:
+        read = None
+    assert not isinstance(read, dict)
+    assert told in (written, f"there is no tool 'lamp': {written}")
 
 
 @pytest.mark.parametrize("arguments", ["{", "[]", '{"a": NaN}', r'{"a": "\ud800"}'])
@@ -147,10 +205,9 @@ async def test_an_unknown_model_is_not_found():
 
 
 def test_every_setting_of_a_search_may_be_given():
-    assert {*DarwinSettings.model_fields} == {*SearchConfig.model_fields, "streaming_mode"} - {
-        "seed",
-        "max_new_tokens",
-    }
+    assert {*DarwinSettings.model_fields} == (
+        {*SearchConfig.model_fields, "streaming_mode", "grounded", "grounded_in"} - {"seed", "max_new_tokens"}
+    )
 
 
 # -- bodies and keys

@@ -103,6 +103,58 @@ def test_a_file_that_a_kill_left_unfinished_is_made_anew(tmp_path: Path) -> None
     assert {line["id"]: line for line in read_answers(out)} == local(tmp_path, ASKED)
 
 
+def unreadable(monkeypatch: pytest.MonkeyPatch, path: Path, error: OSError) -> None:
+    read = pq.ParquetFile
+
+    def opened(asked: Path) -> Any:
+        if asked.name == path.name:
+            raise error
+        return read(asked)
+
+    monkeypatch.setattr(pq, "ParquetFile", opened)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "Permission denied")])
+def test_a_file_that_the_system_cannot_read_is_told_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    out = tmp_path / "out"
+    answer_on_ray(scripted, ASKED[:4], out, seed=3, rows_per_part=1)
+    files = {path.name: path.read_bytes() for path in (out / "answers").iterdir()}
+    with monkeypatch.context() as patched:
+        unreadable(patched, out / "answers" / sorted(files)[1], error)
+        with pytest.raises(type(error), match=error.strerror):
+            answer_on_ray(scripted, ASKED[:4], out, seed=3)
+        with pytest.raises(type(error), match=error.strerror):
+            list(read_answers(out))
+    assert {path.name: path.read_bytes() for path in (out / "answers").iterdir()} == files
+    assert answer_on_ray(scripted, ASKED[:4], out, seed=3).new == 0
+
+
+def test_what_arrow_cannot_make_sense_of_is_torn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "out"
+    answer_on_ray(scripted, ASKED[:4], out, seed=3, rows_per_part=1)
+    torn = sorted((out / "answers").iterdir())[0]
+    data = torn.read_bytes()
+    torn.write_bytes(data[:-300] + bytes(280) + data[-20:])  # a footer's middle: an OSError without a number
+    assert len(list(read_answers(out))) == 3
+    assert f"{torn.name} is not whole" in caplog.text
+    assert answer_on_ray(scripted, ASKED[:4], out, seed=3).new == 1
+
+
+def test_the_command_tells_of_an_unreadable_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    answer_on_ray(scripted, ASKED[:1], out)
+    unreadable(monkeypatch, next((out / "answers").iterdir()), OSError(5, "Input/output error"))
+    monkeypatch.setattr(job.ray, "init", lambda **how: None)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n')
+    make = "integrations.ray.tests.kit:scripted"
+    assert main([str(tmp_path / "in.jsonl"), "--out", str(out), "--make", make]) == 1
+    assert "Input/output error" in capsys.readouterr().err
+
+
 def test_work_done_twice_is_read_once(tmp_path: Path) -> None:
     answer_on_ray(scripted, ASKED[:4], tmp_path / "out")
     folder = tmp_path / "out" / "answers"
@@ -115,6 +167,8 @@ def test_other_settings_and_inputs_are_refused(tmp_path: Path) -> None:
     answer_on_ray(scripted, ASKED[:4], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"config.cycles was 1 and is now 2"):
         answer_on_ray(two_cycles, ASKED[:4], tmp_path / "out")
+    with pytest.raises(ConfigError, match="grounded was false and is now true"):
+        answer_on_ray(lambda: scripted().model_copy(update={"grounded": True}), ASKED[:4], tmp_path / "out")
     with pytest.raises(ConfigError, match="seed was 0 and is now 4"):
         answer_on_ray(scripted, ASKED[:4], tmp_path / "out", seed=4)
     with pytest.raises(ConfigError, match="holds 3 answers to prompts that the input does not have"):

@@ -48,6 +48,7 @@ def launched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]
     settings = {"POLICY": "some/policy", "REWARD": "some/reward", "PORT": str(port), "REWARD_PORT": str(reward)}
     settings |= {"VLLM": str(stub), "ROUTER": str(Path(sys.executable).with_name("vllm-router")), "WAIT": "60"}
     settings |= {"POLICY_OPTIONS": "--seed 5", "DO_NOT_TRACK": "1"}
+    settings |= {"HOST": "x86_64-conda-linux-gnu"}  # conda's compilers export it
     log = (tmp_path / "log").open("w")
     process = subprocess.Popen(  # noqa: S603
         [str(LAUNCH)], env={**os.environ, **settings}, stdout=log, stderr=log, text=True, start_new_session=True
@@ -80,6 +81,7 @@ def test_two_replicas_share_the_router_and_all_end_together(launched: Any) -> No
     told = httpx.get(f"http://127.0.0.1:{reward}/v1/models", trust_env=False).json()["options"]
     assert told[:2] == ["serve", "some/reward"]
     assert ("--runner", "pooling") in pairwise(told)
+    assert ("--host", "127.0.0.1") in pairwise(told)
     told = httpx.get(f"http://127.0.0.1:{reward + 1}/v1/models", trust_env=False).json()["options"]
     assert told[:2] == ["serve", "some/policy"]
     assert ("--seed", "5") in pairwise(told)
