@@ -9,7 +9,7 @@ ALPACA_READY := .venv-alpaca/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-faults docs-check pair clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-faults docs-check notebooks pair clean
 
 demo: $(READY)
 	$(BIN)/darwin-align demo
@@ -46,7 +46,11 @@ bench-faults: $(READY)
 
 docs-check: $(READY)
 	$(BIN)/python -m pytest --doctest-modules darwin_align integrations/langgraph/progress.py
-	$(BIN)/python -m pytest tests/test_readme.py
+	$(BIN)/python -m pytest tests/test_readme.py tests/test_notebooks.py
+
+# Runs the notebooks and keeps what they print: look at the diff before you commit it.
+notebooks: $(READY)
+	$(BIN)/python -m notebooks.execute
 
 pair: $(READY)
 	$(BIN)/python -m training

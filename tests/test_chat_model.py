@@ -347,3 +347,17 @@ def test_config_and_sampling_may_be_plain_dicts() -> None:
         DarwinChatModel(config={"cycles": 1}, cycles=2)
     with pytest.raises(ConfigError, match="did you mean 'cycles'"):
         DarwinChatModel(config={"cycle": 1})
+
+
+def test_operators_may_be_named_where_a_model_is_made() -> None:
+    model = DarwinChatModel(selector="none", mutator="identity")
+    assert (model.search.config.selector, model.search.config.mutator) == ("none", "identity")
+    assert (model.search.selector, model.search.mutator) == (None, None)
+    with pytest.raises(ConfigError, match="nobody"):
+        DarwinChatModel(selector="nobody")
+
+
+def test_a_result_is_shown_in_a_line() -> None:
+    shown = repr(search_of().invoke(ASKED, seed=1))
+    assert shown.startswith("SearchResult(text='")
+    assert len(shown) < 250

@@ -58,6 +58,11 @@ class SearchResult(Noun):
         """The instruction under which the answer was decoded."""
         return self.best.instruction
 
+    def __repr__(self) -> str:
+        """Short: the events alone would fill pages."""
+        about = f"reward={self.reward}, cycles={self.cycles}, stop_reason={self.stop_reason!r}"
+        return f"{type(self).__name__}(text={self.text!r:.80}, {about})"
+
     @property
     def trace(self) -> Trace:
         """The search, to look at: its lineage, its costs, plots and a page."""

@@ -30,9 +30,10 @@ def joined(parts: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a setting is impossible, or given twice.
     """
-    rest = {name: value for name, value in parts.items() if name not in SETTINGS}
+    single = {name for name, value in parts.items() if name in SETTINGS or (name in _PARTS and isinstance(value, str))}
+    rest = {name: value for name, value in parts.items() if name not in single}
     named: dict[str, Any] = {}
-    for name in sorted(parts.keys() & SETTINGS):
+    for name in sorted(single):
         if parts[name] is None:
             continue
         if (own := ALIASES.get(name, name)) in named:
