@@ -10,8 +10,8 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from benchmarks.servers.launch import Server, llama_server
-from darwin_align import DarwinChatModel
 from tests.standard.endpoint_kit import endpoint_params
+from tests.standard.suite import IntegrationSuite, Suite
 
 pytestmark = pytest.mark.slow
 
@@ -28,38 +28,22 @@ def alone(embedded_gguf: Path) -> Iterator[Server]:
         yield server
 
 
-class TestEndpointIntegration(ChatModelIntegrationTests):
+class TestEndpointIntegration(IntegrationSuite, ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
     def _served(self, alone: Server) -> None:
         self.url = alone.url
 
     @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return DarwinChatModel
-
-    @property
     def chat_model_params(self) -> dict[str, Any]:
         return {**endpoint_params(self.url), "max_tokens": 96}
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False  # a search has its models, and no call can name another
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
 
     @pytest.mark.xfail(reason=CHINESE, strict=True)
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
 
 
-class TestEndpointUnit(ChatModelUnitTests):
+class TestEndpointUnit(Suite, ChatModelUnitTests):
     """Nobody listens there: a model is made, described and bound without asking its server."""
-
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return DarwinChatModel
 
     @property
     def chat_model_params(self) -> dict[str, Any]:

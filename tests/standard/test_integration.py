@@ -6,8 +6,8 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-from darwin_align import DarwinChatModel
 from tests.standard.kit import pocket_params
+from tests.standard.suite import IntegrationSuite
 
 CHINESE = (
     "the call is made, of the right tool, but with another word of the request: the embedded policy's training never "
@@ -16,22 +16,10 @@ CHINESE = (
 )
 
 
-class TestIntegration(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return DarwinChatModel
-
+class TestIntegration(IntegrationSuite, ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return pocket_params()
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False  # a search has its models, and no call can name another
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
 
     @pytest.mark.xfail(reason=CHINESE, strict=True)
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:

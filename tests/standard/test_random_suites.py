@@ -7,8 +7,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from darwin_align import DarwinChatModel
 from tests.standard.random_kit import random_params
+from tests.standard.suite import IntegrationSuite, Suite
 
 pytestmark = pytest.mark.slow
 
@@ -18,33 +18,17 @@ VALUE = (
 )
 
 
-class TestRandomIntegration(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return DarwinChatModel
-
+class TestRandomIntegration(IntegrationSuite, ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {**random_params(), "max_tokens": 256}
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False  # a search has its models, and no call can name another
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
 
     @pytest.mark.xfail(reason=VALUE, strict=True)
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
 
 
-class TestRandomUnit(ChatModelUnitTests):
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return DarwinChatModel
-
+class TestRandomUnit(Suite, ChatModelUnitTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {name: value for name, value in random_params().items() if name != "temperature"}

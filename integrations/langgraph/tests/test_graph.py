@@ -206,4 +206,7 @@ async def test_a_chain_tells_its_progress_within_a_function(within: bool) -> Non
 
 
 def test_other_events_are_left_alone() -> None:
-    ProgressToStream().on_custom_event("mine", {})
+    """There is no stream to write to here: our own event would raise."""
+    assert ProgressToStream().on_custom_event("mine", {}) is None
+    with pytest.raises(RuntimeError):
+        ProgressToStream().on_custom_event(PROGRESS, {})
