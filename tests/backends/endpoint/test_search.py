@@ -223,3 +223,12 @@ def test_what_cannot_be_used_is_langchains_error_too(pocket, llama: Server):
     policy = EndpointPolicy(llama.url, tokenizer=policy_path(), limits=QUICK)
     with pytest.raises(ContextOverflowError, match="no room for an answer in the model's context of 1024 tokens"):
         DarwinChatModel(policy=policy, **scorerless).invoke("Explain every step in order. " * 300)
+
+
+def test_tokens_are_counted_here_where_the_tokenizer_is_known(pocket, llama: Server):
+    counted = DarwinChatModel(search=remote(pocket, llama.url, "ids")).get_token_ids("Brew it for two minutes.")
+    assert counted == DarwinChatModel(search=pocket).get_token_ids("Brew it for two minutes.")
+    assert len(counted) > 3
+    unknown = over(pocket, EndpointPolicy(llama.url, continuation="prefill", limits=QUICK))
+    with pytest.raises(ConfigError, match=r"EndpointPolicy has no tokenizer here .*tokenizer=…"):
+        DarwinChatModel(search=unknown).get_num_tokens("Hello")
