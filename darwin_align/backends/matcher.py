@@ -1,6 +1,7 @@
-"""A row's place in its grammar, for whoever has its token ids but not the model: which token may come next.
+"""A row's way through its grammar: which token may come next. Without torch.
 
-What a local row's :class:`~darwin_align.backends.local.constraints.RowGuide` tells the sampler, without torch.
+:class:`Place` is for whoever has the row's token ids but not the model; a local row's
+:class:`~darwin_align.backends.local.constraints.RowGuide` tells the sampler the same.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from collections.abc import Sequence
 from darwin_align.backends.grammars import Compiled
 from darwin_align.core.errors import RequestError
 
-__all__ = ["Place", "members"]
+__all__ = ["Place", "Walk", "members"]
 
 
-class Place:
-    """A row's place in its grammar.
+class Walk:
+    """Where a row stands in its grammar; the place follows from the ids that it has written.
 
     Args:
         grammar: the compiled grammar.
         ids: what the row has written so far.
-        lenient: where there is no way to go on, take whatever comes.
+        lenient: where there is no way to go on, let the row write what it likes.
 
     Raises:
         RequestError: the grammar does not allow what was written.
@@ -28,13 +29,49 @@ class Place:
     def __init__(self, grammar: Compiled, ids: Sequence[int], *, lenient: bool = False) -> None:
         self._grammar, self._ids, self._lenient = grammar, list(ids), lenient
         self._matcher = grammar.matcher()
-        self._mask: bytes | None = None
-        self._known = self._free = False
         if not self._matcher.consume_tokens(self._ids) and not self._begin_anew():
             raise RequestError(
-                f"a row's state of {len(ids)} tokens does not keep the request's response_format or tool_choice: it "
-                "was written without them. Continue only states that were written under the same request"
+                f"a row's state of {len(ids)} tokens does not keep the request's response_format, tool_choice or "
+                "grounded values: it was written without them. Continue only states that were written under the same "
+                "request"
             )
+
+    def push(self, token: int) -> None:
+        """Take a token that the row wrote; not one that ends it."""
+        self._ids.append(token)
+        self._matcher.consume_token(token)
+
+    @property
+    def _going(self) -> bool:
+        # A matcher that knows no way on allows the end of the turn, whether the answer is complete or not.
+        matcher = self._matcher
+        return not matcher.is_error() and (not matcher.is_stopped() or matcher.is_accepting())
+
+    @property
+    def _stuck(self) -> str:
+        """Why the row cannot go on."""
+        reason = self._matcher.get_error().partition("\n")[0] or "no token of the model can go on"
+        return (
+            f"the answer cannot be made to keep the request's response_format, tool_choice or grounded values: {reason}"
+        )
+
+    def _begin_anew(self) -> bool:
+        """Whether the grammar, compiled afresh, allows what was written.
+
+        Matchers of one grammar share what they know of it, which may grow to llguidance's bounds: then one fails for
+        what others wrote before.
+        """
+        self._matcher = self._grammar.fresh()
+        return bool(self._matcher.consume_tokens(self._ids))
+
+
+class Place(Walk):
+    """A row's place, for whoever asks token by token. Where a lenient one knows no way on, it takes whatever comes."""
+
+    def __init__(self, grammar: Compiled, ids: Sequence[int], *, lenient: bool = False) -> None:
+        super().__init__(grammar, ids, lenient=lenient)
+        self._mask: bytes | None = None
+        self._known = self._free = False
 
     @property
     def size(self) -> int:
@@ -86,8 +123,7 @@ class Place:
     def push(self, token: int) -> None:
         """Take a token that may come; not one that ends the answer."""
         if not self._free:
-            self._ids.append(token)
-            self._matcher.consume_token(token)
+            super().push(token)
             self._known = False
 
     def let_go(self) -> None:
@@ -103,20 +139,11 @@ class Place:
         if self._lenient:
             self._free = True
             return None
-        reason = self._matcher.get_error().partition("\n")[0] or "no token of the model can go on"
-        raise RequestError(f"the answer cannot be made to keep the request's response_format or tool_choice: {reason}")
+        raise RequestError(self._stuck)
 
     def _computed(self) -> bytes | None:
-        matcher = self._matcher
-        mask: bytes = matcher.compute_bitmask()
-        # A matcher that knows no way on allows the end of the turn, whether the answer is complete or not.
-        going = not matcher.is_error() and (not matcher.is_stopped() or matcher.is_accepting())
-        return mask if going and any(mask) else None
-
-    def _begin_anew(self) -> bool:
-        """Whether the grammar, compiled afresh, allows what was written: see ``RowGuide``."""
-        self._matcher = self._grammar.fresh()
-        return bool(self._matcher.consume_tokens(self._ids))
+        mask: bytes = self._matcher.compute_bitmask()
+        return mask if self._going and any(mask) else None
 
 
 def members(mask: bytes) -> list[int]:

@@ -55,8 +55,9 @@ are refused; so is a second process on the same output.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from darwin_align.lazy import door
 
 if TYPE_CHECKING:
     from darwin_align.batch.answers import Answer, Answerer, fingerprint, settings_of
@@ -110,12 +111,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # the command line must not wait for LangChain before it knows its options
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+# The command line must not wait for LangChain before it knows its options.
+__getattr__ = door(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
 
 
 def __dir__() -> list[str]:
