@@ -344,7 +344,7 @@ class Endpoint:
             raise self._for_good(call, fault) from fault.__cause__
         if fault.kind in ("refused", "connect_timeout") and never and call.attempts >= _FIRST_CONTACT:
             raise self._for_good(call, fault) from fault.__cause__
-        if call.attempts < self.limits.attempts and fault.retry_after > call.left(live.loop.time()):
+        if call.attempts < self.limits.attempts and fault.retry_after > max(call.left(live.loop.time()), 0.0):
             fault.about += (
                 f" (asked to come back in {fault.retry_after:.0f} s, which is behind the deadline of "
                 f"{self.limits.deadline:g} s for one call)"

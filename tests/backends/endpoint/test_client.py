@@ -13,16 +13,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from benchmarks.servers.launch import Server, free_port
 from benchmarks.servers.proxy import FaultProxy
+from darwin_align.backends.endpoint import client
 from darwin_align.backends.endpoint.client import _KEYS, Endpoint, Limits, Reply, gathered
+from darwin_align.backends.endpoint.faults import Fault, fault_of_answer
 from darwin_align.core.errors import (
     ConfigError,
     ContextLengthError,
@@ -333,6 +336,17 @@ def test_the_deadline_holds_for_all_attempts_together() -> None:
         assert 0.5 <= monotonic() - start < 10
         assert len(served.asked) > 2
         assert at_rest(endpoint)
+
+
+def test_a_failure_that_comes_with_the_deadline_is_told_as_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(response: httpx.Response) -> Fault | None:
+        sleep(0.5)  # the loop is busy with other work while the deadline passes
+        return fault_of_answer(response)
+
+    monkeypatch.setattr(client, "fault_of_answer", slow)
+    late = pytest.raises(EndpointTimeoutError, match=r"deadline of 0\.4 s \(\d+ attempts, the last .*Unavailable")
+    with wire(scripted(AWAY)) as served, late:
+        post(Endpoint(served.url, limits=Limits(deadline=0.4, backoff=0)))
 
 
 def test_the_deadline_ends_an_attempt_too() -> None:
