@@ -9,7 +9,7 @@ ALPACA_READY := .venv-alpaca/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-faults docs-check notebooks pair clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-quality bench-overoptimisation bench-faults docs-check notebooks pair clean
 
 demo: $(READY)
 	$(BIN)/darwin-align demo
@@ -35,10 +35,17 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.held_out
-	$(BIN)/python -m benchmarks.family
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.tools
 	$(BIN)/python -m benchmarks.committed
+
+# The README's table of the family: gold, cost and paired differences over three seeds.
+bench-quality: $(READY)
+	$(BIN)/python -m benchmarks.quality
+
+# Gold against proxy for three reward models, and one setting of the search at a time: hours.
+bench-overoptimisation: $(READY)
+	$(BIN)/python -m benchmarks.overoptimisation
 
 # Searches over the wire behind a proxy that spoils a fifth of all requests, and behind a slow network.
 bench-faults: $(READY)

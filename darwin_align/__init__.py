@@ -11,7 +11,17 @@ from darwin_align.lazy import door
 
 if TYPE_CHECKING:
     from darwin_align.chat_model import DarwinChatModel
-    from darwin_align.core import Budget, Population, Request, Response, Sampling, SearchConfig, SearchResult
+    from darwin_align.core import (
+        Budget,
+        Clause,
+        Population,
+        Request,
+        Response,
+        Sampling,
+        SearchConfig,
+        SearchResult,
+        learn_clauses,
+    )
     from darwin_align.core.errors import DarwinError
     from darwin_align.operators import Decoder, Mutator, Scorer, Selector
     from darwin_align.search import DarwinSearch
@@ -20,6 +30,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Budget": "darwin_align.core",
+    "Clause": "darwin_align.core",
     "DarwinChatModel": "darwin_align.chat_model",
     "DarwinError": "darwin_align.core.errors",
     "DarwinSearch": "darwin_align.search",
@@ -33,10 +44,12 @@ _HOMES = {
     "SearchConfig": "darwin_align.core",
     "SearchResult": "darwin_align.core",
     "Selector": "darwin_align.operators",
+    "learn_clauses": "darwin_align.core",
 }
 
 __all__ = [
     "Budget",
+    "Clause",
     "DarwinChatModel",
     "DarwinError",
     "DarwinSearch",
@@ -50,6 +63,7 @@ __all__ = [
     "SearchConfig",
     "SearchResult",
     "Selector",
+    "learn_clauses",
 ]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.batch import command as batch
-from darwin_align.core import PRESETS, Message, Request, SearchConfig, SearchResult
+from darwin_align.core import PRESETS, Message, Request, SearchConfig, SearchResult, read_clauses
 from darwin_align.core.errors import ConfigError, DarwinError, RequestError
 from darwin_align.evaluation.commands import add_eval
 
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--preset", default="darwin", help=f"one of {', '.join(PRESETS)} (default: darwin)")
+    shared.add_argument("--clauses", metavar="FILE", help="what --preset learned_clauses adds, kept by write_clauses")
     shared.add_argument("--seed", type=int, help="same seed, same answer (demo, batch: 0; chat: drawn anew)")
     shared.add_argument("--policy", metavar="MODEL", help="folder or hub id of a causal language model")
     shared.add_argument("--reward", metavar="MODEL", help="folder or hub id of a one-logit reward model")
@@ -109,7 +110,8 @@ def _add_check(commands: Any) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> DarwinSearch:
-    config = SearchConfig.preset(arguments.preset)
+    learned = {"clauses": read_clauses(arguments.clauses)} if arguments.clauses else {}
+    config = SearchConfig.preset(arguments.preset, **learned)
     if (arguments.policy is None) != (arguments.reward is None):
         raise ConfigError("--policy and --reward go together: give both, or neither for the embedded pair")
     if arguments.policy is None:

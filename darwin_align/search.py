@@ -37,6 +37,7 @@ from darwin_align.core import (
     Usage,
     darwin,
 )
+from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import Grounded, OperatorName
@@ -48,7 +49,7 @@ from darwin_align.operators.base import Check, Decoder, Mutator, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector, parts_of
 from darwin_align.operators.messages import from_langchain
-from darwin_align.operators.mutators import IdentityMutator, PolicyMutator
+from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
 from darwin_align.operators.policy import check_ranks
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt
@@ -101,6 +102,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
     """Owns its own settings: ``config.survivors`` then has no say, and giving both is an error."""
     config: SearchConfig = SearchConfig()
     sampling: Sampling = Sampling()
+    clauses: tuple[Clause, ...] = ()
+    """What ``mutator="clauses"`` adds where the settings name none, so that a call may choose ``learned_clauses``."""
     grounded: Grounded = False
     """Whether the values of tool calls and structured answers are copied from the conversation."""
     mutation_prompt: MutationPrompt = MANY
@@ -127,6 +130,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             raise ConfigError("config.mutator would be ignored beside an explicit mutator: leave one of them out")
         self._decoder = as_decoder(self.policy if self.decoder is None else self.decoder)
         self._scorer = as_scorer(self.scorer)
+        self.config = self._settled(self.config)
         self._mutator(self.config)  # a wrong operator shows here, not in the middle of a search
         self._selector(self.config)
         return self
@@ -269,7 +273,13 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         if self.mutator is not None and "mutator" in changes:
             raise ConfigError("mutator=… in a call would be ignored beside the search's explicit mutator")
         config = self.config.replace(**changes) if changes else self.config
-        return request, config
+        return request, self._settled(config)
+
+    def _settled(self, config: SearchConfig) -> SearchConfig:
+        """The settings with the search's own clauses, where they are asked for and not named."""
+        if config.mutator == "clauses" and not config.clauses and self.clauses:
+            return config.replace(clauses=self.clauses)
+        return config
 
     def operators(self, config: SearchConfig) -> dict[OperatorName, Runnable[Any, Any]]:
         """Return the four operators under these settings."""
@@ -285,6 +295,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             mutator = as_mutator(self.mutator)
         elif config.mutator == "identity":
             return IdentityMutator()
+        elif config.mutator == "clauses":
+            mutator = _clause_mutator(config)
         elif self.policy is None:
             raise ConfigError("with a decoder but no policy nobody rewords instructions: give mutator=… or policy=…")
         else:
@@ -471,6 +483,15 @@ def _readable(config: SearchConfig, room: int | None) -> SearchConfig:
             "the reward model's context has no room for an answer to this conversation: shorten it"
         )
     return config.replace(max_new_tokens=room)
+
+
+def _clause_mutator(config: SearchConfig) -> ClauseMutator:
+    if not config.clauses:
+        raise ConfigError(
+            "mutator='clauses' adds clauses, and there are none: give clauses=learn_clauses(results), with the results "
+            "of earlier searches, or write some: clauses=(Clause(text='Be thorough.'),)"
+        )
+    return ClauseMutator(clauses=config.clauses)
 
 
 def _guarded(mutator: Runnable[Any, Any], checks: Sequence[Check]) -> Runnable[Any, Any]:

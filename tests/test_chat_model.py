@@ -26,7 +26,7 @@ from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError, RequestError, RewardError
 from darwin_align.operators import NoSelection, TopKReplacement
-from tests.core.kit import ASKED, Babbler, Letters, reword, search_of
+from tests.core.kit import ASKED, Babbler, Letters, preset_of, reword, search_of
 
 SMALL: dict[str, Any] = {"max_new_tokens": 20, "replacement_period": 6, "cycles": 2}
 
@@ -38,7 +38,7 @@ def model_of(**arguments: Any) -> DarwinChatModel:
 
 @pytest.mark.parametrize("preset", PRESETS)
 async def test_every_way_to_call_gives_the_same_text_for_the_same_seed(preset: str) -> None:
-    model = model_of(config=SearchConfig.preset(preset, max_new_tokens=20), mutator=None, policy=ScriptedPolicy())
+    model = model_of(config=preset_of(preset, max_new_tokens=20), mutator=None, policy=ScriptedPolicy())
     text = model.invoke(ASKED, seed=5).text
     assert text == model.search.invoke(ASKED, seed=5).text != ""
     assert (await model.ainvoke(ASKED, seed=5)).text == text

@@ -54,7 +54,7 @@ from darwin_align.langchain.model_errors import (
     message_of,
 )
 from darwin_align.operators import TopKReplacement
-from tests.core.kit import ASKED, Babbler, Case, Letters, cases, reword
+from tests.core.kit import ASKED, Babbler, Case, Letters, cases, reword, timeless
 
 SMALL: dict[str, Any] = {"max_new_tokens": 20, "replacement_period": 6, "cycles": 2, "seed": 11}
 OPERATORS = ["mutate", "decode", "score", "select"]
@@ -117,12 +117,6 @@ def drive(search: DarwinSearch, how: str, **settings: Any) -> SearchResult:
     if how == "invoke":
         return search.invoke(ASKED, **{**SMALL, **settings})
     return asyncio.run(search.ainvoke(ASKED, **{**SMALL, **settings}))
-
-
-def timeless(result: SearchResult) -> str:
-    usage = result.usage.model_copy(update={"seconds": 0.0})
-    events = tuple(event.model_copy(update={"seconds": 0.0}) for event in result.events)
-    return result.model_copy(update={"usage": usage, "events": events}).to_json()
 
 
 WHOLE = drive(Outage().search(), "invoke")

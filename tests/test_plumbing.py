@@ -27,6 +27,7 @@ from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.errors import ConfigError, EndpointConnectionError
 from darwin_align.langchain.identity import identity
 from darwin_align.operators import (
+    ClauseMutator,
     IdentityMutator,
     LexicalIntent,
     NoSelection,
@@ -36,7 +37,7 @@ from darwin_align.operators import (
     Tournament,
 )
 from darwin_align.operators.prompts import MutationPrompt
-from tests.core.kit import ASKED, Babbler, Letters, reword, search_of
+from tests.core.kit import ASKED, CLAUSES, Babbler, Letters, reword, search_of
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 12, "replacement_period": 3, "cycles": 2, "seed": 5}
 
@@ -374,6 +375,9 @@ VARIANTS: list[dict[str, Any]] = [
     {"mutator": IdentityMutator()},
     {"mutator": RuleMutator(templates=("{instruction} a",))},
     {"mutator": RuleMutator(templates=("{instruction} b",))},
+    {"clauses": CLAUSES},
+    {"mutator": ClauseMutator(clauses=CLAUSES)},
+    {"mutator": ClauseMutator(clauses=CLAUSES, most=1)},
     {"mutator": reword},
     {"mutation_prompt": MutationPrompt("Reword: {instruction}")},
     {"mutation_prompt": MutationPrompt("Reword: {instruction}", one_per_reply=False)},
@@ -400,6 +404,9 @@ VARIANTS: list[dict[str, Any]] = [
             {"lookahead": 2},
             {"max_new_tokens": 9},
             {"mutator": "identity"},
+            {"mutator": "clauses", "clauses": ({"text": "a"},)},
+            {"mutator": "clauses", "clauses": ({"text": "b"},)},
+            {"mutator": "clauses", "clauses": ({"text": "a", "worth": 0.5},)},
             {"selector": "smc"},
             {"budget": {"tokens": 100}},
             {"budget": {"reward_calls": 100}},

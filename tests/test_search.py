@@ -16,11 +16,12 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
-from darwin_align import Budget, DarwinSearch, Population, Request, Response, Sampling, SearchConfig, SearchResult
+from darwin_align import Budget, DarwinSearch, Population, Request, Response, Sampling, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import PRESETS, Event, Usage
 from darwin_align.core.errors import ConfigError, OperatorError, ReplayError, RequestError, RewardError
 from darwin_align.operators import (
+    ClauseMutator,
     Decoder,
     IdentityMutator,
     LexicalIntent,
@@ -31,16 +32,21 @@ from darwin_align.operators import (
     TopKReplacement,
     Tournament,
 )
-from tests.core.kit import ASKED, REQUEST, Babbler, Case, Letters, cases, reword, search_of
+from tests.core.kit import (
+    ASKED,
+    CLAUSES,
+    REQUEST,
+    Babbler,
+    Case,
+    Letters,
+    cases,
+    preset_of,
+    reword,
+    search_of,
+    timeless,
+)
 
 SMALL: dict[str, Any] = {"max_new_tokens": 20, "replacement_period": 6, "seed": 11}
-
-
-def timeless(result: SearchResult) -> str:
-    """All that may be compared bit for bit: everything but seconds."""
-    usage = result.usage.model_copy(update={"seconds": 0.0})
-    events = tuple(event.model_copy(update={"seconds": 0.0}) for event in result.events)
-    return result.model_copy(update={"usage": usage, "events": events}).to_json()
 
 
 def by_hand(config: SearchConfig) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def test_no_seed_draws_one_and_records_it() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 async def test_every_preset(name: str) -> None:
-    search = search_of(mutator=None, config=SearchConfig.preset(name), policy=ScriptedPolicy(length=15))
+    search = search_of(mutator=None, config=preset_of(name), policy=ScriptedPolicy(length=15))
     small = {**SMALL, "replacement_period": 1} if name == "args" else SMALL
     result = search.invoke(ASKED, **small)
     assert timeless(await search.ainvoke(ASKED, **small)) == timeless(result)
@@ -158,7 +164,8 @@ async def test_every_preset(name: str) -> None:
     assert result.cycles == SearchConfig.preset(name).cycles
     asked = {event.operator for event in result.events}
     assert ("mutate" in asked) == (name != "sample")
-    assert ("select" in asked) == (name not in ("sample", "best_of_n", "soft_best_of_n", "mutate_best_of_n"))
+    unselected = {"sample", "best_of_n", "soft_best_of_n", "mutate_best_of_n", "learned_clauses"}
+    assert ("select" in asked) == (name not in unselected)
     if search.config.choice == "best":
         assert (result.text == result.first_response.text) or result.reward > result.first_response.reward
 
@@ -291,6 +298,8 @@ def test_settings_become_operators() -> None:
     assert search.operators(SearchConfig(survivors=2))["select"] == TopKReplacement(survivors=2)
     assert isinstance(search.operators(SearchConfig())["mutate"], PolicyMutator)
     assert isinstance(search.operators(SearchConfig(mutator="identity"))["mutate"], IdentityMutator)
+    given_ = SearchConfig(mutator="clauses", clauses=CLAUSES)
+    assert search.operators(given_)["mutate"] == ClauseMutator(clauses=CLAUSES)
 
 
 def test_settings_of_one_call() -> None:

@@ -15,7 +15,7 @@ from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import PRESETS, Usage
 from darwin_align.core.errors import ConfigError, ReplayError
 from darwin_align.trace import Dynamics, Lane, Trace, jaccard, rank_biased_overlap, write_html
-from tests.core.kit import Case, cases, search_of, trace
+from tests.core.kit import Case, cases, mutator_of, preset_of, search_of, trace
 from tests.trace.kit import known, spoken
 
 # Who is ahead: b after step 1, then a that goes on with b's text, then c that goes on with both.
@@ -177,8 +177,8 @@ def test_every_kind_of_search_has_a_page(settings: dict) -> None:  # type: ignor
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_trace_read_back_from_json_draws_the_same_page(preset: str) -> None:
-    config = SearchConfig.preset(preset, seed=3, max_new_tokens=30, budget=Budget(tokens=100_000))
-    told = trace(search_of(), config).result.trace
+    config = preset_of(preset, seed=3, max_new_tokens=30, budget=Budget(tokens=100_000))
+    told = trace(search_of(mutator=mutator_of(config)), config).result.trace
     again = Trace.from_json(told.to_json())
     assert again == told
     assert again.to_html() == told.to_html()
@@ -195,7 +195,8 @@ def test_what_differs_from_the_defaults_is_marked() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_a_page(preset: str) -> None:
-    result = trace(search_of(), SearchConfig.preset(preset, seed=3, max_new_tokens=30)).result
+    config = preset_of(preset, seed=3, max_new_tokens=30)
+    result = trace(search_of(mutator=mutator_of(config)), config).result
     assert result.trace.lineage().answer.text == result.text
     assert "<h1" in result.trace.to_html()
 

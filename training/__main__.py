@@ -76,6 +76,8 @@ def make(work: Path, steps: int | None) -> None:
         _ship(source, target)
     write_cards(metrics, SHIPPED, ABLATION)
     tell("shipped")
+    _finish(_start("clauses"))
+    tell("clauses learned")
 
 
 if __name__ == "__main__":

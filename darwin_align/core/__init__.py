@@ -3,8 +3,10 @@
 from darwin_align.core.algorithm import Search, darwin
 from darwin_align.core.archive import Archive, Entry
 from darwin_align.core.budget import Budget, Usage
+from darwin_align.core.clauses import Clause, read_clauses, write_clauses
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event, Question
+from darwin_align.core.learning import learn_clauses
 from darwin_align.core.presets import PRESETS
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import (
@@ -25,6 +27,7 @@ __all__ = [
     "Archive",
     "Beam",
     "Budget",
+    "Clause",
     "Entry",
     "Event",
     "Message",
@@ -40,4 +43,7 @@ __all__ = [
     "ToolCall",
     "Usage",
     "darwin",
+    "learn_clauses",
+    "read_clauses",
+    "write_clauses",
 ]

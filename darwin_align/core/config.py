@@ -8,13 +8,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from darwin_align.core.budget import Budget
+from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import Settings, did_you_mean
 from darwin_align.core.presets import PRESETS
 
 __all__ = ["SearchConfig"]
 
-MutatorName = Literal["policy", "identity"]
+MutatorName = Literal["policy", "identity", "clauses"]
 SelectorName = Literal["top_k", "tournament", "smc", "speculative_rejection", "args", "none"]
 Decoding = Literal["sample", "candidates"]
 Choice = Literal["best", "soft"]
@@ -55,7 +56,9 @@ class SearchConfig(Settings):
     max_new_tokens: int = Field(2048, gt=0)
     """Length at which an answer is cut, in policy tokens."""
     mutator: MutatorName = "policy"
-    """Exploration: the policy rewords the instruction, or it stays as it is."""
+    """Exploration: the policy rewords the instruction, it stays as it is, or some of ``clauses`` are added to it."""
+    clauses: tuple[Clause, ...] = ()
+    """What "clauses" adds; :func:`~darwin_align.core.learning.learn_clauses` finds some in finished searches."""
     selector: SelectorName = "top_k"
     """Exploitation: who takes whose state after each step."""
     decoding: Decoding = "sample"
@@ -134,6 +137,7 @@ class SearchConfig(Settings):
     def _unread(self) -> Iterator[str]:
         """Settings that nobody would look at; ``survivors`` is read wherever the selector is."""
         readers = {
+            "clauses": (self.mutator == "clauses", "mutator='clauses'"),
             "rejection": (self.selector == "speculative_rejection", "selector='speculative_rejection'"),
             "resample_below": (self.selector == "smc", "selector='smc'"),
             "reward_weight": (self.selector == "args", "selector='args'"),

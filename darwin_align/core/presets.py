@@ -15,6 +15,7 @@ smc                     (n + 1) L                                n S + 1
 speculative_rejection   L + sum over steps s of b_s m            1 + sum over steps s of b_s
 args                    (n + 1) L                                n L + 1
 mutate_best_of_n        (n N + 1) L                              n N + 1
+learned_clauses         (n + 1) L                                n + 1
 darwin                  (n N + 1) L                              n N S + 1
 ======================  =======================================  ==============================================
 
@@ -28,6 +29,10 @@ selection, and is one of the answers to choose from. The methods, and what is ou
     Verdun et al. 2025 (arXiv 2505.03156): the answer is one of the samples, drawn with probability in proportion to
     ``exp(reward / reward_temperature)`` and not the maximum, which bounds how far the answer's distribution is from
     the policy's.
+``learned_clauses``
+    Ours: best of n over the instruction with sentences that raised rewards in earlier searches of other instructions
+    (:func:`~darwin_align.core.learning.learn_clauses`, which spends their tokens once). Nobody rewords, so all answers
+    are written side by side. It needs ``clauses``.
 ``speculative_rejection``
     Sun et al. 2024 (arXiv 2410.20290): start with more samples than could be finished, and give up the share
     ``rejection`` whose partial answers are rewarded worst, again and again, until the rest is finished; the best of it
@@ -63,6 +68,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mutator": "identity",
         "selector": "speculative_rejection",
     },
+    "learned_clauses": {"cycles": 1, "mutations": 13, "mutator": "clauses", "selector": "none"},
     "smc": {"cycles": 1, "mutations": 8, "mutator": "identity", "selector": "smc", "choice": "soft"},
     "args": {
         "cycles": 1,

@@ -16,6 +16,7 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, Literal
 
 from darwin_align.core import PRESETS, Sampling, SearchConfig, SearchResult
+from darwin_align.core.clauses import read_clauses
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean
 from darwin_align.core.seeds import derive
@@ -48,7 +49,7 @@ FIGURES: Mapping[str, str] = {
 """What is recorded of a search. Seconds only where searches ran one after another."""
 
 _SPREAD: tuple[str, ...] = ("gold", "reward")
-_OWN = ("guard", "policy", "reward")
+_OWN = ("guard", "policy", "reward", "clauses")
 _NEED = ("numpy", "scipy")
 _MOST = 10_000
 """Instructions of a split. The world has about three times as many, but the rare ones take minutes to draw."""
@@ -80,7 +81,8 @@ class Contender:
     def of(cls, text: str) -> Contender:
         """Read ``[LABEL:] PRESET [NAME=VALUE …]``.
 
-        Settings are those of the search and of its sampling, and ``guard=off``, ``policy=FOLDER``, ``reward=FOLDER``.
+        Settings are those of the search and of its sampling, and ``guard=off``, ``policy=FOLDER``, ``reward=FOLDER``,
+        ``clauses=FILE`` (JSON as ``darwin_align/pocket/clauses.json``).
 
         Raises:
             ConfigError: an unknown preset or setting, or an impossible value.
@@ -96,6 +98,8 @@ class Contender:
             if role in own and not Path(own[role]).is_dir():
                 raise ConfigError(f"{role}={own[role]}: there is no such folder")
         config, sampling = settings_of(preset, [pair for pair in given if pair.partition("=")[0] not in _OWN])
+        if "clauses" in own:
+            config = config.replace(clauses=read_clauses(own["clauses"]))
         plain = " ".join([preset, *sorted(given)])
         return cls(
             label if colon else plain,

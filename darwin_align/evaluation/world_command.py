@@ -26,7 +26,7 @@ def add_world(benchmarks: Any) -> None:
         default=_FAMILY,
         metavar="'[LABEL: ]PRESET [NAME=VALUE …]'",
         help="settings to compare, e.g. 'darwin cycles=2' 'wide: best_of_n mutations=14 temperature=1.0'; also "
-        f"guard=off, policy=FOLDER, reward=FOLDER (default: {', '.join(_FAMILY)})",
+        f"guard=off, policy=FOLDER, reward=FOLDER, clauses=FILE (default: {', '.join(_FAMILY)})",
     )
     parser.add_argument("--temperatures", type=float, nargs="+", metavar="T", help="try each setting at each of these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="seeds (default: 0)")

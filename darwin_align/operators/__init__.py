@@ -6,6 +6,7 @@ from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_
 from darwin_align.operators.mutators import (
     ChainMutator,
     ChatModelMutator,
+    ClauseMutator,
     FunctionMutator,
     IdentityMutator,
     PolicyMutator,
@@ -37,6 +38,7 @@ __all__ = [
     "ChainScorer",
     "ChatModelMutator",
     "Check",
+    "ClauseMutator",
     "Continuation",
     "Decoder",
     "EmbeddingIntent",

@@ -10,7 +10,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from pydantic import Field
 
-from darwin_align.core.seeds import below, derive
+from darwin_align.core.clauses import Clause, sentences, with_clauses
+from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.base import Check, Mutator, Report
 from darwin_align.operators.checks import words_it_as_request
@@ -19,7 +20,15 @@ from darwin_align.operators.policy import Continuation, Row, current_search, usa
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt, parse_list
 
-__all__ = ["ChainMutator", "ChatModelMutator", "FunctionMutator", "IdentityMutator", "PolicyMutator", "RuleMutator"]
+__all__ = [
+    "ChainMutator",
+    "ChatModelMutator",
+    "ClauseMutator",
+    "FunctionMutator",
+    "IdentityMutator",
+    "PolicyMutator",
+    "RuleMutator",
+]
 
 
 class PolicyMutator(Mutator):
@@ -103,6 +112,35 @@ class RuleMutator(Mutator):
             rest = [template for template in self.templates if template not in chosen] or list(self.templates)
             chosen.append(rest[below(len(rest), seed, i)])
         return [template.replace("{instruction}", base) for template in chosen]
+
+
+class ClauseMutator(Mutator):
+    """Adds clauses that have served before: no tokens are spent on rewording.
+
+    Each mutation is the instruction with one or more clauses, drawn without replacement in proportion to
+    ``exp(worth / temperature)``. Clauses that stand there already are left out.
+
+    >>> clauses = (Clause(text="Leave nothing out.", worth=0.6), Clause(text="Be brief.", worth=-0.6))
+    >>> ClauseMutator(clauses=clauses, most=1).mutate(Request.of("Hi!"), "Hi!", 2, seed=1)
+    ['Hi! Leave nothing out.', 'Hi! Leave nothing out.']
+    """
+
+    clauses: tuple[Clause, ...] = Field(min_length=1)
+    """From :func:`~darwin_align.core.learning.learn_clauses`, or written by hand."""
+    most: int = Field(3, gt=0)
+    """Clauses that one mutation adds at most; their number is drawn uniformly."""
+    temperature: float = Field(0.15, gt=0)
+    """In standard deviations of the reward: the smaller, the more the best clauses are preferred."""
+
+    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002
+        """Add clauses n times."""
+        here = set(sentences(instruction))
+        pool = [clause for clause in self.clauses if not set(sentences(clause.text)) <= here]
+        return [with_clauses(instruction, self._drawn(pool, derive(seed, i))) for i in range(n)]
+
+    def _drawn(self, pool: Sequence[Clause], seed: int) -> list[str]:
+        perturbed = {clause.text: clause.worth / self.temperature + gumbel(seed, clause.text) for clause in pool}
+        return sorted(perturbed, key=perturbed.__getitem__, reverse=True)[: 1 + below(self.most, seed)]
 
 
 class IdentityMutator(Mutator):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from darwin_align.core import SearchConfig
+from darwin_align.core import Clause, SearchConfig
+from darwin_align.core.clauses import read_clauses
 from darwin_align.operators.checks import LexicalIntent
 from darwin_align.operators.prompts import MutationPrompt
 from darwin_align.pocket import MUTATION_PROMPT, policy_path, reward_path
 from darwin_align.pocket.world import CLAUSES
 from darwin_align.search import DarwinSearch
 
-__all__ = ["DEFAULTS", "pocket_config", "pocket_search"]
+__all__ = ["DEFAULTS", "pocket_clauses", "pocket_config", "pocket_search"]
 
 DEFAULTS: dict[str, Any] = {"replacement_period": 24, "max_new_tokens": 320}
 """Its answers are short: about a sentence and a half between two replacements."""
@@ -29,6 +31,16 @@ def pocket_config(config: SearchConfig | None = None) -> SearchConfig:
     return SearchConfig(**{**DEFAULTS, **by_hand})
 
 
+@cache
+def pocket_clauses() -> tuple[Clause, ...]:
+    """What searches on dev instructions learned (``training/clauses.py``), best first.
+
+    >>> pocket_clauses()[0].text
+    'Leave nothing out.'
+    """
+    return read_clauses(Path(__file__).parent / "clauses.json")
+
+
 def pocket_search(
     config: SearchConfig | None = None, *, policy: str | Path = "", reward: str | Path = "", **parts: Any
 ) -> DarwinSearch:
@@ -42,6 +54,7 @@ def pocket_search(
     """
     from darwin_align.backends.local import LocalPolicy, LocalScorer
 
+    parts.setdefault("clauses", pocket_clauses())
     parts.setdefault("guard", LexicalIntent(ignore=_clause_words()))
     if "scorer" not in parts:
         parts["scorer"] = LocalScorer.from_pretrained(reward or reward_path(), threads=1)

@@ -73,6 +73,7 @@ def _under(name: str, model: DarwinChatModel, preset: Mapping[str, Any], limits:
         logger.warning("%s: %s is %s by the server's limits, not %s", name, setting, value, getattr(config, setting))
     own |= lowered
     _, config = model.search.request("x", own)
+    model.search.operators(config)  # what it lacks shows here, not at the first request
     own["budget"] = limits.bounded(config.budget)
     return SearchModel(name, model, own, config.replace(budget=own["budget"]))
 

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from darwin_align import DarwinSearch, Population, Request, SearchConfig, SearchResult
+from darwin_align import Clause, DarwinSearch, Population, Request, SearchConfig, SearchResult
 from darwin_align.backends.scripted import ScriptedScorer
-from darwin_align.core import Event, Question, darwin
+from darwin_align.core import PRESETS, Event, Question, darwin
 from darwin_align.core.seeds import below, derive, uniform
 from darwin_align.operators import Continuation, Row
 
@@ -19,6 +19,14 @@ settings.load_profile("darwin")
 
 ASKED = "How do I brew green tea?"
 REQUEST = Request.of(ASKED)
+CLAUSES = (
+    Clause(text="Leave nothing out.", worth=0.4),
+    Clause(text="Be kind.", worth=0.3),
+    Clause(text="Why does it work?", worth=0.1),
+    Clause(text="Add a tip!", worth=0.05),
+    Clause(text="Be brief.", worth=-0.2),
+)
+"""One was not learned: it lowers rewards."""
 
 
 @dataclass
@@ -81,6 +89,24 @@ def reword(request: Request, instruction: str, n: int, seed: int) -> list[str]:
 def search_of(ends: float = 0.1, levels: int = 5, **parts: Any) -> DarwinSearch:
     scorer = ScriptedScorer(reward=Letters(levels))
     return DarwinSearch(**{"policy": Babbler(ends), "scorer": scorer, "mutator": reword, "guard": None, **parts})
+
+
+def preset_of(name: str, **changes: Any) -> SearchConfig:
+    """A preset, with clauses if it adds some."""
+    needed = {"clauses": CLAUSES} if PRESETS[name].get("mutator") == "clauses" else {}
+    return SearchConfig.preset(name, **{**needed, **changes})
+
+
+def mutator_of(config: SearchConfig) -> Any:
+    """A mutator in the policy's place, which would have to be asked for rewordings."""
+    return reword if config.mutator == "policy" else None
+
+
+def timeless(result: SearchResult) -> str:
+    """All that may be compared bit for bit: everything but seconds."""
+    usage = result.usage.model_copy(update={"seconds": 0.0})
+    events = tuple(event.model_copy(update={"seconds": 0.0}) for event in result.events)
+    return result.model_copy(update={"usage": usage, "events": events}).to_json()
 
 
 @dataclass

@@ -10,7 +10,7 @@ from darwin_align import SearchConfig
 from darwin_align.core import PRESETS, Population, darwin
 from darwin_align.core.selection import ranked
 from darwin_align.core.types import STATE, Beam
-from tests.core.kit import ASKED, REQUEST, Case, cases, search_of, seed_of, trace
+from tests.core.kit import ASKED, REQUEST, Case, cases, mutator_of, preset_of, search_of, seed_of, trace
 
 
 def state(beam: Beam) -> dict[str, object]:
@@ -106,11 +106,9 @@ def test_the_first_response_is_the_same_whatever_search_surrounds_it(case: Case)
 
 
 def test_the_first_response_is_the_same_under_every_preset() -> None:
-    texts = {
-        trace(search_of(), SearchConfig.preset(name, seed=7, max_new_tokens=30)).result.first_response.text
-        for name in PRESETS
-    }
-    assert len(texts) == 1
+    configs = [preset_of(name, seed=7, max_new_tokens=30) for name in PRESETS]
+    results = [trace(search_of(mutator=mutator_of(config)), config).result for config in configs]
+    assert len({result.first_response.text for result in results}) == 1
 
 
 @given(cases())

@@ -8,7 +8,7 @@ from hypothesis import given
 from darwin_align import Budget, DarwinError, Sampling, SearchConfig
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError
-from tests.core.kit import Case, cases
+from tests.core.kit import CLAUSES, Case, cases, preset_of
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,10 @@ from tests.core.kit import Case, cases
             {"reward_temperature": 2.0},
             r"reward_temperature only serves choice='soft', selector='smc' or selector='args'",
         ),
+        ({"clauses": CLAUSES}, r"clauses only serves mutator='clauses': set that too, or leave clauses out"),
+        ({"clauses": CLAUSES, "mutator": "identity"}, r"clauses only serves mutator='clauses'"),
+        ({"clauses": ["Be kind."], "mutator": "clauses"}, r"SearchConfig.clauses.0 = 'Be kind.' is refused: input "),
+        ({"mutator": "clause"}, r"SearchConfig.mutator = 'clause' is refused: input should be 'policy', 'identity' or"),
         ({"min_improvement": 0.1}, r"min_improvement only serves patience: set that too, or leave min_improvement out"),
         ({"rejection": 1.0, "selector": "speculative_rejection"}, r"SearchConfig.rejection = 1.0 is refused"),
         ({"reward_temperature": 0.0, "choice": "soft"}, r"reward_temperature=0 leaves nothing to chance: set choice="),
@@ -94,7 +98,7 @@ def test_an_unknown_preset() -> None:
 
 def test_presets_are_the_papers_family() -> None:
     papers = {"darwin", "sample", "best_of_n", "sample_replace", "mutate_best_of_n", "args"}
-    assert set(PRESETS) == papers | {"speculative_rejection", "smc", "soft_best_of_n"}
+    assert set(PRESETS) == papers | {"speculative_rejection", "smc", "soft_best_of_n", "learned_clauses"}
     assert SearchConfig.preset("darwin") == SearchConfig()
     assert (SearchConfig().mutations, SearchConfig().survivors, SearchConfig().replacement_period) == (5, 3, 40)
     assert SearchConfig.preset("sample").answers == 1
@@ -104,6 +108,8 @@ def test_presets_are_the_papers_family() -> None:
     assert SearchConfig.preset("sample_replace").replaces
     assert SearchConfig.preset("mutate_best_of_n").mutator == "policy"
     assert not SearchConfig.preset("mutate_best_of_n").replaces
+    assert SearchConfig.preset("learned_clauses").mutator == "clauses"
+    assert not SearchConfig.preset("learned_clauses").replaces
 
 
 @given(cases())
@@ -126,7 +132,7 @@ def test_defaults_give_way_to_a_small_search_but_a_written_value_does_not() -> N
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_survives_json_changes_and_a_plain_sample_beside_it(name: str) -> None:
-    config = SearchConfig.preset(name, seed=3)
+    config = preset_of(name, seed=3)
     again = SearchConfig.from_json(config.to_json())
     assert again == config
     assert again.identity == config.identity

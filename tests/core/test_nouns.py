@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from darwin_align import Budget, Population, Request, Response, Sampling, SearchConfig, SearchResult
+from darwin_align import Budget, Clause, Population, Request, Response, Sampling, SearchConfig, SearchResult
 from darwin_align.backends.scripted import ScriptedPolicy
 from darwin_align.core import Ancestor, Archive, Beam, Entry, Event, Message, Step, ToolCall, Usage
 from darwin_align.core.noun import Noun
@@ -77,6 +77,7 @@ POPULATIONS = st.builds(
     notes=st.lists(TEXT, max_size=2).map(tuple),
 )
 BUDGETS = st.builds(Budget, tokens=st.none() | st.integers(1, 9**9), seconds=st.none() | st.floats(0.1, 1e6))
+CLAUSES = st.builds(Clause, text=TEXT.map(str.strip).filter(bool), worth=FLOATS)
 ENTRIES = st.builds(Entry, instruction=TEXT, reward=FLOATS)
 NOUNS = st.one_of(
     MESSAGES,
@@ -87,10 +88,12 @@ NOUNS = st.one_of(
     USAGES,
     BUDGETS,
     ENTRIES,
+    CLAUSES,
     st.builds(Archive, entries=st.lists(ENTRIES, max_size=3).map(tuple)),
     st.builds(Response, text=TEXT, tokens=TOKENS, finished=st.booleans()),
     cases().map(lambda case: case.config),
     st.builds(SearchConfig, mutations=st.integers(1, 6), beams_per_mutation=st.integers(1, 3), budget=BUDGETS),
+    st.builds(SearchConfig, mutator=st.just("clauses"), clauses=st.lists(CLAUSES, max_size=3).map(tuple)),
 )
 
 

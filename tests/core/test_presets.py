@@ -22,7 +22,7 @@ from darwin_align.core.errors import ConfigError, OperatorError
 from darwin_align.core.seeds import uniform
 from darwin_align.core.selection import systematic_resampling
 from darwin_align.operators import ARGSSelector, Continuation, FunctionSelector, Row, Scorer
-from tests.core.kit import ASKED, DRAWN, REQUEST, Case, Trace, cases, reword, search_of, trace
+from tests.core.kit import ASKED, DRAWN, REQUEST, Case, Trace, cases, mutator_of, preset_of, reword, search_of, trace
 
 L = 23
 """Tokens of every answer here, the end included."""
@@ -36,11 +36,10 @@ class Distinct(Scorer):
 
 
 def traced(name: str, policy: Any = None, scorer: Any = None, **changes: Any) -> Trace:
-    config = SearchConfig.preset(name, **{"seed": 4, "max_new_tokens": 40, **changes})
+    config = preset_of(name, **{"seed": 4, "max_new_tokens": 40, **changes})
     words = [f"w{i}" for i in range(40)]
     parts: dict[str, Any] = {"policy": policy or ScriptedPolicy(words, length=L - 1), "scorer": scorer or Distinct()}
-    mutator = None if config.mutator == "identity" else reword
-    return trace(DarwinSearch(**parts, mutator=mutator, guard=None), config)
+    return trace(DarwinSearch(**parts, mutator=mutator_of(config), guard=None), config)
 
 
 # What it costs
@@ -55,6 +54,7 @@ def formula(name: str, n: int, m: int, cycles: int, alpha: float = 0.5) -> tuple
         "sample": (L, 1),
         "best_of_n": ((n + 1) * L, n + 1),
         "soft_best_of_n": ((n + 1) * L, n + 1),
+        "learned_clauses": ((n + 1) * L, n + 1),
         "sample_replace": ((n + 1) * L, n * steps + 1),
         "smc": ((n + 1) * L, n * steps + 1),
         "speculative_rejection": (
@@ -526,17 +526,19 @@ def test_args_without_log_probabilities_is_an_operators_error() -> None:
 # Stopping early
 
 
-@pytest.mark.parametrize("name", ["darwin", "sample_replace", "best_of_n", "speculative_rejection", "args"])
+@pytest.mark.parametrize(
+    "name", ["darwin", "sample_replace", "best_of_n", "learned_clauses", "speculative_rejection", "args"]
+)
 def test_a_target_that_is_met_ends_the_search_and_says_so(name: str) -> None:
     def scorer() -> ScriptedScorer:
         return ScriptedScorer(reward=lambda text: float(len(text) % 7))
 
     small: dict[str, Any] = {"max_new_tokens": 30, "seed": 2} | ({} if name == "args" else {"replacement_period": 3})
     kit = search_of(ends=0.15, scorer=scorer(), mutator=None if name != "darwin" else reword)
-    whole = trace(kit, SearchConfig.preset(name, **small))
+    whole = trace(kit, preset_of(name, **small))
     rewards = sorted({beam.reward for _, after in whole.steps for beam in after.beams if beam.finished and beam.reward})
     for target in rewards:
-        run = trace(kit, SearchConfig.preset(name, **small, target_reward=target))
+        run = trace(kit, preset_of(name, **small, target_reward=target))
         met = [i for i, (_, after) in enumerate(run.steps) if _best(after) >= target]
         assert run.result.reward >= target
         assert run.result.usage.decoded_tokens <= whole.result.usage.decoded_tokens
@@ -544,7 +546,7 @@ def test_a_target_that_is_met_ends_the_search_and_says_so(name: str) -> None:
         assert all(question.operator == "select" for question, _ in run.steps[met[0] + 1 :])
         ended_early = run.result.usage.decoded_tokens < whole.result.usage.decoded_tokens
         assert (run.result.stop_reason == "target_reward") >= ended_early
-    never = trace(kit, SearchConfig.preset(name, **small, target_reward=99.0)).result
+    never = trace(kit, preset_of(name, **small, target_reward=99.0)).result
     assert (never.best, never.stop_reason) == (whole.result.best, "cycles")
 
 
@@ -637,10 +639,10 @@ VARIED: dict[str, dict[str, Any]] = {
 
 @given(st.sampled_from(sorted(PRESETS)), st.integers(0, 2**31), st.sampled_from([0.0, 0.1, 0.5]), st.integers(1, 14))
 def test_every_preset_survives_json_and_replays(name: str, seed: int, ends: float, most: int) -> None:
-    config = SearchConfig.preset(name, **VARIED[name], seed=seed, max_new_tokens=most)
+    config = preset_of(name, **VARIED[name], seed=seed, max_new_tokens=most)
     if name != "args":
         config = config.replace(replacement_period=3)
-    search = search_of(ends, mutator=None if config.mutator == "identity" else reword)
+    search = search_of(ends, mutator=mutator_of(config))
     settings = {name: getattr(config, name) for name in config.model_fields_set if name != "mutator"}
     search = search.model_copy(update={"config": config})
     result = search.invoke(REQUEST, seed=seed)

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from darwin_align.cli import main
+from darwin_align.core import Clause, write_clauses
 from darwin_align.core.errors import ConfigError
 from darwin_align.evaluation import world
 from darwin_align.evaluation.world import Contender, measure, summary
 from darwin_align.evaluation.world_page import page, plain
 from darwin_align.pocket import dev
+from darwin_align.pocket.pair import pocket_clauses
 
 QUICK = ["sample", "two: best_of_n mutations=1"]
 
@@ -80,6 +82,7 @@ def test_other_manners_are_refused_in_one_folder(
         ("darwin guard=no", "use guard=on or guard=off"),
         ("darwin reward=/nowhere/at/all", "there is no such folder"),
         ("darwin cycles", "no pair"),
+        ("learned_clauses clauses=/nowhere/at/all", "/nowhere/at/all cannot be read as clauses"),
     ],
 )
 def test_contenders_that_cannot_be(text: str, told: str) -> None:
@@ -93,6 +96,15 @@ def test_contenders_are_known_by_what_decides_their_answers() -> None:
     assert (first.label, second.label) == ("a", "b")
     assert (first.config.cycles, first.sampling.temperature) == (2, 1)
     assert Contender.of("darwin guard=off").search().guard is None
+
+
+def test_a_contenders_clauses_come_from_a_file_or_are_the_pairs(tmp_path: Path) -> None:
+    file, learned = tmp_path / "clauses.json", (Clause(text="Be kind.", worth=0.2),)
+    write_clauses(file, learned)
+    assert Contender.of(f"learned_clauses clauses={file}").search().config.clauses == learned
+    assert Contender.of("learned_clauses").search().config.clauses == pocket_clauses()
+    with pytest.raises(ConfigError, match="clauses only serves mutator='clauses'"):
+        Contender.of(f"darwin clauses={file}")
 
 
 @pytest.mark.parametrize("module", ["numpy", "scipy"])
