@@ -1,6 +1,6 @@
 """Does ``learned_clauses`` beat the paper's family where it uses no more tokens and no more seconds?
 
-    python -m benchmarks.learned_clauses MODELS [--n 100] [--seeds 0 1] [--timed 25] [--out results/learned_clauses]
+    python -m benchmarks.learned_clauses MODELS [--n 100] [--seeds 0] [--timed 20] [--out results/learned_clauses]
 
 The clauses were learned on dev instructions under the shipped reward model (``training/clauses.py``) and frozen. Here
 other reward models choose, trained from other seeds, and another policy writes: ``MODELS`` holds the folders
@@ -32,8 +32,8 @@ from darwin_align.pocket.world import CLAUSES
 OURS = "learned_clauses"
 CONDITIONS = {
     "reward model of seed 1": " reward={models}/reward_1",
-    "reward model of seed 2": " reward={models}/reward_2",
     "policy of seed 1, reward model of seed 1": " policy={models}/policy_1 reward={models}/reward_1",
+    "reward model of seed 2": " reward={models}/reward_2",
 }
 BASELINES = {
     "darwin, 3 cycles": "darwin",
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, help="folder of reward_1, reward_2 and policy_1")
     parser.add_argument("--n", type=int, default=100, help="held-out instructions (default: 100)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--timed", type=int, default=25, help="instructions that seconds are taken from (default: 25)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--timed", type=int, default=20, help="instructions that seconds are taken from (default: 20)")
     parser.add_argument("--out", type=Path, default=Path("results/learned_clauses"))
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -113,10 +113,18 @@ def _fields(noun: Noun) -> list[tuple[str, str, bool]]:
         if isinstance(value, Noun):
             shown += [(f"{field}, {inner}", text, given) for inner, text, given in _fields(value)]
         else:
-            text = "–" if value is None else f"{value:,}" if type(value) is int and field != "seed" else str(value)
-            text = f"{value:.3f}" if field == "seconds" and isinstance(value, float) else text
-            shown.append((field.replace("_", " "), text, _changed(noun, field, value)))
+            shown.append((field.replace("_", " "), _shown(field, value), _changed(noun, field, value)))
     return shown
+
+
+def _shown(field: str, value: Any) -> str:
+    if value is None or value == ():
+        return "–"
+    if field == "clauses":
+        return " | ".join(clause.text for clause in value)
+    if field == "seconds" and isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if type(value) is int and field != "seed" else str(value)
 
 
 def _changed(noun: Noun, field: str, value: Any) -> bool:
