@@ -39,7 +39,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.tools
 	$(BIN)/python -m benchmarks.committed
 
-# The README's table of the family: gold, cost and paired differences over three seeds.
+# The README's table of the family: gold, cost and paired differences over two seeds.
 bench-quality: $(READY)
 	$(BIN)/python -m benchmarks.quality
 

@@ -1,6 +1,6 @@
 """What every setting of the family is worth on the embedded world, and what it costs: the table of the README.
 
-    python -m benchmarks.quality [--n 100] [--seeds 0 1 2] [--timed 25] [--out results/quality]
+    python -m benchmarks.quality [--n 100] [--seeds 0 1] [--timed 20] [--out results/quality]
 
 Gold, rewards and tokens are means over held-out instructions and seeds, searched side by side. Seconds come from the
 first ``--timed`` instructions, searched again one after another on one thread. Every search is kept in ``--out``, so a
@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=100, help="held-out instructions (default: 100)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--timed", type=int, default=25, help="instructions that seconds are taken from (default: 25)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--timed", type=int, default=20, help="instructions that seconds are taken from (default: 20)")
     parser.add_argument("--out", type=Path, default=Path("results/quality"))
     parser.add_argument("--results", type=Path, default=RESULTS / "quality.json")
     chosen = parser.parse_args(arguments)
