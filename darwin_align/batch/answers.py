@@ -134,6 +134,7 @@ def settings_of(model: DarwinChatModel | DarwinSearch, seed: int) -> dict[str, A
         "seed": seed,
         "config": config,
         "sampling": search.sampling.model_dump(mode="json"),
+        "clauses": [clause.model_dump() for clause in search.clauses],
         "grounded": search.grounded,
         "stop": list(stop),
         **{name: _lasting(identity(part)) for name, part in parts.items()},

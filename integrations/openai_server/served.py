@@ -59,10 +59,16 @@ def search_models(models: Mapping[str, DarwinChatModel], settings: ServerSetting
             try:
                 one = _under(f"{name}:{preset}", model, PRESETS[preset], settings.limits)
             except ConfigError as error:  # parts of its own contradict the preset, or the limits do
-                logger.warning("%s:%s is not served: %s", name, preset, error)
+                logger.log(_level(model, preset, settings), "%s:%s is not served: %s", name, preset, error)
                 continue
             found[one.id] = one
     return found
+
+
+def _level(model: DarwinChatModel, preset: str, settings: ServerSettings) -> int:
+    """Who never learned clauses and asked for no preset by name need not hear of one that adds them."""
+    lacks = PRESETS[preset].get("mutator") == "clauses" and not model.search.clauses
+    return logging.INFO if lacks and settings.presets == tuple(PRESETS) else logging.WARNING
 
 
 def _under(name: str, model: DarwinChatModel, preset: Mapping[str, Any], limits: SearchLimits) -> SearchModel:

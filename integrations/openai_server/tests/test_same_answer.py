@@ -1,8 +1,14 @@
 """Same seed, same answer: over the wire, streamed or not, as in this process."""
 
+import logging
+
 import pytest
 
+from darwin_align import DarwinChatModel
+from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import PRESETS
+from darwin_align.integrations.openai_server.served import search_models
+from darwin_align.integrations.openai_server.settings import ServerSettings
 
 from .conftest import TEA
 
@@ -25,3 +31,13 @@ def test_without_a_seed_one_is_drawn_and_told(client):
     drawn = client.chat.completions.create(**asked)
     again = client.chat.completions.create(**asked, seed=drawn.darwin["seed"])
     assert again.choices[0].message.content == drawn.choices[0].message.content
+
+
+@pytest.mark.parametrize(("named", "heard"), [({}, False), ({"presets": ("learned_clauses", "sample")}, True)])
+def test_a_preset_without_clauses_is_told_to_who_asked_for_it(caplog, named, heard):
+    model = DarwinChatModel(policy=ScriptedPolicy(), scorer=ScriptedScorer())
+    with caplog.at_level(logging.WARNING):
+        served = search_models({"tea": model}, ServerSettings(**named))
+    assert "tea:learned_clauses" not in served
+    assert "tea:sample" in served
+    assert ("tea:learned_clauses is not served: mutator='clauses' adds clauses" in caplog.text) == heard
