@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from darwin_align.core import Beam, Event, Population, SearchResult
+from darwin_align.core import Beam, Event, Population, SearchConfig, SearchResult
 from darwin_align.core.errors import ConfigError
 
 try:
@@ -23,11 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = ["print_report", "watched"]
 
-_METHOD = (
-    "\nHow it got there: a cycle rewords the instruction and decodes one beam under each rewording. After every {m} "
-    "tokens all beams are scored against the original instruction, and those outside the best take the text of one of "
-    "them. Instructions that did better than their parent are the parents of the next cycle."
+_EXPLORES = {
+    "policy": "a cycle rewords the instruction and decodes beams under each rewording",
+    "clauses": "a cycle adds learned clauses to the instruction and decodes beams under each of the results",
+    "identity": "a cycle decodes beams under the instruction as it is",
+}
+_EXPLOITS = {
+    "none": "The answers are scored against the original instruction when they are finished.",
+    "top_k": "After every {m} tokens all beams are scored against the original instruction, and those outside the best "
+    "take the text of one of them.",
+}
+_OTHERS = (
+    "After every {m} tokens all beams are scored against the original instruction, and {selector!r} says who goes on."
 )
+_DESCENDS = "Instructions that did better than their parent are the parents of the next cycle."
 
 History = list[tuple[Event, Population]]
 
@@ -72,9 +81,15 @@ def print_report(result: SearchResult, history: History, gold: Gold | None, firs
     if gold and first_gold:
         console.print(_breakdown(gold, first_gold))
     if tables := _cycles(history):
-        console.print(Text(_METHOD.format(m=result.config.replacement_period), style="dim"))
+        console.print(Text(f"\nHow it got there: {_method(result.config)}", style="dim"))
         console.print(*tables, sep="\n")
     console.print(_story(result))
+
+
+def _method(config: SearchConfig) -> str:
+    exploits = _EXPLOITS.get(config.selector, _OTHERS).format(m=config.replacement_period, selector=config.selector)
+    descends = [_DESCENDS] if config.cycles > 1 and config.mutator != "identity" else []
+    return " ".join([f"{_EXPLORES[config.mutator]}.", exploits, *descends])
 
 
 def _answer(title: str, beam: Beam, gold: Gold | None, colour: str) -> Panel:

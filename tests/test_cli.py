@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from darwin_align import SearchConfig
 from darwin_align.pocket import reward_path, topics
+from darwin_align.report import _method
 
 QUESTION = "How do I brew green tea?"
 QUICK = ["--preset", "sample"]
@@ -203,3 +205,21 @@ def test_a_missing_model_exits_with_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "none" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("preset", "says", "says_not"),
+    [
+        ("darwin", "take the text of one of them. Instructions that did better", "finished"),
+        ("learned_clauses", "adds learned clauses to the instruction", "After every"),
+        (
+            "smc",
+            "After every 40 tokens all beams are scored against the original instruction, and 'smc' says",
+            "rewords",
+        ),
+    ],
+)
+def test_the_demo_explains_the_search_that_was_run(preset: str, says: str, says_not: str) -> None:
+    told = _method(SearchConfig.preset(preset))
+    assert says in told
+    assert says_not not in told
