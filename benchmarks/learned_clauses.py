@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from benchmarks.held_out import RESULTS
-from benchmarks.quality import with_seconds
+from benchmarks.quality import measured
 from darwin_align import __version__
 from darwin_align.core import Clause, write_clauses
-from darwin_align.evaluation.world import Contender, Summary, measure, summary
+from darwin_align.evaluation.world import Contender
 from darwin_align.evaluation.world_page import plain, table
 from darwin_align.pocket.world import CLAUSES
 
@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, Any] = {}
     for name, models in CONDITIONS.items():
         contenders = contenders_of(models.format(models=chosen.models), unlearned)
-        result = _found(contenders, chosen.out, chosen.n, chosen.seeds, concurrency=12)
-        result = with_seconds(result, _found(contenders, chosen.out / "timed", chosen.timed, chosen.seeds[:1]))
+        result = measured(contenders, chosen.out, chosen.n, chosen.seeds, timed=chosen.timed, against=list(BASELINES))
         print(f"\n{name}\n{table(result)}", flush=True)
         found[name] = plain(result)
     about = {"version": __version__, "torch": torch.__version__, "machine": f"{platform.machine()}, one thread"}
@@ -79,13 +78,6 @@ def contenders_of(models: str, unlearned: Path) -> list[Contender]:
     """Ours, the baselines and the control, under these models."""
     texts = {OURS: OURS, **BASELINES, "unlearned": f"learned_clauses clauses={unlearned}"}
     return [Contender.of(f"{label}: {text}{models}") for label, text in texts.items()]
-
-
-def _found(
-    contenders: Sequence[Contender], out: Path, n: int, seeds: Sequence[int], *, concurrency: int = 1
-) -> Summary:
-    records = measure(contenders, out, n=n, seeds=seeds, concurrency=concurrency)
-    return summary(contenders, records, split="held_out", against=list(BASELINES))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.held_out import RESULTS
+from benchmarks.quality import table
 from darwin_align import SearchConfig, __version__
 from darwin_align.evaluation.world import Contender, Difference, Standing, measure, summary
 from darwin_align.pocket import held_out, policy_path, reward_path
@@ -157,25 +158,19 @@ def dynamics(settings: dict[str, Any], n: int, seed: int) -> list[dict[str, Any]
 # -- what is printed
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(
-        [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
-    )
-
-
 def accuracy_table(accuracies: dict[str, dict[str, float]]) -> str:
     """One row a reward model."""
-    return _table(
+    return table(
         ("reward model", *ACCURACIES),
         [[name, *(f"{figures[kind]:.3f}" for kind in ACCURACIES)] for name, figures in accuracies.items()],
     )
 
 
-def markdown(table: dict[str, Any]) -> str:
+def markdown(measured: dict[str, Any]) -> str:
     """One series."""
     rows = []
-    for row in table["rows"]:
-        less, means = row["differences"].get(table["base"]), row["means"]
+    for row in measured["rows"]:
+        less, means = row["differences"].get(measured["base"]), row["means"]
         rows.append(
             [
                 row["label"],
@@ -188,8 +183,8 @@ def markdown(table: dict[str, Any]) -> str:
                 f"{row['seeds']}",
             ]
         )
-    heads = (table["factor"], "gold", f"less {table['base']}'s", "reward", "decoded", "words", "drifted", "seeds")
-    return _table(heads, rows)
+    heads = (measured["factor"], "gold", f"less {measured['base']}'s", "reward", "decoded", "words", "drifted", "seeds")
+    return table(heads, rows)
 
 
 def dynamics_table(steps: Sequence[dict[str, Any]]) -> str:
@@ -206,7 +201,7 @@ def dynamics_table(steps: Sequence[dict[str, Any]]) -> str:
         ]
         for step in shown
     ]
-    return _table(("step", "cycles", "Jaccard", "rank-biased overlap", "winner among the best"), rows)
+    return table(("step", "cycles", "Jaccard", "rank-biased overlap", "winner among the best"), rows)
 
 
 if __name__ == "__main__":

@@ -67,8 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     contenders = [Contender.of(text) for text in CONTENDERS]
-    found = _found(contenders, chosen.out, chosen.n, chosen.seeds)
-    found = with_seconds(found, _found(contenders, chosen.out / "timed", chosen.timed, chosen.seeds[:1], timed=True))
+    found = measured(contenders, chosen.out, chosen.n, chosen.seeds, timed=chosen.timed, against=(BESIDE,))
     print(markdown(found), flush=True)
     about = {"version": __version__, "torch": torch.__version__, "machine": f"{platform.machine()}, one thread"}
     data = {"about": "python -m benchmarks.quality", **about, "timed_instructions": chosen.timed, **plain(found)}
@@ -76,9 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (chosen.out / "page.html").write_text(page(found), encoding="utf-8")
 
 
-def _found(contenders: Sequence[Contender], out: Path, n: int, seeds: Sequence[int], *, timed: bool = False) -> Summary:
-    records = measure(contenders, out, n=n, seeds=seeds, concurrency=1 if timed else 12)
-    return summary(contenders, records, split="held_out", against=(BESIDE,))
+def measured(
+    contenders: Sequence[Contender], out: Path, n: int, seeds: Sequence[int], *, timed: int, against: Sequence[str]
+) -> Summary:
+    """Search side by side, and the first ``timed`` instructions again one after another, for the seconds."""
+    found = summary(
+        contenders, measure(contenders, out, n=n, seeds=seeds, concurrency=12), split="held_out", against=against
+    )
+    clocked = summary(contenders, measure(contenders, out / "timed", n=timed, seeds=seeds[:1]), split="held_out")
+    return with_seconds(found, clocked)
 
 
 def with_seconds(found: Summary, timed: Summary) -> Summary:
@@ -100,8 +105,14 @@ def markdown(found: Summary) -> str:
     shown = [name for name in _COLUMNS if any(name in one.means for one in found.standings)]
     first, *rest = (_COLUMNS[name] for name in shown)
     heads = ["setting", first, f"less {BESIDE}'s", *rest]
-    rows = [heads, ["---"] * len(heads), *(_row(one, shown) for one in found.standings)]
-    return "\n".join(f"| {' | '.join(row)} |" if row[1] != "---" else f"|{'|'.join(row)}|" for row in rows)
+    return table(heads, [_row(one, shown) for one in found.standings])
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a table of Markdown."""
+    return "\n".join(
+        [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    )
 
 
 def _row(one: Standing, shown: Sequence[str]) -> list[str]:

@@ -10,21 +10,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from darwin_align.core import Clause, SearchConfig, learn_clauses
-from darwin_align.core.clauses import write_clauses
+from darwin_align.core import Clause, SearchConfig, learn_clauses, write_clauses
 from darwin_align.pocket import dev
 from darwin_align.pocket.pair import pocket_search
 
 FILE = Path(__file__).parents[1] / "darwin_align" / "pocket" / "clauses.json"
 
 
-def learned(n: int, seed: int, *, policy: str | Path = "", reward: str | Path = "") -> tuple[tuple[Clause, ...], int]:
+def learned(n: int, seed: int) -> tuple[tuple[Clause, ...], int]:
     """Search for answers to dev instructions and learn from it.
 
     Returns:
         The clauses, and the tokens that were decoded for them.
     """
-    search = pocket_search(SearchConfig.preset("mutate_best_of_n"), policy=policy, reward=reward)
+    search = pocket_search(SearchConfig.preset("mutate_best_of_n"))
     results = search.batch(list(dev(n)), {"max_concurrency": 12}, seed=seed)
     return learn_clauses(results), sum(result.usage.decoded_tokens for result in results)
 
