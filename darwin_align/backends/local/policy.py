@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import transformers
 from torch import Tensor
 
 from darwin_align.backends.detokenizer import Detokenizer, first_stop
 from darwin_align.backends.local.constraints import Constraints, RowGuide
+from darwin_align.backends.local.engine import Engine
 from darwin_align.backends.local.loading import (
     DeviceMap,
     LoadedModel,
@@ -23,7 +25,7 @@ from darwin_align.backends.local.loading import (
 )
 from darwin_align.backends.local.padded import PaddedForward
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.core.errors import ConfigError, ContextLengthError, RequestError
+from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import submits, wait
@@ -72,7 +74,8 @@ class LocalPolicy(SharedModel):
             minute on a small CPU. A model that cannot be compiled raises torch's own error.
 
     Raises:
-        ModelLoadError: the tokenizer has no chat template.
+        ModelLoadError: the tokenizer has no chat template, or the model decodes wrongly: its own cache is tried on a few
+            tokens where it does not work over slots.
     """
 
     ranks_tokens = True
@@ -162,6 +165,7 @@ class LocalPolicy(SharedModel):
         self._constraints = Constraints(loaded.tokenizer, self.template, self.eos_ids)
         self._padded = PaddedForward(loaded.model, loaded.device)
         self.engine = loaded.engine(options.max_batch_rows, options.row_memory, options.compiled)
+        _check_decodable(loaded, self.engine, self._padded)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, device={str(self._loaded.device)!r})"
@@ -344,6 +348,24 @@ class _Line:
             logprob=self.logprob,
             # A continued row's last token was written, not read: its step reads it.
             prefilled_tokens=0 if unread == 1 and self.reused else unread,
+        )
+
+
+def _check_decodable(loaded: LoadedModel, engine: Engine, padded: PaddedForward) -> None:
+    """Refuse a model that decodes wrongly both over slots and over its own cache.
+
+    Raises:
+        ModelLoadError: with both reasons.
+    """
+    if not (over_slots := engine.prepare()):
+        return
+    with torch.inference_mode():
+        refusal = padded.refusal
+    if refusal:
+        raise ModelLoadError(
+            f"the model {loaded.name!r} ({type(loaded.model).__name__}) cannot be decoded with transformers "
+            f"{transformers.__version__}: {refusal}; and {over_slots}. Use a version of transformers that this model is "
+            "known to work with, or serve the model elsewhere and use an EndpointPolicy"
         )
 
 

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from threading import Lock
 from time import perf_counter
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -79,6 +80,9 @@ class Engine:
         self._lag = int(self._device.type == "cuda") if lag is None else lag
         self._forward: SlotForward | None = None
         self._tried = False
+        self._reason = ""
+        """Why the model does not work over slots."""
+        self._trying = Lock()
         self._waiting: deque[Row] = deque()
         self._unread: list[Row] = []
         self._writing: list[Row] = []
@@ -152,7 +156,7 @@ class Engine:
             return
         limit_threads(job.threads, job.usual_threads)
         try:
-            if job.lines and job.over_slots and self._ready():
+            if job.lines and job.over_slots and not self.prepare():
                 job.left, job.since = len(job.lines), self._book.now + 1
                 self._jobs.add(job)
                 job.came = perf_counter()
@@ -170,6 +174,7 @@ class Engine:
 
     def forget(self) -> None:
         """Drop all work, in a child process: its callers live in the parent."""
+        self._trying = Lock()  # the thread that held it did not survive the fork
         self._fail(RuntimeError("the process was forked"))
 
     @property
@@ -199,19 +204,26 @@ class Engine:
             self._fail(error)
         return 0.0
 
-    def _ready(self) -> bool:
-        if not self._tried:
-            self._tried = True
-            self._forward, reason = forward_for(self._model, self._device)
-            if self._forward is None:
-                logger.warning(
-                    "%s is read anew at every step, without reuse of keys and values: %s",
-                    type(self._model).__name__,
-                    reason,
-                )
-            else:
-                self._start(self._forward)
-        return self._forward is not None
+    def prepare(self) -> str:
+        """Find out, once, whether the model works over slots, by running a few tokens through it.
+
+        Returns:
+            Why it does not; "" if it does.
+        """
+        with self._trying:
+            if not self._tried:
+                with torch.inference_mode():
+                    self._forward, self._reason = forward_for(self._model, self._device)
+                    if self._forward is not None:
+                        self._start(self._forward)
+                self._tried = True
+                if self._reason:
+                    logger.warning(
+                        "%s is read anew at every step, without reuse of keys and values: %s",
+                        type(self._model).__name__,
+                        self._reason,
+                    )
+        return self._reason
 
     def _start(self, forward: SlotForward) -> None:
         budget = _memory(self._device) // 4 if self._row_memory is None else self._row_memory
