@@ -1,7 +1,7 @@
 """Decodes rows without slots, over the model's own kind of cache: one prefill a call, rows padded side by side.
 
-It serves models that cannot be rolled back or take no 4-D mask. Whether their cache does what is expected of it is tried
-on a few tokens, as slots are: upstream renames and custom code must lead to a refusal, never to wrong tokens.
+It serves models that cannot be rolled back or take no 4-D mask. Whether their cache does what is expected of it is
+tried on a few tokens, as slots are: upstream renames and custom code must lead to a refusal, never to wrong tokens.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class PaddedForward:
         try:
             gap = self._gap(rows, lengths)
         except Exception as error:  # noqa: BLE001 - whatever an unknown model raises means that it cannot
-            return f"decoding over its own cache fails ({type(error).__name__}: {str(error).partition(chr(10))[0]:.120})"
+            about = str(error).partition("\n")[0]
+            return f"decoding over its own cache fails ({type(error).__name__}: {about:.120})"
         return "" if gap <= tolerance(self._model) else f"decoding over its own cache differs by {gap:.2g} from none"
 
     def _gap(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:

@@ -74,8 +74,8 @@ class LocalPolicy(SharedModel):
             minute on a small CPU. A model that cannot be compiled raises torch's own error.
 
     Raises:
-        ModelLoadError: the tokenizer has no chat template, or the model decodes wrongly: its own cache is tried on a few
-            tokens where it does not work over slots.
+        ModelLoadError: the tokenizer has no chat template, or the model decodes wrongly: where it does not work over
+            slots, its own cache is tried on a few tokens.
     """
 
     ranks_tokens = True
@@ -364,8 +364,8 @@ def _check_decodable(loaded: LoadedModel, engine: Engine, padded: PaddedForward)
     if refusal:
         raise ModelLoadError(
             f"the model {loaded.name!r} ({type(loaded.model).__name__}) cannot be decoded with transformers "
-            f"{transformers.__version__}: {refusal}; and {over_slots}. Use a version of transformers that this model is "
-            "known to work with, or serve the model elsewhere and use an EndpointPolicy"
+            f"{transformers.__version__}: {refusal}; and {over_slots}. Use a version of transformers that is known to "
+            "work with this model, or serve the model elsewhere and use an EndpointPolicy"
         )
 
 

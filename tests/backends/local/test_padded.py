@@ -104,7 +104,7 @@ def test_a_model_that_would_be_decoded_wrongly_is_refused_at_load(kind, reason, 
 def test_a_recurrent_model_with_a_state_of_another_kind_is_refused_at_load(tokenizers):
     tokenizer = tokenizers["qwen3"]
     config = RwkvConfig(vocab_size=len(tokenizer), hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
-    with pytest.raises(ModelLoadError, match="RwkvForCausalLM.*takes no cache by a known name"):
+    with pytest.raises(ModelLoadError, match=r"RwkvForCausalLM.*takes no cache by a known name"):
         LocalPolicy(RwkvForCausalLM(config), tokenizer, threads=1)
 
 
