@@ -48,7 +48,7 @@ def watched(search: DarwinSearch, instruction: str, seed: int) -> tuple[SearchRe
     with console.status("starting …") as status:
 
         def on_event(event: Event, population: Population) -> None:
-            if event.failure is None:  # else the population is what an earlier event led to
+            if event.answered:  # else the population is what an earlier event led to
                 history.append((event, population))
             status.update(_progress(event, population, search.config.cycles))
 

@@ -51,7 +51,7 @@ from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
 from darwin_align.operators.policy import check_ranks
-from darwin_align.operators.portal import acall
+from darwin_align.operators.portal import OutOfTime, acall
 from darwin_align.operators.prompts import MANY, MutationPrompt
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.together import RunsTogether
@@ -386,6 +386,8 @@ class _Run:
         start = perf_counter()
         try:
             yield
+        except OutOfTime:
+            self.event = question.interrupted(perf_counter() - start)
         except Exception as error:
             if not (self.may_end and question.has_best and is_remote_fault(error)):
                 raise

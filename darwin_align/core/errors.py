@@ -6,6 +6,7 @@ __all__ = [
     "ConfigError",
     "ContextLengthError",
     "DarwinError",
+    "DeviceMemoryError",
     "EndpointAuthenticationError",
     "EndpointConnectionError",
     "EndpointError",
@@ -41,6 +42,10 @@ class ContextLengthError(RequestError):
 
 class ModelLoadError(DarwinError):
     """A model folder or hub id cannot be used as asked."""
+
+
+class DeviceMemoryError(DarwinError, MemoryError):
+    """The device has not enough memory, not even for one row at a time."""
 
 
 class OperatorError(DarwinError):

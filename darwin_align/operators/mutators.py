@@ -13,12 +13,14 @@ from pydantic import Field
 from darwin_align.core.clauses import Clause, sentences, with_clauses
 from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
-from darwin_align.operators.base import Check, Mutator, Report
+from darwin_align.operators.base import Check, Mutator
 from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
-from darwin_align.operators.policy import Continuation, Row, current_search, usage_of
+from darwin_align.operators.policy import Continuation, Row, current_allowance, current_search, usage_of
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt, parse_list
+from darwin_align.operators.report import Report
+from darwin_align.operators.timed import generate_call
 
 __all__ = [
     "ChainMutator",
@@ -54,12 +56,20 @@ class PolicyMutator(Mutator):
         if refusal and (reason := await acall(refusal, asked, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         replies = n if self.prompt.one_per_reply else 1
-        search = current_search.get()
-        rows = [Row(asked, self.max_tokens, seed=derive(seed, i), search_id=search) for i in range(replies)]
-        report = Report.of(await acall(getattr(self.policy, "submit", self.policy.generate), rows))
+        search, allowance = current_search.get(), current_allowance.get()
+        most, seconds = allowance.each(self.max_tokens, replies), allowance.seconds
+        rows = [Row(asked, most, seed=derive(seed, i), search_id=search, seconds=seconds) for i in range(replies)]
+        generate, arguments = generate_call(self.policy, rows)
+        report = Report.of(await acall(generate, *arguments))
         continuations: Sequence[Continuation] = report.answer
-        found = [mutation for c in continuations for mutation in self.prompt.read(c.text)]
+        limited = most < self.max_tokens or seconds is not None
+        found = [mutation for c in continuations for mutation in self._read(c, cut=limited and not c.finish_reason)]
         return Report(found[:n], usage_of(continuations) + report.usage, report.notes)
+
+    def _read(self, reply: Continuation, *, cut: bool) -> list[str]:
+        """The rewordings in a reply; the last one of a reply that the budget cut is not whole."""
+        found = self.prompt.read(reply.text)
+        return found[:-1] if cut else found
 
 
 class ChatModelMutator(Mutator):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
+from time import monotonic
 from typing import Any
 
 import torch
@@ -123,20 +124,23 @@ class PaddedForward:
 
     # -- decoding
 
-    def write(self, lines: Sequence[Line]) -> None:
-        """Write every line to its end."""
-        for batch in self._batches(lines):
-            self._write(batch)
+    def write(self, lines: Sequence[Line], deadline: float | None = None) -> None:
+        """Write every line to its end, or until the deadline, which is on the clock of :func:`time.monotonic`."""
+        for batch in self._batches([line for line in lines if line.wanted > 0]):
+            if deadline is None or monotonic() < deadline:
+                self._write(batch, deadline)
 
     def _batches(self, lines: Sequence[Line]) -> Iterator[list[Line]]:
         ordered = sorted(lines, key=lambda line: len(line.ids))
+        if not ordered:
+            return
         if self.pads:
             yield ordered
             return
         for _, group in groupby(ordered, key=lambda line: len(line.ids)):
             yield list(group)
 
-    def _write(self, lines: list[Line]) -> None:
+    def _write(self, lines: list[Line], deadline: float | None) -> None:
         steps, device = max(line.wanted for line in lines), self._device
         batch = _Batch.of([line.ids for line in lines], steps, device)
         seeds = seed_keys([line.seed for line in lines], device)
@@ -150,7 +154,7 @@ class PaddedForward:
             for line, token, logprob in zip(lines, tokens.tolist(), logprobs.tolist(), strict=True):
                 line.push(token, logprob)
             going = [i for i, line in enumerate(lines) if line.wanted > 0]
-            if not going:
+            if not going or (deadline is not None and monotonic() >= deadline):
                 return
             batch.ids = torch.cat([batch.ids, tokens[:, None]], dim=1)
             if len(going) < len(lines):

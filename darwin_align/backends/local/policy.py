@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any, Self
 
 import torch
@@ -80,6 +82,8 @@ class LocalPolicy(SharedModel):
 
     ranks_tokens = True
     """It writes the most likely tokens where ``Row.rank`` asks for them."""
+    stops_in_time = True
+    """It stops at a token when ``Row.seconds`` are over."""
     enforces_grounding = True
     """``grounded`` requests are taken."""
 
@@ -228,25 +232,36 @@ class LocalPolicy(SharedModel):
             ContextLengthError: a prompt leaves no room for an answer.
             RequestError: the chat template refuses a conversation, or its format or tool choice cannot be enforced.
         """
+        seconds = min((row.seconds for row in rows if row.seconds is not None), default=None)
+        deadline = None if seconds is None else monotonic() + seconds
         lines = [self._line(row) for row in rows]
         owners = {row.search_id for row in rows}
         return self.engine.submit(
             [line for line in lines if line.wanted > 0],
             lambda: [line.continuation() for line in lines],
-            whole=self._padded.write,
+            whole=partial(self._padded.write, deadline=deadline),
             owner=owners.pop() if len(owners) == 1 else "",
             threads=self._options.threads,
+            deadline=deadline,
         )
 
     def release(self, search_id: str) -> None:
         """Let the rows of a search go."""
         self.engine.release(search_id)
 
+    def _check_ids(self, tokens: Sequence[int]) -> None:
+        """Refuse ids that the model does not have: on a GPU they would end the process."""
+        known = self._loaded.model.get_input_embeddings().num_embeddings
+        if tokens and not (set(map(type, tokens)) == {int} and min(tokens) >= 0 and max(tokens) < known):
+            alien = next(token for token in tokens if type(token) is not int or not 0 <= token < known)
+            raise RequestError(f"a row's state holds {alien!r}: the token ids of this model are 0 to {known - 1}")
+
     def _line(self, row: Row) -> _Line:
         if row.text and not row.tokens:
             raise RequestError(
                 "a row has text but no token ids: a local policy continues only what it (or its tokenizer) wrote itself"
             )
+        self._check_ids(row.tokens)
         prompt = self.template.prompt_ids(row.request)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(
