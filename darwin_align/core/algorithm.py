@@ -196,15 +196,18 @@ class _Run:
         answer = yield from self.ask("decode", population.with_beams(asleep), tokens=self._tokens_alone)
         place = answer.first_response
         if place is not None and answer.beams[place].open:
-            self.remarks.append(
-                f"the budget ({self.spent or 'seconds'}) is smaller than one whole answer, which was cut after "
-                f"{answer.beams[place].length} tokens: give the search more"
-            )
+            self._remark_cut(answer.beams[place])
             answer = answer.with_beams({place: answer.beams[place].cut})
         self.scored = answer.with_beams(awake)  # if the score does not come in time, the answer stands without one
         answer = yield from self.ask("score", answer)
         self.scored = answer.with_beams(awake)
         return self.scored
+
+    def _remark_cut(self, first_response: Beam) -> None:
+        self.remarks.append(
+            f"the budget ({self.spent or 'seconds'}) is smaller than one whole answer, which was cut after "
+            f"{first_response.length} tokens: give the search more"
+        )
 
     @property
     def _tokens_alone(self) -> int:
@@ -260,6 +263,8 @@ class _Run:
         selection failed, that step's rewards count. No champion of this cycle enters the archive.
         """
         self._close(self.scored)
+        if self.config.budget.limited and self.first_response.open:
+            self._remark_cut(self.first_response)
 
     def _close(self, population: Population) -> None:
         cycle = population.step.cycle

@@ -166,16 +166,20 @@ def test_what_is_decoded_without_slots_is_halved_too(policy: LocalPolicy, rows: 
 REAL = """
     import json, resource, sys
     from concurrent.futures import wait
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from darwin_align.backends.local import LocalPolicy
     from darwin_align.core.errors import DeviceMemoryError
     from darwin_align.core.types import Request
     from darwin_align.operators.policy import Row
 
-    policy = LocalPolicy.from_pretrained(sys.argv[1], device="cpu", threads=1, row_memory=8 * 2**30)
+    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+    shape = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape))
+    policy = LocalPolicy(model, tokenizer, threads=1, row_memory=8 * 2**30)
     policy.generate([Row(Request.of("Hi"), 2, seed=0)])
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 2**20, resource.RLIM_INFINITY))
-    rows = [Row(Request.of(f"{i} " + "tea " * 150), 12, seed=i) for i in range(80)]
+    rows = [Row(Request.of(f"{i} " + "tea " * 150), 6, seed=i) for i in range(30)]
     futures = [policy.submit(rows[i : i + 20]) for i in range(0, len(rows), 20)]
     hanging = len(wait(futures, 240).not_done)
     kinds = [type(future.exception()).__name__ if future.exception() else len(future.result()) for future in futures]
@@ -187,7 +191,7 @@ REAL = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's address space")
 def test_a_real_memory_limit_hangs_nobody(folders: Any) -> None:
-    script = [sys.executable, "-c", textwrap.dedent(REAL), str(folders["llama"]), "2"]
+    script = [sys.executable, "-c", textwrap.dedent(REAL), str(folders["llama"]), "96"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
@@ -219,4 +223,5 @@ def test_a_row_stops_when_its_seconds_are_over(over_slots: bool, folders: Any, r
     for found in policy.submit(rows).result(PATIENCE):
         assert found.finish_reason is None
         assert found.new_tokens == len(found.tokens) < 10**5
+    policy.engine.submit([], lambda: None).result(PATIENCE)
     assert not policy.engine.busy
