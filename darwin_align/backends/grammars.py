@@ -24,7 +24,7 @@ from darwin_align.backends.compilations import Compilations
 from darwin_align.backends.grounded import GroundedJson, NothingToCopy
 from darwin_align.backends.request_bounds import check_size
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.core.errors import ModelLoadError, RequestError
+from darwin_align.core.errors import MissingPackageError, RequestError
 from darwin_align.core.types import Request
 from darwin_align.operators.grounding import Sources
 from darwin_align.operators.tool_syntax import ID_LETTERS, CallTexts, functions
@@ -349,7 +349,7 @@ class Grammars:
 
         Raises:
             RequestError: calls are to be grounded and cannot be.
-            ModelLoadError: the same, for the package is missing.
+            MissingPackageError: the same, for the package is missing.
         """
         if not request.tools or request.tool_choice == "none":
             return None
@@ -357,7 +357,7 @@ class Grammars:
             return self.find(request)
         try:
             return self.find(request)
-        except (RequestError, ModelLoadError) as error:
+        except (RequestError, MissingPackageError) as error:
             unkept(error)
             return None
 
@@ -368,7 +368,7 @@ class Grammars:
 
         Raises:
             RequestError: what is asked for cannot be enforced, or is too large to be compiled.
-            ModelLoadError: the package that enforces it is missing.
+            MissingPackageError: the package that enforces it is missing.
         """
         check_size(request)
         asked = [request.response_format, request.tool_choice, request.tools, request.parallel_tool_calls]
@@ -487,7 +487,7 @@ def _llguidance() -> Any:
     try:
         import llguidance.hf
     except ImportError as error:
-        raise ModelLoadError(
+        raise MissingPackageError(
             "response_format and tool_choice need the package llguidance, which is missing here: "
             "pip install 'darwin-align[constrained]'"
         ) from error

@@ -15,6 +15,7 @@ __all__ = [
     "EndpointRequestError",
     "EndpointServerError",
     "EndpointTimeoutError",
+    "MissingPackageError",
     "ModelLoadError",
     "OperatorError",
     "ReplayError",
@@ -41,6 +42,10 @@ class ContextLengthError(RequestError):
 
 class ModelLoadError(DarwinError):
     """A model folder or hub id cannot be used as asked."""
+
+
+class MissingPackageError(ModelLoadError):
+    """An optional package is not installed; the message names the extra that brings it."""
 
 
 class OperatorError(DarwinError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -29,6 +31,8 @@ from .settings import ServerSettings
 from .wire import ChatRequest, ClassifyRequest, GetRewardRequest, RewardsRequest
 
 __all__ = ["create_app"]
+
+logger = logging.getLogger(__name__)
 
 _HEALTH, _METRICS = "/healthz", "/metrics"
 
@@ -55,6 +59,11 @@ def create_app(
     # No pages with documentation: they load scripts from elsewhere. The schema is at /openapi.json.
     app = FastAPI(title="darwin_align", version=darwin_align.__version__, docs_url=None, redoc_url=None)
     _watch(metrics, chats, scorers, models)
+    if find_spec("llguidance") is None:
+        logger.warning(
+            "response_format and a forced tool_choice are answered by 501 where models run in this process, for the "
+            "package llguidance is missing: pip install 'darwin-align[constrained]'"
+        )
     _answer_faults(app)
     _route_chat(app, served, chats, settings)
     _route_models(

@@ -12,7 +12,7 @@ from .conversation import to_langchain
 from .faults import invalid
 from .served import SearchModel
 from .settings import SearchLimits
-from .wire import ChatRequest
+from .wire import ChatRequest, ignored_names
 
 __all__ = ["Asked"]
 
@@ -32,6 +32,8 @@ class Asked:
     """Whether a stream tells text that can no longer change before the answer is decided."""
     seconds: float
     """After which the search ends by itself."""
+    ignored: tuple[str, ...] = ()
+    """Parameters that were taken and have no effect."""
 
     @classmethod
     def of(cls, request: ChatRequest, served: SearchModel, limits: SearchLimits) -> Asked:
@@ -50,7 +52,13 @@ class Asked:
             param, sentence = too_much
             raise invalid(sentence, param)
         settings["budget"] = budget = limits.bounded(config.budget)
-        return cls(served, messages, settings, n, _commits(request), budget.seconds or limits.seconds)
+        seconds, ignored = budget.seconds or limits.seconds, tuple(sorted(ignored_names(request)))
+        return cls(served, messages, settings, n, _commits(request), seconds, ignored)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the reply says of the request itself."""
+        return {"x-darwin-ignored": ", ".join(self.ignored)} if self.ignored else {}
 
 
 def _settings(request: ChatRequest) -> dict[str, Any]:

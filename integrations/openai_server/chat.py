@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -57,7 +57,8 @@ class Chats:
         except ClientGone:
             self.metrics.cancelled.labels("search").inc()
             raise
-        return JSONResponse(Reply(asked.served.id).whole(messages), headers=headers_of(messages[0]))
+        headers = {**asked.headers, **headers_of(messages[0])}
+        return JSONResponse(Reply(asked.served.id).whole(messages), headers=headers)
 
     async def _stream(
         self, search: _Search, task: asyncio.Task[list[AIMessage]], body: ChatRequest, request: Request
@@ -80,7 +81,7 @@ class Chats:
             left.cancel()
         usage = bool(body.stream_options and body.stream_options.include_usage)
         events = search.events(task, include_usage=usage, request_id=request.state.request_id)
-        return _Stream(events, task, self.metrics)
+        return _Stream(events, task, self.metrics, search.asked.headers)
 
 
 class _Search:
@@ -162,8 +163,10 @@ class _Search:
 class _Stream(StreamingResponse):
     """A stream that takes its search with it when it ends before its time."""
 
-    def __init__(self, events: AsyncIterator[bytes], task: asyncio.Task[Any], metrics: Metrics) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def __init__(
+        self, events: AsyncIterator[bytes], task: asyncio.Task[Any], metrics: Metrics, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
         self._task, self._metrics = task, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,6 +14,8 @@ from darwin_align.core import SearchConfig
 from darwin_align.core.noun import did_you_mean
 from darwin_align.core.types import COLDEST, Grounded
 
+from .fields import CHAT_IGNORED, CHAT_NEUTRAL, CHAT_REFUSED, IGNORED_IN_HISTORY, IGNORED_IN_PARTS, MEANT
+
 __all__ = [
     "AssistantTurn",
     "ChatRequest",
@@ -25,6 +27,7 @@ __all__ = [
     "ToolTurn",
     "Turn",
     "UserTurn",
+    "ignored_names",
 ]
 
 _NOTHING: tuple[Any, ...] = (None, [], {}, "")
@@ -39,19 +42,40 @@ class Wire(BaseModel):
     """Values by which a parameter that is not served asks for what happens anyway."""
     hints: ClassVar[dict[str, str]] = {}
     """What to do instead."""
+    ignored: ClassVar[dict[str, str]] = {}
+    """Parameters that have no effect on an answer, and why: taken with any value, and named in the reply."""
 
     @model_validator(mode="after")
-    def _nothing_is_ignored(self) -> Self:
+    def _nothing_is_ignored_silently(self) -> Self:
         for name, value in (self.model_extra or {}).items():
+            if name in self.ignored:
+                continue
             # By kind too: False is equal to 0.
             same = [one for one in (*_NOTHING, *self.neutral.get(name, ())) if type(one) is type(value)]
-            if value in same:
+            if value in same and not (name in MEANT and value is not None):
                 continue
             hint = self.hints.get(name) or _hint(name, name in self.neutral, type(self).model_fields)
             raise PydanticCustomError(
                 "unsupported_parameter", "{name} is not supported: {hint}", {"name": name, "hint": hint}
             )
         return self
+
+
+def ignored_names(value: Any, path: str = "") -> set[str]:
+    """What of a request was taken and has no effect: the paths of its parameters, without places in lists."""
+    if isinstance(value, list):
+        return {name for one in value for name in ignored_names(one, path)}
+    if not isinstance(value, Wire):
+        return set()
+    found = set()
+    given = {**{name: getattr(value, name) for name in type(value).model_fields}, **(value.model_extra or {})}
+    for name, inner in given.items():
+        where = f"{path}.{name}" if path else name
+        if name in value.ignored and inner not in _NOTHING:
+            found.add(where)
+        elif isinstance(inner, Wire | list):
+            found |= ignored_names(inner, where)
+    return found
 
 
 def _hint(name: str, known: bool, fields: Iterable[str]) -> str:
@@ -64,6 +88,8 @@ def _hint(name: str, known: bool, fields: Iterable[str]) -> str:
 class TextPart(Wire):
     """A piece of a turn; this server reads text only."""
 
+    ignored = IGNORED_IN_HISTORY
+
     type: Literal["text"]
     text: str
 
@@ -74,6 +100,7 @@ Content = str | list[TextPart]
 class SystemTurn(Wire):
     """What holds for the whole conversation."""
 
+    ignored = IGNORED_IN_PARTS
     role: Literal["system", "developer"]
     content: Content
     name: str | None = None
@@ -82,6 +109,7 @@ class SystemTurn(Wire):
 class UserTurn(Wire):
     """What the user said."""
 
+    ignored = IGNORED_IN_PARTS
     role: Literal["user"]
     content: Content
     name: str | None = None
@@ -90,6 +118,7 @@ class UserTurn(Wire):
 class CalledFunction(Wire):
     """A function and its arguments, as JSON."""
 
+    ignored = IGNORED_IN_HISTORY
     name: str
     arguments: str
 
@@ -108,6 +137,7 @@ class CalledFunction(Wire):
 class Call(Wire):
     """A call that the assistant made."""
 
+    ignored = IGNORED_IN_HISTORY
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -116,6 +146,7 @@ class Call(Wire):
 class AssistantTurn(Wire):
     """What the assistant said or called."""
 
+    ignored = IGNORED_IN_HISTORY
     role: Literal["assistant"]
     content: Content | None = None
     name: str | None = None
@@ -125,6 +156,7 @@ class AssistantTurn(Wire):
 class ToolTurn(Wire):
     """What a call gave."""
 
+    ignored = IGNORED_IN_PARTS
     role: Literal["tool"]
     content: Content
     tool_call_id: str
@@ -137,6 +169,7 @@ Turn = Annotated[SystemTurn | UserTurn | AssistantTurn | ToolTurn, Field(discrim
 class Function(Wire):
     """A function that may be called."""
 
+    ignored = IGNORED_IN_PARTS
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
@@ -146,6 +179,7 @@ class Function(Wire):
 class Tool(Wire):
     """A tool: functions only."""
 
+    ignored = IGNORED_IN_PARTS
     type: Literal["function"]
     function: Function
 
@@ -188,7 +222,8 @@ class Format(Wire):
 class StreamOptions(Wire):
     """How an answer is streamed."""
 
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"include_obfuscation": (False,)}
+    ignored = {"include_obfuscation": CHAT_IGNORED["stream_options.include_obfuscation"]}
+    neutral = {"continuous_usage_stats": (False,)}
     include_usage: bool = False
 
 
@@ -233,20 +268,9 @@ _COUNT = 2**31 - 1
 class ChatRequest(Wire):
     """``POST /v1/chat/completions``."""
 
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "frequency_penalty": (0, 0.0),
-        "presence_penalty": (0, 0.0),
-        "logprobs": (False,),
-        "top_logprobs": (0,),
-        "store": (False,),
-        "service_tier": ("auto", "default"),
-        "modalities": (["text"],),
-    }
-    hints: ClassVar[dict[str, str]] = {
-        "functions": "it is deprecated, give tools",
-        "function_call": "it is deprecated, give tool_choice",
-        "logprobs": "answers are chosen by their reward, see the reply's darwin field",
-    }
+    ignored = CHAT_IGNORED
+    neutral = CHAT_NEUTRAL
+    hints = CHAT_REFUSED
     model: str
     messages: list[Turn] = Field(min_length=1)
     stream: bool = False
@@ -266,7 +290,7 @@ class ChatRequest(Wire):
     response_format: Format | None = None
     darwin: DarwinSettings | None = None
     user: str | None = None
-    """Taken and not used, like the next two: they are meant for the operator's records, and none are kept."""
+    """Ignored, like the next two."""
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 

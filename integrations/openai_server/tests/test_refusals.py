@@ -1,8 +1,10 @@
 """What is refused, how, and by which name; on the application itself, without a process."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from darwin_align.core.errors import (
     EndpointTimeoutError,
 )
 from darwin_align.core.types import COLDEST
+from darwin_align.integrations.openai_server import fields
 from darwin_align.integrations.openai_server.app import create_app
 from darwin_align.integrations.openai_server.conversation import to_openai
 from darwin_align.integrations.openai_server.settings import SearchLimits, ServerSettings
@@ -30,6 +33,7 @@ from .conftest import KEY
 
 CHAT = "/v1/chat/completions"
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/tea.png"}}
+LAMP = {"type": "function", "function": {"name": "set_lamp", "parameters": {"type": "object", "properties": {}}}}
 HI = [{"role": "user", "content": "Say something good."}]
 
 
@@ -62,14 +66,22 @@ async def refused(body, status=400, path=CHAT, model=None, headers=None, **setti
 @pytest.mark.parametrize(
     ("parameter", "named", "hint"),
     [
-        ({"logit_bias": {"1": 2}}, "logit_bias", "does not know it"),
+        ({"logit_bias": {"1": 2}}, "logit_bias", "not weighted one by one"),
+        ({"min_p": 0.1}, "min_p", "give top_p"),
+        ({"web_search_options": {}}, "web_search_options", "nothing is searched for"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs", "the operator's"),
+        ({"best_of": 4}, "best_of", "choose a preset"),
+        ({"function_call": {"name": "f"}}, "function_call", "give tool_choice"),
+        (
+            {"messages": [*HI, {"role": "assistant", "content": "x", "audio": {"id": "1"}}, *HI]},
+            "messages.1.audio",
+            "know",
+        ),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "leave it out"),
         ({"presence_penalty": 1}, "presence_penalty", "leave it out"),
         ({"logprobs": True}, "logprobs", "chosen by their reward"),
         ({"top_logprobs": 2}, "top_logprobs", "leave it out"),
-        ({"store": True}, "store", "leave it out"),
         ({"functions": [{"name": "f"}]}, "functions", "give tools"),
-        ({"reasoning_effort": "low"}, "reasoning_effort", "does not know it"),
         ({"modalities": ["text", "audio"]}, "modalities", "leave it out"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'?"),
         ({"darwin": {"cycle": 1}}, "darwin.cycle", "did you mean 'cycles'?"),
@@ -96,6 +108,61 @@ async def test_what_asks_for_nothing_is_let_through(parameter):
     async with asking() as client:
         reply = await client.post(CHAT, json={"model": "toy", "messages": HI, **parameter})
     assert reply.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("parameter", "named"),
+    [
+        ({"metadata": {"trace": "1"}, "store": True, "user": "me"}, "metadata, store, user"),
+        ({"reasoning_effort": "low", "verbosity": "high"}, "reasoning_effort, verbosity"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"prediction": {"type": "content", "content": "x"}, "prompt_cache_key": "k"}, "prediction, prompt_cache_key"),
+        ({"min_p": 0, "best_of": 1, "skip_special_tokens": True, "metadata": {}}, None),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]}]},
+            "messages.content.cache_control"),
+        ({"messages": [*HI, {"role": "assistant", "content": "x", "refusal": None, "audio": None, "function_call": None,
+            "annotations": [{"type": "url_citation"}], "reasoning_content": "hm"}, *HI]},
+            "messages.annotations, messages.reasoning_content"),
+        ({"messages": [*HI, {"role": "assistant", "content": None, "tool_calls": [
+            {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "x", "cache_control": {"type": "ephemeral"}}]},
+            "messages.cache_control, messages.tool_calls.index"),
+    ],
+)  # fmt: skip
+async def test_what_has_no_effect_is_taken_and_named(parameter, named, stream):
+    async with asking() as client:
+        reply = await client.post(CHAT, json={"model": "toy", "messages": HI, "stream": stream, **parameter})
+    assert reply.status_code == 200, reply.text
+    assert reply.headers.get("x-darwin-ignored") == named
+
+
+def test_every_field_of_the_table_is_in_the_readme():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    names = {*fields.CHAT_IGNORED, *fields.IGNORED_IN_HISTORY, *fields.CHAT_REFUSED, *fields.CHAT_NEUTRAL}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"tools": [LAMP], "tool_choice": "required"},
+        {"darwin": {"grounded": True}, "response_format": {"type": "json_object"}},
+    ],
+)
+async def test_without_llguidance_what_it_enforces_is_not_implemented_here(asked, stream, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.setitem(sys.modules, "llguidance.hf", None)
+    async with asking(DarwinChatModel()) as client:
+        body = {"model": "toy:sample", "messages": HI, "max_tokens": 4, "stream": stream}
+        reply = await client.post(CHAT, json={**body, **asked})
+        assert (await client.post(CHAT, json={**body, "tools": [LAMP]})).status_code == 200
+    assert reply.status_code == 501
+    assert "pip install 'darwin-align[constrained]'" in reply.json()["error"]["message"]
+    assert "answered by 501" in caplog.text
 
 
 @pytest.mark.parametrize(
