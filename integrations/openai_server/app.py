@@ -21,13 +21,13 @@ from darwin_align import DarwinChatModel, Scorer
 
 from .asked import Asked
 from .chat import Chats
-from .doors import BoundedBody, KeyRequired, Watched
+from .doors import BoundedBody, HostAllowed, KeyRequired, Watched
 from .faults import Fault, fault_of, refusal, validation_fault
 from .gate import ClientGone
 from .metrics import Metrics
 from .rewards import Rewards
 from .served import chosen, reward_models, search_models
-from .settings import ServerSettings
+from .settings import LOOPBACK_NAMES, ServerSettings
 from .wire import ChatRequest, ClassifyRequest, GetRewardRequest, RewardsRequest
 
 __all__ = ["create_app"]
@@ -75,6 +75,10 @@ def create_app(
     paths = {path for route in app.routes if "{" not in (path := getattr(route, "path", "{"))}
     app.add_middleware(BoundedBody, most=settings.body_bytes, seconds=settings.body_seconds)
     app.add_middleware(KeyRequired, keys=settings.api_keys, free=free)
+    if settings.allowed_hosts or not settings.api_keys:
+        names = {*LOOPBACK_NAMES, *settings.allowed_hosts}
+        # Behind keys a probe may come by any address.
+        app.add_middleware(HostAllowed, names=names, free={_HEALTH} if settings.api_keys else ())
     app.add_middleware(Watched, metrics=metrics, routes=paths)
     return app
 

@@ -18,8 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .faults import Fault, fault_of, refusal
 from .metrics import Metrics
+from .settings import host_name
 
-__all__ = ["BoundedBody", "KeyRequired", "Watched"]
+__all__ = ["BoundedBody", "HostAllowed", "KeyRequired", "Watched"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,34 @@ class Watched:
             self.metrics.requests.labels(route, str(status or 499)).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             logger.info("%s %s: %s in %.3f s, %s", scope["method"], route, status or "client left", seconds, request_id)
+
+
+class HostAllowed:
+    """Answers only requests that address the server by a name of its own.
+
+    A web page can have a name of its own resolve to 127.0.0.1 (DNS rebinding), and then reads what a server without a
+    key answers. Its requests carry that name in the ``Host`` header.
+    """
+
+    def __init__(self, app: ASGIApp, *, names: Collection[str], free: Collection[str]) -> None:
+        self.app, self.names, self.free = app, frozenset(names), frozenset(free)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it (421)."""
+        if scope["type"] == "http" and scope["path"] not in self.free:
+            given = Headers(scope=scope).getlist("host")
+            if len(given) != 1 or host_name(given[0]) not in self.names:
+                await refusal(self._fault(", ".join(given)))(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    @staticmethod
+    def _fault(given: str) -> Fault:
+        message = (
+            f"this server does not answer to the host {given!r:.200}: use http://127.0.0.1 or localhost, or have "
+            "its operator add the name to allowed_hosts"
+        )
+        return Fault(421, message, code="host_not_allowed")
 
 
 class KeyRequired:

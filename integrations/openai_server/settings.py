@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -10,10 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from darwin_align.core import PRESETS, Budget, SearchConfig
 from darwin_align.core.noun import did_you_mean
 
-__all__ = ["SHORTEST_KEY", "SearchLimits", "ServerSettings"]
+__all__ = ["LOOPBACK_NAMES", "SHORTEST_KEY", "SearchLimits", "ServerSettings", "host_name"]
 
 SHORTEST_KEY = 16
 """Letters of an API key at least."""
+
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.%]+\]|[a-z0-9_.-]+)(:[0-9]*)?")
 
 
 class _Settings(BaseModel):
@@ -98,6 +103,10 @@ class ServerSettings(_Settings):
     """0 takes any free port, which the log then tells."""
     api_keys: tuple[SecretStr, ...] = ()
     """Any of them opens the server; without one it listens on loopback only."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, without ports, by which requests may address the server beyond localhost, 127.0.0.1 and [::1]; others are
+    refused (421). Without an API key this is always checked, or a web page could reach the server by DNS rebinding;
+    with keys only if names are given."""
     open_metrics: bool = False
     """Whether ``/metrics`` needs no key."""
     presets: tuple[str, ...] = tuple(PRESETS)
@@ -133,6 +142,16 @@ class ServerSettings(_Settings):
             raise ValueError("an API key holds letters that no header can carry: use printable ASCII")
         return keys
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if host_name(host) != host.lower().removesuffix("."):
+                raise ValueError(
+                    f"{host!r} is no host name: give it as in 'search.example.org' or '[::1]', without a port"
+                )
+        return tuple(host.lower().removesuffix(".") for host in hosts)
+
     @field_validator("presets")
     @classmethod
     def _are_known(cls, presets: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,6 +168,16 @@ class ServerSettings(_Settings):
                 "variable DARWIN_ALIGN_SERVER_KEYS or a file (--api-keys-file), or listen on 127.0.0.1"
             )
         return self
+
+
+def host_name(header: str) -> str | None:
+    """The name in a ``Host`` header, in lower case and without its port; ``None`` if it is none.
+
+    >>> host_name("LocalHost:8000"), host_name("[::1]:80"), host_name("a b")
+    ('localhost', '[::1]', None)
+    """
+    found = _HOST.fullmatch(header.strip().lower())
+    return found["name"].removesuffix(".") if found else None
 
 
 def _is_loopback(host: str) -> bool:

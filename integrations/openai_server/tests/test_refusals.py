@@ -46,6 +46,7 @@ def scripted(policy=None, scorer=None, **settings) -> DarwinChatModel:
 
 @asynccontextmanager
 async def asking(model=None, **settings) -> AsyncIterator[httpx.AsyncClient]:
+    settings = {"allowed_hosts": ("toy",), **settings}
     app = create_app(ServerSettings(**settings), {"toy": model or scripted()})
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://toy") as client:
@@ -335,6 +336,50 @@ def test_strangers_need_a_key(host):
     with pytest.raises(ValidationError, match="there is no API key"):
         ServerSettings(host=host)
     assert ServerSettings(host=host, api_keys=(SecretStr(KEY),)).host == host
+
+
+LOCAL = ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:8000", "localhost."]
+FOREIGN = [
+    "evil.example",
+    "evil.example:8000",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "127.0.0.1@evil",
+    "",
+]
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+async def test_without_a_key_a_page_that_rebinds_its_name_reads_nothing(host):
+    async with asking(allowed_hosts=()) as client:
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/healthz"):
+            reply = await client.get(path, headers={"Host": host})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (421, "host_not_allowed")
+        reply = await client.post(CHAT, json={"model": "toy", "messages": HI}, headers={"Host": host})
+        assert reply.status_code == 421
+        assert "allowed_hosts" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", [*LOCAL, "search.example.org", "Search.Example.org:443"])
+async def test_local_names_and_those_that_the_operator_gives_are_answered(host):
+    async with asking(allowed_hosts=("search.example.org",)) as client:
+        assert (await client.get("/v1/models", headers={"Host": host})).status_code == 200
+
+
+async def test_behind_keys_hosts_are_checked_where_the_operator_names_some():
+    headers = {"Authorization": f"Bearer {KEY}", "Host": "evil.example"}
+    keys = (SecretStr(KEY),)
+    async with asking(api_keys=keys, allowed_hosts=()) as client:
+        assert (await client.get("/v1/models", headers=headers)).status_code == 200
+    async with asking(api_keys=keys, allowed_hosts=("search.example.org",)) as client:
+        assert (await client.get("/v1/models", headers=headers)).status_code == 421
+        assert (await client.get("/healthz", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["http://a", "a:80", "a/b", "", "a b"])
+def test_allowed_hosts_are_names(host):
+    with pytest.raises(ValidationError, match="no host name"):
+        ServerSettings(allowed_hosts=(host,))
 
 
 @pytest.mark.parametrize("key", ["short", "sk-0123456789abcdé"])
