@@ -38,10 +38,10 @@ _MOST = {
     "texts with a pattern or format": 250,
 }
 _DEEPEST = 64
-_SOURCES = 500_000
+_SOURCES = 400_000
 """Characters of the texts that grounded values are copied from."""
-_LONG = 20_000
-"""Characters of a conversation from which on rendering and tokenising it takes more than some milliseconds."""
+_LONG = 2_000
+"""Characters of a conversation from which on rendering and tokenising it takes more than a millisecond or two."""
 _ALTERNATIVES = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _FORMS = frozenset({"pattern", "format"})

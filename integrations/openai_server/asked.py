@@ -8,11 +8,11 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from .conversation import to_langchain
+from .conversation import check_texts, texts_of, to_langchain
 from .faults import invalid
 from .served import SearchModel
 from .settings import SearchLimits
-from .wire import ChatRequest, ignored_names
+from .wire import ChatRequest
 
 __all__ = ["Asked"]
 
@@ -32,8 +32,6 @@ class Asked:
     """Whether a stream tells text that can no longer change before the answer is decided."""
     seconds: float
     """After which the search ends by itself."""
-    ignored: tuple[str, ...] = ()
-    """Parameters that were taken and have no effect."""
 
     @classmethod
     def of(cls, request: ChatRequest, served: SearchModel, limits: SearchLimits) -> Asked:
@@ -44,6 +42,7 @@ class Asked:
             ConfigError: settings that contradict each other.
             RequestError: a conversation that cannot be answered.
         """
+        check_texts(limits, texts_of(request.messages), "messages")
         messages, n = to_langchain(request.messages), request.n or 1
         settings = {**served.base, **_settings(request)}
         core, config = served.model.search.request(messages, settings)
@@ -52,13 +51,7 @@ class Asked:
             param, sentence = too_much
             raise invalid(sentence, param)
         settings["budget"] = budget = limits.bounded(config.budget)
-        seconds, ignored = budget.seconds or limits.seconds, tuple(sorted(ignored_names(request)))
-        return cls(served, messages, settings, n, _commits(request), seconds, ignored)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What the reply says of the request itself."""
-        return {"x-darwin-ignored": ", ".join(self.ignored)} if self.ignored else {}
+        return cls(served, messages, settings, n, _commits(request), budget.seconds or limits.seconds)
 
 
 def _settings(request: ChatRequest) -> dict[str, Any]:

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from openai.types.chat import ChatCompletionMessage
 from pydantic_core import from_json
 
+from .faults import invalid
+from .settings import SearchLimits
 from .wire import AssistantTurn, Content, SystemTurn, ToolTurn, Turn, UserTurn
 
-__all__ = ["call_chunks", "invalid_text", "to_langchain", "to_openai"]
+__all__ = ["call_chunks", "check_texts", "invalid_text", "texts_of", "to_langchain", "to_openai"]
 
 
 def to_langchain(turns: Sequence[Turn]) -> list[BaseMessage]:
     """Convert a conversation."""
     return [_to(turn) for turn in turns]
+
+
+def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
+    """The texts of a conversation, and the arguments of its calls."""
+    for turn in turns:
+        if isinstance(turn.content, str):
+            yield turn.content
+        else:
+            yield from (part.text for part in turn.content or ())
+        if isinstance(turn, AssistantTurn):
+            yield from (call.function.arguments for call in turn.tool_calls or ())
+
+
+def check_texts(limits: SearchLimits, texts: Iterable[str], param: str) -> None:
+    """Refuse texts that are longer than the operator allows, before anybody tokenises them.
+
+    Raises:
+        Fault: one is (400).
+    """
+    if (longest := max(map(len, texts), default=0)) > (most := limits.text_characters):
+        raise invalid(
+            f"{param}: a text of {longest} characters is longer than this server takes: {most} at most", param
+        )
 
 
 def _to(turn: SystemTurn | UserTurn | AssistantTurn | ToolTurn) -> BaseMessage:

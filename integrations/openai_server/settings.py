@@ -47,6 +47,8 @@ class SearchLimits(_Settings):
     """Seconds that a search may take; likewise."""
     reward_inputs: int = Field(256, gt=0)
     """Responses that one request may have scored."""
+    text_characters: int = Field(400_000, gt=0)
+    """Characters of one text (a turn, a response, an input), whatever the model's context."""
 
     def lowered(self, config: SearchConfig) -> dict[str, Any]:
         """The settings that make a model's own config keep the limits."""
@@ -116,13 +118,23 @@ class ServerSettings(_Settings):
     """Searches at the same time; who comes next is told to come back (429)."""
     max_scorings: int = Field(64, gt=0)
     """Requests for rewards at the same time."""
+    max_searches_per_key: int | None = Field(None, gt=0)
+    """Searches of one API key at the same time. By default half of ``max_searches`` where there are several keys."""
+    max_scorings_per_key: int | None = Field(None, gt=0)
+    """Requests for rewards of one API key at the same time; the default likewise."""
+    max_requests_per_key: int | None = Field(None, gt=0)
+    """Open requests of one API key, also those whose body is still arriving; by default half of ``max_connections``
+    where there are several keys."""
     max_connections: int = Field(1024, gt=0)
+    """Open connections: on more of them all but ``/healthz`` is refused (503), and on 64 more nothing is answered."""
     body_bytes: int = Field(1 << 20, gt=0)
     """Size of a request's body at most (413)."""
     body_seconds: float = Field(20.0, gt=0)
     """Time that a request's body may take to arrive (408)."""
     head_seconds: float = Field(20.0, gt=0)
     """Time that a request's head may take to arrive; then the connection is closed."""
+    write_seconds: float = Field(60.0, gt=0)
+    """A connection whose client reads nothing for so long is closed, and its search ends."""
     idle_seconds: int = Field(75, gt=0)
     """Time that a connection stays open without a request: longer than any ``Retry-After``, for who comes back as told
     would else find it closing."""
@@ -132,6 +144,18 @@ class ServerSettings(_Settings):
     """A stream that has nothing to tell sends a comment so often."""
     grace_seconds: int = Field(30, ge=0)
     """Time that requests have to finish when the server is told to end."""
+
+    def per_key(self, name: str) -> int:
+        """The most that one key may have of ``max_searches``, ``max_scorings`` or ``max_connections``.
+
+        Args:
+            name: "searches", "scorings" or "requests".
+        """
+        given: int | None = getattr(self, f"max_{name}_per_key")
+        most: int = getattr(self, "max_connections" if name == "requests" else f"max_{name}")
+        if given is not None:
+            return given
+        return max(1, most // 2) if len(self.api_keys) > 1 else most
 
     @field_validator("api_keys")
     @classmethod

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, create_model, field_validator, model_validator
+from annotated_types import MaxLen
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    JsonValue,
+    StrictInt,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, from_json
 
@@ -31,6 +42,21 @@ __all__ = [
 ]
 
 _NOTHING: tuple[Any, ...] = (None, [], {}, "")
+_TURNS = 1024
+"""Turns of a conversation at most."""
+_PARTS = 1024
+"""Of one turn."""
+T = TypeVar("T")
+
+
+class _FirstError(FailFast):
+    """Ends at the first wrong item: a megabyte of them would take half a minute to be described."""
+
+    def __hash__(self) -> int:  # unions of annotated types need one
+        return hash(type(self))
+
+
+Items = Annotated[list[T], _FirstError()]
 
 
 class Wire(BaseModel):
@@ -94,7 +120,7 @@ class TextPart(Wire):
     text: str
 
 
-Content = str | list[TextPart]
+Content = str | Annotated[Items[TextPart], MaxLen(_PARTS)]
 
 
 class SystemTurn(Wire):
@@ -150,7 +176,7 @@ class AssistantTurn(Wire):
     role: Literal["assistant"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Annotated[Items[Call], Field(max_length=_PARTS)] | None = None
 
 
 class ToolTurn(Wire):
@@ -164,6 +190,7 @@ class ToolTurn(Wire):
 
 
 Turn = Annotated[SystemTurn | UserTurn | AssistantTurn | ToolTurn, Field(discriminator="role")]
+Turns = Annotated[Items[Turn], Field(min_length=1, max_length=_TURNS)]
 
 
 class Function(Wire):
@@ -237,7 +264,7 @@ class _Darwin(Wire):
     }
     streaming_mode: Literal["final", "committed"] | None = None
     grounded: Grounded | None = None
-    grounded_in: list[str] | None = None
+    grounded_in: Items[str] | None = None
 
     @property
     def search(self) -> dict[str, Any]:
@@ -272,19 +299,19 @@ class ChatRequest(Wire):
     neutral = CHAT_NEUTRAL
     hints = CHAT_REFUSED
     model: str
-    messages: list[Turn] = Field(min_length=1)
+    messages: Turns
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=_COUNT)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     max_tokens: int | None = Field(None, gt=0, le=_COUNT)
     max_completion_tokens: int | None = Field(None, gt=0, le=_COUNT)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, gt=0, le=_COUNT)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: Items[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None
@@ -333,9 +360,9 @@ class RewardsRequest(Wire):
     """``POST /v1/rewards``: a conversation and responses to it, or whole conversations that end with the response."""
 
     model: str | None = None
-    messages: list[Turn] | None = Field(None, min_length=1)
-    responses: list[str] | None = Field(None, min_length=1)
-    conversations: list[list[Turn]] | None = Field(None, min_length=1)
+    messages: Turns | None = None
+    responses: Items[str] | None = Field(None, min_length=1)
+    conversations: Items[Turns] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -348,9 +375,9 @@ class RewardsRequest(Wire):
 class GetRewardRequest(Wire):
     """``POST /get_reward``: rendered texts, as OpenRLHF sends them. Prompts and labels come along and are not read."""
 
-    query: list[str] = Field(min_length=1)
-    prompts: list[str] | None = None
-    labels: list[str] | None = None
+    query: Items[str] = Field(min_length=1)
+    prompts: Items[str] | None = None
+    labels: Items[str] | None = None
 
 
 class ClassifyRequest(Wire):
@@ -370,8 +397,8 @@ class ClassifyRequest(Wire):
         "activation": "give use_activation=false for the raw reward",
     }
     model: str | None = None
-    input: str | list[str] | list[StrictInt] | list[list[StrictInt]] | None = None
-    messages: list[Turn] | None = Field(None, min_length=1)
+    input: str | Items[str] | Items[StrictInt] | Items[Items[StrictInt]] | None = None
+    messages: Turns | None = None
     use_activation: bool = True
     """A sigmoid over the reward, which vLLM applies where nothing else is said."""
     add_special_tokens: bool = True
