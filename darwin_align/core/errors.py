@@ -16,6 +16,7 @@ __all__ = [
     "EndpointRequestError",
     "EndpointServerError",
     "EndpointTimeoutError",
+    "MissingPackageError",
     "ModelLoadError",
     "OperatorError",
     "ReplayError",
@@ -44,8 +45,13 @@ class ModelLoadError(DarwinError):
     """A model folder or hub id cannot be used as asked."""
 
 
+<<<<<<< HEAD
 class DeviceMemoryError(DarwinError, MemoryError):
     """The device has not enough memory, not even for one row at a time."""
+=======
+class MissingPackageError(ModelLoadError):
+    """An optional package is not installed; the message names the extra that brings it."""
+>>>>>>> server
 
 
 class OperatorError(DarwinError):

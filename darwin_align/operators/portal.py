@@ -17,12 +17,13 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-__all__ = ["OutOfTime", "acall", "call", "on_portal", "submits", "time_limit", "wait"]
+__all__ = ["OutOfTime", "acall", "call", "off_loop", "on_portal", "submits", "time_limit", "wait"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -140,6 +141,53 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 def _time_left() -> float | None:
     deadline = _deadline.get()
     return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def off_loop(submit: Callable[[], Future[T]]) -> Future[T]:
+    """Call what returns a future; where an event loop runs on this thread, in another thread.
+
+    For methods that :func:`submits` marks and whose preparation takes long: tokenising long texts, compiling grammars.
+
+    Returns:
+        A future of the same result; cancelling it cancels what ``submit`` returned.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return submit()
+    outer: Future[T] = Future()
+    _the_portal().pool.submit(contextvars.copy_context().run, _pass_on, submit, outer)
+    return outer
+
+
+def _pass_on(submit: Callable[[], Future[T]], outer: Future[T]) -> None:
+    """Submit, and tie two futures together: the outer takes the result, and its cancellation reaches the inner."""
+    if outer.cancelled():
+        return
+    try:
+        inner = submit()
+    except BaseException as error:  # noqa: BLE001 - who waits for the future must hear of it
+        _settle(outer, partial(outer.set_exception, error))
+        return
+
+    def finished(done: Future[T]) -> None:
+        if done.cancelled():
+            outer.cancel()
+        elif (error := done.exception()) is not None:
+            _settle(outer, partial(outer.set_exception, error))
+        else:
+            _settle(outer, partial(outer.set_result, done.result()))
+
+    inner.add_done_callback(finished)
+    outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
+
+
+def _settle(future: Future[Any], settle: Callable[[], None]) -> None:
+    try:
+        settle()
+    except InvalidStateError:
+        if not future.cancelled():  # else its caller left meanwhile
+            raise
 
 
 def wait(future: Future[T]) -> T:

@@ -31,7 +31,7 @@ class RowGuide(Walk):
 
     def fill(self, words: Tensor) -> None:
         """Set the bits of the tokens that may come next; those that end the turn only where the answer is complete."""
-        if not self._filled(words) and (not self._begin_anew() or not self._filled(words)):
+        if not self._filled(words) and not self._renewed(lambda: self._filled(words)):
             if self._lenient:
                 words.fill_(-1)
                 return

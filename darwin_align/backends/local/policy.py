@@ -26,11 +26,12 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.local.padded import PaddedForward
+from darwin_align.backends.request_bounds import takes_long
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.operators.policy import Continuation, Row
-from darwin_align.operators.portal import submits, wait
+from darwin_align.operators.portal import off_loop, submits, wait
 from darwin_align.operators.tool_syntax import ToolSyntax
 
 __all__ = ["LocalPolicy"]
@@ -234,16 +235,26 @@ class LocalPolicy(SharedModel):
         """
         seconds = min((row.seconds for row in rows if row.seconds is not None), default=None)
         deadline = None if seconds is None else monotonic() + seconds
+        threads = self._options.threads or torch.get_num_threads()  # the caller's own number, not that of a pool thread
+        if any(takes_long(row.request) for row in rows):
+            return off_loop(lambda: self._queued(rows, threads, deadline))
+        return self._queued(rows, threads, deadline)
+
+    def _queued(self, rows: Sequence[Row], threads: int, deadline: float | None) -> Future[list[Continuation]]:
         lines = [self._line(row) for row in rows]
         owners = {row.search_id for row in rows}
-        return self.engine.submit(
+        owner = owners.pop() if len(owners) == 1 else ""
+        future = self.engine.submit(
             [line for line in lines if line.wanted > 0],
             lambda: [line.continuation() for line in lines],
             whole=partial(self._padded.write, deadline=deadline),
-            owner=owners.pop() if len(owners) == 1 else "",
-            threads=self._options.threads,
+            owner=owner,
+            threads=threads,
             deadline=deadline,
         )
+        # Queued off the loop, rows may come after their search was cancelled and released.
+        future.add_done_callback(lambda done: self.engine.release(owner) if done.cancelled() else None)
+        return future
 
     def release(self, search_id: str) -> None:
         """Let the rows of a search go."""

@@ -22,13 +22,14 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
+from darwin_align.backends.request_bounds import takes_long
 from darwin_align.backends.templates import ChatTemplate, Turn, to_chat
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.base import Report, Scorer
 from darwin_align.operators.policy import current_search
-from darwin_align.operators.portal import submits, wait
+from darwin_align.operators.portal import off_loop, submits, wait
 
 __all__ = ["LocalScorer", "RewardModel"]
 
@@ -362,9 +363,13 @@ class LocalScorer(Scorer):
     @submits
     def submit(self, request: Request, responses: Sequence[Response]) -> Future[Report[list[float]]]:
         """Queue the responses on the engine; the future's result is that of :meth:`score`."""
-        return self.reward_model.submit(
-            request, responses, lambda rewards, tokens: Report(rewards, Usage(reward_tokens=tokens))
-        )
+
+        def queued() -> Future[Report[list[float]]]:
+            return self.reward_model.submit(
+                request, responses, lambda rewards, tokens: Report(rewards, Usage(reward_tokens=tokens))
+            )
+
+        return off_loop(queued) if takes_long(request, (one.text for one in responses)) else queued()
 
     @property
     def holders(self) -> tuple[Any, ...]:
