@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Protocol
 
+from darwin_align.core.terminal import printable
+
 __all__ = ["Lines", "Tells", "telling"]
 
 _QUIET = 30.0
@@ -80,7 +82,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Write a line."""
-        self._write(f"batch: {text}\n")
+        self._write(f"batch: {printable(text, single_line=True)}\n")
 
     def _standing(self) -> str:
         done = self._before + self._answered
@@ -115,7 +117,7 @@ class _Bar:
         from rich.progress import TimeRemainingColumn as Remaining
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -144,7 +146,7 @@ class _Bar:
 
     def say(self, text: str) -> None:
         """Write above the bar."""
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(printable(text, single_line=True), markup=False, highlight=False)
 
 
 def _to_stderr(line: str) -> None:
