@@ -138,7 +138,7 @@ def run_batch(
     if concurrency < 1 or give_up_after < 1:
         raise ConfigError("concurrency and give_up_after are 1 at least: allow one prompt at a time, and one failure")
     answerer = Answerer(model, seed)
-    with telling(progress) as tells:
+    with telling(progress, concurrency) as tells:
         job = _Job(answerer, source_of(source, fields), check_sink(sink, source), stop or Stop(), tells)
         job.accept_changes, job.give_up_after = accept_changes, give_up_after
         try:

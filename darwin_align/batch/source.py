@@ -60,9 +60,7 @@ def source_of(source: str | Path | BinaryIO | Iterable[Any], names: Fields) -> S
         path = Path(source)
         if not path.is_file():
             irregular = path.exists() and not path.is_dir()
-            reason = (
-                "it is no regular file; give - and redirect it to the input" if irregular else "there is no such file"
-            )
+            reason = "it is no regular file: redirect it, and give -" if irregular else "there is no such file"
             raise ConfigError(f"cannot read prompts from {path}: {reason}")
         return _Parquet(path, names) if path.suffix in (".parquet", ".pq") else _Lines(path, names)
     if hasattr(source, "readline"):
