@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m darwin_align.integrations.ray", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m darwin_align.integrations.ray", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("input", metavar="IN", help="JSONL or parquet, as for darwin-align batch")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a folder that every machine sees")
     parser.add_argument(
