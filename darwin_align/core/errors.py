@@ -45,13 +45,12 @@ class ModelLoadError(DarwinError):
     """A model folder or hub id cannot be used as asked."""
 
 
-<<<<<<< HEAD
 class DeviceMemoryError(DarwinError, MemoryError):
     """The device has not enough memory, not even for one row at a time."""
-=======
+
+
 class MissingPackageError(ModelLoadError):
     """An optional package is not installed; the message names the extra that brings it."""
->>>>>>> server
 
 
 class OperatorError(DarwinError):
