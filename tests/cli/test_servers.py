@@ -26,7 +26,7 @@ def test_batch_reaches_a_server_by_its_url(llama: Server, tmp_path: Path, capsys
     assert main(line) == 0, capsys.readouterr().err
     shown = capsys.readouterr()
     assert json.loads(shown.out)["answered"] == 3
-    assert shown.err.startswith("loading models …\n")
+    assert shown.err.startswith("starting …\nloading models …\n")
     lines = read_lines(out)
     assert {line["id"] for line in lines} == {"0", "1", "2"}
     assert all(line["answer"] and line["reward"] >= line["first_reward"] for line in lines)
