@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from darwin_align.cli.activity import working
 from darwin_align.cli.options import add_models, add_settings, build_search, check_models, read_settings
 from darwin_align.cli.parsing import examples
 from darwin_align.core.terminal import printable, printable_json
@@ -85,9 +86,10 @@ def run(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Darw
     Raises:
         ConfigError: bad usage, exit code 2.
     """
-    from darwin_align.batch.job import Stop, check_sink, run_batch
-    from darwin_align.batch.prompt import Fields
-    from darwin_align.batch.source import source_of
+    with working("starting"):
+        from darwin_align.batch.job import Stop, check_sink, run_batch
+        from darwin_align.batch.prompt import Fields
+        from darwin_align.batch.source import source_of
 
     names = Fields(**{name: getattr(arguments, f"{name}_field") for name in _FIELDS})
     source = sys.stdin.buffer if arguments.input == "-" else Path(arguments.input)

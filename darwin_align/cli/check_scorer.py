@@ -53,14 +53,17 @@ def add_check_scorer(commands: Any) -> None:
 
 def _check_scorer(arguments: argparse.Namespace) -> int:
     _check_options(arguments)
-    from darwin_align.evaluation import check, embedded_pairs, read_pairs
+    with working("starting"):
+        from darwin_align.evaluation import check, embedded_pairs, read_pairs
 
     pairs = None if arguments.pairs is None else read_pairs(arguments.pairs)
     own = pairs is None and arguments.url is None and arguments.reward is None
     if own:
         pairs = embedded_pairs(seed=arguments.seed)
+    with working("loading the scorer"):
+        scorer = _scorer(arguments)
     with working("checking the scorer"):
-        report = check(_scorer(arguments), pairs, seed=arguments.seed)
+        report = check(scorer, pairs, seed=arguments.seed)
     if arguments.json:
         findings = [found._asdict() for found in report.findings]
         shown = {**report.model_dump(mode="json"), "passed": report.passed, "findings": findings}

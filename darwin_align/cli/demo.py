@@ -20,6 +20,8 @@ __all__ = ["add_demo", "summary_of"]
 
 SMALL: dict[str, Any] = {"cycles": 1, "mutations": 3, "replacement_period": 32, "max_new_tokens": 96}
 """Settings for models of one's own, unless any are given: 135M parameters end in about a minute on two cores."""
+_REWORDING_TOKENS = 128
+"""With them: three rewordings of a question are shorter, and a small model's reply that is none may go on for ever."""
 
 
 def add_demo(commands: Any) -> None:
@@ -58,7 +60,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     instruction = arguments.instruction if arguments.instruction is not None else pocket.held_out(2)[1]
     own = has_own_policy(arguments)
     small = own and not arguments.set and arguments.preset is None
-    search = build_search(arguments, **(SMALL if small else {}))
+    search = build_search(arguments, rewording_tokens=_REWORDING_TOKENS, **SMALL) if small else build_search(arguments)
     seed = 0 if arguments.seed is None else arguments.seed
     if arguments.json:
         with working("searching"):

@@ -6,9 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from darwin_align.cli.activity import working
 from darwin_align.cli.options import UsageError, add_models, add_settings, check_models
 from darwin_align.cli.parsing import examples
 from darwin_align.core.terminal import printable, printable_json
@@ -68,11 +70,13 @@ def add_world(benchmarks: Any) -> None:
 
 
 def _world(arguments: argparse.Namespace) -> int:
-    from darwin_align.evaluation.ledger import write_atomically
-    from darwin_align.evaluation.world import Contender, check_labels, measure, summary
-    from darwin_align.evaluation.world_page import page, plain, table
-
     _check(arguments)
+    with working("starting"):
+        from darwin_align.evaluation.ledger import write_atomically
+        from darwin_align.evaluation.world import Contender, check_labels, measure, summary
+        from darwin_align.evaluation.world_page import page, plain, table
+    if find_spec("matplotlib") is None:
+        sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'\n")
     texts = arguments.contenders or ([arguments.preset] if arguments.preset else _FAMILY)
     contenders = [
         Contender.of(_with_defaults(text, arguments)) for text in _at_temperatures(texts, arguments.temperatures)

@@ -155,11 +155,14 @@ def read_settings(arguments: argparse.Namespace, **defaults: Any) -> tuple[Searc
     return config, sampling
 
 
-def build_search(arguments: argparse.Namespace, **defaults: Any) -> DarwinSearch:
+def build_search(
+    arguments: argparse.Namespace, *, rewording_tokens: int | None = None, **defaults: Any
+) -> DarwinSearch:
     """Load the models that the options name, and make the search.
 
     Args:
         arguments: what the parser read.
+        rewording_tokens: of one reply at most, when a policy of one's own rewords; ``None`` for the mutator's number.
         defaults: settings of the search that hold unless ``--set`` sets them.
 
     Raises:
@@ -178,7 +181,12 @@ def build_search(arguments: argparse.Namespace, **defaults: Any) -> DarwinSearch
         from darwin_align.search import DarwinSearch
 
         policy = _policy(arguments)
-        return DarwinSearch(policy=policy, scorer=scorer or _scorer(arguments), config=config, sampling=sampling)
+        parts = {"policy": policy, "scorer": scorer or _scorer(arguments)}
+        if rewording_tokens is not None:
+            from darwin_align.operators.mutators import PolicyMutator
+
+            parts["mutator"] = PolicyMutator(policy=policy, max_tokens=rewording_tokens)
+        return DarwinSearch(**parts, config=config, sampling=sampling)
 
 
 def has_own_policy(arguments: argparse.Namespace) -> bool:

@@ -190,7 +190,7 @@ class ToolTurn(Wire):
 
 
 Turn = Annotated[SystemTurn | UserTurn | AssistantTurn | ToolTurn, Field(discriminator="role")]
-Turns = Annotated[Items[Turn], Field(min_length=1, max_length=_TURNS)]
+Turns = Annotated[Items[Turn], MaxLen(_TURNS)]
 
 
 class Function(Wire):
@@ -299,7 +299,7 @@ class ChatRequest(Wire):
     neutral = CHAT_NEUTRAL
     hints = CHAT_REFUSED
     model: str
-    messages: Turns
+    messages: Turns = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=_COUNT)
@@ -360,7 +360,7 @@ class RewardsRequest(Wire):
     """``POST /v1/rewards``: a conversation and responses to it, or whole conversations that end with the response."""
 
     model: str | None = None
-    messages: Turns | None = None
+    messages: Turns | None = Field(None, min_length=1)
     responses: Items[str] | None = Field(None, min_length=1)
     conversations: Items[Turns] | None = Field(None, min_length=1)
 
@@ -398,7 +398,7 @@ class ClassifyRequest(Wire):
     }
     model: str | None = None
     input: str | Items[str] | Items[StrictInt] | Items[Items[StrictInt]] | None = None
-    messages: Turns | None = None
+    messages: Turns | None = Field(None, min_length=1)
     use_activation: bool = True
     """A sigmoid over the reward, which vLLM applies where nothing else is said."""
     add_special_tokens: bool = True
