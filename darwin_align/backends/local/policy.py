@@ -14,6 +14,7 @@ from torch import Tensor
 
 from darwin_align.backends.detokenizer import Detokenizer, first_stop
 from darwin_align.backends.local.constraints import Constraints, RowGuide
+from darwin_align.backends.local.heads import check_class
 from darwin_align.backends.local.loading import (
     DeviceMap,
     LoadedModel,
@@ -72,7 +73,7 @@ class LocalPolicy(SharedModel):
             minute on a small CPU. A model that cannot be compiled raises torch's own error.
 
     Raises:
-        ModelLoadError: the tokenizer has no chat template.
+        ModelLoadError: the model is no causal language model, or its tokenizer has no chat template.
     """
 
     ranks_tokens = True
@@ -153,6 +154,7 @@ class LocalPolicy(SharedModel):
         return cls._restore(source, _Options(chat_template, threads, max_batch_rows, row_memory, compile))
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
+        check_class("causal", loaded.model, loaded.name)
         self._loaded, self._options = loaded, options
         self.template = ChatTemplate(loaded.tokenizer, options.chat_template, name=f"the model {loaded.name!r}")
         self.context_length = model_context_length(loaded)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from darwin_align.backends.local.engine import ReadLine
+from darwin_align.backends.local.heads import check_class, is_sequence_classifier
 from darwin_align.backends.local.loading import (
     DeviceMap,
     Kind,
@@ -88,7 +89,8 @@ class RewardModel(SharedModel):
         row_memory: bytes for the keys and values of what was read; ``None`` is a quarter of the device's (free) memory.
 
     Raises:
-        ModelLoadError: the model has not exactly one label, or the tokenizer has no chat template.
+        ModelLoadError: the model is no sequence classification model, has not exactly one label, or its tokenizer has
+            no chat template.
         ConfigError: an unknown recipe, or a turn that it does not know.
     """
 
@@ -146,8 +148,9 @@ class RewardModel(SharedModel):
             row_memory: bytes for the keys and values of what was read.
 
         Raises:
-            ModelLoadError: there is no such model, it has not exactly one label, it needs code of its own, it cannot be
-                loaded as asked, or a package for that is missing.
+            ModelLoadError: there is no such model, it has another head, not exactly one label, or weights that are
+                missing or would be left out, it needs code of its own, it cannot be loaded as asked, or a package for
+                that is missing.
             ConfigError: options that contradict each other.
         """
         known = recipe_for(str(path)) if recipe is None else recipe_named(recipe)
@@ -173,6 +176,8 @@ class RewardModel(SharedModel):
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
         recipe = self.recipe = options.recipe
+        if recipe.reads == "logits":
+            check_class("reward", loaded.model, loaded.name)
         _check_labels(loaded, recipe)
         self._loaded, self._options = loaded, options
         self.context_length = model_context_length(loaded)
@@ -180,7 +185,8 @@ class RewardModel(SharedModel):
             # Some encoders reserve positions; their tokenizers know.
             self.context_length = min(self.context_length, loaded.tokenizer.model_max_length)
         self.engine = loaded.engine(options.batch_size, options.row_memory)
-        head = getattr(loaded.model, "score", None)
+        # A model of other code may pool its tokens in another way than by its head on the last one.
+        head = getattr(loaded.model, "score", None) if is_sequence_classifier(loaded.model) else None
         self._head = head if recipe.reads == "logits" and isinstance(head, torch.nn.Module) else None
         self._template = None
         if recipe.inputs == "chat" and recipe.reads != "get_score":
