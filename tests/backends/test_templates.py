@@ -8,6 +8,7 @@ import pytest
 
 from darwin_align.backends import templates as module
 from darwin_align.backends.templates import ChatTemplate, to_chat
+from darwin_align.backends.turns import question_of
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Message, Request, Response, ToolCall
 
@@ -302,3 +303,73 @@ def test_answer_texts_of_a_template_without_a_frame(tokenizers):
     template = ChatTemplate(tokenizers["qwen3"], source)
     [(before, after)] = template.answer_texts(asked(USER), [Response(text="Hi")], "closed")
     assert (before, after) == ("HOW DO I BREW GREEN TEA?|HELLO|", "")
+
+
+# -- turns that a template refuses
+
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+SYSTEM_FIRST = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('system first') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+HEY = Message(role="user", content="Hey.")
+MORE = Message(role="assistant", content="Wait.")
+
+
+@pytest.mark.parametrize(
+    ("source", "conversation", "rendered"),
+    [
+        (ALTERNATING, (HEY, HEY, USER), "<user>Hey.\n\nHey.\n\nHow do I brew green tea?"),
+        (ALTERNATING, (USER, ANSWER, MORE, HEY), f"<user>{USER.text}<assistant>Heat the water.\n\nWait.<user>Hey."),
+        (
+            ALTERNATING,
+            (USER, ANSWER, SYSTEM, HEY),
+            f"<user>{USER.text}<assistant>Heat the water.<user>Be kind.\n\nHey.",
+        ),
+        (ALTERNATING, (SYSTEM, HEY, USER), "<user>Be kind.\n\nHey.\n\nHow do I brew green tea?"),
+        (SYSTEM_FIRST, (HEY, HEY), "<user>Hey.<user>Hey."),
+        (SYSTEM_FIRST, (SYSTEM, HEY, ANSWER, HEY), "<system>Be kind.<user>Hey.<assistant>Heat the water.<user>Hey."),
+        (SYSTEM_FIRST, (SYSTEM, SYSTEM, HEY), "<system>Be kind.\n\nBe kind.<user>Hey."),
+        (
+            SYSTEM_FIRST,
+            (SYSTEM, HEY, MORE, SYSTEM, HEY),
+            "<system>Be kind.<user>Hey.<assistant>Wait.<user>Be kind.\n\nHey.",
+        ),
+        (SYSTEM_FIRST, (HEY, SYSTEM), "<user>Hey.\n\nBe kind."),
+    ],
+)
+def test_turns_are_merged_only_where_the_template_refuses_them(tokenizers, source, conversation, rendered):
+    template = ChatTemplate(tokenizers["llama"], source)
+    assert template.prompt_text(asked(*conversation)) == rendered
+
+
+def test_tool_turns_are_text_of_their_neighbours_for_a_reward_model(tokenizers, caplog):
+    template = ChatTemplate(tokenizers["llama"], ALTERNATING, role="reward model")
+    request = asked(USER, Message(role="assistant", content="Sure.", tool_calls=CALL.tool_calls), RESULT, RESULT)
+    expected = (
+        f'<user>{USER.text}<assistant>Sure.\n\nTool call: heat({{"degrees": 80}})'
+        "<user>Tool result of heat: 80 degrees\n\nTool result of heat: 80 degrees<assistant>Hot."
+    )
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert template.answer_texts(request, [Response(text="Hot.")], "closed") == [
+                (expected.removesuffix("Hot."), "Hot.")
+            ]
+    assert [record.getMessage() for record in caplog.records] == list(template.notes(request))
+    assert "the reward model's chat template takes no tool calls and results" in caplog.text
+    assert template.notes(asked(USER)) == ()
+
+
+def test_messages_say_whose_template_it_is(tokenizers):
+    source = "{{ raise_exception('no') }}"
+    for role in ("policy", "reward model"):
+        with pytest.raises(RequestError, match=f"the {role}'s chat template refuses this conversation: no"):
+            ChatTemplate(tokenizers["llama"], source, role=role).prompt_ids(asked(USER))
+
+
+def test_a_pair_reads_tool_turns_too():
+    text = 'How do I brew green tea?\n\nTool call: heat({"degrees": 80})\n\nTool result of heat: 80 degrees'
+    assert question_of([USER, CALL, RESULT]) == text

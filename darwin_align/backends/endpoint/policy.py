@@ -283,6 +283,17 @@ class EndpointPolicy:
         return (self._speech or call(self._spoken)).way.template
 
     @property
+    def supports_tools(self) -> bool:
+        """Whether the chat template shows tools, calls of them and their results to the model.
+
+        Plain code that asks no server: before the first use it is not known, and taken for granted.
+        """
+        if self._speech is None:
+            return True
+        template = self._speech.way.template
+        return template is not None and not isinstance(self._speech.way, ByPrefill) and template.takes_agents
+
+    @property
     def enforces_formats(self) -> bool:
         """Whether a ``response_format`` and a forced ``tool_choice`` are kept, as they are where ids are continued.
 

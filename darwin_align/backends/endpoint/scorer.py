@@ -142,7 +142,10 @@ class EndpointScorer(RemoteScorer):
         return Report(
             [rewards[item] for item in items],
             Usage(reward_tokens=tokens),
-            self._state.notes(*way.notes, *way.unseen(request), *self._squashed(way, list(rewards.values()))),
+            (
+                *self._state.notes(*way.notes, *way.unseen(request), *self._squashed(way, list(rewards.values()))),
+                *way.adapted(request),
+            ),
         )
 
     def _checked(
@@ -222,7 +225,7 @@ class EndpointScorer(RemoteScorer):
         if tokenizer is not None and recipe.inputs == "chat":
             name = f"the reward model {served.id!r}" if served.id else f"the reward model on {where}"
             try:
-                template = ChatTemplate(tokenizer, self.chat_template, name=name, bos=recipe.bos)
+                template = ChatTemplate(tokenizer, self.chat_template, name=name, role="reward model", bos=recipe.bos)
             except ModelLoadError as error:
                 if self.tokenizer is not None:
                     raise

@@ -178,6 +178,11 @@ class LocalPolicy(SharedModel):
         return self.template.tool_syntax
 
     @property
+    def supports_tools(self) -> bool:
+        """Whether the chat template shows tools, calls of them and their results to the model."""
+        return self.template.takes_agents
+
+    @property
     def enforces_formats(self) -> bool:
         """Whether a ``response_format`` and a forced ``tool_choice`` can be kept here, token by token."""
         return find_spec("llguidance") is not None and not self.template.opens_thoughts

@@ -23,7 +23,8 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
-from darwin_align.backends.templates import ChatTemplate, Turn, to_chat
+from darwin_align.backends.templates import ChatTemplate, Turn
+from darwin_align.backends.turns import question_of, to_chat, with_tool_turns_as_text
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
@@ -191,7 +192,11 @@ class RewardModel(SharedModel):
         self._template = None
         if recipe.inputs == "chat" and recipe.reads != "get_score":
             self._template = ChatTemplate(
-                loaded.tokenizer, options.chat_template, name=f"the reward model {loaded.name!r}", bos=recipe.bos
+                loaded.tokenizer,
+                options.chat_template,
+                name=f"the reward model {loaded.name!r}",
+                role="reward model",
+                bos=recipe.bos,
             )
 
     def __repr__(self) -> str:
@@ -226,6 +231,10 @@ class RewardModel(SharedModel):
         if self.recipe.reads == "get_score":
             return self._ask([], lambda: finish(self._own_scores(request, responses), 0))
         return self._submit(self._inputs(request, responses), finish)
+
+    def notes(self, request: Request) -> tuple[str, ...]:
+        """What of a request the model reads in another form than it has, or not at all."""
+        return () if self._template is None else self._template.notes(request)
 
     @property
     def reads_ids(self) -> bool:
@@ -285,7 +294,7 @@ class RewardModel(SharedModel):
     def _inputs(self, request: Request, responses: Sequence[Response]) -> list[_Input]:
         if self._template is not None:
             return [_Input(tuple(ids)) for ids in self._template.answer_ids(request, responses, self._options.turn)]
-        question = "\n\n".join(message.text for message in request.conversation)
+        question = question_of(request.conversation)
         return [self._pair(question, response.text) for response in responses]
 
     def _pair(self, question: str, answer: str) -> _Input:
@@ -332,7 +341,8 @@ class RewardModel(SharedModel):
             answer.reward, answer.reused = reward, 0
 
     def _own_scores(self, request: Request, responses: Sequence[Response]) -> list[float]:
-        model, tokenizer, chat = self._loaded.model, self._loaded.tokenizer, to_chat(request.conversation)
+        model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        chat = with_tool_turns_as_text(to_chat(request.conversation))
         unique = dict.fromkeys(response.text for response in responses)
         rewards = {
             text: float(model.get_score(tokenizer, [*chat, {"role": "assistant", "content": text}])) for text in unique
@@ -368,8 +378,9 @@ class LocalScorer(Scorer):
     @submits
     def submit(self, request: Request, responses: Sequence[Response]) -> Future[Report[list[float]]]:
         """Queue the responses on the engine; the future's result is that of :meth:`score`."""
+        notes = self.reward_model.notes(request)
         return self.reward_model.submit(
-            request, responses, lambda rewards, tokens: Report(rewards, Usage(reward_tokens=tokens))
+            request, responses, lambda rewards, tokens: Report(rewards, Usage(reward_tokens=tokens), notes)
         )
 
     @property
