@@ -76,7 +76,7 @@ class ChatTemplate:
         bos: BosFrom = "template",
     ) -> None:
         self._tokenizer = tokenizer
-        self._role = role
+        self._name, self._role = name, role
         self._source = chat_template.read_text("utf-8") if isinstance(chat_template, Path) else chat_template
         self._bos = bos
         if not (self._source or tokenizer.chat_template):
@@ -87,6 +87,7 @@ class ChatTemplate:
             )
         # Rendering is quick; tokenising a long conversation again for every chunk is not.
         self._encode: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=256)(self._encoded)
+        self._pieces: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=256)(self._bare)
         self._shows: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probed)
 
     @property
@@ -187,11 +188,32 @@ class ChatTemplate:
         return text
 
     def _encoded(self, text: str) -> tuple[int, ...]:
-        bos = self._tokenizer.bos_token
-        own = self._bos == "tokenizer"
-        if own and bos and text.startswith(bos):
-            text = text.removeprefix(bos)
-        return tuple(self._tokenizer.encode(text, add_special_tokens=own, verbose=False))
+        before, after = self._special
+        return (*before, *self._bare(text), *after)
+
+    def _bare(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text without what the tokenizer adds to it."""
+        if self._bos == "tokenizer":
+            text = text.removeprefix(self._tokenizer.bos_token or "")
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    @property
+    def _special(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that go before and behind every text."""
+        return self._added if self._bos == "tokenizer" else ((), ())
+
+    @cached_property
+    def _added(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that the tokenizer's post-processor puts before and behind a text: BOS, EOS, both or none."""
+        bare, whole = (tuple(self._tokenizer.encode("x", add_special_tokens=added)) for added in (False, True))
+        starts = range(len(whole) - len(bare) + 1)
+        start = next((i for i in starts if whole[i : i + len(bare)] == bare), None)
+        if start is None:
+            raise ModelLoadError(
+                f"the tokenizer of {self._name} changes texts when it adds special tokens ({bare} becomes {whole} for "
+                "'x'): give a chat_template=… that writes them itself, and recipe='generic'"
+            )
+        return whole[:start], whole[start + len(bare) :]
 
     # -- answers, for a reward model
 
@@ -226,8 +248,8 @@ class ChatTemplate:
             request: the conversation.
             responses: its answers, finished or not.
             turn: "closed" ends the turn as the template ends it, "open" stops behind the answer.
-            special: whether the reader adds the tokenizer's special tokens. Either way it sees one BOS at most, unless
-                the template writes none, none is wanted, and the reader adds one.
+            special: whether the reader adds the tokenizer's special tokens. Either way it sees them once at most,
+                unless the template writes none, none is wanted, and the reader adds them.
 
         Returns:
             For each response the text up to the answer, and the text from there on. A template that shows no frame
@@ -239,23 +261,26 @@ class ChatTemplate:
         chat, tools = self._chat(request), self._shown_tools(request)
         frame = self._frame(chat, tools, turn)
         if frame is None:
-            return [(self._bos_for(self._whole(chat, tools, r.text, turn), special), "") for r in responses]
+            return [self._for_reader(self._whole(chat, tools, r.text, turn), "", special) for r in responses]
         framed = [(frame.around(response.text), response.text) for response in responses]
-        return [(self._bos_for(frame.before, special), text + frame.after) for frame, text in framed]
+        return [self._for_reader(frame.before, text + frame.after, special) for frame, text in framed]
 
-    def _bos_for(self, text: str, special: bool) -> str:
-        """The beginning of a text, such that a reader sees the BOS that :meth:`_encoded` sees."""
-        bos = self._tokenizer.bos_token or ""
-        own, reader_adds = self._bos == "tokenizer", special and self._adds_bos
-        if not own:
-            return text.removeprefix(bos) if reader_adds else text
-        return (bos if self._adds_bos and not reader_adds else "") + text.removeprefix(bos)
+    def _for_reader(self, before: str, after: str, special: bool) -> tuple[str, str]:
+        """Two pieces of a text, such that a reader of both sees the special tokens that :meth:`_encoded` sees."""
+        first, last = ("".join(self._tokenizer.convert_ids_to_tokens(list(ids))) for ids in self._added)
+        if self._bos == "tokenizer":
+            before = before.removeprefix(self._tokenizer.bos_token or "")
+            return (before, after) if special else (first + before, after + last)
+        if not special:
+            return before, after
+        return before.removeprefix(first), after.removesuffix(last)
 
     def _framed(self, frame: Frame, response: Response) -> list[int]:
         if not self.detokenizer.spells(response.tokens, response.text):
             return list(self._encoded(frame.before + response.text + frame.after))
+        first, last = self._special
         before, after = self._frame_ids(frame)
-        return [*before, *self.detokenizer.without_end(response.tokens), *after]
+        return [*first, *before, *self.detokenizer.without_end(response.tokens), *after, *last]
 
     def _frame(self, chat: Chat, tools: list[dict[str, Any]] | None, turn: Turn = "closed") -> Frame | None:
         rendered = self._render([*chat, {"role": "assistant", "content": _MARK}], tools, answer_next=False)
@@ -266,10 +291,10 @@ class ChatTemplate:
 
     def _frame_ids(self, frame: Frame) -> tuple[list[int], list[int]]:
         # Tokenised behind a word, because some tokenizers treat the beginning of a text as the beginning of a word.
-        word = self._encode(frame.before + "x")
-        whole = self._encode(frame.before + "x" + frame.after)
-        after = whole[len(word) :] if whole[: len(word)] == word else self._encode(frame.after)
-        return list(self._encode(frame.before)), list(after)
+        word = self._pieces(frame.before + "x")
+        whole = self._pieces(frame.before + "x" + frame.after)
+        after = whole[len(word) :] if whole[: len(word)] == word else self._pieces(frame.after)
+        return list(self._pieces(frame.before)), list(after)
 
     def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, text: str, turn: Turn) -> str:
         if turn == "open":
@@ -366,11 +391,6 @@ class ChatTemplate:
         if not (call := self._probe_ids(turns[:2])):
             return set()
         return {*self._probe_ids(turns), *self._probe_ids(turns[:1], [tool])} - (set(call) - framing)
-
-    @cached_property
-    def _adds_bos(self) -> bool:
-        """Whether the tokenizer puts a BOS before texts by itself."""
-        return list(self._tokenizer.encode("x")[:1]) == [self._tokenizer.bos_token_id]
 
     @cached_property
     def end_of_turn(self) -> int | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from itertools import product
 
 import pytest
+from tokenizers import processors
 
 from darwin_align.backends import templates as module
 from darwin_align.backends.templates import ChatTemplate, to_chat
@@ -373,3 +376,47 @@ def test_messages_say_whose_template_it_is(tokenizers):
 def test_a_pair_reads_tool_turns_too():
     text = 'How do I brew green tea?\n\nTool call: heat({"degrees": 80})\n\nTool result of heat: 80 degrees'
     assert question_of([USER, CALL, RESULT]) == text
+
+
+# -- special tokens
+
+
+def _processed(tokenizer, first: bool, last: bool):
+    """A copy of the tokenizer whose post-processor adds BOS, EOS, both or none."""
+    made = copy.deepcopy(tokenizer)
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    single = " ".join([bos] * first + ["$A"] + [eos] * last)
+    known = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (bos, eos)]
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=known)
+    ids = made.encode("x")
+    assert (ids[0] == made.bos_token_id, ids[-1] == made.eos_token_id) == (first, last)
+    return made
+
+
+@pytest.mark.parametrize("turn", ["closed", "open"])
+@pytest.mark.parametrize("bos", ["template", "tokenizer"])
+@pytest.mark.parametrize("shape", list(product(("", "{{ bos_token }}"), ("\n", "{{ eos_token }}"))))
+@pytest.mark.parametrize("added", [(False, False), (True, False), (False, True), (True, True)])
+def test_special_tokens_are_the_same_by_text_by_ids_and_over_the_wire(tokenizers, added, shape, bos, turn):
+    written, ended = shape
+    tokenizer = _processed(tokenizers["llama"], *added)
+    source = written + "{% for m in messages %}{{ m.role }}:\n{{ m.content }}" + ended + "{% endfor %}"
+    template = ChatTemplate(tokenizer, source, bos=bos, role="reward model")
+    request, text = asked(USER, ANSWER, USER), "Heat the water."
+    [by_text] = template.answer_ids(request, [Response(text=text)], turn)
+    [by_ids] = template.answer_ids(request, [Response(text=text, tokens=encode(tokenizer, text))], turn)
+    assert by_ids == by_text
+    chat = to_chat(request.conversation)
+    whole = tokenizer.apply_chat_template(
+        [*chat, {"role": "assistant", "content": text}], chat_template=source, tokenize=False
+    )
+    if turn == "open":
+        whole = whole.removesuffix("\n").removesuffix(tokenizer.eos_token)
+    # What the model cards do: a leading BOS is taken off, and the tokenizer adds its special tokens.
+    card = tokenizer.encode(whole.removeprefix(tokenizer.bos_token)) if bos == "tokenizer" else None
+    assert by_text == (card or tokenizer.encode(whole, add_special_tokens=False))
+    [(before, after)] = template.answer_texts(request, [Response(text=text)], turn, special=False)
+    assert tokenizer.encode(before + after, add_special_tokens=False) == by_text
+    if bos == "tokenizer":
+        [(before, after)] = template.answer_texts(request, [Response(text=text)], turn, special=True)
+        assert tokenizer.encode(before + after) == by_text
