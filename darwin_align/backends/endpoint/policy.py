@@ -18,7 +18,7 @@ from darwin_align.backends.endpoint.dialects import DIALECTS, Asked, Dialect
 from darwin_align.backends.endpoint.dialects.base import Prompt, Steering, Written
 from darwin_align.backends.endpoint.guided import Guided
 from darwin_align.backends.endpoint.server import About, Served, about
-from darwin_align.backends.endpoint.tokenizers import load_template, tokenizer_length
+from darwin_align.backends.endpoint.tokenizers import load_template, may_be_loaded, tokenizer_length
 from darwin_align.backends.grammars import forced
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.budget import Usage
@@ -205,7 +205,7 @@ class EndpointPolicy:
         dialect: "auto", or one of :data:`~darwin_align.backends.endpoint.dialects.DIALECTS`.
         continuation: "auto", "ids", "text" or "prefill".
         tokenizer: folder or hub id of the model's tokenizer. ``None`` tries the model's own name on servers whose
-            models go by hub ids.
+            models go by hub ids. What the server says is taken for a hub id only, never for a path on this machine.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
         context_length: tokens of prompt and answer; ``None`` asks the server, then the tokenizer.
         seeded: send seeds.
@@ -490,7 +490,7 @@ class EndpointPolicy:
         if options.continuation == "prefill" or not dialect.hub_models:
             return None, "it needs tokenizer=…, a folder or a hub id", None
         names = dict.fromkeys(name for name in (served.root, served.id) if name)
-        for name in names:
+        for name in [name for name in names if may_be_loaded(name, options.model)]:
             try:
                 return await self._loaded(name)
             except ModelLoadError as error:
