@@ -38,13 +38,13 @@ from darwin_align.core import (
     darwin,
 )
 from darwin_align.core.clauses import Clause
-from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
+from darwin_align.core.errors import ConfigError, ReplayError, RequestError
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
-from darwin_align.langchain.model_errors import is_remote_fault, message_of
+from darwin_align.langchain.model_errors import is_context_overflow, is_remote_fault, message_of
 from darwin_align.langchain.progress import Progress, asend, send
-from darwin_align.langchain.settings import ALIASES
+from darwin_align.langchain.settings import ALIASES, readable
 from darwin_align.operators.base import Check, Decoder, Mutator, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector, parts_of
@@ -338,7 +338,9 @@ class _Run:
     """
 
     def __init__(self, search: DarwinSearch, asked: _Asked, room: int | None, run_config: RunnableConfig) -> None:
-        config = _readable(asked.config, room)
+        config, notes = readable(asked.config, room)
+        self.notes = () if asked.replay else notes
+        """What the first answer's event is to say."""
         self.operators = search.operators(config)
         parts = [part for operator in self.operators.values() for part in parts_of(operator, run_config)]
         for part in parts:
@@ -389,12 +391,15 @@ class _Run:
         except OutOfTime:
             self.event = question.interrupted(perf_counter() - start)
         except Exception as error:
-            if not (self.may_end and question.has_best and is_remote_fault(error)):
+            # An answer that the scorer can read no further ends the search as a server that is gone does.
+            unread = question.operator == "score" and is_context_overflow(error)
+            if not (self.may_end and question.has_best and (unread or is_remote_fault(error))):
                 raise
             self.event = question.failed(message_of(error), perf_counter() - start)
-            _warn(self.event)
+            _warn(self.event, _LONGER if unread else _BACK)
         else:
-            self.event = question.answered(self.reply, perf_counter() - start)
+            self.event = question.answered(self.reply.note(*self.notes), perf_counter() - start)
+            self.notes = ()
         self.answer = self.event
         self._tell(self.event, question)
 
@@ -465,26 +470,20 @@ def _shown(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _warn(event: Event) -> None:
+_BACK = "to go on once the server is back, replay the events before this one"
+_LONGER = "for longer answers use a scorer with a longer context, else lower max_new_tokens"
+
+
+def _warn(event: Event, hint: str) -> None:
     logger.warning(
         "%s failed for good in cycle %d, step %d (%s): the search ends with the best scored answer so far; "
-        "to go on once the server is back, replay the events before this one, or set on_failure='raise' for an error",
+        "%s, or set on_failure='raise' for an error",
         event.operator,
         event.cycle,
         event.step,
         event.failure,
+        hint,
     )
-
-
-def _readable(config: SearchConfig, room: int | None) -> SearchConfig:
-    """Cut answers where the scorer could read them no further: before decoding, not in the middle of it."""
-    if room is None or room >= config.max_new_tokens:
-        return config
-    if room < 1:
-        raise ContextLengthError(
-            "the reward model's context has no room for an answer to this conversation: shorten it"
-        )
-    return config.replace(max_new_tokens=room)
 
 
 def _clause_mutator(config: SearchConfig) -> ClauseMutator:

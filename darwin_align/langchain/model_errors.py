@@ -48,6 +48,7 @@ __all__ = [
     "DarwinModelServerError",
     "DarwinModelTimeoutError",
     "as_model_error",
+    "is_context_overflow",
     "is_remote_fault",
     "message_of",
     "model_errors",
@@ -120,6 +121,15 @@ def is_remote_fault(error: BaseException) -> bool:
     if isinstance(error, ContextOverflowError):  # a ModelError to LangChain
         return False
     return isinstance(error, (EndpointError, ModelError)) or _of_transport(error) is not None
+
+
+def is_context_overflow(error: BaseException) -> bool:
+    """Whether an operator's error says that a text is too long for a model's context.
+
+    >>> is_context_overflow(ContextLengthError("5000 tokens")), is_context_overflow(TypeError("a bug"))
+    (True, False)
+    """
+    return isinstance(error, (ContextLengthError, ContextOverflowError))
 
 
 def message_of(error: BaseException) -> str:

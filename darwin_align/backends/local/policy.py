@@ -18,6 +18,7 @@ from torch import Tensor
 from darwin_align.backends.detokenizer import Detokenizer, first_stop
 from darwin_align.backends.local.constraints import Constraints, RowGuide
 from darwin_align.backends.local.engine import Engine
+from darwin_align.backends.local.heads import check_class
 from darwin_align.backends.local.loading import (
     DeviceMap,
     LoadedModel,
@@ -77,8 +78,8 @@ class LocalPolicy(SharedModel):
             minute on a small CPU. A model that cannot be compiled raises torch's own error.
 
     Raises:
-        ModelLoadError: the tokenizer has no chat template, or the model decodes wrongly: where it does not work over
-            slots, its own cache is tried on a few tokens.
+        ModelLoadError: the model is no causal language model, its tokenizer has no chat template, or it decodes wrong:
+            where it does not work over slots, its own cache is tried on a few tokens.
     """
 
     ranks_tokens = True
@@ -161,6 +162,7 @@ class LocalPolicy(SharedModel):
         return cls._restore(source, _Options(chat_template, threads, max_batch_rows, row_memory, compile))
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
+        check_class("causal", loaded.model, loaded.name)
         self._loaded, self._options = loaded, options
         self.template = ChatTemplate(loaded.tokenizer, options.chat_template, name=f"the model {loaded.name!r}")
         self.context_length = model_context_length(loaded)
@@ -183,6 +185,11 @@ class LocalPolicy(SharedModel):
             RequestError: the template shows no form of a call that is recognised.
         """
         return self.template.tool_syntax
+
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the chat template shows tools, calls of them and their results to the model."""
+        return self.template.takes_agents
 
     @property
     def enforces_formats(self) -> bool:
