@@ -113,8 +113,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
         >>> about = answer.response_metadata["darwin"]
         >>> sorted(about)  # doctest: +NORMALIZE_WHITESPACE
-        ['cycles', 'failure', 'first_response', 'first_reward', 'instruction', 'reward', 'seed', 'stop_reason',
-         'usage']
+        ['cycles', 'failure', 'first_response', 'first_reward', 'instruction', 'max_new_tokens', 'reward', 'seed',
+         'stop_reason', 'usage']
         >>> about["reward"] >= about["first_reward"], about["stop_reason"]
         (True, 'cycles')
         >>> answer.usage_metadata["output_tokens"] == about["usage"]["decoded_tokens"]
@@ -337,7 +337,9 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     ) -> Runnable[LanguageModelInput, Any]:
         """Answer with an object instead of a message.
 
-        Answers that do not keep the schema lose to those that do. A local model cannot break it.
+        Answers that do not keep the schema lose to those that do. A local model cannot break it. An answer that is cut
+        at ``max_tokens``, or that does not keep the schema, is a parsing error: an object is only made of a complete
+        answer. While an answer is streamed, partial objects may come before.
 
         Args:
             schema: a pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function.
@@ -348,7 +350,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             kwargs: settings of :meth:`invoke`.
 
         Returns:
-            A chain to an instance of a pydantic class, else to a dict.
+            A chain to an instance of a pydantic class, else to a dict. It raises ``OutputParserException`` where an
+            answer cannot be parsed.
 
         Raises:
             ConfigError: no schema, or a method that is not known or does not suit it.
@@ -646,6 +649,7 @@ def _darwin_metadata(result: SearchResult, beam: Beam) -> dict[str, Any]:
         "cycles": result.cycles,
         "stop_reason": result.stop_reason,
         "failure": result.failure,
+        "max_new_tokens": result.config.max_new_tokens,
         "seed": result.config.seed,
         "usage": result.usage.model_dump(),
     }
