@@ -16,20 +16,21 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import ensure_config, patch_config
-from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.runnables.utils import AnyConfigurableField, ConfigurableFieldSpec, get_unique_config_specs
 from langchain_core.utils.utils import LC_ID_PREFIX
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from darwin_align.core import Beam, Event, Population, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.langchain.committed import Committed
+from darwin_align.langchain.configurable import CONFIGURABLE, chosen_settings, setting_specs
 from darwin_align.langchain.identity import identity
 from darwin_align.langchain.model_errors import model_errors
 from darwin_align.langchain.runs import adopted, ahanding, children_of, handing
-from darwin_align.langchain.settings import SETTINGS, joined
+from darwin_align.langchain.settings import ALIASES, SETTINGS, joined
 from darwin_align.langchain.structured import Method, Schema, Structure, as_response_format
 from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, call_chunks, message_of, profile_of
 from darwin_align.operators.portal import acall
@@ -45,7 +46,7 @@ Bypass = Callable[[list[BaseMessage]], bool]
 StreamingMode = Literal["final", "committed"]
 
 _TOLD = {"search", "model_name", "stop", "streaming", "streaming_mode"}
-_UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _TOLD
+_UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _TOLD | {"configurable_settings"}
 """Fields of a chat model that decide no answer, and those that are told by themselves."""
 
 
@@ -138,6 +139,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     """Texts that end an answer, where a call gives none."""
     streaming: bool = False
     """Whether ``invoke`` tells callback handlers of tokens, as ``stream`` does."""
+    configurable_settings: dict[str, AnyConfigurableField] = Field(default_factory=dict, exclude=True, repr=False)
+    """Settings that a run's config may change, as :meth:`configurable_fields` adds them."""
 
     def __init__(self, **arguments: Any) -> None:
         with plain_errors(type(self)):
@@ -267,7 +270,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         Meanwhile custom events named ``darwin_progress`` and ``on_event`` say how the search stands.
         """
         kwargs = self._chosen(config, kwargs)
-        config, children = adopted(config)
+        config, children = adopted(config, self.callbacks)
         chunks: Any = super().stream(input, config, stop=stop, **kwargs)
         yield from handing(chunks, children)
 
@@ -281,7 +284,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     ) -> AsyncIterator[AIMessageChunk]:
         """Stream as :meth:`stream` does, without blocking the event loop. Cancelling or closing it ends the search."""
         kwargs = self._chosen(config, kwargs)
-        config, children = adopted(config)
+        config, children = adopted(config, self.callbacks)
         chunks: Any = super().astream(input, config, stop=stop, **kwargs)
         async with aclosing(ahanding(chunks, children)) as passing:
             async for chunk in passing:
@@ -294,6 +297,39 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Stream events as every chat model does; see :meth:`BaseChatModel.astream_events`."""
         return super().astream_events(input, config, **self._chosen(config, kwargs))
+
+    def configurable_fields(
+        self, **kwargs: AnyConfigurableField
+    ) -> RunnableSerializable[LanguageModelInput, AIMessage]:
+        """Let a run's config change settings: those that :meth:`invoke` takes one by one, and this model's own fields.
+
+        With settings alone the answer is a :class:`DarwinChatModel`, whose ``bind_tools`` and
+        ``with_structured_output`` follow the config too. A setting that is given to the call itself comes first.
+
+        Args:
+            kwargs: a ``ConfigurableField``, or one with options, for each setting.
+
+        Raises:
+            ConfigError: an unknown name.
+
+        >>> from langchain_core.runnables import ConfigurableField
+        >>> model = DarwinChatModel(cycles=0, seed=1).configurable_fields(max_tokens=ConfigurableField(id="length"))
+        >>> short = model.invoke("How do I brew green tea?", config={"configurable": {"length": 3}})
+        >>> short.usage_metadata["output_tokens"]
+        3
+        """
+        settings = {name: field for name, field in kwargs.items() if name in CONFIGURABLE}
+        fields = {name: field for name, field in kwargs.items() if name not in settings}
+        for name in fields.keys() - type(self).model_fields.keys():
+            if name in DarwinSearch.model_fields:
+                raise ConfigError(
+                    f"{name} is a part of the search: make the part itself configurable, e.g. "
+                    "scorer.configurable_alternatives(ConfigurableField(id='scorer'), other=…), or one setting of it"
+                )
+            known = CONFIGURABLE | type(self).model_fields.keys()
+            raise ConfigError(f"DarwinChatModel has no setting {name!r}: {did_you_mean(name, known)}")
+        model = self.model_copy(update={"configurable_settings": {**self.configurable_settings, **settings}})
+        return super(DarwinChatModel, model).configurable_fields(**fields) if fields else model
 
     def bind_tools(
         self,
@@ -487,15 +523,27 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         return one and super()._should_stream(async_api=False, run_manager=run_manager, **kwargs)
 
     def _chosen(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments with what the config chooses among the operators: LangChain gives ``_generate`` no config."""
-        given = ensure_config(config).get("configurable", {})
-        chosen = {spec.id: given[spec.id] for spec in self.config_specs if spec.id in given} if given else {}
-        return {**kwargs, "configurable": {**chosen, **kwargs.get("configurable", {})}} if chosen else kwargs
+        """Arguments with what the config chooses: LangChain gives ``_generate`` no config."""
+        configurable = {**ensure_config(config).get("configurable", {}), **kwargs.get("configurable", {})}
+        settings = chosen_settings(self.configurable_settings, configurable)
+        given = {ALIASES.get(name, name) for name, value in kwargs.items() if value is not None}
+        settings = {name: value for name, value in settings.items() if ALIASES.get(name, name) not in given}
+        operators = {spec.id: configurable[spec.id] for spec in self.search.config_specs if spec.id in configurable}
+        ids = {field.id for field in self.configurable_settings.values()} - operators.keys()
+        own = {name: value for name, value in kwargs.get("configurable", {}).items() if name not in ids}
+        chosen = {**operators, **own}
+        return {**kwargs, **settings, **({"configurable": chosen} if chosen or "configurable" in kwargs else {})}
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """What ``{"configurable": {...}}`` may change in a call: fields and alternatives of the search's operators."""
-        return self.search.config_specs
+        """What ``{"configurable": {...}}`` may change in a call: settings made configurable, and the operators'."""
+        settings = setting_specs(self.configurable_settings, self._setting)
+        return get_unique_config_specs([*settings, *self.search.config_specs])
+
+    def _setting(self, name: str) -> Any:
+        """The value that a setting has in a call that does not give it."""
+        owners = (self.search.config, self.search.sampling, self.search, self)
+        return next((getattr(owner, name) for owner in owners if name in type(owner).model_fields), None)
 
     @property
     def _llm_type(self) -> str:
@@ -563,7 +611,7 @@ class _Call:
             self.settings.update(bound_tools(tools))
         self.configurable = self.settings.pop("configurable", None)
         if self.configurable:
-            known = [spec.id for spec in model.config_specs]
+            known = [spec.id for spec in model.search.config_specs]
             if unknown := sorted(self.configurable.keys() - set(known)):
                 raise ConfigError(f"no operator has a configurable {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
         self.mode: StreamingMode = self.settings.pop("streaming_mode", None) or model.streaming_mode

@@ -443,6 +443,7 @@ def _check_characters(request: Request) -> None:
 def _marked(config: RunnableConfig, question: Question) -> RunnableConfig:
     """The config for an operator, with the question as the run's tag: ``darwin:decode`` and so on."""
     manager = get_callback_manager_for_config(config)
+    manager.set_handlers(list(manager.inheritable_handlers))  # the others are of the parent's run alone
     manager.add_tags([f"darwin:{question.operator}"], inherit=False)
     manager.add_tags(["nostream"])  # to LangGraph: what a judge or a mutator writes is no message of the graph's
     return patch_config(config, callbacks=manager)
