@@ -1,13 +1,14 @@
 """Structured output: three methods, four kinds of schema, and what becomes of answers that do not keep it."""
 
 import json
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain.agents.structured_output import ProviderStrategy, StructuredOutputValidationError, ToolStrategy
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypedDict
@@ -229,6 +230,43 @@ def test_an_agent_on_the_embedded_pair_calls_a_tool_and_answers() -> None:
     assert messages[1].tool_calls[0]["args"] == {"room": "kitchen", "color": "red"}
     assert messages[2].content == "kitchen: red"
     assert messages[3].content
+
+
+class Report(BaseModel):
+    """What was done."""
+
+    outcome: Literal["done", "not done"]
+
+
+class EachToolOnce(AgentMiddleware[Any, Any]):
+    """Takes away the tools that were called already."""
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        called = {message.name for message in request.messages if isinstance(message, ToolMessage)}
+        return handler(request.override(tools=[tool for tool in request.tools if tool.name not in called]))
+
+
+def final_state(seed: int, strategy: Any, *middleware: Any, **settings: Any) -> Any:
+    model = DarwinChatModel(seed=seed, max_tokens=96, **settings)
+    agent: Any = create_agent(model, [set_lamp], response_format=strategy, middleware=middleware)
+    state = agent.invoke({"messages": [("user", "Make the kitchen lamp red.")]}, {"recursion_limit": 12})
+    assert isinstance(state["structured_response"], Report)
+    return [message.type for message in state["messages"]]
+
+
+@pytest.mark.parametrize("strategy", [ProviderStrategy(Report), Report], ids=["provider", "auto"])
+def test_agents_with_a_tool_and_a_format_end(strategy: Any) -> None:
+    """A model that is done with its tools answers in the format, though it would not begin JSON by itself."""
+    ends = [final_state(seed, strategy, cycles=0) for seed in range(10)]
+    assert sum(types == ["human", "ai", "tool", "ai"] for types in ends) >= 8
+    assert final_state(3, strategy, cycles=1, mutations=2)[-1] == "ai"
+
+
+def test_agents_with_a_schema_as_a_tool_end_if_no_tool_is_offered_twice() -> None:
+    """The embedded pair was trained to choose a tool by the request's words: it never prefers the schema's."""
+    for seed in range(10):
+        types = final_state(seed, ToolStrategy(Report), EachToolOnce(), cycles=0)
+        assert types == ["human", "ai", "tool", "ai", "tool"]
 
 
 def test_what_breaks_a_format() -> None:
