@@ -590,6 +590,7 @@ def _overruled(shared: dict[str, Any], name: str, own: Mapping[str, Any], loader
 
 
 def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    parts = {name: part for name, part in parts.items() if part is not None or name not in ("policy", "decoder")}
     if parts.keys() & {"policy", "decoder"}:
         return {"search": DarwinSearch(**parts)}
     from darwin_align.pocket.pair import pocket_search

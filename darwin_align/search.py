@@ -52,7 +52,7 @@ from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
 from darwin_align.operators.policy import check_ranks
 from darwin_align.operators.portal import acall
-from darwin_align.operators.prompts import MANY, MutationPrompt
+from darwin_align.operators.prompts import MANY, MutationPromptField
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedSmall, cut
@@ -106,7 +106,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
     """What ``mutator="clauses"`` adds where the settings name none, so that a call may choose ``learned_clauses``."""
     grounded: Grounded = False
     """Whether the values of tool calls and structured answers are copied from the conversation."""
-    mutation_prompt: MutationPrompt = MANY
+    mutation_prompt: MutationPromptField = MANY
+    """Asks the policy for rewordings: a :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with
+    ``{instruction}``. An explicit mutator has its own."""
     guard: Check | None = Field(default_factory=LexicalIntent)
     """Intent guard: refuses mutations that leave the topic. ``None`` lets all through."""
 
@@ -128,6 +130,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             )
         if self.mutator is not None and "mutator" in self.config.model_fields_set:
             raise ConfigError("config.mutator would be ignored beside an explicit mutator: leave one of them out")
+        if self.mutator is not None and self.mutation_prompt != MANY:
+            raise ConfigError("mutation_prompt would be ignored beside an explicit mutator: give the mutator a prompt")
         self._decoder = as_decoder(self.policy if self.decoder is None else self.decoder)
         self._scorer = as_scorer(self.scorer)
         self.config = self._settled(self.config)

@@ -1,15 +1,19 @@
 """The main job, end to end: the embedded pair through the chat model."""
 
 import asyncio
+from typing import Any
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
-from darwin_align import DarwinChatModel, Request, Response, SearchConfig
+from darwin_align import DarwinChatModel, DarwinSearch, Request, Response, Sampling, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy
+from darwin_align.core import Clause
 from darwin_align.core.errors import ConfigError, ContextLengthError
+from darwin_align.operators import ChatModelMutator, Decoder, PolicyMutator, TopKReplacement
 from darwin_align.operators.prompts import MutationPrompt
 from darwin_align.pocket import MUTATION_PROMPT, held_out
 from darwin_align.pocket.pair import pocket_config, pocket_search
@@ -102,3 +106,95 @@ def test_a_scorer_alone_takes_the_reward_models_place() -> None:
 def test_a_policy_without_a_scorer_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"DarwinSearch needs scorer=…"):
         DarwinChatModel(policy=ScriptedPolicy())
+
+
+PARTS: dict[str, Any] = {
+    "name": "mine",
+    "policy": ScriptedPolicy(),
+    "scorer": lambda _, responses: [float(len(response.text)) for response in responses],
+    "decoder": Decoder(policy=ScriptedPolicy()),
+    "mutator": lambda request, instruction, n, seed: [f"{instruction} Please."] * n,
+    "selector": TopKReplacement(survivors=1),
+    "config": SearchConfig(cycles=1),
+    "sampling": Sampling(temperature=0.5),
+    "clauses": (Clause(text="Be brief."),),
+    "grounded": "where_possible",
+    "mutation_prompt": MutationPrompt("Reword this: {instruction}"),
+    "guard": None,
+}
+SMALL: dict[str, Any] = {"cycles": 1, "mutations": 2, "max_tokens": 6, "seed": 1}
+
+
+def test_every_field_of_a_search_is_looked_at_here() -> None:
+    assert PARTS.keys() == DarwinSearch.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_of_a_search_may_be_given_beside_the_embedded_pair(name: str) -> None:
+    needed: dict[str, Any] = {"scorer": PARTS["scorer"]} if name in ("policy", "decoder") else {}
+    if name in ("decoder", "clauses"):
+        needed["mutator"] = "identity" if name == "decoder" else "clauses"
+    single = {setting: value for setting, value in SMALL.items() if name != "config" or setting != "cycles"}
+    model = DarwinChatModel(**{name: PARTS[name]}, **needed, **single)
+    holder: Any = model if name == "name" else model.search
+    if name == "clauses":
+        assert model.search.config.clauses == PARTS[name]
+    elif name not in ("config", "sampling"):
+        assert getattr(holder, name) == PARTS[name]
+    result = model.search.invoke("How do I bake bread?")
+    assert result.text == model.invoke("How do I bake bread?").text != ""
+    assert result.request.sampling == (PARTS[name] if name == "sampling" else Sampling())
+
+
+@pytest.mark.parametrize("name", ["policy", "decoder"])
+def test_what_the_embedded_reward_model_cannot_read_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^DarwinSearch needs scorer=…$"):
+        DarwinChatModel(**{name: PARTS[name]})
+
+
+@pytest.mark.parametrize("name", ["policy", "decoder", "mutator", "selector", "guard"])
+def test_no_part_is_none_at_all(name: str) -> None:
+    model = DarwinChatModel(**{name: None}, **SMALL)
+    assert model.invoke("How do I bake bread?").text
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("Reword this: {instruction}", MutationPrompt("Reword this: {instruction}")),
+        ("Write {n}: {instruction}", MutationPrompt("Write {n}: {instruction}", one_per_reply=False)),
+    ],
+)
+def test_a_template_is_a_mutation_prompt(given: str, meant: MutationPrompt) -> None:
+    assert DarwinChatModel(mutation_prompt=given).search.mutation_prompt == meant
+    parts: Any = {"policy": ScriptedPolicy(), "scorer": PARTS["scorer"]}
+    assert DarwinSearch(**parts, mutation_prompt=given).mutation_prompt == meant
+    assert PolicyMutator(policy=ScriptedPolicy(), prompt=given).prompt == meant
+    writer = FakeListChatModel(responses=["1. Explain the baking of bread."])
+    assert ChatModelMutator(model=writer, prompt=given).prompt == meant
+
+
+def test_a_mutation_prompt_is_what_the_policy_is_asked_with() -> None:
+    prompts = []
+
+    class Asked(ScriptedPolicy):
+        def generate(self, rows: Any) -> Any:
+            prompts.extend(row.request.instruction for row in rows)
+            return super().generate(rows)
+
+    search = DarwinSearch(policy=Asked(), scorer=PARTS["scorer"], mutation_prompt="Reword this: {instruction}")
+    search.invoke("How do I bake bread?", cycles=1, mutations=1, max_tokens=6, seed=1)
+    assert "Reword this: <request>\nHow do I bake bread?\n</request>" in prompts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mutation_prompt": "Reword this."}, r"^a mutation prompt needs the placeholder \{instruction\}"),
+        ({"mutation_prompt": "X {instruction}", "mutator": PARTS["mutator"]}, r"^mutation_prompt would be ignored"),
+        ({"mutation_prompt": 5}, r"mutation_prompt = 5 is refused"),
+    ],
+)
+def test_mutation_prompts_that_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DarwinChatModel(**arguments)
