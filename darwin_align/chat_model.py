@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -25,8 +24,10 @@ from pydantic import ConfigDict, Field, model_validator
 from darwin_align.core import Beam, Event, Population, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.core.setting_names import explain_unknown
 from darwin_align.langchain.committed import Committed
 from darwin_align.langchain.configurable import CONFIGURABLE, chosen_settings, setting_specs
+from darwin_align.langchain.given_models import is_loadable
 from darwin_align.langchain.identity import identity
 from darwin_align.langchain.model_errors import model_errors
 from darwin_align.langchain.runs import adopted, ahanding, children_of, handing
@@ -153,7 +154,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         parts = {name: given[name] for name in given if name not in cls.model_fields}
         if unknown := sorted(parts.keys() - DarwinSearch.model_fields.keys() - SETTINGS):
             known = cls.model_fields.keys() | DarwinSearch.model_fields.keys() | SETTINGS
-            raise ConfigError(f"DarwinChatModel has no argument {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+            hint = explain_unknown(unknown[0], known, "DarwinChatModel")
+            raise ConfigError(f"DarwinChatModel has no argument {unknown[0]!r}: {hint}")
         if "search" not in given:
             return {**own, **_embedded(own, joined(parts))}
         if parts:
@@ -163,8 +165,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     @classmethod
     def from_pretrained(
         cls,
-        policy: str | Path,
-        reward: str | Path,
+        policy: Any,
+        reward: Any,
         *,
         device: str = "auto",
         dtype: str | torch.dtype = "auto",
@@ -174,7 +176,11 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         reward_options: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> Self:
-        """Load a policy and a reward model from folders or hub ids.
+        """Load a policy and a reward model from folders or hub ids; either may also be an object that exists already.
+
+        >>> def brief(request, responses):
+        ...     return [-len(response.text) for response in responses]
+        >>> model = DarwinChatModel.from_pretrained("Qwen/Qwen3-8B", brief)  # doctest: +SKIP
 
         What holds for one of the two alone goes into its options. So they share two GPUs:
 
@@ -187,8 +193,10 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         ... )  # doctest: +SKIP
 
         Args:
-            policy: a causal language model with a chat template.
-            reward: a sequence-classification model with one logit.
+            policy: folder or hub id of a causal language model with a chat template; or a policy, e.g. an
+                ``EndpointPolicy``.
+            reward: folder or hub id of a sequence-classification model with one logit; or any scorer: a function, a
+                LangChain chain to a number, a :class:`~darwin_align.operators.Scorer`.
             device: "auto", "cpu", "cuda:0" …
             dtype: "auto", "float32", "bfloat16" … or a torch dtype.
             threads: CPU threads while these models work; ``None`` leaves torch's number. One is best for tiny models.
@@ -207,18 +215,20 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         """
         from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel
 
-        how: dict[str, Any] = {
-            "device": device,
-            "dtype": dtype,
-            "threads": threads,
-            "trust_remote_code": trust_remote_code,
-        }
+        how = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
         policy_how = _overruled(how, "policy_options", policy_options or {}, LocalPolicy.from_pretrained)
         reward_how = _overruled(how, "reward_options", reward_options or {}, RewardModel.from_pretrained)
-        arguments.setdefault("model_name", str(policy))
+        shared = {name for name, value in how.items() if value not in ("auto", None, False)}
+        loaded = [is_loadable("policy", policy, policy_options), is_loadable("reward", reward, reward_options)]
+        if shared and not any(loaded):
+            raise ConfigError(
+                f"{min(shared)} would be ignored: policy and reward are objects, so that nothing is loaded"
+            )
+        if loaded[0]:
+            arguments.setdefault("model_name", str(policy))
         return cls(
-            policy=LocalPolicy.from_pretrained(policy, **policy_how),
-            scorer=LocalScorer.from_pretrained(reward, **reward_how),
+            policy=LocalPolicy.from_pretrained(policy, **policy_how) if loaded[0] else policy,
+            scorer=LocalScorer.from_pretrained(reward, **reward_how) if loaded[1] else reward,
             **arguments,
         )
 
@@ -327,7 +337,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
                     "scorer.configurable_alternatives(ConfigurableField(id='scorer'), other=…), or one setting of it"
                 )
             known = CONFIGURABLE | type(self).model_fields.keys()
-            raise ConfigError(f"DarwinChatModel has no setting {name!r}: {did_you_mean(name, known)}")
+            hint = explain_unknown(name, known, "DarwinChatModel")
+            raise ConfigError(f"DarwinChatModel has no setting {name!r}: {hint}")
         model = self.model_copy(update={"configurable_settings": {**self.configurable_settings, **settings}})
         return super(DarwinChatModel, model).configurable_fields(**fields) if fields else model
 

@@ -39,7 +39,8 @@ from darwin_align.core import (
 )
 from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
-from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.core.noun import plain_errors
+from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import is_remote_fault, message_of
@@ -259,7 +260,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         named = {ALIASES.get(name, name): value for name, value in given.items()}
         if unknown := sorted(named.keys() - _SAMPLING - _SEARCH - _REQUEST):
             known = _SAMPLING | _SEARCH | _REQUEST | ALIASES.keys()
-            raise ConfigError(f"unknown setting {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+            raise ConfigError(f"unknown setting {unknown[0]!r}: {explain_unknown(unknown[0], known, '')}")
         request = input if isinstance(input, Request) else Request(conversation=_turns(input), sampling=self.sampling)
         by_hand = request.sampling.model_dump(exclude_unset=True)  # a default may give way where a server lacks it
         sampling = Sampling(**{**by_hand, **{n: v for n, v in named.items() if n in _SAMPLING}})

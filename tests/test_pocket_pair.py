@@ -7,15 +7,16 @@ import pytest
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
+from langchain_core.runnables import RunnableLambda
 
 from darwin_align import DarwinChatModel, DarwinSearch, Request, Response, Sampling, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy
 from darwin_align.core import Clause
 from darwin_align.core.errors import ConfigError, ContextLengthError
-from darwin_align.operators import ChatModelMutator, Decoder, PolicyMutator, TopKReplacement
+from darwin_align.operators import ChatModelMutator, Decoder, FunctionScorer, PolicyMutator, TopKReplacement
 from darwin_align.operators.prompts import MutationPrompt
-from darwin_align.pocket import MUTATION_PROMPT, held_out
+from darwin_align.pocket import MUTATION_PROMPT, held_out, policy_path
 from darwin_align.pocket.pair import pocket_config, pocket_search
 
 TASKS = ["brew green tea", "bake bread"]
@@ -108,6 +109,7 @@ def test_a_policy_without_a_scorer_is_refused() -> None:
         DarwinChatModel(policy=ScriptedPolicy())
 
 
+len_of = RunnableLambda(lambda prompt: float(len(prompt.to_string())))
 PARTS: dict[str, Any] = {
     "name": "mine",
     "policy": ScriptedPolicy(),
@@ -198,3 +200,53 @@ def test_a_mutation_prompt_is_what_the_policy_is_asked_with() -> None:
 def test_mutation_prompts_that_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DarwinChatModel(**arguments)
+
+
+# -- a policy and a scorer that are given as they are
+
+
+def brief(request: Request, responses: Any) -> list[float]:
+    return [-float(len(response.text)) for response in responses]
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        brief,
+        FunctionScorer(function=brief),
+        RunnableLambda(lambda given: -float(len(given["response"]))),
+        PromptTemplate.from_template("{response}") | len_of,
+    ],
+    ids=["function", "Scorer", "runnable", "chain"],
+)
+def test_a_loaded_policy_takes_any_scorer(reward: Any) -> None:
+    model = DarwinChatModel.from_pretrained(policy_path(), reward, threads=1, **SMALL)
+    assert model.model_name == str(policy_path())
+    assert model.invoke("How do I bake bread?").response_metadata["darwin"]["reward"] is not None
+
+
+def test_a_policy_may_be_an_object() -> None:
+    model = DarwinChatModel.from_pretrained(ScriptedPolicy(), brief, **SMALL)
+    assert model.invoke("How do I bake bread?").text
+    assert model.model_name == "darwin"
+
+
+@pytest.mark.parametrize(
+    ("policy", "reward", "options", "message"),
+    [
+        (ScriptedPolicy(), "http://127.0.0.1:1", {}, r"reward='http.* give reward=EndpointScorer\(base_url='http"),
+        ("https://127.0.0.1:1", brief, {}, r"policy='http.* give policy=EndpointPolicy\(base_url='http"),
+        (ScriptedPolicy(), None, {}, r"^reward=None: give a folder, a hub id, or an object that serves as reward$"),
+        (
+            ScriptedPolicy(),
+            brief,
+            {"reward_options": {"device": "cpu"}},
+            r"^reward_options would be ignored: rew",
+        ),
+        (ScriptedPolicy(), brief, {"device": "cpu"}, r"^device would be ignored: policy and reward are objects"),
+        (ScriptedPolicy(), 5, {}, r"cannot use int 5 as scorer"),
+    ],
+)
+def test_models_that_cannot_be_used(policy: Any, reward: Any, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DarwinChatModel.from_pretrained(policy, reward, **options)
