@@ -39,7 +39,8 @@ from darwin_align.core import (
 )
 from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError, ReplayError, RequestError
-from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.core.noun import plain_errors
+from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import is_context_overflow, is_remote_fault, message_of
@@ -52,7 +53,7 @@ from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
 from darwin_align.operators.policy import check_ranks
 from darwin_align.operators.portal import OutOfTime, acall
-from darwin_align.operators.prompts import MANY, MutationPrompt
+from darwin_align.operators.prompts import MANY, MutationPromptField
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedSmall, cut
@@ -106,7 +107,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
     """What ``mutator="clauses"`` adds where the settings name none, so that a call may choose ``learned_clauses``."""
     grounded: Grounded = False
     """Whether the values of tool calls and structured answers are copied from the conversation."""
-    mutation_prompt: MutationPrompt = MANY
+    mutation_prompt: MutationPromptField = MANY
+    """Asks the policy for rewordings: a :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with
+    ``{instruction}``. An explicit mutator has its own."""
     guard: Check | None = Field(default_factory=LexicalIntent)
     """Intent guard: refuses mutations that leave the topic. ``None`` lets all through."""
 
@@ -128,6 +131,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             )
         if self.mutator is not None and "mutator" in self.config.model_fields_set:
             raise ConfigError("config.mutator would be ignored beside an explicit mutator: leave one of them out")
+        if self.mutator is not None and self.mutation_prompt != MANY:
+            raise ConfigError("mutation_prompt would be ignored beside an explicit mutator: give the mutator a prompt")
         self._decoder = as_decoder(self.policy if self.decoder is None else self.decoder)
         self._scorer = as_scorer(self.scorer)
         self.config = self._settled(self.config)
@@ -255,7 +260,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         named = {ALIASES.get(name, name): value for name, value in given.items()}
         if unknown := sorted(named.keys() - _SAMPLING - _SEARCH - _REQUEST):
             known = _SAMPLING | _SEARCH | _REQUEST | ALIASES.keys()
-            raise ConfigError(f"unknown setting {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+            raise ConfigError(f"unknown setting {unknown[0]!r}: {explain_unknown(unknown[0], known, '')}")
         request = input if isinstance(input, Request) else Request(conversation=_turns(input), sampling=self.sampling)
         by_hand = request.sampling.model_dump(exclude_unset=True)  # a default may give way where a server lacks it
         sampling = Sampling(**{**by_hand, **{n: v for n, v in named.items() if n in _SAMPLING}})
@@ -450,6 +455,7 @@ def _check_characters(request: Request) -> None:
 def _marked(config: RunnableConfig, question: Question) -> RunnableConfig:
     """The config for an operator, with the question as the run's tag: ``darwin:decode`` and so on."""
     manager = get_callback_manager_for_config(config)
+    manager.set_handlers(list(manager.inheritable_handlers))  # the others are of the parent's run alone
     manager.add_tags([f"darwin:{question.operator}"], inherit=False)
     manager.add_tags(["nostream"])  # to LangGraph: what a judge or a mutator writes is no message of the graph's
     return patch_config(config, callbacks=manager)

@@ -242,6 +242,11 @@ class _Grammar:
             logger.info("no call can be grounded: %s", nothing)
             return "free"
 
+    def mark(self, texts: CallTexts) -> int | None:
+        """Id of the added token that a call begins with; ``None`` if it begins with other text."""
+        longest = max((token for token in self._tokens if texts.first.startswith(token)), key=len, default=None)
+        return None if longest is None else self._tokens[longest]
+
     def text(self, text: str) -> str:
         """Exactly this text; added tokens in it as such."""
         parts: list[str] = []
@@ -274,8 +279,10 @@ class Compiled:
         RequestError: it cannot be enforced.
     """
 
-    def __init__(self, tokenizer: Any, grammar: str, asked: str) -> None:
+    def __init__(self, tokenizer: Any, grammar: str, asked: str, *, call_mark: int | None = None) -> None:
         self._tokenizer, self._grammar = tokenizer, grammar
+        self.call_mark = call_mark
+        """Id of the token that begins a call, where an answer is either calls or JSON; ``None`` otherwise."""
         self.size: int = tokenizer.vocab_size
         self.words = -(-self.size // 32)
         self.ends = list(tokenizer.eos_tokens)
@@ -403,7 +410,7 @@ class Grammars:
                 "a part of: give a chat_template=… that leaves them out"
             )
         asked = "response_format" if tools is None else f"tool_choice={_short(request.tool_choice)}"
-        grammar = self._grammar(request)
+        grammar, mark = self._grammar(request), None
         if tools is not None:
             start = [grammar.calls(self._texts(), tools, many=False)]
         elif request.tools and request.tool_choice != "none":
@@ -412,9 +419,10 @@ class Grammars:
             start = _possible(
                 lambda: grammar.json(schema, asked), lambda: grammar.calls(self._texts(), known, many=many)
             )
+            mark = grammar.mark(self._texts()) if len(start) > 1 else None
         else:
             start = [grammar.json(schema, asked)]
-        return Compiled(self._tokenizer, grammar.starting(*start), asked)
+        return Compiled(self._tokenizer, grammar.starting(*start), asked, call_mark=mark)
 
     def _compile_free(self, request: Request) -> Compiled | None:
         if not request.tools or request.tool_choice == "none":

@@ -18,7 +18,7 @@ from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row, current_allowance, current_search, usage_of
 from darwin_align.operators.portal import acall
-from darwin_align.operators.prompts import MANY, MutationPrompt, parse_list
+from darwin_align.operators.prompts import MANY, MutationPromptField, parse_list
 from darwin_align.operators.report import Report
 from darwin_align.operators.timed import generate_call
 
@@ -38,7 +38,8 @@ class PolicyMutator(Mutator):
 
     policy: Any
     """A :class:`~darwin_align.operators.policy.Policy`."""
-    prompt: MutationPrompt = MANY
+    prompt: MutationPromptField = MANY
+    """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
     sampling: Sampling = Sampling(temperature=1.0)
     max_tokens: int = Field(512, gt=0)
     """Tokens of one reply."""
@@ -76,7 +77,8 @@ class ChatModelMutator(Mutator):
     """Any LangChain chat model rewords the instruction. A run repeats if the model repeats itself."""
 
     model: BaseChatModel
-    prompt: MutationPrompt = MANY
+    prompt: MutationPromptField = MANY
+    """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
     checks: tuple[Check, ...] = (words_it_as_request,)
 
     def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from darwin_align.core.types import Request
 
-__all__ = ["MANY", "MutationPrompt", "delimited", "parse_list"]
+__all__ = ["MANY", "MutationPrompt", "MutationPromptField", "delimited", "parse_list"]
 
 
 def delimited(text: str, tag: str) -> str:
@@ -57,6 +60,14 @@ class MutationPrompt:
     def read(self, reply: str) -> list[str]:
         """Return the rewordings in a reply."""
         return [line] if self.one_per_reply and (line := reply.strip()) else parse_list(reply)
+
+
+def _of_text(given: Any) -> Any:
+    return MutationPrompt(given, one_per_reply="{n}" not in given) if isinstance(given, str) else given
+
+
+MutationPromptField = Annotated[MutationPrompt, BeforeValidator(_of_text)]
+"""A :class:`MutationPrompt`, or its template alone: one with ``{n}`` asks once for a list, any other asks n times."""
 
 
 def _context(request: Request) -> str:
