@@ -38,11 +38,16 @@ from darwin_align.core import (
     darwin,
 )
 from darwin_align.core.clauses import Clause
-from darwin_align.core.errors import ConfigError, ContextLengthError, ReplayError, RequestError
+from darwin_align.core.errors import (
+    ConfigError,
+    ContextLengthError,
+    ReplayError,
+    RequestError,
+)
 from darwin_align.core.noun import did_you_mean, plain_errors
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
-from darwin_align.langchain.model_errors import is_remote_fault, message_of
+from darwin_align.langchain.model_errors import ends_search, is_remote_fault, message_of
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import ALIASES
 from darwin_align.operators.base import Check, Decoder, Mutator, Scorer
@@ -51,9 +56,12 @@ from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
 from darwin_align.operators.policy import check_ranks
-from darwin_align.operators.portal import acall
+from darwin_align.operators.portal import acall, call
 from darwin_align.operators.prompts import MANY, MutationPrompt
+from darwin_align.operators.rewording import ParentShare
+from darwin_align.operators.scorers import judges_of
 from darwin_align.operators.selectors import selector_of
+from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedSmall, cut
 from darwin_align.operators.verdicts import check_asked
@@ -128,6 +136,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             )
         if self.mutator is not None and "mutator" in self.config.model_fields_set:
             raise ConfigError("config.mutator would be ignored beside an explicit mutator: leave one of them out")
+        if self.guard is not None:
+            check_signature("guard", self.guard, "guard(request, mutation) -> str | None")
         self._decoder = as_decoder(self.policy if self.decoder is None else self.decoder)
         self._scorer = as_scorer(self.scorer)
         self.config = self._settled(self.config)
@@ -202,6 +212,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         asked = _Asked(self, input, **settings)
         run = _Run(self, asked, self._room(asked.request, config), config)
         with run.released():
+            for judge in run.judges:
+                call(judge.try_out, asked.request)
             for question, operator in run:
                 with run.answering(question):
                     run.reply = operator.invoke(question.population, _marked(config, question))
@@ -215,6 +227,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         asked = _Asked(self, input, **settings)
         run = _Run(self, asked, await acall(self._room, asked.request, config), config)
         with run.released():
+            for judge in run.judges:
+                await acall(judge.try_out, asked.request)
             for question, operator in run:
                 with run.answering(question):
                     run.reply = await operator.ainvoke(question.population, _marked(config, question))
@@ -346,6 +360,9 @@ class _Run:
                 check_asked(asked.request, part.policy)  # before the mutations are paid for
                 if config.candidates:
                     check_ranks(part.policy)
+        scorers = [] if asked.replay else parts_of(self.operators["score"], run_config)
+        self.judges = [judge for part in scorers for judge in judges_of(part)]
+        """To be tried on a short answer before anything is spent on rewording and decoding."""
         held = [holder for part in parts for holder in getattr(part, "holders", ())]
         self.holders = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
         self.search_id = uuid.uuid4().hex
@@ -356,6 +373,7 @@ class _Run:
         self.event: Event | None = None
         self.answer: Event
         """The last live answer."""
+        self.parent_share = ParentShare()
         self.standing = Progress(config)
         self.progress: dict[str, Any] | None = None
         """How the search stands after the last answer."""
@@ -387,16 +405,17 @@ class _Run:
         try:
             yield
         except Exception as error:
-            if not (self.may_end and question.has_best and is_remote_fault(error)):
+            if not (self.may_end and question.has_best and ends_search(question.operator, error)):
                 raise
             self.event = question.failed(message_of(error), perf_counter() - start)
-            _warn(self.event)
+            _warn(self.event, error)
         else:
-            self.event = question.answered(self.reply, perf_counter() - start)
+            self.event = question.answered(self.parent_share.noted(question, self.reply), perf_counter() - start)
         self.answer = self.event
         self._tell(self.event, question)
 
     def _tell(self, event: Event, question: Question) -> None:
+        self.parent_share.see(question, event)
         population = question.fold(event).spend(Usage(seconds=event.seconds))
         self.progress = self.standing.after(event, population)
         if self.on_event:
@@ -463,7 +482,7 @@ def _shown(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _warn(event: Event) -> None:
+def _warn(event: Event, error: Exception) -> None:
     logger.warning(
         "%s failed for good in cycle %d, step %d (%s): the search ends with the best scored answer so far; "
         "to go on once the server is back, replay the events before this one, or set on_failure='raise' for an error",
@@ -471,6 +490,7 @@ def _warn(event: Event) -> None:
         event.cycle,
         event.step,
         event.failure,
+        exc_info=None if is_remote_fault(error) else error,  # perhaps a bug: the traceback would be lost
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "ReplayError",
     "RequestError",
     "RewardError",
+    "ScoreReplyError",
 ]
 
 
@@ -49,6 +50,10 @@ class OperatorError(DarwinError):
 
 class RewardError(OperatorError):
     """A scorer returned the wrong number of rewards, or one that is not a finite number."""
+
+
+class ScoreReplyError(RewardError):
+    """A judging model replied with something that holds no score, twice."""
 
 
 class ReplayError(DarwinError):

@@ -76,6 +76,10 @@ def check_asked(request: Request, policy: Any) -> None:
             f"the request has tools, but {type(policy).__name__} does not say how its model writes tool calls: use a "
             "LocalPolicy or an EndpointPolicy, or give the policy an attribute tool_syntax (a ToolSyntax)"
         )
+    # A template that is there already is looked at; one that a server must be asked for is not.
+    template = getattr(policy, "__dict__", {}).get("template")
+    if template is not None:
+        template.check_tools(request)
 
 
 def _check_format(form: Mapping[str, Any] | None) -> None:

@@ -62,7 +62,7 @@ def pocket_search(
     return DarwinSearch(
         policy=LocalPolicy.from_pretrained(policy or policy_path(), threads=1),
         mutation_prompt=MutationPrompt(
-            MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}")
+            MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}"), bare_tag=True
         ),
         config=pocket_config(config),
         **parts,
