@@ -162,7 +162,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             OperatorError: an operator's answer would break the algorithm.
             ReplayError: ``replay`` belongs to another search.
             EndpointError: a server cannot be used, before anything was scored or with ``on_failure="raise"``; likewise
-                what a user's own operator raises for it, LangChain's ``ModelError`` or httpx's ``TransportError``.
+                whatever a user's own scorer or mutator raises.
         """
         return self._traced(lambda config: _last(self._steps(input, config, settings)), input, config, _shown)
 

@@ -71,9 +71,10 @@ def _methods(node: ast.Call, source: str) -> tuple[str, ...]:
     assert isinstance(node.func, ast.Attribute)
     used = {node.func.attr}
     if used == {"compile"}:
-        name = re.search(r"(\w+) = " + re.escape(ast.get_source_segment(source, node) or ""), source)
-        applied = rf"\b{name[1]}" if name else re.escape(ast.get_source_segment(source, node) or "")
-        used = set(re.findall(rf"{applied}\.(\w+)\(", source))
+        call = re.escape(ast.get_source_segment(source, node) or "")
+        name = re.search(rf"(\w+) = {call}(?!\.)", source)
+        applied = r"\b" + name[1] if name else call
+        used = set(re.findall(applied + r"\.(\w+)\(", source))
         used = used or {"search", "match", "fullmatch"}
     return tuple(sorted({method if method in ("match", "fullmatch") else "search" for method in used}))
 

@@ -281,6 +281,13 @@ class ToolCallScorer(Scorer):
     function: Callable[[Request, Sequence[ToolCall]], Any] | None = None
     """``function(request, calls)`` returns a number, or an awaitable of one; it is asked about answers with calls."""
 
+    @field_validator("function")
+    @classmethod
+    def _callable_so(cls, function: Any) -> Any:
+        if function is not None:
+            check_signature("scorer of tool calls", function, "function(request, calls) -> float")
+        return function
+
     def score(self, request: Request, responses: Sequence[Response]) -> list[float]:
         """Reward the calls of each response."""
         if not takes_calls(request):

@@ -68,7 +68,7 @@ def _reported(response: LLMResult) -> tuple[int, int, int]:
     ]
     usages = [message.usage_metadata for message in messages if isinstance(message, AIMessage)]
     if found := [usage for usage in usages if usage]:
-        read, written = (sum(usage[key] for usage in found) for key in ("input_tokens", "output_tokens"))  # type: ignore[literal-required]
+        read, written = (sum(usage[key] for usage in found) for key in ("input_tokens", "output_tokens"))
         return read, written, sum(usage["total_tokens"] for usage in found)
     whole = (response.llm_output or {}).get("token_usage")
     counts = whole if isinstance(whole, dict) else {}

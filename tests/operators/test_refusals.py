@@ -19,7 +19,7 @@ from darwin_align.backends.endpoint import JudgeScorer
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.errors import ConfigError, EndpointServerError, RequestError, ScoreReplyError
-from darwin_align.operators import ChainScorer, TopKReplacement, WeightedSum
+from darwin_align.operators import ChainScorer, ToolCallScorer, TopKReplacement, WeightedSum
 from darwin_align.pocket import policy_path
 from tests.core.kit import ASKED, Babbler, reword
 
@@ -110,6 +110,11 @@ def test_models_of_other_libraries_are_refused_with_what_wraps_them() -> None:
             search(scorer=given)
         with pytest.raises(ConfigError, match=r"as mutator: it belongs to transformers; a mutator is a function or"):
             search(mutator=given)
+
+
+def test_a_function_that_rewards_tool_calls_is_checked_too() -> None:
+    with pytest.raises(ConfigError, match=r"as scorer of tool calls: .*function\(request, calls\) -> float"):
+        ToolCallScorer(policy=Babbler(0.1), function=lambda calls: 0.0)
 
 
 def test_functions_with_more_arguments_than_they_need_are_taken() -> None:
