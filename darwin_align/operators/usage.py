@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
@@ -31,7 +32,8 @@ class _Tokens:
 class TokenCounter(BaseCallbackHandler):
     """Adds up what models report in their messages' ``usage_metadata``, or in ``token_usage`` of the whole reply.
 
-    Safe for calls from several threads and event loops. A model that reports nothing counts as a call of no tokens.
+    Safe for calls from several threads and event loops. A model that reports nothing counts as a call of no tokens. Of
+    a model that is made of models (a :class:`~darwin_align.chat_model.DarwinChatModel`), only its own report counts.
     """
 
     run_inline = True
@@ -39,9 +41,27 @@ class TokenCounter(BaseCallbackHandler):
     def __init__(self) -> None:
         super().__init__()
         self._lock, self._tokens = threading.Lock(), _Tokens()
+        self._models: set[UUID] = set()
+        self._within: set[UUID] = set()
 
-    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+    def on_chain_start(self, *_: Any, run_id: UUID, parent_run_id: UUID | None = None, **__: Any) -> None:
+        """Note a run that takes place within a model's."""
+        with self._lock:
+            if parent_run_id in self._models | self._within:
+                self._within.add(run_id)
+
+    def on_chat_model_start(self, *_: Any, run_id: UUID, parent_run_id: UUID | None = None, **__: Any) -> None:
+        """Note a model's run, unless it takes place within another model's."""
+        with self._lock:
+            within = parent_run_id in self._models | self._within
+            (self._within if within else self._models).add(run_id)
+
+    on_llm_start = on_chat_model_start
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """Count one call of a model."""
+        if run_id not in self._models:
+            return
         read, written, total = _reported(response)
         with self._lock:
             tokens = self._tokens

@@ -8,16 +8,17 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import PrivateAttr
 
-from darwin_align import DarwinSearch, Request, Response, SearchResult
+from darwin_align import DarwinChatModel, DarwinSearch, Request, Response, SearchResult
 from darwin_align.backends.endpoint import JudgeScorer
 from darwin_align.core import Usage
 from darwin_align.core.errors import RewardError, ScoreReplyError
@@ -274,3 +275,23 @@ def test_tokens_of_a_judging_guard_count_as_the_policys(how: str) -> None:
     calls = len(guard.asked)
     assert calls
     assert mutation_usage(result) == Usage(prefilled_tokens=90 * calls, decoded_tokens=11 * calls, policy_calls=calls)
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+def test_tokens_of_a_judge_that_is_a_search_itself_count_once(how: str) -> None:
+    inner = Speaker(say=rating)
+    seen: list[int] = []
+
+    class Watch(BaseCallbackHandler):
+        def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
+            [[generation]] = response.generations
+            if generation.message.response_metadata.get("darwin"):
+                seen.append(generation.message.usage_metadata["total_tokens"])
+
+    nested = (
+        DarwinChatModel(search=search(PROMPT | inner)).bind(**{**SMALL, "cycles": 1}).with_config(callbacks=[Watch()])
+    )
+    judge = PROMPT | nested | RunnableLambda(lambda message: float(len(message.text)))
+    result = drive(search(judge), how, cycles=1)
+    assert inner.asked
+    assert result.usage.reward_tokens == sum(seen) > 0
