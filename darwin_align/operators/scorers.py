@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from darwin_align.operators.base import Report, Scorer
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.portal import call
 from darwin_align.operators.signatures import check_signature, check_variables
+from darwin_align.operators.tracing import cut
 from darwin_align.operators.usage import counting
 from darwin_align.operators.verdicts import read_calls, takes_calls
 
@@ -55,18 +57,19 @@ class FunctionScorer(Scorer):
 
     def score(self, request: Request, responses: Sequence[Response]) -> Any:
         """Call the function."""
+        notes: tuple[str, ...] = ()
         with counting() as counter:
             try:
                 reply = call(self.function, request, responses)
             except Exception as error:
                 if not _worth_another_try(error):
                     raise
-                _say_again(error, "the scorer's function")
+                notes = (_made_again("the scorer's function", error),)
                 reply = call(self.function, request, responses)
+        if isinstance(reply, Report):  # it says itself what was spent
+            return replace(reply, notes=(*notes, *reply.notes))
         spent = counter.as_reward
-        if isinstance(reply, Report) or not spent.reward_tokens:
-            return reply  # a report says itself what was spent
-        return Report(reply, spent)
+        return Report(reply, spent, notes) if notes or spent.reward_tokens else reply
 
 
 class _Trial:
@@ -108,16 +111,22 @@ class ChainScorer(Scorer):
             ScoreReplyError: it does not answer with a number.
             Exception: whatever else the chain raises.
         """
-        if self.trial and not self._trial.done:
+        if not self.trial or self._trial.done:
+            return
+        self._trial.done = True  # at once: searches that begin at the same time need no trial each
+        try:
             report = await self.score(request, [SHORT_ANSWER])
-            self._trial.usage += report.usage
+        except BaseException:
+            self._trial.done = False
+            raise
+        self._trial.usage += report.usage
 
     async def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Run the chain over all responses as one batch."""
         with counting() as counter:
-            scores = await self._scores(self.inputs(request, responses))
+            scores, notes = await self._scores(self.inputs(request, responses))
         earlier, self._trial.usage, self._trial.done = self._trial.usage, Usage(), True
-        return Report(scores, counter.as_reward + earlier)
+        return Report(scores, counter.as_reward + earlier, notes)
 
     @staticmethod
     def inputs(request: Request, responses: Sequence[Response]) -> list[dict[str, Any]]:
@@ -128,18 +137,18 @@ class ChainScorer(Scorer):
             for r in responses
         ]
 
-    async def _scores(self, inputs: Sequence[dict[str, Any]]) -> list[float]:
+    async def _scores(self, inputs: Sequence[dict[str, Any]]) -> tuple[list[float], tuple[str, ...]]:
+        """A number for each input, and notes of calls that were made again."""
         outputs = await self._outputs(inputs)
-        failed = [i for i, output in enumerate(outputs) if isinstance(output, Exception)]
-        for i in failed:
-            if not _worth_another_try(error := outputs[i]):
+        failed = {i: output for i, output in enumerate(outputs) if isinstance(output, Exception)}
+        for error in failed.values():
+            if not _worth_another_try(error):
                 raise error
-            _say_again(error, "the scoring chain")
         for i, output in zip(failed, await self._outputs([inputs[i] for i in failed]), strict=True):
             if isinstance(output, Exception):
                 raise output
             outputs[i] = output
-        return outputs
+        return outputs, tuple(dict.fromkeys(_made_again("the scoring chain", error) for error in failed.values()))
 
     async def _outputs(self, inputs: Sequence[dict[str, Any]]) -> list[Any]:
         """A number or an error for each input."""
@@ -318,8 +327,10 @@ def _worth_another_try(error: Exception) -> bool:
     return not isinstance(error, (*_BUGS, DarwinError)) or isinstance(error, ScoreReplyError)
 
 
-def _say_again(error: Exception, who: str) -> None:
-    logger.info("%s failed (%s: %s) and is called once more", who, type(error).__name__, error)
+def _made_again(who: str, error: Exception) -> str:
+    note = f"{who} failed and was called once more: {cut(f'{type(error).__name__}: {error}', 300)}"
+    logger.info("%s", note)
+    return note
 
 
 def _number(output: Any) -> float:

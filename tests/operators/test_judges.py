@@ -143,6 +143,9 @@ def test_one_failing_call_of_a_chain_is_made_again_by_itself(error: Exception, h
     assert result.failure is None
     assert (result.text, result.reward) == (undisturbed.text, undisturbed.reward)
     assert len(model.asked) == len(whole.asked) + len(failed)  # what succeeded was not asked again
+    start = f"the scoring chain failed and was called once more: {type(error).__name__}"
+    assert result.notes
+    assert all(note.startswith(start) for note in result.notes)
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
@@ -185,7 +188,9 @@ def test_a_function_is_called_once_more_and_a_bug_in_it_is_logged(
         return (ascore if asynchronous else score), calls
 
     function, calls = make(TimeoutError("60 s"), lambda call: call == 3)
-    assert drive(search(function), how).failure is None
+    result = drive(search(function), how)
+    assert result.failure is None
+    assert result.notes == ("the scorer's function failed and was called once more: TimeoutError: 60 s",)
     assert calls[2] == calls[3]
     function, calls = make(TypeError("a bug"), lambda call: call >= 3)
     caplog.set_level(logging.WARNING)

@@ -231,6 +231,13 @@ def test_a_good_judge_is_tried_once_and_its_tokens_count(form: str, how: str) ->
     assert made.invoke(ASKED, **SMALL, replay=first.events).usage == first.usage
 
 
+async def test_searches_that_begin_at_once_share_one_trial() -> None:
+    model = Judge(says="3")
+    made = search(scorer=RATE | model)
+    await asyncio.gather(*(made.ainvoke(ASKED, **SMALL) for _ in range(4)))
+    assert sum("Yes." in prompt for prompt in model.asked) == 1
+
+
 @pytest.mark.parametrize("kind", ["chain", "judge"])
 def test_the_trial_can_be_left_out(kind: str) -> None:
     model = Judge(says="talk")

@@ -222,8 +222,15 @@ class JudgeScorer(RemoteScorer):
         Raises:
             EndpointError: as :meth:`score` does.
         """
-        if self.trial and "tried" not in self._state.facts:
-            self._state.facts["trial usage"] = (await self.score(request, [SHORT_ANSWER])).usage
+        facts = self._state.facts
+        if not self.trial or "tried" in facts:
+            return
+        facts["tried"] = True  # at once: searches that begin at the same time need no trial each
+        try:
+            facts["trial usage"] = (await self.score(request, [SHORT_ANSWER])).usage
+        except BaseException:
+            facts.pop("tried", None)
+            raise
 
     async def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Judge all responses at once, and report the tokens that the judge read and wrote.
