@@ -43,7 +43,7 @@ from darwin_align.core.noun import plain_errors
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
-from darwin_align.langchain.model_errors import is_context_overflow, is_remote_fault, message_of
+from darwin_align.langchain.model_errors import ends_search, is_context_overflow, is_remote_fault, message_of
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import ALIASES, readable
 from darwin_align.operators.base import Check, Decoder, Mutator, Scorer
@@ -52,9 +52,12 @@ from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
 from darwin_align.operators.policy import check_ranks
-from darwin_align.operators.portal import OutOfTime, acall
+from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPromptField
+from darwin_align.operators.rewording import ParentShare
+from darwin_align.operators.scorers import judges_of
 from darwin_align.operators.selectors import selector_of
+from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedSmall, cut
 from darwin_align.operators.verdicts import check_asked
@@ -133,6 +136,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             raise ConfigError("config.mutator would be ignored beside an explicit mutator: leave one of them out")
         if self.mutator is not None and self.mutation_prompt != MANY:
             raise ConfigError("mutation_prompt would be ignored beside an explicit mutator: give the mutator a prompt")
+        if self.guard is not None:
+            check_signature("guard", self.guard, "guard(request, mutation) -> str | None")
         self._decoder = as_decoder(self.policy if self.decoder is None else self.decoder)
         self._scorer = as_scorer(self.scorer)
         self.config = self._settled(self.config)
@@ -157,7 +162,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             OperatorError: an operator's answer would break the algorithm.
             ReplayError: ``replay`` belongs to another search.
             EndpointError: a server cannot be used, before anything was scored or with ``on_failure="raise"``; likewise
-                what a user's own operator raises for it, LangChain's ``ModelError`` or httpx's ``TransportError``.
+                whatever a user's own scorer or mutator raises.
         """
         return self._traced(lambda config: _last(self._steps(input, config, settings)), input, config, _shown)
 
@@ -207,6 +212,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         asked = _Asked(self, input, **settings)
         run = _Run(self, asked, self._room(asked.request, config), config)
         with run.released():
+            for judge in run.judges:
+                call(judge.try_out, asked.request)
             for question, operator in run:
                 with run.answering(question):
                     run.reply = operator.invoke(question.population, _marked(config, question))
@@ -220,6 +227,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         asked = _Asked(self, input, **settings)
         run = _Run(self, asked, await acall(self._room, asked.request, config), config)
         with run.released():
+            for judge in run.judges:
+                await acall(judge.try_out, asked.request)
             for question, operator in run:
                 with run.answering(question):
                     run.reply = await operator.ainvoke(question.population, _marked(config, question))
@@ -353,6 +362,9 @@ class _Run:
                 check_asked(asked.request, part.policy)  # before the mutations are paid for
                 if config.candidates:
                     check_ranks(part.policy)
+        scorers = [] if asked.replay else parts_of(self.operators["score"], run_config)
+        self.judges = [judge for part in scorers for judge in judges_of(part)]
+        """To be tried on a short answer before anything is spent on rewording and decoding."""
         held = [holder for part in parts for holder in getattr(part, "holders", ())]
         self.holders = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
         self.search_id = uuid.uuid4().hex
@@ -363,6 +375,7 @@ class _Run:
         self.event: Event | None = None
         self.answer: Event
         """The last live answer."""
+        self.parent_share = ParentShare()
         self.standing = Progress(config)
         self.progress: dict[str, Any] | None = None
         """How the search stands after the last answer."""
@@ -396,19 +409,20 @@ class _Run:
         except OutOfTime:
             self.event = question.interrupted(perf_counter() - start)
         except Exception as error:
-            # An answer that the scorer can read no further ends the search as a server that is gone does.
-            unread = question.operator == "score" and is_context_overflow(error)
-            if not (self.may_end and question.has_best and (unread or is_remote_fault(error))):
+            if not (self.may_end and question.has_best and ends_search(question.operator, error)):
                 raise
             self.event = question.failed(message_of(error), perf_counter() - start)
-            _warn(self.event, _LONGER if unread else _BACK)
+            _warn(self.event, error)
         else:
-            self.event = question.answered(self.reply.note(*self.notes), perf_counter() - start)
-            self.notes = ()
+            reply = self.parent_share.noted(question, self.reply)
+            if isinstance(reply, Population):  # else `answered` says what is wrong with it
+                reply, self.notes = reply.note(*self.notes), ()
+            self.event = question.answered(reply, perf_counter() - start)
         self.answer = self.event
         self._tell(self.event, question)
 
     def _tell(self, event: Event, question: Question) -> None:
+        self.parent_share.see(question, event)
         population = question.fold(event).spend(Usage(seconds=event.seconds))
         self.progress = self.standing.after(event, population)
         if self.on_event:
@@ -477,10 +491,12 @@ def _shown(result: SearchResult) -> dict[str, Any]:
 
 
 _BACK = "to go on once the server is back, replay the events before this one"
-_LONGER = "for longer answers use a scorer with a longer context, else lower max_new_tokens"
+_LONGER = "for longer answers use a scorer with a longer context, or lower max_new_tokens"
+_BROKEN = "the traceback says where it failed"
 
 
-def _warn(event: Event, hint: str) -> None:
+def _warn(event: Event, error: Exception) -> None:
+    remote, unread = is_remote_fault(error), is_context_overflow(error)
     logger.warning(
         "%s failed for good in cycle %d, step %d (%s): the search ends with the best scored answer so far; "
         "%s, or set on_failure='raise' for an error",
@@ -488,7 +504,8 @@ def _warn(event: Event, hint: str) -> None:
         event.cycle,
         event.step,
         event.failure,
-        hint,
+        _BACK if remote else _LONGER if unread else _BROKEN,
+        exc_info=None if remote or unread else error,  # perhaps a bug: the traceback would be lost
     )
 
 

@@ -242,10 +242,20 @@ def test_remote_faults_end_a_search_or_raise_as_the_setting_says(error: Exceptio
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 @pytest.mark.parametrize("error", OTHERS, ids=name_of)
-def test_every_other_error_is_raised(error: Exception, how: str) -> None:
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_other_error_is_raised_or_ends_a_search_if_it_is_a_scorers_or_mutators(
+    error: Exception, how: str, operator: str
+) -> None:
     assert not is_remote_fault(error)
+    outage = Outage(FIRST + ASKS[FIRST:].index(operator), error)
+    breaks = isinstance(error, (OperatorError, ConfigError, ReplayError))
+    if operator in ("score", "mutate") and not breaks:
+        result = drive(outage.search(), how)
+        assert (result.stop_reason, result.failure) == (f"failure: {operator}", f"{type(error).__name__}: no use")
+        assert result.reward is not None
+        return
     with pytest.raises(type(error)) as caught:
-        drive(Outage(len(ASKS) - 1, error).search(), how)
+        drive(outage.search(), how)
     assert caught.value is error or type(error) is TimeoutError  # asyncio makes a new one of it
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import settings as limits
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
-from darwin_align import Budget, DarwinSearch, Population, Request, Response, Sampling, SearchConfig
+from darwin_align import Budget, DarwinSearch, Population, Request, Response, Sampling, SearchConfig, SearchResult
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import PRESETS, Event, Usage
 from darwin_align.core.errors import ConfigError, OperatorError, ReplayError, RequestError, RewardError
@@ -32,6 +33,8 @@ from darwin_align.operators import (
     TopKReplacement,
     Tournament,
 )
+from darwin_align.trace import Trace
+from darwin_align.trace.page import page
 from tests.core.kit import (
     ASKED,
     CLAUSES,
@@ -330,10 +333,43 @@ async def test_parts_in_other_clothes_find_the_same(parts: dict[str, Any]) -> No
         assert (result.best, result.archive) == (expected.best, expected.archive)
 
 
-def test_fallbacks_show_in_the_events() -> None:
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+def test_fallbacks_show_in_the_events_and_are_warned_of_once(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    def drive(**settings: Any) -> SearchResult:
+        given = {**SMALL, **settings}
+        return search.invoke(ASKED, **given) if how == "invoke" else asyncio.run(search.ainvoke(ASKED, **given))
+
     search = search_of(mutator=lambda request, instruction, n, seed: ["Bake bread."], guard=None)
-    notes = [note for event in search.invoke(ASKED, **SMALL).events for note in event.delta.notes]
+    result = drive()
+    notes = [note for event in result.events for note in event.delta.notes]
+    warning = notes.pop(1)
     assert notes == ["the parent fills 3 of 5 places"] * 3
+    assert warning.startswith("hardly any rewording could be used: the parent fills 3 of 5 places so far.")
+    assert all(way in warning for way in ("mutation_prompt=", "ClauseMutator(", "RuleMutator(", "a chat model"))
+    assert [record.getMessage() for record in caplog.records] == [warning]
+    for kept in (1, 6, len(result.events)):  # a resumed search warns where an undisturbed one does
+        assert timeless(drive(replay=result.events[:kept])) == timeless(result)
+    assert len(caplog.records) == 1
+    assert SearchResult.from_json(result.to_json()).notes == result.notes
+    assert warning[:60] in page(Trace.of(result))
+
+
+def test_a_search_that_uses_half_of_its_rewordings_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    search = search_of(mutator=lambda request, instruction, n, seed: ["Bake bread.", "Bake rolls."], guard=None)
+    result = search.invoke(ASKED, **{**SMALL, "mutations": 4})
+    assert result.notes == ()
+    assert not caplog.records
+
+
+def test_what_a_mutator_wrote_in_vain_is_told() -> None:
+    model = FakeListChatModel(responses=["I cannot do that. " * 100])
+    for mutator in (model, ChatPromptTemplate.from_template("Reword {instruction}.") | model):
+        result = search_of(mutator=mutator, guard=None).invoke(ASKED, **SMALL)
+        [told] = [note for note in result.notes if note.startswith("no rewording was found in the reply")]
+        assert "I cannot do that. I cannot do that." in told
+        assert 250 < len(told) < 360
+        assert "I cannot do that." in page(Trace.of(result))
+        assert any(note.startswith("hardly any rewording") for note in result.notes)
 
 
 def test_the_guard_surrounds_a_given_mutator_too() -> None:

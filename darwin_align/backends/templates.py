@@ -118,14 +118,22 @@ class ChatTemplate:
             RequestError: the template refuses the conversation, or does not show tools.
         """
         tools = self._tools(request)
-        if tools and not self.takes_tools:
+        self.check_tools(request)
+        if not (text := self._render(self._chat(request), tools, answer_next=True)):
+            raise RequestError(f"the {self._role}'s chat template rendered this conversation to nothing")
+        return text if bos else text.removeprefix(self._tokenizer.bos_token or "")
+
+    def check_tools(self, request: Request) -> None:
+        """Refuse tools that the model would not see.
+
+        Raises:
+            RequestError: the template does not show tools.
+        """
+        if self._tools(request) and not self.takes_tools:
             raise RequestError(
                 f"the request has tools, but the {self._role}'s chat template does not show tools to the model: use a "
                 "model that was trained with tools, or give a chat_template=… that renders `tools`"
             )
-        if not (text := self._render(self._chat(request), tools, answer_next=True)):
-            raise RequestError(f"the {self._role}'s chat template rendered this conversation to nothing")
-        return text if bos else text.removeprefix(self._tokenizer.bos_token or "")
 
     def count(self, text: str) -> int:
         """Tokens of a rendered text, or of a piece of an answer."""

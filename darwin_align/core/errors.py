@@ -22,6 +22,7 @@ __all__ = [
     "ReplayError",
     "RequestError",
     "RewardError",
+    "ScoreReplyError",
 ]
 
 
@@ -59,6 +60,10 @@ class OperatorError(DarwinError):
 
 class RewardError(OperatorError):
     """A scorer returned the wrong number of rewards, or one that is not a finite number."""
+
+
+class ScoreReplyError(RewardError):
+    """A judging model replied with something that holds no score, twice."""
 
 
 class ReplayError(DarwinError):

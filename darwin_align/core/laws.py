@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence, ValuesView
 from math import isfinite
 from sys import float_info
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from darwin_align.core.errors import OperatorError, RewardError
 from darwin_align.core.types import STATE, Beam, OperatorName, Population
 
-__all__ = ["check_answer", "check_rewards"]
+__all__ = ["check_answer", "check_rewards", "is_ordered"]
 
 _MAY_CHANGE = {
     "mutate": {"instruction"},
@@ -23,19 +23,38 @@ _MAY_CHANGE = {
 def check_rewards(rewards: Iterable[Any], expected: int) -> list[float]:
     """Return the rewards as floats.
 
+    Args:
+        rewards: numbers in the order of the responses: a list, a tuple, a generator, a NumPy array, a tensor. ``True``
+            counts 1 and ``False`` counts 0.
+        expected: the number of responses.
+
     Raises:
-        RewardError: their number is not the number of responses, or one is no finite number.
+        RewardError: they are in no order (a dict, a set) or no numbers, their number is not the number of responses,
+            or one is not finite.
     """
-    try:
-        values = [_plain(value) for value in _plain(rewards)]
-    except TypeError:
-        raise RewardError(f"the scorer returned {rewards!r:.80}, not a list of {expected} rewards") from None
+    plain = _plain(rewards)
+    if not is_ordered(plain):
+        raise RewardError(
+            f"the scorer returned {rewards!r:.80}, not a list of {expected} rewards: give a list of numbers in the "
+            "order of the responses"
+        )
+    values = [_plain(value) for value in plain]
     if len(values) != expected:
         raise RewardError(f"the scorer was given {expected} responses and returned {len(values)} rewards: one for each")
     for i, value in enumerate(values):
         if not isinstance(value, (int, float)) or not abs(value) <= float_info.max:
             raise RewardError(f"the scorer's reward for response {i} is {value!r}: rewards must be finite numbers")
     return [float(value) for value in values]
+
+
+def is_ordered(values: Any) -> bool:
+    """Whether these are several values in an order that means something: no dict, no set, no text.
+
+    >>> is_ordered([1.0]), is_ordered({"a": 1.0}), is_ordered({1.0}), is_ordered("12")
+    (True, False, False, False)
+    """
+    ordered = isinstance(values, (Sequence, Iterator, ValuesView)) or hasattr(values, "tolist")
+    return ordered and not isinstance(values, (str, bytes, bytearray, memoryview))
 
 
 def _plain(value: Any) -> Any:

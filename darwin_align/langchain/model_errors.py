@@ -23,6 +23,7 @@ from langchain_core.exceptions import (
 )
 
 from darwin_align.core.errors import (
+    ConfigError,
     ContextLengthError,
     DarwinError,
     EndpointAuthenticationError,
@@ -34,7 +35,11 @@ from darwin_align.core.errors import (
     EndpointRequestError,
     EndpointServerError,
     EndpointTimeoutError,
+    OperatorError,
+    ReplayError,
+    ScoreReplyError,
 )
+from darwin_align.core.types import OperatorName
 
 __all__ = [
     "DarwinModelAPIError",
@@ -48,6 +53,7 @@ __all__ = [
     "DarwinModelServerError",
     "DarwinModelTimeoutError",
     "as_model_error",
+    "ends_search",
     "is_context_overflow",
     "is_remote_fault",
     "message_of",
@@ -130,6 +136,19 @@ def is_context_overflow(error: BaseException) -> bool:
     (True, False)
     """
     return isinstance(error, (ContextLengthError, ContextOverflowError))
+
+
+def ends_search(operator: OperatorName, error: BaseException) -> bool:
+    """Whether a search that has scored something may end with its best answer when an operator raises this error.
+
+    Scorers and mutators are users' own code and models: whatever fails there, unless what they return, or a setting,
+    breaks the algorithm. Of the other operators only remote faults.
+
+    >>> ends_search("score", TimeoutError()), ends_search("decode", TimeoutError()), ends_search("score", RewardError())
+    (True, False, False)
+    """
+    broken = isinstance(error, (OperatorError, ConfigError, ReplayError)) and not isinstance(error, ScoreReplyError)
+    return is_remote_fault(error) or (operator in ("score", "mutate") and not broken)
 
 
 def message_of(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import OperatorError, RewardError
-from darwin_align.core.laws import check_rewards
+from darwin_align.core.laws import check_rewards, is_ordered
 from darwin_align.core.noun import plain_errors
 from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
@@ -35,8 +35,10 @@ from darwin_align.operators.policy import (
 )
 from darwin_align.operators.portal import acall, call, time_limit
 from darwin_align.operators.report import Report
+from darwin_align.operators.rewording import filled_note
 from darwin_align.operators.timed import generate_call
-from darwin_align.operators.tracing import TracedSmall, summary
+from darwin_align.operators.tracing import TracedSmall, cut, summary
+from darwin_align.operators.usage import with_policy_usage
 from darwin_align.operators.verdicts import check_asked, judged
 
 if TYPE_CHECKING:
@@ -155,12 +157,14 @@ class Mutator(Operator):
                 population = population.spend(report.usage).note(*report.notes)
                 current_allowance.set(current_allowance.get().after(report.usage))
                 for mutation in _mutations(report.answer, missing):
-                    if reason := (yield from self._refusal(population.request, mutation)):
-                        population = population.note(f"refused {mutation!r}: {reason}")
+                    reason, spent = yield from self._refusal(population.request, mutation)
+                    population = population.spend(spent)
+                    if reason:
+                        population = population.note(f"refused {cut(mutation, 300)!r}: {reason}")
                     else:
                         kept.append(mutation)
         if missing := len(groups) - len(kept):
-            population = population.note(f"the parent fills {missing} of {len(groups)} places")
+            population = population.note(filled_note(missing, len(groups)))
         kept += [parent] * missing
         reworded = {
             i: population.beams[i].model_copy(update={"instruction": mutation})
@@ -169,13 +173,17 @@ class Mutator(Operator):
         }
         return population.with_beams(reworded)
 
-    def _refusal(self, request: Request, mutation: str) -> Generator[Ask, Any, str | None]:
+    def _refusal(self, request: Request, mutation: str) -> Generator[Ask, Any, tuple[str | None, Usage]]:
+        """The reason to refuse, and what models spent on it."""
+        spent = Usage()
         if not mutation.strip():
-            return "it is blank"
+            return "it is blank", spent
         for check in self.checks:
-            if reason := (yield check, (request, mutation)):
-                return str(reason)
-        return None
+            reason, more = yield with_policy_usage(check), (request, mutation)
+            spent += more
+            if reason:
+                return str(reason), spent
+        return None, spent
 
 
 class Decoder(Operator):
@@ -386,11 +394,20 @@ def _invalid_last(rewards: Sequence[float], beams: Sequence[Beam]) -> list[float
 
 def _selection(reply: Any, finished: Sequence[bool]) -> Selection:
     try:
-        ancestors, weights = (tuple(part) for part in reply)
+        if not is_ordered(reply):
+            raise TypeError
+        ancestors, weights = reply
+        if not (is_ordered(ancestors) and is_ordered(weights)):
+            raise TypeError
+        ancestors, weights = tuple(ancestors), tuple(weights)
+        if any(isinstance(weight, str) for weight in weights):
+            raise TypeError
         ancestors = tuple(None if ancestor is None else index(ancestor) for ancestor in ancestors)
         weights = tuple(float(weight) for weight in weights)
     except (TypeError, ValueError):
-        raise OperatorError(f"select must return (ancestors, weights), not {reply!r:.80}") from None
+        raise OperatorError(
+            f"select must return (ancestors, weights), not {reply!r:.80}: two lists in the order of the contenders"
+        ) from None
     _check_length(len(ancestors), len(weights), len(finished))
     return Selection(ancestors, weights, winners_of(ancestors, finished))
 

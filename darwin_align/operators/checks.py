@@ -128,7 +128,7 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 _ANSWERS = re.compile(
-    r"^(?:sure|certainly|of course|here (?:is|are)|to \w+ \w+[^?]*, (?:you|first)|you need|first[, ])", re.I
+    r"^(?:sure|certainly|of course|here (?:is|are)|to \w+ \w[^?]*, (?:you|first)|you need|first[, ])", re.I
 )
 
 

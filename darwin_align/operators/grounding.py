@@ -33,7 +33,7 @@ _RUN = re.compile(
     r"(?P<sign>(?<![\w.,])[-\u2212])?(?P<run>(?:(?<![\w.,])\.)?\d+(?:[.,]\d+)*(?:[eE][+-]?\d{1,3}(?!\w))?)"
 )
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(\.\d+)?|\d{1,3}(?:\.\d{3})+(,\d+)?")
-_PLAIN = re.compile(r"\d*\.?\d+(?:[eE][+-]?\d{1,3})?")
+_PLAIN = re.compile(r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
 _TEXT_FORMS = frozenset({"pattern", "format", "enum", "const"})
 KINDS = ("null", "boolean", "integer", "number", "string", "array", "object")
 

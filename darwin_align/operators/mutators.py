@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from darwin_align.core.budget import Usage
 from darwin_align.core.clauses import Clause, sentences, with_clauses
 from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
@@ -18,9 +19,12 @@ from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row, current_allowance, current_search, usage_of
 from darwin_align.operators.portal import acall
-from darwin_align.operators.prompts import MANY, MutationPromptField, parse_list
+from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField, parse_list
 from darwin_align.operators.report import Report
+from darwin_align.operators.rewording import unread
+from darwin_align.operators.signatures import check_signature, check_variables
 from darwin_align.operators.timed import generate_call
+from darwin_align.operators.usage import counting, with_policy_usage
 
 __all__ = [
     "ChainMutator",
@@ -31,6 +35,9 @@ __all__ = [
     "PolicyMutator",
     "RuleMutator",
 ]
+
+MUTATE = "mutate(request, instruction, n, seed) -> list[str]"
+"""The call of a mutator's function."""
 
 
 class PolicyMutator(Mutator):
@@ -52,7 +59,7 @@ class PolicyMutator(Mutator):
 
     async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
         """Ask the policy, once for a list or n times for one rewording, as the prompt says."""
-        asked = Request.of(self.prompt.render(request, instruction, n), sampling=self.sampling)
+        asked = Request.of(self.prompt.render(request, instruction, n, seed), sampling=self.sampling)
         refusal = getattr(self.policy, "refusal", None)
         if refusal and (reason := await acall(refusal, asked, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
@@ -64,13 +71,9 @@ class PolicyMutator(Mutator):
         report = Report.of(await acall(generate, *arguments))
         continuations: Sequence[Continuation] = report.answer
         limited = most < self.max_tokens or seconds is not None
-        found = [mutation for c in continuations for mutation in self._read(c, cut=limited and not c.finish_reason)]
-        return Report(found[:n], usage_of(continuations) + report.usage, report.notes)
-
-    def _read(self, reply: Continuation, *, cut: bool) -> list[str]:
-        """The rewordings in a reply; the last one of a reply that the budget cut is not whole."""
-        found = self.prompt.read(reply.text)
-        return found[:-1] if cut else found
+        cut = frozenset(c.text for c in continuations if limited and not c.finish_reason)
+        found, notes = _read(self.prompt, [c.text for c in continuations], cut)
+        return Report(found[:n], usage_of(continuations) + report.usage, (*report.notes, *notes))
 
 
 class ChatModelMutator(Mutator):
@@ -81,11 +84,13 @@ class ChatModelMutator(Mutator):
     """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
     checks: tuple[Check, ...] = (words_it_as_request,)
 
-    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002
-        """Ask the chat model."""
-        asked = self.prompt.render(request, instruction, n)
-        replies = self.model.batch([asked] * (n if self.prompt.one_per_reply else 1))
-        return [mutation for reply in replies for mutation in self.prompt.read(reply.text)][:n]
+    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
+        """Ask the chat model, and report the tokens that it says it read and wrote."""
+        asked = self.prompt.render(request, instruction, n, seed)
+        with counting() as counter:
+            replies = self.model.batch([asked] * (n if self.prompt.one_per_reply else 1))
+        found, notes = _read(self.prompt, [reply.text for reply in replies])
+        return Report(found[:n], counter.as_policy, notes)
 
 
 class ChainMutator(Mutator):
@@ -98,12 +103,33 @@ class ChainMutator(Mutator):
     chain: Runnable[Any, Any]
     checks: tuple[Check, ...] = (words_it_as_request,)
 
-    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Any:  # noqa: ARG002
-        """Run the chain."""
+    @field_validator("chain")
+    @classmethod
+    def _known_variables(cls, chain: Any) -> Any:
+        check_variables("rewording", chain, ("instruction", "n", "messages"))
+        return chain
+
+    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[Any]:  # noqa: ARG002
+        """Run the chain, and report the tokens that its models say they read and wrote."""
         messages = to_langchain(request.with_instruction(instruction).conversation)
-        output = await self.chain.ainvoke({"instruction": instruction, "n": n, "messages": messages})
+        with counting() as counter:
+            output = await self.chain.ainvoke({"instruction": instruction, "n": n, "messages": messages})
         text = output.text if isinstance(output, BaseMessage) else output
-        return parse_list(text)[:n] if isinstance(text, str) else output
+        if not isinstance(text, str):
+            return Report(output, counter.as_policy)
+        found = parse_list(text)[:n]
+        return Report(found, counter.as_policy, () if found else unread([text]))
+
+
+def _read(
+    prompt: MutationPrompt, replies: Sequence[str], cut: Collection[str] = ()
+) -> tuple[list[str], tuple[str, ...]]:
+    """The rewordings in the replies, and notes of the replies that hold none.
+
+    The last rewording of a reply that the budget ``cut`` is not whole.
+    """
+    read = {reply: prompt.read(reply)[: -1 if reply in cut else None] for reply in replies}
+    return [one for reply in replies for one in read[reply]], unread(reply for reply in read if not read[reply])
 
 
 class RuleMutator(Mutator):
@@ -172,6 +198,13 @@ class FunctionMutator(Mutator):
 
     function: Callable[..., Any]
 
+    @field_validator("function")
+    @classmethod
+    def _callable_so(cls, function: Any) -> Any:
+        check_signature("mutator", function, MUTATE)
+        return function
+
     def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Any:
-        """Call the function."""
-        return self.function(request, instruction, n, seed)
+        """Call the function; tokens of LangChain models that it calls are counted."""
+        reply, spent = with_policy_usage(self.function)(request, instruction, n, seed)
+        return reply if isinstance(reply, Report) or spent == Usage() else Report(reply, spent)

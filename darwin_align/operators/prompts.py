@@ -4,27 +4,63 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request
 
-__all__ = ["MANY", "MutationPrompt", "MutationPromptField", "delimited", "parse_list"]
+__all__ = ["MANY", "MutationPrompt", "MutationPromptField", "delimited", "parse_list", "transcript"]
+
+_BRACKETS = str.maketrans("\u2039\u2329\u3008\u27e8\u300a\u276e", "<<<<<<")
+"""Signs that look like "<" and that Unicode does not take for it."""
 
 
-def delimited(text: str, tag: str) -> str:
-    r"""Wrap text that users wrote in a tag that it cannot close.
+def delimited(text: str, tag: str, seed: int = 0) -> str:
+    r"""Wrap untrusted text in a tag that it cannot close.
+
+    The tag ends in a hash of seed and text: whoever writes the text cannot know it, and it is checked not to occur in
+    the text, in whatever spelling (letter case, full-width forms, spaces, invisible characters).
 
     >>> delimited("Hi", "request")
-    '<request>\nHi\n</request>'
+    '<request-40c129f0>\nHi\n</request-40c129f0>'
     """
-    name, number = tag, 1
-    while re.search(rf"<\s*/?\s*{re.escape(name)}\b[^>]*>", text, re.IGNORECASE):
-        number += 1
-        name = f"{tag}-{number}"
+    return _wrapped(text, f"{tag}-{_suffix(text, seed)}")
+
+
+def transcript(turns: Iterable[tuple[str, str]], tag: str, seed: int = 0) -> str:
+    """Wrap a conversation, given as (role, text), in a tag, and each turn in a tag with the role's name.
+
+    All tags end in one hash, as those of :func:`delimited` do: no text can close its turn or pretend to begin another.
+    """
+    turns = list(turns)
+    suffix = _suffix("\0".join(part for turn in turns for part in turn), seed)
+    return _wrapped("\n".join(_wrapped(text, f"{role}-{suffix}") for role, text in turns), f"{tag}-{suffix}")
+
+
+def _wrapped(text: str, name: str) -> str:
     return f"<{name}>\n{text}\n</{name}>"
+
+
+def _suffix(text: str, seed: int) -> str:
+    """Eight hexadecimal digits that do not occur in the text."""
+    letters, attempt = _letters(text), 0
+    whole = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be hashed
+    while (suffix := f"{derive(seed, 'tag', whole, attempt):016x}"[-8:]) in letters:
+        attempt += 1
+    return suffix
+
+
+def _letters(text: str, also: str = "") -> str:
+    """Letters and digits of a text in one spelling, lower case, in time linear in its length."""
+    # A character at a time: unicodedata.normalize takes quadratic time for a long run of combining marks.
+    one = {c: unicodedata.normalize("NFKC", c).translate(_BRACKETS).casefold() for c in set(text)}
+    kept = {ord(c): "".join(x for x in form if x.isalnum() or x in also) for c, form in one.items()}
+    return text.translate(kept)
 
 
 @dataclass(frozen=True)
@@ -35,7 +71,7 @@ class MutationPrompt:
         ValueError: the template lacks ``{instruction}``.
 
     >>> MutationPrompt("Reword: {instruction}").render(Request.of("Hi"), "Hi", 1)
-    'Reword: <request>\nHi\n</request>'
+    'Reword: <request-40c129f0>\nHi\n</request-40c129f0>'
     """
 
     template: str
@@ -43,19 +79,26 @@ class MutationPrompt:
     one_per_reply: bool = True
     """Ask n times for one rewording, or once for a list of n."""
     tag: str = "request"
+    """Name of the tag around the instruction; a hash that no text can foresee is added to it."""
+    bare_tag: bool = False
+    """Add no hash where the instruction holds nothing like the tag: for a model that was trained on the tag itself."""
 
     def __post_init__(self) -> None:
         if "{instruction}" not in self.template:
             raise ValueError("a mutation prompt needs the placeholder {instruction}: the text to reword goes there")
 
-    def render(self, request: Request, instruction: str, n: int) -> str:
-        """Fill the template; what users wrote is delimited, so that it cannot give orders."""
-        values = {
-            "n": str(n),
-            "instruction": delimited(instruction, self.tag),
-            "context": _context(request),
-        }
+    def render(self, request: Request, instruction: str, n: int, seed: int = 0) -> str:
+        """Fill the template; what users wrote is delimited by tags drawn by the seed, so that it cannot give orders."""
+        values = {"n": str(n), "instruction": self._tagged(instruction, seed), "context": _context(request, seed)}
         return re.sub(r"\{(n|instruction|context)\}", lambda match: values[match[1]], self.template)
+
+    def _tagged(self, instruction: str, seed: int) -> str:
+        bare, tag = _letters(instruction, "<"), _letters(self.tag)
+        return (
+            _wrapped(instruction, self.tag)
+            if self.bare_tag and f"<{tag}" not in bare
+            else delimited(instruction, self.tag, seed)
+        )
 
     def read(self, reply: str) -> list[str]:
         """Return the rewordings in a reply."""
@@ -70,12 +113,12 @@ MutationPromptField = Annotated[MutationPrompt, BeforeValidator(_of_text)]
 """A :class:`MutationPrompt`, or its template alone: one with ``{n}`` asks once for a list, any other asks n times."""
 
 
-def _context(request: Request) -> str:
-    earlier = [message for message in request.conversation[: request.turn] if message.role in ("user", "assistant")]
+def _context(request: Request, seed: int) -> str:
+    roles = {"user": "person", "assistant": "assistant"}
+    earlier = [(roles[m.role], m.text) for m in request.conversation[: request.turn] if m.role in roles]
     if not earlier:
         return ""
-    turns = "\n".join(f"{'Person' if message.role == 'user' else 'Assistant'}: {message.text}" for message in earlier)
-    return f"For context only, the conversation so far:\n{delimited(turns, 'conversation')}\n\n"
+    return f"For context only, the conversation so far:\n{transcript(earlier, 'conversation', seed)}\n\n"
 
 
 MANY = MutationPrompt(

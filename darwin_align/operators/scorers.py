@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any, Self
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from darwin_align.core.budget import Usage
-from darwin_align.core.errors import ConfigError, RewardError
-from darwin_align.core.laws import check_rewards
+from darwin_align.core.errors import ConfigError, DarwinError, ScoreReplyError
+from darwin_align.core.laws import check_rewards, is_ordered
 from darwin_align.core.types import Request, Response, ToolCall
 from darwin_align.operators.base import Report, Scorer
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.portal import call
+from darwin_align.operators.signatures import check_signature, check_variables
+from darwin_align.operators.tracing import cut
+from darwin_align.operators.usage import counting
 from darwin_align.operators.verdicts import read_calls, takes_calls
 
-__all__ = ["ChainScorer", "Ensemble", "FunctionScorer", "LengthPenalty", "ToolCallScorer", "WeightedSum"]
+__all__ = ["ChainScorer", "Ensemble", "FunctionScorer", "LengthPenalty", "ToolCallScorer", "WeightedSum", "judges_of"]
+
+SCORE = "score(request, responses) -> list[float]"
+"""The call of a scorer's function."""
+VARIABLES = ("instruction", "response", "messages", "finished")
+"""What a scoring chain is given."""
+SHORT_ANSWER = Response(text="Yes.", finished=True)
+"""On which judges are tried."""
+
+logger = logging.getLogger(__name__)
 
 
 class FunctionScorer(Scorer):
     """A function ``(request, responses) -> rewards``, plain or ``async``.
+
+    A call that fails is tried once more, unless the error is a bug or has been tried again already. Tokens of
+    LangChain models that the function calls are counted.
 
     >>> short = FunctionScorer(function=lambda request, responses: [-len(r.text) for r in responses])
     >>> short.score(Request.of("Hi"), [Response(text="Hello")])
@@ -32,34 +49,124 @@ class FunctionScorer(Scorer):
 
     function: Callable[..., Any]
 
+    @field_validator("function")
+    @classmethod
+    def _callable_so(cls, function: Any) -> Any:
+        check_signature("scorer", function, SCORE)
+        return function
+
     def score(self, request: Request, responses: Sequence[Response]) -> Any:
         """Call the function."""
-        return self.function(request, responses)
+        notes: tuple[str, ...] = ()
+        with counting() as counter:
+            try:
+                reply = call(self.function, request, responses)
+            except Exception as error:
+                if not _worth_another_try(error):
+                    raise
+                notes = (_made_again("the scorer's function", error),)
+                reply = call(self.function, request, responses)
+        if isinstance(reply, Report):  # it says itself what was spent
+            return replace(reply, notes=(*notes, *reply.notes))
+        spent = counter.as_reward
+        return Report(reply, spent, notes) if notes or spent.reward_tokens else reply
+
+
+class _Trial:
+    """Whether a chain has scored, and what that cost if no search was told; no part of what a chain scorer equals."""
+
+    def __init__(self) -> None:
+        self.done, self.usage = False, Usage()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Trial)
+
+    def __hash__(self) -> int:
+        return hash(_Trial)
 
 
 class ChainScorer(Scorer):
     """A LangChain chain from one response to one number, e.g. ``prompt | judge | parser``.
 
     The chain is given ``instruction``, ``response``, ``messages`` (the conversation) and ``finished``, and answers with
-    a number, or with a text or message that is nothing but a number.
+    a number, or with a text or message that is nothing but a number. A response whose call fails, or has no number as
+    its answer, is tried once more by itself. Tokens that the chain's models report are counted.
     """
 
     chain: Runnable[Any, Any]
+    trial: bool = True
+    """Whether the chain is tried on a short answer at the start of its first search, before anything is decoded."""
+    _trial: _Trial = PrivateAttr(default_factory=_Trial)
 
-    async def score(self, request: Request, responses: Sequence[Response]) -> list[float]:
+    @field_validator("chain")
+    @classmethod
+    def _known_variables(cls, chain: Any) -> Any:
+        check_variables("scoring", chain, VARIABLES)
+        return chain
+
+    async def try_out(self, request: Request) -> None:
+        """Score a short answer, unless this chain has scored before. Its tokens count with the next scoring's.
+
+        Raises:
+            ScoreReplyError: it does not answer with a number.
+            Exception: whatever else the chain raises.
+        """
+        if not self.trial or self._trial.done:
+            return
+        self._trial.done = True  # at once: searches that begin at the same time need no trial each
+        try:
+            report = await self.score(request, [SHORT_ANSWER])
+        except BaseException:
+            self._trial.done = False
+            raise
+        self._trial.usage += report.usage
+
+    async def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Run the chain over all responses as one batch."""
+        with counting() as counter:
+            scores, notes = await self._scores(self.inputs(request, responses))
+        earlier, self._trial.usage, self._trial.done = self._trial.usage, Usage(), True
+        return Report(scores, counter.as_reward + earlier, notes)
+
+    @staticmethod
+    def inputs(request: Request, responses: Sequence[Response]) -> list[dict[str, Any]]:
+        """What the chain is given, for each response."""
         messages = to_langchain(request.conversation)
-        inputs = [
+        return [
             {"instruction": request.instruction, "response": r.text, "messages": messages, "finished": r.finished}
             for r in responses
         ]
-        return [_number(output) for output in await self.chain.abatch(inputs)]
+
+    async def _scores(self, inputs: Sequence[dict[str, Any]]) -> tuple[list[float], tuple[str, ...]]:
+        """A number for each input, and notes of calls that were made again."""
+        outputs = await self._outputs(inputs)
+        failed = {i: output for i, output in enumerate(outputs) if isinstance(output, Exception)}
+        for error in failed.values():
+            if not _worth_another_try(error):
+                raise error
+        for i, output in zip(failed, await self._outputs([inputs[i] for i in failed]), strict=True):
+            if isinstance(output, Exception):
+                raise output
+            outputs[i] = output
+        return outputs, tuple(dict.fromkeys(_made_again("the scoring chain", error) for error in failed.values()))
+
+    async def _outputs(self, inputs: Sequence[dict[str, Any]]) -> list[Any]:
+        """A number or an error for each input."""
+        outputs = await self.chain.abatch(list(inputs), return_exceptions=True)
+        return [output if isinstance(output, Exception) else _number_or_error(output) for output in outputs]
 
 
 class _Composite(Scorer):
     """A scorer made of scorers."""
 
     scorers: tuple[Scorer, ...] = Field(min_length=1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_order(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name in ("scorers", "weights") and not is_ordered(value):
+            raise ConfigError(f"{info.field_name}={value!r:.80} has no order: give a list or a tuple")
+        return value
 
     def room(self, request: Request) -> int | None:
         """The least room of its parts."""
@@ -76,6 +183,14 @@ class _Composite(Scorer):
         rewards = [check_rewards(report.answer, len(responses)) for report in reports]
         usage = sum((report.usage for report in reports), Usage())
         return Report(rewards, usage, tuple(note for report in reports for note in report.notes))
+
+
+def judges_of(scorer: Any) -> list[Any]:
+    """The scorers in a scorer that can be tried out: those with ``async try_out(request)``."""
+    parts = scorer.scorers if isinstance(scorer, _Composite) else ()
+    parts = (scorer.scorer,) if isinstance(scorer, LengthPenalty) else parts
+    own = [scorer] if hasattr(scorer, "try_out") else []
+    return own + [judge for part in parts for judge in judges_of(part)]
 
 
 class WeightedSum(_Composite):
@@ -175,6 +290,13 @@ class ToolCallScorer(Scorer):
     function: Callable[[Request, Sequence[ToolCall]], Any] | None = None
     """``function(request, calls)`` returns a number, or an awaitable of one; it is asked about answers with calls."""
 
+    @field_validator("function")
+    @classmethod
+    def _callable_so(cls, function: Any) -> Any:
+        if function is not None:
+            check_signature("scorer of tool calls", function, "function(request, calls) -> float")
+        return function
+
     def score(self, request: Request, responses: Sequence[Response]) -> list[float]:
         """Reward the calls of each response."""
         if not takes_calls(request):
@@ -190,11 +312,32 @@ class ToolCallScorer(Scorer):
         return right / (made + len(parsed.invalid)) + own
 
 
+def _number_or_error(output: Any) -> float | ScoreReplyError:
+    try:
+        return _number(output)
+    except ScoreReplyError as error:
+        return error
+
+
+_BUGS = (TypeError, NameError, AttributeError, ImportError, AssertionError, NotImplementedError)
+
+
+def _worth_another_try(error: Exception) -> bool:
+    """Whether the same call may succeed: no bug, and nothing that a client of this library has tried again itself."""
+    return not isinstance(error, (*_BUGS, DarwinError)) or isinstance(error, ScoreReplyError)
+
+
+def _made_again(who: str, error: Exception) -> str:
+    note = f"{who} failed and was called once more: {cut(f'{type(error).__name__}: {error}', 300)}"
+    logger.info("%s", note)
+    return note
+
+
 def _number(output: Any) -> float:
     value = output.text if isinstance(output, BaseMessage) else output
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise RewardError(
+        raise ScoreReplyError(
             f"the scoring chain answered {value!r}, which is no number: end it with a parser that returns one"
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import OperatorError
@@ -22,6 +22,7 @@ from darwin_align.core.selection import (
 )
 from darwin_align.core.types import Beam
 from darwin_align.operators.base import Selector
+from darwin_align.operators.signatures import check_signature
 
 __all__ = [
     "ARGSSelector",
@@ -33,6 +34,9 @@ __all__ = [
     "Tournament",
     "selector_of",
 ]
+
+SELECT = "select(rewards, finished, weights, seed) -> (ancestors, weights)"
+"""The call of a selector's function."""
 
 
 class TopKReplacement(Selector):
@@ -167,6 +171,12 @@ class FunctionSelector(Selector):
     """A function ``(rewards, finished, weights, seed) -> (ancestors, weights)``, plain or ``async``."""
 
     function: Callable[..., Any]
+
+    @field_validator("function")
+    @classmethod
+    def _callable_so(cls, function: Any) -> Any:
+        check_signature("selector", function, SELECT)
+        return function
 
     def select(self, rewards: Sequence[float], finished: Sequence[bool], weights: Sequence[float], seed: int) -> Any:
         """Call the function."""

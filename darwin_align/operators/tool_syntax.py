@@ -46,7 +46,7 @@ _ID = "\0"
 ID_LETTERS = "[a-zA-Z0-9]{9}"
 """A regular expression."""
 _NO_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
-_OBJECT = re.compile(r'(?s)(.*?)\s*(\[\s*)?\{([^{}\[\]]*)"(\w+)"\s*:\s*"')
+_OBJECT = re.compile(r'(?s)(.*?)(\[\s*)?\{([^{}\[\]]*)"(\w+)"\s*:\s*"')
 _ARGUMENTS_KEY = re.compile(r'"\s*,\s*"(\w+)"\s*:\s*')
 _UNKNOWN = (
     "the model's chat template writes tool calls in a form that is not recognised ({why}): leave tools out (or use "
@@ -229,7 +229,8 @@ def _shown_texts(render: Render, ends: tuple[str, ...]) -> CallTexts:
     if parts is None:
         raise RequestError(_UNKNOWN.format(why="name and arguments are not found in it"))
     first, middle, last = (_without_ids(part) for part in parts.groups())
-    first, last = _NO_THOUGHTS.sub("", first, count=1) if _NO_THOUGHTS.match(first) else first, _until(last, ends)
+    thoughts = _NO_THOUGHTS.match(first)
+    first, last = first[thoughts.end() :] if thoughts else first, _until(last, ends)
     if held := next((end for end in ends if end and end in first + middle), None):
         raise RequestError(_UNKNOWN.format(why=f"{held!r}, which frames turns, is in the middle of a call"))
     return CallTexts(first, middle, last, _between(render))
@@ -436,7 +437,7 @@ def _leading_name(marks: _Marks, text: str, body: int) -> tuple[str | None, int 
     if marks.keys is not None:
         return None, body
     middle = re.escape(marks.middle).replace(re.escape(_ID), ID_LETTERS)
-    found = re.compile(r"(?s)\s*([^\s{]+?)\s*" + middle + r"\s*(?=\{)").match(text, body)
+    found = re.compile(r"(?s)\s*([^\s{]+?)\s*" + (f"{middle}\\s*" if middle else "") + r"(?=\{)").match(text, body)
     return (found[1], found.end()) if found else (None, None)
 
 

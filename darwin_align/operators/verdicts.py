@@ -82,6 +82,10 @@ def check_asked(request: Request, policy: Any) -> None:
             "the request has tools, but the policy's chat template does not show tools, calls and their results to the "
             "model: use a model that was trained with tools, or give the policy a chat_template=… that renders them"
         )
+    # A template that is there already is looked at; one that a server must be asked for is not.
+    template = getattr(policy, "__dict__", {}).get("template")
+    if template is not None:
+        template.check_tools(request)
 
 
 def _check_format(form: Mapping[str, Any] | None) -> None:

@@ -57,7 +57,7 @@ def pocket_search(
     parts.setdefault("clauses", pocket_clauses())
     if parts.get("mutator") is None:
         template = MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}")
-        parts.setdefault("mutation_prompt", MutationPrompt(template))
+        parts.setdefault("mutation_prompt", MutationPrompt(template, bare_tag=True))
     parts.setdefault("guard", LexicalIntent(ignore=_clause_words()))
     if "scorer" not in parts:
         parts["scorer"] = LocalScorer.from_pretrained(reward or reward_path(), threads=1)

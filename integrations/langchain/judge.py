@@ -38,7 +38,7 @@ class ScoreParser(BaseOutputParser[float]):
 
     def parse(self, text: str) -> float:
         """Read a score."""
-        if found := re.fullmatch(r"\s*(?:score:)?\s*(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?\.?\s*", text, re.IGNORECASE):
+        if found := re.fullmatch(r"(?:score:\s*)?(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?\.?", text.strip(), re.IGNORECASE):
             return float(found[1])
         raise OutputParserException(f"the judge said {text!r:.80}, which is no score: it must answer 'Score: 7'")
 

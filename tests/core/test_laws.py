@@ -1,5 +1,7 @@
 """Every way to cheat is refused by name: an operator cannot quietly break the algorithm."""
 
+from array import array
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -228,7 +230,13 @@ def test_events_answer_their_own_question_only() -> None:
         ([1.0, float("-inf")], r"response 1 is -inf"),
         ([1.0, None], r"response 1 is None"),
         (["1.0", 1.0], r"response 0 is '1.0'"),
-        ("12", r"response 0 is '1'"),
+        ("12", r"the scorer returned '12', not a list of 2 rewards"),
+        (b"12", r"the scorer returned b'12', not a list of 2 rewards"),
+        ({0: 5.0, 1: 7.0}, r"the scorer returned \{0: 5.0, 1: 7.0\}, not a list .*in the order of the responses"),
+        ({1.0, 2.0}, r"the scorer returned \{1.0, 2.0\}, not a list"),
+        (frozenset({1.0, 2.0}), r"not a list"),
+        ({1: 5.0, 2: 7.0}.keys(), r"not a list"),
+        (Counter([1, 2]), r"not a list"),
         ([1.0, 2j], r"response 1 is 2j"),
         ([1.0, 10**400], r"response 1 is 1000"),
         ([[1.0], [2.0]], r"response 0 is \[1.0\]"),
@@ -251,12 +259,20 @@ def test_rewards_that_are_refused(rewards: Any, message: str) -> None:
         np.array([1.0, 2.5], dtype=np.float32),
         [np.float32(1), np.float64(2.5)],
         [np.int64(1), 2.5],
+        {"a": 1.0, "b": 2.5}.values(),
+        deque([1.0, 2.5]),
+        array("d", [1.0, 2.5]),
+        map(float, (1, 2.5)),
         torch.tensor([1.0, 2.5]),
         torch.tensor([1.0, 2.5], dtype=torch.bfloat16, requires_grad=True),
         [torch.tensor(1.0), torch.tensor(2.5)],
     ],
 )
-def test_rewards_of_every_usual_kind_are_taken(rewards: Any) -> None:
+def test_rewards_in_an_order_are_taken(rewards: Any) -> None:
     checked = check_rewards(rewards, 2)
     assert checked == [1.0, 2.5]
     assert {type(reward) for reward in checked} == {float}
+
+
+def test_passed_and_failed_are_rewards() -> None:
+    assert check_rewards([True, np.bool_(False)], 2) == [1.0, 0.0]

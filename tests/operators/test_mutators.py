@@ -9,6 +9,7 @@ from langchain_core.language_models import FakeListChatModel
 from darwin_align import Population, Request
 from darwin_align.core import Usage
 from darwin_align.core.errors import ConfigError, OperatorError
+from darwin_align.core.seeds import derive
 from darwin_align.operators import (
     ChatModelMutator,
     Continuation,
@@ -22,6 +23,7 @@ from darwin_align.operators import (
     Row,
     RuleMutator,
 )
+from darwin_align.operators.prompts import delimited
 from tests.core.kit import ASKED, REQUEST
 
 THREE = Population.start(REQUEST, mutations=3, beams_per_mutation=2, first_response=True)
@@ -145,7 +147,7 @@ def test_the_policy_is_asked_once_for_a_list() -> None:
     assert instructions(answer) == ["Explain A", "Explain B", "Explain C"]
     assert answer.usage == Usage(prefilled_tokens=7, decoded_tokens=5, policy_calls=1)
     [row] = policy.rows
-    assert f"<request>\n{ASKED}\n</request>" in row.request.instruction
+    assert row.request.instruction.endswith(delimited(ASKED, "request", derive(THREE.step.seed, "mutate", 0)))
     assert row.request.sampling.temperature == 1.0
     assert row.max_tokens == 512
 
@@ -170,7 +172,11 @@ def test_a_policy_that_answers_instead_is_refused_and_asked_once_more() -> None:
 def test_prose_holds_no_mutations() -> None:
     answer = PolicyMutator(policy=Writer("Green tea is nice.", "Really nice.")).invoke(THREE)
     assert instructions(answer) == [ASKED] * 3
-    assert answer.notes == ("the parent fills 3 of 3 places",)
+    assert answer.notes == (
+        "no rewording was found in the reply 'Green tea is nice.'",
+        "no rewording was found in the reply 'Really nice.'",
+        "the parent fills 3 of 3 places",
+    )
 
 
 @pytest.mark.parametrize("one", [False, True])

@@ -167,3 +167,20 @@ async def test_a_chain_may_be_async_only_and_is_given_what_it_needs(drive: str) 
 def test_a_chain_that_answers_no_number_is_refused(output: Any) -> None:
     with pytest.raises(RewardError, match=r"the scoring chain answered .*, which is no number: end it with a parser"):
         call(ChainScorer(chain=RunnableLambda(lambda _: output)).score, REQUEST, RESPONSES)
+
+
+@pytest.mark.parametrize("given", [{"a": 1.0, "b": 2.0}, {1.0, 2.0}])
+async def test_rewards_without_an_order_are_refused_in_a_search(given: Any) -> None:
+    bare = FunctionScorer(function=lambda request, responses: given)
+    for scorer in (bare, LengthPenalty(scorer=bare)):
+        with pytest.raises(RewardError, match=r"not a list of 2 rewards: give a list of numbers in the order"):
+            scorer.invoke(decoded("a", "b"))
+        with pytest.raises(RewardError, match=r"in the order of the responses"):
+            await scorer.ainvoke(decoded("a", "b"))
+
+
+def test_weights_without_an_order_are_refused() -> None:
+    parts = (giving(1.0), giving(2.0))
+    with pytest.raises(ConfigError, match=r"weights=\{.*\} has no order: give a list or a tuple"):
+        WeightedSum(scorers=parts, weights={2.0, 0.5})  # type: ignore[arg-type]
+    assert WeightedSum(scorers=parts, weights=[2.0, 0.5]).score(REQUEST, RESPONSES[:1]).answer == [3.0]  # type: ignore[arg-type]

@@ -116,6 +116,10 @@ def test_every_usual_kind_of_answer(ancestors: Any) -> None:
         ((0, 1, 1.5), (0.0, 0.0, 0.0), r"select must return \(ancestors, weights\), not"),
         (("a", 1, 2), (0.0, 0.0, 0.0), r"select must return \(ancestors, weights\)"),
         (None, (0.0, 0.0, 0.0), r"select must return \(ancestors, weights\)"),
+        ({0, 1, 2}, (0.0, 0.0, 0.0), r"select must return .*: two lists in the order of the contenders"),
+        ({0: 1, 1: 1, 2: 1}, (0.0, 0.0, 0.0), r"select must return .*: two lists in the order"),
+        ((0, 1, 2), {0.0: 1, 1.0: 1, 2.0: 1}, r"select must return .*: two lists in the order"),
+        ((0, 1, 2), ("1", "2", "3"), r"select must return .*: two lists in the order"),
         ((0, 1, 2), ("heavy", 0.0, 0.0), r"select must return \(ancestors, weights\)"),
     ],
 )

@@ -118,7 +118,7 @@ def server_message(response: httpx.Response) -> str:
     try:
         said = _said(response.json())
     except ValueError:
-        said = unescape(re.sub(r"(?is)<(script|style)\b.*?</\1\s*>|<[^>]*>", " ", response.text))
+        said = unescape(re.sub(r"(?is)<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^<>]*>", " ", response.text))
     return _line(said) or "no explanation"
 
 

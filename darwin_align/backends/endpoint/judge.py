@@ -11,7 +11,7 @@ from math import isfinite
 from statistics import fmean
 from typing import Any, Self
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -23,7 +23,9 @@ from darwin_align.core.errors import ConfigError, EndpointRequestError, Endpoint
 from darwin_align.core.types import Message, Request, Response
 from darwin_align.operators.base import Report
 from darwin_align.operators.portal import acall
-from darwin_align.operators.prompts import delimited
+from darwin_align.operators.prompts import delimited, transcript
+from darwin_align.operators.scorers import SHORT_ANSWER
+from darwin_align.operators.usage import counting
 
 __all__ = ["JudgeScorer", "Rubric"]
 
@@ -43,7 +45,8 @@ _UNFINISHED = (
     "beginning of a reply; that it breaks off is no fault."
 )
 
-_SPEAKERS = {"system": "System", "user": "Person", "assistant": "Assistant", "tool": "Tool"}
+_TURNS = {"system": "system", "user": "person", "assistant": "assistant", "tool": "tool"}
+"""Names of the tags around a conversation's turns, by role."""
 _SCORE = re.compile(
     r"[\s*_#]*(?:final |overall )?(?:score|rating)[\s*_]*[:=][\s*_]*(?P<score>-?\d+(?:\.\d+)?)"
     r"(?:[\s*_]*(?:/|out of)[\s*_]*(?P<of>\d+))?[\s*_.]*",
@@ -105,11 +108,11 @@ class Rubric:
             "additionalProperties": False,
         }
 
-    def render(self, request: Request, response: Response) -> str:
-        """Fill the template."""
-        reply = delimited(response.text, "reply")
+    def render(self, request: Request, response: Response, seed: int = 0) -> str:
+        """Fill the template; the conversation and the reply are delimited by tags drawn by the seed."""
+        reply = delimited(response.text, "reply", seed)
         values = {
-            "conversation": delimited("\n\n".join(map(_turn, request.conversation)), "conversation"),
+            "conversation": transcript(map(_turn, request.conversation), "conversation", seed),
             "response": reply if response.finished else f"{reply}\n{self.unfinished}",
             "low": f"{self.low:g}",
             "high": f"{self.high:g}",
@@ -144,9 +147,9 @@ class Rubric:
     def _score_in(self, text: str) -> Any:
         # What a model thinks before it answers may hold any number.
         answer = text.rpartition("</think>")[2].strip()
-        fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", answer, re.DOTALL)
+        fenced = answer.startswith("```") and answer.endswith("```")
         try:
-            data = json.loads(fenced[1] if fenced else answer)
+            data = json.loads(answer.strip("`").removeprefix("json") if fenced else answer)
         except ValueError:
             data = None
         if isinstance(data, dict):
@@ -189,6 +192,8 @@ class JudgeScorer(RemoteScorer):
     """Of an endpoint: the first sample's; a LangChain model has its own."""
     max_tokens: int = Field(1024, gt=0)
     """Of an endpoint: where a reply is cut, what the model thinks before it included."""
+    trial: bool = True
+    """Whether the judge is tried on a short answer at the start of its first search, before anything is decoded."""
 
     @field_validator("base_url", mode="before")
     @classmethod
@@ -211,6 +216,22 @@ class JudgeScorer(RemoteScorer):
             raise ConfigError(f"samples={self.samples} are all alike at temperature 0: set temperature too")
         return self
 
+    async def try_out(self, request: Request) -> None:
+        """Judge a short answer, unless this judge has scored before. Its tokens count with the next scoring's.
+
+        Raises:
+            EndpointError: as :meth:`score` does.
+        """
+        facts = self._state.facts
+        if not self.trial or "tried" in facts:
+            return
+        facts["tried"] = True  # at once: searches that begin at the same time need no trial each
+        try:
+            facts["trial usage"] = (await self.score(request, [SHORT_ANSWER])).usage
+        except BaseException:
+            facts.pop("tried", None)
+            raise
+
     async def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Judge all responses at once, and report the tokens that the judge read and wrote.
 
@@ -220,7 +241,7 @@ class JudgeScorer(RemoteScorer):
         return await acall(self._score, request, responses)  # type: ignore[no-any-return]
 
     async def _score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
-        prompts = [self.rubric.render(request, response) for response in responses]
+        prompts = [self.rubric.render(request, response, self.seed) for response in responses]
         unique = list(dict.fromkeys(prompts))
         seeds = [self.seed + i for i in range(self.samples)]
         judged = await gathered([self._judged(prompt, seed) for prompt in unique for seed in seeds])
@@ -228,7 +249,9 @@ class JudgeScorer(RemoteScorer):
             prompt: fmean(score for score, _ in judged[i * self.samples : (i + 1) * self.samples])
             for i, prompt in enumerate(unique)
         }
-        usage = Usage(reward_tokens=sum(tokens for _, tokens in judged))
+        self._state.facts["tried"] = True
+        earlier = self._state.facts.pop("trial usage", Usage())
+        usage = Usage(reward_tokens=sum(tokens for _, tokens in judged)) + earlier
         return Report([scores[prompt] for prompt in prompts], usage, self._state.notes(*self._dropped.values()))
 
     async def _judged(self, prompt: str, seed: int) -> tuple[float, int]:
@@ -267,10 +290,10 @@ class JudgeScorer(RemoteScorer):
 
     async def _reply_of_chain(self, chain: Runnable[Any, Any], prompt: str) -> tuple[Any, int]:
         async with self._places():
-            reply = await chain.ainvoke(prompt)
-        usage = reply.usage_metadata if isinstance(reply, AIMessage) else None
+            with counting() as counter:
+                reply = await chain.ainvoke(prompt)
         said = reply.text if isinstance(reply, BaseMessage) else reply
-        return said, usage["total_tokens"] if usage else 0
+        return said, counter.as_reward.reward_tokens
 
     def _places(self) -> asyncio.Semaphore:
         """The limit of what is asked at a time; one for each event loop, that is, for each process."""
@@ -355,6 +378,6 @@ def _tokens(data: Mapping[str, Any]) -> int:
     return total if isinstance(total, int) else 0
 
 
-def _turn(message: Message) -> str:
+def _turn(message: Message) -> tuple[str, str]:
     calls = "".join(f"\n(calls {call.name} with {json.dumps(dict(call.arguments))})" for call in message.tool_calls)
-    return f"{_SPEAKERS[message.role]}: {message.text}{calls}"
+    return _TURNS[message.role], f"{message.text}{calls}"

@@ -1,0 +1,73 @@
+"""What is said of a search whose rewordings could not be used."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+
+from darwin_align.core.events import Event, Question
+from darwin_align.core.types import Population
+from darwin_align.operators.tracing import cut
+
+__all__ = ["ParentShare", "filled_note", "unread"]
+
+logger = logging.getLogger(__name__)
+
+_MOST = 300
+_FILLED = re.compile(r"the parent fills (\d+) of \d+ places")
+_TOO_FEW = "hardly any rewording could be used:"
+_ADVICE = (
+    "The notes say what the mutator wrote and why it was refused. Try another mutation_prompt=…, "
+    "mutator=ClauseMutator(clauses=…) or RuleMutator(templates=…), or a chat model that follows instructions as "
+    "mutator=…"
+)
+
+
+def unread(replies: Iterable[str]) -> tuple[str, ...]:
+    """Notes of replies in which no rewording was found, each cut to a few hundred characters.
+
+    >>> unread(["I cannot do that."])
+    ("no rewording was found in the reply 'I cannot do that.'",)
+    """
+    return tuple(f"no rewording was found in the reply {cut(reply, _MOST)!r}" for reply in replies)
+
+
+def filled_note(missing: int, places: int) -> str:
+    """Note of a mutation in which the parent took places."""
+    return f"the parent fills {missing} of {places} places"
+
+
+class ParentShare:
+    """How many places of a search's mutations went to the parent.
+
+    It is read from the events' notes, so that a replay counts alike, and warned of once a search: when it is more than
+    half of the places so far.
+    """
+
+    def __init__(self) -> None:
+        self._missing = self._places = 0
+        self._warned = False
+
+    def see(self, question: Question, event: Event) -> None:
+        """Count an event, recorded or new."""
+        if event.operator == "mutate" and event.answered:
+            self._missing += _missing(event.delta.notes)
+            self._places += len(question.population.groups())
+            self._warned = self._warned or any(note.startswith(_TOO_FEW) for note in event.delta.notes)
+
+    def noted(self, question: Question, reply: Population) -> Population:
+        """Return a mutator's reply, with the warning if it is due now; any other reply as it is."""
+        if question.operator != "mutate" or self._warned or not isinstance(reply, Population):
+            return reply
+        missing = self._missing + _missing(reply.notes)
+        places = self._places + len(question.population.groups())
+        if 2 * missing <= places:
+            return reply
+        warning = f"{_TOO_FEW} {filled_note(missing, places)} so far. {_ADVICE}"
+        logger.warning("%s", warning)
+        return reply.note(warning)
+
+
+def _missing(notes: Iterable[str]) -> int:
+    return sum(int(found[1]) for note in notes if (found := _FILLED.fullmatch(note)))
