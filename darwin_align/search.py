@@ -362,7 +362,9 @@ class _Run:
                 check_asked(asked.request, part.policy)  # before the mutations are paid for
                 if config.candidates:
                     check_ranks(part.policy)
-        scorers = [] if asked.replay else parts_of(self.operators["score"], run_config)
+        # A trial would count against no limit of time.
+        untried = bool(asked.replay) or config.budget.seconds is not None
+        scorers = [] if untried else parts_of(self.operators["score"], run_config)
         self.judges = [judge for part in scorers for judge in judges_of(part)]
         """To be tried on a short answer before anything is spent on rewording and decoding."""
         held = [holder for part in parts for holder in getattr(part, "holders", ())]
