@@ -171,9 +171,10 @@ class _Run:
         return answer
 
     @property
-    def _left(self) -> dict[str, float | int]:
+    def _left(self) -> dict[str, float]:
         """What is left of the budget, for the next question."""
-        budget, left = self.config.budget, {}
+        budget = self.config.budget
+        left: dict[str, float] = {}
         if budget.tokens is not None:
             left["tokens_left"] = max(1, budget.tokens - self.usage.decoded_tokens)
         if budget.seconds is not None:
