@@ -51,6 +51,7 @@ def pocket() -> DarwinSearch:
 
 
 def policy(url: str, way: str = "auto", **options: Any) -> EndpointPolicy:
+    options = {"tokenizer": policy_path(), **options}
     return EndpointPolicy(url, continuation=way, limits=PATIENT, **options)  # type: ignore[arg-type]
 
 
@@ -74,7 +75,7 @@ def written(policy: Any, *rows: Row) -> list[tuple[Any, ...]]:
 
 
 def test_greedy_rows_by_ids_are_the_local_ones_whole_and_in_chunks(vllm, local):
-    """The tokenizer is found by the folder that the server names; 🍵 is cut in the middle somewhere."""
+    """🍵 is cut in the middle somewhere."""
     remote = policy(vllm.url)
     questions = (QUESTION, "怎样泡一杯绿茶？🍵", *held_out(6))
     rows = [row(text, max_tokens=90) for text in questions]

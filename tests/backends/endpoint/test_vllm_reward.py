@@ -56,7 +56,7 @@ def expected(turn: str = "closed") -> list[float]:
 def test_rewards_are_the_local_scorer_s(vllm, dialect, turn):
     """``/score`` takes no ids: it agrees because this tokenizer joins texts without anything between them, and because
     these answers' ids are what their texts are tokenised to."""
-    scorer = EndpointScorer(base_url=vllm.url, dialect=dialect, turn=turn)
+    scorer = EndpointScorer(base_url=vllm.url, tokenizer=reward_path(), dialect=dialect, turn=turn)
     report = call(scorer.score, REQUEST, responses())
     assert report.answer == pytest.approx(expected(turn), abs=1e-3)
     assert report.notes == ()
@@ -64,7 +64,7 @@ def test_rewards_are_the_local_scorer_s(vllm, dialect, turn):
 
 
 def test_one_by_one_and_by_messages(vllm, monkeypatch):
-    singly = EndpointScorer(base_url=vllm.url, batch_size=1)
+    singly = EndpointScorer(base_url=vllm.url, tokenizer=reward_path(), batch_size=1)
     assert call(singly.score, REQUEST, responses()).answer == pytest.approx(expected(), abs=1e-3)
     monkeypatch.setattr("darwin_align.backends.endpoint.scorer.load_tokenizer", _nowhere)
     for turn in ("closed", "open"):
@@ -81,12 +81,12 @@ def _nowhere(path: str) -> None:
 
 
 def test_it_tells_its_context_and_its_models(vllm):
-    scorer = EndpointScorer(base_url=vllm.url)
+    scorer = EndpointScorer(base_url=vllm.url, tokenizer=reward_path())
     local = LocalScorer.from_pretrained(reward_path(), dtype="float32", threads=1).room(REQUEST)
     assert scorer.room(REQUEST) == local - 512  # the server was started with half the context
     with pytest.raises(ContextLengthError, match="is 512"):
         call(scorer.score, REQUEST, [Response(text="tea " * 600)])
-    unaware = EndpointScorer(base_url=vllm.url, context_length=4096)
+    unaware = EndpointScorer(base_url=vllm.url, tokenizer=reward_path(), context_length=4096)
     with pytest.raises(ContextLengthError, match="maximum context length is 512"):
         call(unaware.score, REQUEST, [Response(text="tea " * 600)])
     with pytest.raises(EndpointNotFoundError, match="did you mean 'reward'"):
