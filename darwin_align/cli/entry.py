@@ -32,23 +32,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _printable_logs():
             code = int(arguments.run(arguments))
         sys.stdout.flush()
-        return code
     except UsageError as error:
-        command: Parser = arguments.parser
-        command.error(str(error))
+        code = int(arguments.parser.refuse(str(error)))
     except (ConfigError, RequestError) as error:
-        return fail(error, 2)
+        code = fail(error, 2)
     except BrokenPipeError:  # whoever read our output stopped, e.g. head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = 0
     except (DarwinError, OSError) as error:
-        return fail(error, 1)
+        code = fail(error, 1)
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        return 130
+        code = 130
     except Exception:  # noqa: BLE001 - the interpreter would print the same traceback, with whatever text it quotes
         sys.stderr.write(printable(traceback.format_exc()))
-        return 1
+        code = 1
+    return code
 
 
 def fail(error: Exception, code: int) -> int:

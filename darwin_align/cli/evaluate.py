@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from darwin_align.cli.activity import working
 from darwin_align.cli.evaluate_world import add_world
 from darwin_align.cli.options import UsageError, add_models, add_settings, build_search, check_models, model_name
 from darwin_align.cli.parsing import examples
@@ -79,12 +80,13 @@ def _add_alpaca_eval(benchmarks: Any) -> None:
 
 
 def _alpaca_eval(arguments: argparse.Namespace) -> int:
-    from darwin_align.evaluation.alpaca_eval import answer
-    from darwin_align.evaluation.alpaca_verdicts import Template, compare, reference_outputs
-    from darwin_align.evaluation.chat_judge import judge_of
-    from darwin_align.evaluation.hand_over import to_alpaca_eval
-    from darwin_align.evaluation.official import ALPACA_EVAL, found, instructions
-    from darwin_align.evaluation.win_rates import WIN_RATES_NEED
+    with working("starting"):
+        from darwin_align.evaluation.alpaca_eval import answer
+        from darwin_align.evaluation.alpaca_verdicts import Template, compare, reference_outputs
+        from darwin_align.evaluation.chat_judge import judge_of
+        from darwin_align.evaluation.hand_over import to_alpaca_eval
+        from darwin_align.evaluation.official import ALPACA_EVAL, found, instructions
+        from darwin_align.evaluation.win_rates import WIN_RATES_NEED
 
     judge = judge_of(arguments)
     _check_judging(arguments, ("template", "gamed", "difficulty"), ("annotators_config",))
@@ -184,11 +186,12 @@ def _add_mt_bench(benchmarks: Any) -> None:
 
 
 def _mt_bench(arguments: argparse.Namespace) -> int:
-    from darwin_align.evaluation.chat_judge import judge_of
-    from darwin_align.evaluation.hand_over import to_fastchat
-    from darwin_align.evaluation.mt_bench import answer
-    from darwin_align.evaluation.mt_grades import GRADES_NEED, GradingPrompts, grade, references
-    from darwin_align.evaluation.official import MT_BENCH, found, questions
+    with working("starting"):
+        from darwin_align.evaluation.chat_judge import judge_of
+        from darwin_align.evaluation.hand_over import to_fastchat
+        from darwin_align.evaluation.mt_bench import answer
+        from darwin_align.evaluation.mt_grades import GRADES_NEED, GradingPrompts, grade, references
+        from darwin_align.evaluation.official import MT_BENCH, found, questions
 
     judge = judge_of(arguments)
     _check_judging(arguments, (), ())

@@ -30,8 +30,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print this parser's usage and the message, and exit with code 2."""
+        sys.exit(self.refuse(message))
+
+    def refuse(self, message: str) -> int:
+        """Print this parser's usage and the message, and return the exit code, 2."""
         self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
+        sys.stderr.write(f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
+        return 2
 
     def _suggestion(self, unknown: Sequence[str]) -> str:
         options = [text.partition("=")[0] for text in unknown if text.startswith("--")]

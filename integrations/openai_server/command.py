@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except UsageError as error:
-        parser.error(str(error))
+        return parser.refuse(str(error))
     except ConfigError as error:
         return _fail(error, 2)
     except (DarwinError, FileNotFoundError) as error:

@@ -37,8 +37,8 @@ main(sys.argv[1:])
         ("chat --json", "loading models …"),
         ("batch in.jsonl --out out.jsonl", "starting …"),
         ("check-scorer", "starting …"),
-        ("eval alpaca_eval --prompts prompts.json --preset sample --set max_tokens=8", "loading models …"),
-        ("eval mt_bench --prompts questions.jsonl --preset sample --set max_tokens=8", "loading models …"),
+        ("eval alpaca_eval --prompts prompts.json --preset sample --set max_tokens=8", "starting …"),
+        ("eval mt_bench --prompts questions.jsonl --preset sample --set max_tokens=8", "starting …"),
         ("eval world sample --n 1 --set max_tokens=8", "starting …"),
     ],
 )
