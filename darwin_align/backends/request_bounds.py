@@ -27,7 +27,7 @@ from typing import Any
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Request
 
-__all__ = ["check_size", "takes_long"]
+__all__ = ["check_schemas", "check_size", "takes_long"]
 
 _MOST = {
     "characters": 250_000,
@@ -55,13 +55,25 @@ def check_size(request: Request) -> None:
     Raises:
         RequestError: a bound is passed; the sentence names it.
     """
-    _Measure().add([request.response_format, list(request.tools)])
+    check_schemas([request.response_format, list(request.tools)])
     length = sum(map(len, request.sources))
     if length > _SOURCES:
         raise RequestError(
             f"grounded={request.grounded!r}: the texts that values are copied from have {length} characters, more than "
             f"the {_SOURCES} that can be compiled into a grammar. Give fewer of them by grounded_in=…"
         )
+
+
+def check_schemas(schemas: Any) -> None:
+    """Refuse JSON schemas that would take too long to compile.
+
+    Args:
+        schemas: one, or lists and objects that hold any number of them; they are counted together.
+
+    Raises:
+        RequestError: a bound is passed; the sentence names it.
+    """
+    _Measure().add(schemas)
 
 
 def takes_long(request: Request, texts: Iterable[str] = ()) -> bool:

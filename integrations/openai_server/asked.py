@@ -8,6 +8,8 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
+from darwin_align.backends.request_bounds import check_schemas
+
 from .conversation import check_texts, texts_of, to_langchain
 from .faults import invalid
 from .served import SearchModel
@@ -43,6 +45,7 @@ class Asked:
             RequestError: a conversation that cannot be answered.
         """
         check_texts(limits, texts_of(request.messages), "messages")
+        check_schemas(_schemas(request))  # before anything copies them
         messages, n = to_langchain(request.messages), request.n or 1
         settings = {**served.base, **_settings(request)}
         core, config = served.model.search.request(messages, settings)
@@ -52,6 +55,12 @@ class Asked:
             raise invalid(sentence, param)
         settings["budget"] = budget = limits.bounded(config.budget)
         return cls(served, messages, settings, n, _commits(request), budget.seconds or limits.seconds)
+
+
+def _schemas(request: ChatRequest) -> list[Any]:
+    form = request.response_format
+    found: list[Any] = [tool.function.parameters for tool in request.tools or ()]
+    return [*found, form.json_schema.schema_] if form and form.json_schema else found
 
 
 def _settings(request: ChatRequest) -> dict[str, Any]:
