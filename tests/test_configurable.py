@@ -11,6 +11,7 @@ from langchain_core.runnables.utils import ConfigurableFieldMultiOption, Configu
 from darwin_align import DarwinChatModel, SearchConfig
 from darwin_align.core.errors import ConfigError
 from darwin_align.langchain.settings import ALIASES
+from darwin_align.operators import TopKReplacement
 from tests.test_structured import GOOD, Tea
 from tests.test_tools import Says, heat, model_of
 
@@ -129,6 +130,19 @@ def test_configured_answers_are_cached_apart() -> None:
 def test_other_names_are_refused_in_a_sentence(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         model_of("Tea.").configurable_fields(**{name: ConfigurableField(id="chosen")})
+
+
+@pytest.mark.parametrize(
+    ("runnable", "name", "message"),
+    [
+        (TopKReplacement(), "k", r"^TopKReplacement has no field 'k': it is 'survivors' here \(k in the paper\)$"),
+        (model_of("Tea.").search, "temperature", r"^DarwinSearch has no field 'temperature': it belongs to Sampling"),
+        (model_of("Tea.").search, "scorrer", r"^DarwinSearch has no field 'scorrer': did you mean 'scorer'\?$"),
+    ],
+)
+def test_searches_and_operators_refuse_them_likewise(runnable: Any, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        runnable.configurable_fields(**{name: ConfigurableField(id="chosen")})
 
 
 def test_a_value_out_of_range_is_refused_in_a_sentence() -> None:

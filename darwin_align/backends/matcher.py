@@ -43,6 +43,11 @@ class Walk:
         self._matcher.consume_token(token)
 
     @property
+    def call_mark(self) -> int | None:
+        """Id of the token that begins a call, where the next token decides between calls and a format."""
+        return None if self._ids else self._grammar.call_mark
+
+    @property
     def _going(self) -> bool:
         # A matcher that knows no way on allows the end of the turn, whether the answer is complete or not.
         matcher = self._matcher

@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
-from langchain_core.runnables.utils import Input, Output
+from langchain_core.runnables.utils import AnyConfigurableField, Input, Output
 
+from darwin_align.core.errors import ConfigError
+from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Beam, Population
 
 __all__ = ["TracedSmall", "cut", "summary"]
@@ -23,6 +25,18 @@ _NOTES = 12
 
 class TracedSmall(RunnableSerializable[Input, Output]):
     """A Runnable whose traced run is given and returns something smaller than its own input and output."""
+
+    def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[Input, Output]:
+        """Let a run's config change fields, as every Runnable does.
+
+        Raises:
+            ConfigError: there is no such field.
+        """
+        kind = type(self)
+        if unknown := sorted(kwargs.keys() - kind.model_fields.keys()):
+            hint = explain_unknown(unknown[0], kind.model_fields, kind.__name__)
+            raise ConfigError(f"{kind.__name__} has no field {unknown[0]!r}: {hint}")
+        return super().configurable_fields(**kwargs)
 
     def _traced(
         self,

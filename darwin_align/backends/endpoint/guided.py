@@ -124,6 +124,9 @@ class Guided:
     def _steering(self) -> Steering:
         """Which tokens may come, by whichever list is short enough; else what must not come again."""
         allowed = members(self.place.mask or b"")
+        if len(allowed) > 1 and self.place.call_mark is not None:
+            # Asked freely, the model began text and no call: that is a vote for the format.
+            allowed = [token for token in allowed if token != self.place.call_mark]
         known = {*allowed}
         forbidden = {*range(self.place.size), *self._refused} - known
         if self._biased and len(allowed) <= _LISTED:

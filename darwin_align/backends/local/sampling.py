@@ -163,16 +163,16 @@ class Sampler:
         """
         if len(self._groups) == 1:
             draw, _, guides = self._groups[0]
-            return draw(ruled(logits, guides) if guides else logits, keys, history)
+            return draw(ruled(logits, guides, draw.temperature) if guides else logits, keys, history)
         tokens, logprobs = torch.empty_like(keys), torch.empty_like(logits[:, 0])
         for draw, rows, guides in self._groups:
             past = None if history is None else history[rows]
-            own = ruled(logits[rows], guides) if guides else logits[rows]
+            own = ruled(logits[rows], guides, draw.temperature) if guides else logits[rows]
             tokens[rows], logprobs[rows] = draw(own, keys[rows], past)
         return tokens, logprobs
 
 
-def ruled(logits: Tensor, guides: Sequence[Guide]) -> Tensor:
+def ruled(logits: Tensor, guides: Sequence[Guide], temperature: float = 1.0) -> Tensor:
     """The logits of guided rows: minus infinity for every token that may not come next.
 
     Where the next token decides between calls and a format, a call keeps the probability that the model gives it. All
@@ -182,6 +182,7 @@ def ruled(logits: Tensor, guides: Sequence[Guide]) -> Tensor:
     Args:
         logits: (rows, vocabulary); left as they are.
         guides: one a row.
+        temperature: at which the rows will be drawn; 0 is greedy.
     """
     rows, vocabulary = logits.shape
     words = torch.zeros(rows, max(-(-vocabulary // 32), *(guide.words for guide in guides)), dtype=torch.int32)
@@ -192,14 +193,15 @@ def ruled(logits: Tensor, guides: Sequence[Guide]) -> Tensor:
     masked = _by_octet(logits.dtype, logits.device)[octets].flatten(1)[:, :vocabulary].add_(logits)
     for i, guide in enumerate(guides):
         if (mark := guide.call_mark) is not None:
-            masked[i] += _weight_of_text(logits[i], masked[i], mark)
+            masked[i] += _weight_of_text(logits[i], masked[i], mark, temperature)
     return masked
 
 
-def _weight_of_text(logits: Tensor, masked: Tensor, mark: int) -> Tensor:
+def _weight_of_text(logits: Tensor, masked: Tensor, mark: int, temperature: float) -> Tensor:
     """What is added to the logits of a format's first tokens, so that they weigh what all text does: (vocabulary,)."""
     is_text = torch.arange(len(logits), device=logits.device) != mark
-    text, kept = (one.where(is_text, -torch.inf).logsumexp(0) for one in (logits, masked))
+    both = torch.stack([logits, masked]).where(is_text, -torch.inf)
+    text, kept = temperature * (both / temperature).logsumexp(-1) if temperature else both.amax(-1)
     return torch.where(is_text & torch.isfinite(kept), text - kept, 0.0)
 
 
@@ -221,6 +223,7 @@ class _Draw:
     def __init__(self, sampling: Sampling, ranks: Tensor | None = None) -> None:
         self._ranks, self._deepest = ranks, 0 if ranks is None else int(ranks.max())
         self._greedy, self._top_k = sampling.temperature == 0, sampling.top_k
+        self.temperature = sampling.temperature if ranks is None else 1.0
         self._penalties = penalties(sampling)
         plain = self._greedy or ranks is not None
         self._warpers = LogitsProcessorList() if plain else warpers(sampling)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
@@ -20,6 +21,7 @@ from darwin_align.backends.endpoint.guided import most_requests
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators import ToolCallScorer, WeightedSum
+from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import call
 from darwin_align.operators.verdicts import format_breach
@@ -122,6 +124,17 @@ def test_greedy_rows_are_the_local_ones_whole_and_in_chunks(policy, local):
         for chunk in (3, 11):
             parts, best = whole(policy, rows[name], chunk), expected[name]
             assert (parts.text, parts.tokens, parts.finish_reason) == (best.text, best.tokens, best.finish_reason), name
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
+def test_a_model_that_would_write_text_keeps_the_format_and_calls_nothing(policy, local, sampling):
+    asked = ASKED["a call or a format"]
+    done = {"role": "tool", "content": "The kettle is at 80 degrees.", "tool_call_id": "abcdefgh1"}
+    begun = {"name": "heat_kettle", "args": {"degrees": 80}, "id": "abcdefgh1", "type": "tool_call"}
+    turns = from_langchain(convert_to_messages([("user", QUESTION), AIMessage("", tool_calls=[begun]), done]))
+    rows = [Row(Request(conversation=turns, sampling=sampling, **asked), 4, seed) for seed in range(6)]
+    for found in (*generated(local, *rows), *generated(policy, *rows)):
+        assert found.text.startswith("{"), found.text
 
 
 GROUNDED: dict[str, dict[str, Any]] = {

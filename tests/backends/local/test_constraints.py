@@ -497,8 +497,10 @@ def test_an_agent_may_call_tools_or_answer_in_its_format(embedded):
     """What LangChain's agents ask for: tools beside a response format."""
     asked = {"tools": TOOLS, "response_format": formed(SCHEMAS["enum"])}
     kinds = set()
-    hot = Sampling(temperature=3.0, top_k=None)
-    for found in embedded.generate([row(seed=seed, sampling=hot, max_tokens=200, **asked) for seed in range(30)]):
+    usual = Sampling(temperature=1.0, top_k=None)
+    texts = ["How do I brew green tea?", "Heat the kettle to 80 degrees."]
+    rows = [row(text, seed=i, sampling=usual, max_tokens=200, **asked) for text in texts for i in range(15)]
+    for found in embedded.generate(rows):
         parsed = embedded.tool_syntax.parse(found.text, TOOLS)
         if parsed.open:
             continue

@@ -184,6 +184,12 @@ def test_a_call_beside_a_format_keeps_the_probability_that_the_model_gives_it():
     assert (found[:2, 9] / found[:2, 17]).tolist() == pytest.approx((model[:2, 9] / model[:2, 17]).tolist())
     assert found[:2, [mark, *starts]].sum(-1).tolist() == pytest.approx([1.0, 1.0])
     assert found[2, mark] > 0.999999
+    for temperature in (0.5, 2.0):
+        found = ruled(logits, guides, temperature).div(temperature).softmax(-1)
+        assert found[:2, mark].tolist() == pytest.approx(logits.div(temperature).softmax(-1)[:2, mark].tolist())
+    greedy = ruled(logits, guides, 0.0)
+    best = logits.argmax(-1).tolist()
+    assert [(token == mark) for token in greedy[:2].argmax(-1).tolist()] == [token == mark for token in best[:2]]
     only_calls = ruled(logits, [Only(mark, words=2, call_mark=mark)] * 3).softmax(-1)
     assert only_calls[:, mark].tolist() == [1.0] * 3
 
