@@ -9,7 +9,7 @@ ALPACA_READY := .venv-alpaca/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-quality bench-overoptimisation bench-faults docs-check notebooks pair clean
+.PHONY: demo test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-faults docs-check notebooks pair clean
 
 demo: $(READY)
 	$(BIN)/darwin-align demo
@@ -23,6 +23,14 @@ test-slow: $(READY) $(VLLM_READY) $(ALPACA_READY)
 # Where there is a CUDA device and a torch that knows it.
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+# The wheel in an environment of its own, with the newest versions that pyproject.toml allows, and with its lower bounds.
+# SHORT=--short takes the demo and a part of the tests.
+test-latest: $(READY)
+	$(BIN)/python tests/installed/run.py latest $(SHORT)
+
+test-lowest: $(READY)
+	$(BIN)/python tests/installed/run.py lowest $(SHORT)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -384,7 +384,9 @@ SECTIONS = {"chaos": _chaos_section, "latency": _latency_section}
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--searches", type=int, default=300)
     parser.add_argument("--budget", type=float, default=900, help="seconds for a section")

@@ -45,7 +45,9 @@ BASELINES = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("models", type=Path, help="folder of reward_1, reward_2 and policy_1")
     parser.add_argument("--n", type=int, default=100, help="held-out instructions (default: 100)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -16,20 +15,23 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.config import ensure_config, patch_config
-from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.runnables.utils import AnyConfigurableField, ConfigurableFieldSpec, get_unique_config_specs
 from langchain_core.utils.utils import LC_ID_PREFIX
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from darwin_align.core import Beam, Event, Population, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.core.setting_names import explain_unknown
 from darwin_align.langchain.committed import Committed
+from darwin_align.langchain.configurable import CONFIGURABLE, chosen_settings, setting_specs
+from darwin_align.langchain.given_models import is_loadable
 from darwin_align.langchain.identity import identity
 from darwin_align.langchain.model_errors import model_errors
 from darwin_align.langchain.runs import adopted, ahanding, children_of, handing
-from darwin_align.langchain.settings import SETTINGS, joined
+from darwin_align.langchain.settings import ALIASES, SETTINGS, joined
 from darwin_align.langchain.structured import Method, Schema, Structure, as_response_format
 from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, call_chunks, message_of, profile_of
 from darwin_align.operators.portal import acall
@@ -45,7 +47,7 @@ Bypass = Callable[[list[BaseMessage]], bool]
 StreamingMode = Literal["final", "committed"]
 
 _TOLD = {"search", "model_name", "stop", "streaming", "streaming_mode"}
-_UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _TOLD
+_UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _TOLD | {"configurable_settings"}
 """Fields of a chat model that decide no answer, and those that are told by themselves."""
 
 
@@ -113,8 +115,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
         >>> about = answer.response_metadata["darwin"]
         >>> sorted(about)  # doctest: +NORMALIZE_WHITESPACE
-        ['cycles', 'failure', 'first_response', 'first_reward', 'instruction', 'reward', 'seed', 'stop_reason',
-         'usage']
+        ['cycles', 'failure', 'first_response', 'first_reward', 'instruction', 'max_new_tokens', 'reward', 'seed',
+         'stop_reason', 'usage']
         >>> about["reward"] >= about["first_reward"], about["stop_reason"]
         (True, 'cycles')
         >>> answer.usage_metadata["output_tokens"] == about["usage"]["decoded_tokens"]
@@ -138,6 +140,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     """Texts that end an answer, where a call gives none."""
     streaming: bool = False
     """Whether ``invoke`` tells callback handlers of tokens, as ``stream`` does."""
+    configurable_settings: dict[str, AnyConfigurableField] = Field(default_factory=dict, exclude=True, repr=False)
+    """Settings that a run's config may change, as :meth:`configurable_fields` adds them."""
 
     def __init__(self, **arguments: Any) -> None:
         with plain_errors(type(self)):
@@ -150,7 +154,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         parts = {name: given[name] for name in given if name not in cls.model_fields}
         if unknown := sorted(parts.keys() - DarwinSearch.model_fields.keys() - SETTINGS):
             known = cls.model_fields.keys() | DarwinSearch.model_fields.keys() | SETTINGS
-            raise ConfigError(f"DarwinChatModel has no argument {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+            hint = explain_unknown(unknown[0], known, "DarwinChatModel")
+            raise ConfigError(f"DarwinChatModel has no argument {unknown[0]!r}: {hint}")
         if "search" not in given:
             return {**own, **_embedded(own, joined(parts))}
         if parts:
@@ -160,8 +165,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     @classmethod
     def from_pretrained(
         cls,
-        policy: str | Path,
-        reward: str | Path,
+        policy: Any,
+        reward: Any,
         *,
         device: str = "auto",
         dtype: str | torch.dtype = "auto",
@@ -171,7 +176,11 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         reward_options: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> Self:
-        """Load a policy and a reward model from folders or hub ids.
+        """Load a policy and a reward model from folders or hub ids; either may also be an object that exists already.
+
+        >>> def brief(request, responses):
+        ...     return [-len(response.text) for response in responses]
+        >>> model = DarwinChatModel.from_pretrained("Qwen/Qwen3-8B", brief)  # doctest: +SKIP
 
         What holds for one of the two alone goes into its options. So they share two GPUs:
 
@@ -184,8 +193,10 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         ... )  # doctest: +SKIP
 
         Args:
-            policy: a causal language model with a chat template.
-            reward: a sequence-classification model with one logit.
+            policy: folder or hub id of a causal language model with a chat template; or a policy, e.g. an
+                ``EndpointPolicy``.
+            reward: folder or hub id of a sequence-classification model with one logit; or any scorer: a function, a
+                LangChain chain to a number, a :class:`~darwin_align.operators.Scorer`.
             device: "auto", "cpu", "cuda:0" …
             dtype: "auto", "float32", "bfloat16" … or a torch dtype.
             threads: CPU threads while these models work; ``None`` leaves torch's number. One is best for tiny models.
@@ -204,18 +215,20 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         """
         from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel
 
-        how: dict[str, Any] = {
-            "device": device,
-            "dtype": dtype,
-            "threads": threads,
-            "trust_remote_code": trust_remote_code,
-        }
+        how = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
         policy_how = _overruled(how, "policy_options", policy_options or {}, LocalPolicy.from_pretrained)
         reward_how = _overruled(how, "reward_options", reward_options or {}, RewardModel.from_pretrained)
-        arguments.setdefault("model_name", str(policy))
+        shared = {name for name, value in how.items() if value not in ("auto", None, False)}
+        loaded = [is_loadable("policy", policy, policy_options), is_loadable("reward", reward, reward_options)]
+        if shared and not any(loaded):
+            raise ConfigError(
+                f"{min(shared)} would be ignored: policy and reward are objects, so that nothing is loaded"
+            )
+        if loaded[0]:
+            arguments.setdefault("model_name", str(policy))
         return cls(
-            policy=LocalPolicy.from_pretrained(policy, **policy_how),
-            scorer=LocalScorer.from_pretrained(reward, **reward_how),
+            policy=LocalPolicy.from_pretrained(policy, **policy_how) if loaded[0] else policy,
+            scorer=LocalScorer.from_pretrained(reward, **reward_how) if loaded[1] else reward,
             **arguments,
         )
 
@@ -267,7 +280,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         Meanwhile custom events named ``darwin_progress`` and ``on_event`` say how the search stands.
         """
         kwargs = self._chosen(config, kwargs)
-        config, children = adopted(config)
+        config, children = adopted(config, self.callbacks)
         chunks: Any = super().stream(input, config, stop=stop, **kwargs)
         yield from handing(chunks, children)
 
@@ -281,7 +294,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     ) -> AsyncIterator[AIMessageChunk]:
         """Stream as :meth:`stream` does, without blocking the event loop. Cancelling or closing it ends the search."""
         kwargs = self._chosen(config, kwargs)
-        config, children = adopted(config)
+        config, children = adopted(config, self.callbacks)
         chunks: Any = super().astream(input, config, stop=stop, **kwargs)
         async with aclosing(ahanding(chunks, children)) as passing:
             async for chunk in passing:
@@ -294,6 +307,40 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Stream events as every chat model does; see :meth:`BaseChatModel.astream_events`."""
         return super().astream_events(input, config, **self._chosen(config, kwargs))
+
+    def configurable_fields(
+        self, **kwargs: AnyConfigurableField
+    ) -> RunnableSerializable[LanguageModelInput, AIMessage]:
+        """Let a run's config change settings: those that :meth:`invoke` takes one by one, and this model's own fields.
+
+        With settings alone the answer is a :class:`DarwinChatModel`, whose ``bind_tools`` and
+        ``with_structured_output`` follow the config too. A setting that is given to the call itself comes first.
+
+        Args:
+            kwargs: a ``ConfigurableField``, or one with options, for each setting.
+
+        Raises:
+            ConfigError: an unknown name.
+
+        >>> from langchain_core.runnables import ConfigurableField
+        >>> model = DarwinChatModel(cycles=0, seed=1).configurable_fields(max_tokens=ConfigurableField(id="length"))
+        >>> short = model.invoke("How do I brew green tea?", config={"configurable": {"length": 3}})
+        >>> short.usage_metadata["output_tokens"]
+        3
+        """
+        settings = {name: field for name, field in kwargs.items() if name in CONFIGURABLE}
+        fields = {name: field for name, field in kwargs.items() if name not in settings}
+        for name in fields.keys() - type(self).model_fields.keys():
+            if name in DarwinSearch.model_fields:
+                raise ConfigError(
+                    f"{name} is a part of the search: make the part itself configurable, e.g. "
+                    "scorer.configurable_alternatives(ConfigurableField(id='scorer'), other=…), or one setting of it"
+                )
+            known = CONFIGURABLE | type(self).model_fields.keys()
+            hint = explain_unknown(name, known, "DarwinChatModel")
+            raise ConfigError(f"DarwinChatModel has no setting {name!r}: {hint}")
+        model = self.model_copy(update={"configurable_settings": {**self.configurable_settings, **settings}})
+        return super(DarwinChatModel, model).configurable_fields(**fields) if fields else model
 
     def bind_tools(
         self,
@@ -337,7 +384,9 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     ) -> Runnable[LanguageModelInput, Any]:
         """Answer with an object instead of a message.
 
-        Answers that do not keep the schema lose to those that do. A local model cannot break it.
+        Answers that do not keep the schema lose to those that do. A local model cannot break it. An answer that is cut
+        at ``max_tokens``, or that does not keep the schema, is a parsing error: an object is only made of a complete
+        answer. While an answer is streamed, partial objects may come before.
 
         Args:
             schema: a pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function.
@@ -348,7 +397,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             kwargs: settings of :meth:`invoke`.
 
         Returns:
-            A chain to an instance of a pydantic class, else to a dict.
+            A chain to an instance of a pydantic class, else to a dict. It raises ``OutputParserException`` where an
+            answer cannot be parsed.
 
         Raises:
             ConfigError: no schema, or a method that is not known or does not suit it.
@@ -484,15 +534,27 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         return one and super()._should_stream(async_api=False, run_manager=run_manager, **kwargs)
 
     def _chosen(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments with what the config chooses among the operators: LangChain gives ``_generate`` no config."""
-        given = ensure_config(config).get("configurable", {})
-        chosen = {spec.id: given[spec.id] for spec in self.config_specs if spec.id in given} if given else {}
-        return {**kwargs, "configurable": {**chosen, **kwargs.get("configurable", {})}} if chosen else kwargs
+        """Arguments with what the config chooses: LangChain gives ``_generate`` no config."""
+        configurable = {**ensure_config(config).get("configurable", {}), **kwargs.get("configurable", {})}
+        settings = chosen_settings(self.configurable_settings, configurable)
+        given = {ALIASES.get(name, name) for name, value in kwargs.items() if value is not None}
+        settings = {name: value for name, value in settings.items() if ALIASES.get(name, name) not in given}
+        operators = {spec.id: configurable[spec.id] for spec in self.search.config_specs if spec.id in configurable}
+        ids = {field.id for field in self.configurable_settings.values()} - operators.keys()
+        own = {name: value for name, value in kwargs.get("configurable", {}).items() if name not in ids}
+        chosen = {**operators, **own}
+        return {**kwargs, **settings, **({"configurable": chosen} if chosen or "configurable" in kwargs else {})}
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """What ``{"configurable": {...}}`` may change in a call: fields and alternatives of the search's operators."""
-        return self.search.config_specs
+        """What ``{"configurable": {...}}`` may change in a call: settings made configurable, and the operators'."""
+        settings = setting_specs(self.configurable_settings, self._setting)
+        return get_unique_config_specs([*settings, *self.search.config_specs])
+
+    def _setting(self, name: str) -> Any:
+        """The value that a setting has in a call that does not give it."""
+        owners = (self.search.config, self.search.sampling, self.search, self)
+        return next((getattr(owner, name) for owner in owners if name in type(owner).model_fields), None)
 
     @property
     def _llm_type(self) -> str:
@@ -539,6 +601,7 @@ def _overruled(shared: dict[str, Any], name: str, own: Mapping[str, Any], loader
 
 
 def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    parts = {name: part for name, part in parts.items() if part is not None or name not in ("policy", "decoder")}
     if parts.keys() & {"policy", "decoder"}:
         return {"search": DarwinSearch(**parts)}
     from darwin_align.pocket.pair import pocket_search
@@ -560,7 +623,7 @@ class _Call:
             self.settings.update(bound_tools(tools))
         self.configurable = self.settings.pop("configurable", None)
         if self.configurable:
-            known = [spec.id for spec in model.config_specs]
+            known = [spec.id for spec in model.search.config_specs]
             if unknown := sorted(self.configurable.keys() - set(known)):
                 raise ConfigError(f"no operator has a configurable {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
         self.mode: StreamingMode = self.settings.pop("streaming_mode", None) or model.streaming_mode
@@ -646,6 +709,7 @@ def _darwin_metadata(result: SearchResult, beam: Beam) -> dict[str, Any]:
         "cycles": result.cycles,
         "stop_reason": result.stop_reason,
         "failure": result.failure,
+        "max_new_tokens": result.config.max_new_tokens,
         "seed": result.config.seed,
         "usage": result.usage.model_dump(),
     }

@@ -38,26 +38,22 @@ from darwin_align.core import (
     darwin,
 )
 from darwin_align.core.clauses import Clause
-from darwin_align.core.errors import (
-    ConfigError,
-    ContextLengthError,
-    ReplayError,
-    RequestError,
-)
-from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.core.errors import ConfigError, ReplayError, RequestError
+from darwin_align.core.noun import plain_errors
+from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
-from darwin_align.langchain.model_errors import ends_search, is_remote_fault, message_of
+from darwin_align.langchain.model_errors import ends_search, is_context_overflow, is_remote_fault, message_of
 from darwin_align.langchain.progress import Progress, asend, send
-from darwin_align.langchain.settings import ALIASES
+from darwin_align.langchain.settings import ALIASES, readable
 from darwin_align.operators.base import Check, Decoder, Mutator, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector, parts_of
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
 from darwin_align.operators.policy import check_ranks
-from darwin_align.operators.portal import acall, call
-from darwin_align.operators.prompts import MANY, MutationPrompt
+from darwin_align.operators.portal import OutOfTime, acall, call
+from darwin_align.operators.prompts import MANY, MutationPromptField
 from darwin_align.operators.rewording import ParentShare
 from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
@@ -114,7 +110,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
     """What ``mutator="clauses"`` adds where the settings name none, so that a call may choose ``learned_clauses``."""
     grounded: Grounded = False
     """Whether the values of tool calls and structured answers are copied from the conversation."""
-    mutation_prompt: MutationPrompt = MANY
+    mutation_prompt: MutationPromptField = MANY
+    """Asks the policy for rewordings: a :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with
+    ``{instruction}``. An explicit mutator has its own."""
     guard: Check | None = Field(default_factory=LexicalIntent)
     """Intent guard: refuses mutations that leave the topic. ``None`` lets all through."""
 
@@ -136,6 +134,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
             )
         if self.mutator is not None and "mutator" in self.config.model_fields_set:
             raise ConfigError("config.mutator would be ignored beside an explicit mutator: leave one of them out")
+        if self.mutator is not None and self.mutation_prompt != MANY:
+            raise ConfigError("mutation_prompt would be ignored beside an explicit mutator: give the mutator a prompt")
         if self.guard is not None:
             check_signature("guard", self.guard, "guard(request, mutation) -> str | None")
         self._decoder = as_decoder(self.policy if self.decoder is None else self.decoder)
@@ -269,7 +269,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         named = {ALIASES.get(name, name): value for name, value in given.items()}
         if unknown := sorted(named.keys() - _SAMPLING - _SEARCH - _REQUEST):
             known = _SAMPLING | _SEARCH | _REQUEST | ALIASES.keys()
-            raise ConfigError(f"unknown setting {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+            raise ConfigError(f"unknown setting {unknown[0]!r}: {explain_unknown(unknown[0], known, '')}")
         request = input if isinstance(input, Request) else Request(conversation=_turns(input), sampling=self.sampling)
         by_hand = request.sampling.model_dump(exclude_unset=True)  # a default may give way where a server lacks it
         sampling = Sampling(**{**by_hand, **{n: v for n, v in named.items() if n in _SAMPLING}})
@@ -352,7 +352,9 @@ class _Run:
     """
 
     def __init__(self, search: DarwinSearch, asked: _Asked, room: int | None, run_config: RunnableConfig) -> None:
-        config = _readable(asked.config, room)
+        config, notes = readable(asked.config, room)
+        self.notes = () if asked.replay else notes
+        """What the first answer's event is to say."""
         self.operators = search.operators(config)
         parts = [part for operator in self.operators.values() for part in parts_of(operator, run_config)]
         for part in parts:
@@ -360,7 +362,9 @@ class _Run:
                 check_asked(asked.request, part.policy)  # before the mutations are paid for
                 if config.candidates:
                     check_ranks(part.policy)
-        scorers = [] if asked.replay else parts_of(self.operators["score"], run_config)
+        # A trial would count against no limit of time.
+        untried = bool(asked.replay) or config.budget.seconds is not None
+        scorers = [] if untried else parts_of(self.operators["score"], run_config)
         self.judges = [judge for part in scorers for judge in judges_of(part)]
         """To be tried on a short answer before anything is spent on rewording and decoding."""
         held = [holder for part in parts for holder in getattr(part, "holders", ())]
@@ -404,13 +408,18 @@ class _Run:
         start = perf_counter()
         try:
             yield
+        except OutOfTime:
+            self.event = question.interrupted(perf_counter() - start)
         except Exception as error:
             if not (self.may_end and question.has_best and ends_search(question.operator, error)):
                 raise
             self.event = question.failed(message_of(error), perf_counter() - start)
             _warn(self.event, error)
         else:
-            self.event = question.answered(self.parent_share.noted(question, self.reply), perf_counter() - start)
+            reply = self.parent_share.noted(question, self.reply)
+            if isinstance(reply, Population):  # else `answered` says what is wrong with it
+                reply, self.notes = reply.note(*self.notes), ()
+            self.event = question.answered(reply, perf_counter() - start)
         self.answer = self.event
         self._tell(self.event, question)
 
@@ -471,6 +480,7 @@ def _trial(judge: Any, request: Request) -> Runnable[Any, None]:
 def _marked(config: RunnableConfig, operator: OperatorName) -> RunnableConfig:
     """The config for an operator, with the question as the run's tag: ``darwin:decode`` and so on."""
     manager = get_callback_manager_for_config(config)
+    manager.set_handlers(list(manager.inheritable_handlers))  # the others are of the parent's run alone
     manager.add_tags([f"darwin:{operator}"], inherit=False)
     manager.add_tags(["nostream"])  # to LangGraph: what a judge or a mutator writes is no message of the graph's
     return patch_config(config, callbacks=manager)
@@ -491,27 +501,23 @@ def _shown(result: SearchResult) -> dict[str, Any]:
     }
 
 
+_BACK = "to go on once the server is back, replay the events before this one"
+_LONGER = "for longer answers use a scorer with a longer context, or lower max_new_tokens"
+_BROKEN = "the traceback says where it failed"
+
+
 def _warn(event: Event, error: Exception) -> None:
+    remote, unread = is_remote_fault(error), is_context_overflow(error)
     logger.warning(
         "%s failed for good in cycle %d, step %d (%s): the search ends with the best scored answer so far; "
-        "to go on once the server is back, replay the events before this one, or set on_failure='raise' for an error",
+        "%s, or set on_failure='raise' for an error",
         event.operator,
         event.cycle,
         event.step,
         event.failure,
-        exc_info=None if is_remote_fault(error) else error,  # perhaps a bug: the traceback would be lost
+        _BACK if remote else _LONGER if unread else _BROKEN,
+        exc_info=None if remote or unread else error,  # perhaps a bug: the traceback would be lost
     )
-
-
-def _readable(config: SearchConfig, room: int | None) -> SearchConfig:
-    """Cut answers where the scorer could read them no further: before decoding, not in the middle of it."""
-    if room is None or room >= config.max_new_tokens:
-        return config
-    if room < 1:
-        raise ContextLengthError(
-            "the reward model's context has no room for an answer to this conversation: shorten it"
-        )
-    return config.replace(max_new_tokens=room)
 
 
 def _clause_mutator(config: SearchConfig) -> ClauseMutator:

@@ -117,7 +117,9 @@ def _alone(folder: Path) -> Iterator[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run notebooks and keep their outputs."""
-    parser = argparse.ArgumentParser(prog="python -m notebooks.execute", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m notebooks.execute", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument(
         "names",
         nargs="*",

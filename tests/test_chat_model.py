@@ -72,6 +72,7 @@ def test_metadata_says_how_the_answer_was_found() -> None:
         "cycles": 2,
         "stop_reason": "cycles",
         "failure": None,
+        "max_new_tokens": 20,
         "seed": 5,
     }
     assert {**usage, "seconds": 0} == {**result.usage.model_dump(), "seconds": 0}

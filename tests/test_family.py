@@ -74,6 +74,7 @@ class Only:
     """Allows two tokens of sixty."""
 
     words = 2
+    call_mark = None
 
     def fill(self, words: torch.Tensor) -> None:
         words[0] = 1 << 5 | 1 << 9

@@ -448,7 +448,7 @@ def test_every_setting_is_among_the_variants() -> None:
         SearchConfig.model_fields
     )
     own = DarwinChatModel.model_fields.keys() - BaseChatModel.model_fields.keys()
-    assert own - {"search", "streaming", "streaming_mode"} == {"bypass", "model_name", "stop"}
+    assert own - {"search", "streaming", "streaming_mode", "configurable_settings"} == {"bypass", "model_name", "stop"}
 
 
 def test_what_decides_nothing_is_in_no_key() -> None:

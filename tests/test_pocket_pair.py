@@ -1,17 +1,22 @@
 """The main job, end to end: the embedded pair through the chat model."""
 
 import asyncio
+from typing import Any
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
+from langchain_core.runnables import RunnableLambda
 
-from darwin_align import DarwinChatModel, Request, Response, SearchConfig
+from darwin_align import DarwinChatModel, DarwinSearch, Request, Response, Sampling, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy
+from darwin_align.core import Clause
 from darwin_align.core.errors import ConfigError, ContextLengthError
+from darwin_align.operators import ChatModelMutator, Decoder, FunctionScorer, PolicyMutator, TopKReplacement
 from darwin_align.operators.prompts import MutationPrompt
-from darwin_align.pocket import MUTATION_PROMPT, held_out
+from darwin_align.pocket import MUTATION_PROMPT, held_out, policy_path
 from darwin_align.pocket.pair import pocket_config, pocket_search
 
 TASKS = ["brew green tea", "bake bread"]
@@ -102,3 +107,146 @@ def test_a_scorer_alone_takes_the_reward_models_place() -> None:
 def test_a_policy_without_a_scorer_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"DarwinSearch needs scorer=…"):
         DarwinChatModel(policy=ScriptedPolicy())
+
+
+len_of = RunnableLambda(lambda prompt: float(len(prompt.to_string())))
+PARTS: dict[str, Any] = {
+    "name": "mine",
+    "policy": ScriptedPolicy(),
+    "scorer": lambda _, responses: [float(len(response.text)) for response in responses],
+    "decoder": Decoder(policy=ScriptedPolicy()),
+    "mutator": lambda request, instruction, n, seed: [f"{instruction} Please."] * n,
+    "selector": TopKReplacement(survivors=1),
+    "config": SearchConfig(cycles=1),
+    "sampling": Sampling(temperature=0.5),
+    "clauses": (Clause(text="Be brief."),),
+    "grounded": "where_possible",
+    "mutation_prompt": MutationPrompt("Reword this: {instruction}"),
+    "guard": None,
+}
+SMALL: dict[str, Any] = {"cycles": 1, "mutations": 2, "max_tokens": 6, "seed": 1}
+
+
+def test_every_field_of_a_search_is_looked_at_here() -> None:
+    assert PARTS.keys() == DarwinSearch.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_of_a_search_may_be_given_beside_the_embedded_pair(name: str) -> None:
+    needed: dict[str, Any] = {"scorer": PARTS["scorer"]} if name in ("policy", "decoder") else {}
+    if name in ("decoder", "clauses"):
+        needed["mutator"] = "identity" if name == "decoder" else "clauses"
+    single = {setting: value for setting, value in SMALL.items() if name != "config" or setting != "cycles"}
+    model = DarwinChatModel(**{name: PARTS[name]}, **needed, **single)
+    holder: Any = model if name == "name" else model.search
+    if name == "clauses":
+        assert model.search.config.clauses == PARTS[name]
+    elif name not in ("config", "sampling"):
+        assert getattr(holder, name) == PARTS[name]
+    result = model.search.invoke("How do I bake bread?")
+    assert result.text == model.invoke("How do I bake bread?").text != ""
+    assert result.request.sampling == (PARTS[name] if name == "sampling" else Sampling())
+
+
+@pytest.mark.parametrize("name", ["policy", "decoder"])
+def test_what_the_embedded_reward_model_cannot_read_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^DarwinSearch needs scorer=…$"):
+        DarwinChatModel(**{name: PARTS[name]})
+
+
+@pytest.mark.parametrize("name", ["policy", "decoder", "mutator", "selector", "guard"])
+def test_no_part_is_none_at_all(name: str) -> None:
+    model = DarwinChatModel(**{name: None}, **SMALL)
+    assert model.invoke("How do I bake bread?").text
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("Reword this: {instruction}", MutationPrompt("Reword this: {instruction}")),
+        ("Write {n}: {instruction}", MutationPrompt("Write {n}: {instruction}", one_per_reply=False)),
+    ],
+)
+def test_a_template_is_a_mutation_prompt(given: str, meant: MutationPrompt) -> None:
+    assert DarwinChatModel(mutation_prompt=given).search.mutation_prompt == meant
+    parts: Any = {"policy": ScriptedPolicy(), "scorer": PARTS["scorer"]}
+    assert DarwinSearch(**parts, mutation_prompt=given).mutation_prompt == meant
+    assert PolicyMutator(policy=ScriptedPolicy(), prompt=given).prompt == meant
+    writer = FakeListChatModel(responses=["1. Explain the baking of bread."])
+    assert ChatModelMutator(model=writer, prompt=given).prompt == meant
+
+
+def test_a_mutation_prompt_is_what_the_policy_is_asked_with() -> None:
+    prompts = []
+
+    class Asked(ScriptedPolicy):
+        def generate(self, rows: Any) -> Any:
+            prompts.extend(row.request.instruction for row in rows)
+            return super().generate(rows)
+
+    search = DarwinSearch(policy=Asked(), scorer=PARTS["scorer"], mutation_prompt="Reword this: {instruction}")
+    search.invoke("How do I bake bread?", cycles=1, mutations=1, max_tokens=6, seed=1)
+    assert "Reword this: <request>\nHow do I bake bread?\n</request>" in prompts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mutation_prompt": "Reword this."}, r"^a mutation prompt needs the placeholder \{instruction\}"),
+        ({"mutation_prompt": "X {instruction}", "mutator": PARTS["mutator"]}, r"^mutation_prompt would be ignored"),
+        ({"mutation_prompt": 5}, r"mutation_prompt = 5 is refused"),
+    ],
+)
+def test_mutation_prompts_that_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DarwinChatModel(**arguments)
+
+
+# -- a policy and a scorer that are given as they are
+
+
+def brief(request: Request, responses: Any) -> list[float]:
+    return [-float(len(response.text)) for response in responses]
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        brief,
+        FunctionScorer(function=brief),
+        RunnableLambda(lambda given: -float(len(given["response"]))),
+        PromptTemplate.from_template("{response}") | len_of,
+    ],
+    ids=["function", "Scorer", "runnable", "chain"],
+)
+def test_a_loaded_policy_takes_any_scorer(reward: Any) -> None:
+    model = DarwinChatModel.from_pretrained(policy_path(), reward, threads=1, **SMALL)
+    assert model.model_name == str(policy_path())
+    assert model.invoke("How do I bake bread?").response_metadata["darwin"]["reward"] is not None
+
+
+def test_a_policy_may_be_an_object() -> None:
+    model = DarwinChatModel.from_pretrained(ScriptedPolicy(), brief, **SMALL)
+    assert model.invoke("How do I bake bread?").text
+    assert model.model_name == "darwin"
+
+
+@pytest.mark.parametrize(
+    ("policy", "reward", "options", "message"),
+    [
+        (ScriptedPolicy(), "http://127.0.0.1:1", {}, r"reward='http.* give reward=EndpointScorer\(base_url='http"),
+        ("https://127.0.0.1:1", brief, {}, r"policy='http.* give policy=EndpointPolicy\(base_url='http"),
+        (ScriptedPolicy(), None, {}, r"^reward=None: give a folder, a hub id, or an object that serves as reward$"),
+        (
+            ScriptedPolicy(),
+            brief,
+            {"reward_options": {"device": "cpu"}},
+            r"^reward_options would be ignored: rew",
+        ),
+        (ScriptedPolicy(), brief, {"device": "cpu"}, r"^device would be ignored: policy and reward are objects"),
+        (ScriptedPolicy(), 5, {}, r"cannot use int 5 as scorer"),
+    ],
+)
+def test_models_that_cannot_be_used(policy: Any, reward: Any, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DarwinChatModel.from_pretrained(policy, reward, **options)

@@ -26,7 +26,16 @@ def test_snippet_runs_and_prints_something(
     if ADDRESS in snippet:
         snippet = snippet.replace(ADDRESS, request.getfixturevalue("llama").url)
     exec(compile(snippet, str(README), "exec"), {})  # noqa: S102 - our own page
-    assert capsys.readouterr().out.strip()
+    printed = capsys.readouterr().out
+    assert printed.strip()
+    assert re.findall(r"^# prints: (.*)$", snippet, re.MULTILINE) in ([], printed.splitlines())
+
+
+def test_no_blank_line_tears_a_table() -> None:
+    text = README.read_text(encoding="utf-8")
+    tables = re.findall(r"^(?:\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) >= 5
+    assert [table for table in tables if not re.match(r".*\n\|[-:| ]+\|\n", table)] == []
 
 
 def test_the_table_of_the_family_is_what_was_measured() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, CallbackManager
 from langchain_core.messages import AIMessageChunk
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
@@ -40,6 +40,10 @@ class Told(BaseCallbackHandler):
         self.progress: list[dict[str, Any]] = []
         self.runs: set[UUID] = set()
         self.models: list[UUID] = []
+        self.chains = 0
+
+    def on_chain_start(self, *given: Any, **more: Any) -> None:
+        self.chains += 1
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **more: Any) -> None:
         self.models.append(run_id)
@@ -107,6 +111,20 @@ async def test_progress_goes_to_the_handlers_of_the_models_run_also_bare() -> No
     for i in range(6):
         texts = [p["text"] for p in told.progress[i * once : (i + 1) * once]]
         assert texts == [p["text"] for p in first]
+
+
+@pytest.mark.parametrize("wrap", [list, CallbackManager])
+async def test_handlers_of_the_constructor_hear_progress_and_no_operators(wrap: Any) -> None:
+    own, of_calls = Told(), Told()
+    model = model_of().model_copy(update={"callbacks": wrap([own])})
+    await calls(model, ASKED, {"callbacks": [of_calls]})
+    assert own.progress == of_calls.progress
+    assert own.runs == set(own.models) == set(of_calls.models)
+    assert (own.chains, of_calls.chains > 0) == (0, True)
+    [chunk async for chunk in model.astream_events(ASKED, version="v2")]
+    assert len(own.progress) * 6 == len(of_calls.progress) * 7
+    await calls(model, ASKED, None)
+    assert len(own.progress) * 6 == len(of_calls.progress) * 13
 
 
 async def test_progress_within_a_chain_and_as_events() -> None:

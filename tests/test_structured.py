@@ -1,17 +1,19 @@
 """Structured output: three methods, four kinds of schema, and what becomes of answers that do not keep it."""
 
 import json
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
-from langchain_core.messages import AIMessage
+from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.structured_output import ProviderStrategy, StructuredOutputValidationError, ToolStrategy
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypedDict
 
-from darwin_align import DarwinChatModel, Request
+from darwin_align import Budget, DarwinChatModel, Request
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.core.errors import ConfigError, RequestError
 from darwin_align.langchain.structured import Method, Structure, as_response_format
@@ -230,6 +232,43 @@ def test_an_agent_on_the_embedded_pair_calls_a_tool_and_answers() -> None:
     assert messages[3].content
 
 
+class Report(BaseModel):
+    """What was done."""
+
+    outcome: Literal["done", "not done"]
+
+
+class EachToolOnce(AgentMiddleware[Any, Any]):
+    """Takes away the tools that were called already."""
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        called = {message.name for message in request.messages if isinstance(message, ToolMessage)}
+        return handler(request.override(tools=[tool for tool in request.tools if tool.name not in called]))
+
+
+def final_state(seed: int, strategy: Any, *middleware: Any, **settings: Any) -> Any:
+    model = DarwinChatModel(seed=seed, max_tokens=96, **settings)
+    agent: Any = create_agent(model, [set_lamp], response_format=strategy, middleware=middleware)
+    state = agent.invoke({"messages": [("user", "Make the kitchen lamp red.")]}, {"recursion_limit": 12})
+    assert isinstance(state["structured_response"], Report)
+    return [message.type for message in state["messages"]]
+
+
+@pytest.mark.parametrize("strategy", [ProviderStrategy(Report), Report], ids=["provider", "auto"])
+def test_agents_with_a_tool_and_a_format_end(strategy: Any) -> None:
+    """A model that is done with its tools answers in the format, though it would not begin JSON by itself."""
+    ends = [final_state(seed, strategy, cycles=0) for seed in range(10)]
+    assert sum(types == ["human", "ai", "tool", "ai"] for types in ends) >= 8
+    assert final_state(3, strategy, cycles=1, mutations=2)[-1] == "ai"
+
+
+def test_agents_with_a_schema_as_a_tool_end_if_no_tool_is_offered_twice() -> None:
+    """The embedded pair was trained to choose a tool by the request's words: it never prefers the schema's."""
+    for seed in range(10):
+        types = final_state(seed, ToolStrategy(Report), EachToolOnce(), cycles=0)
+        assert types == ["human", "ai", "tool", "ai", "tool"]
+
+
 def test_what_breaks_a_format() -> None:
     asked = Request.of("Hi", response_format=as_response_format(SCHEMA))
     assert format_breach(asked, GOOD) == ""
@@ -239,6 +278,141 @@ def test_what_breaks_a_format() -> None:
     nested = {"type": "object", "properties": {"leaf": {"$ref": "#/$defs/Leaf"}}, "$defs": SCHEMA["$defs"]}
     deep = Request.of("Hi", response_format=as_response_format(nested))
     assert format_breach(deep, '{"leaf": {"name": 1}}') == "leaf.name is integer and not string"
+
+
+# -- answers that are not complete
+
+
+CUT = '{"minutes": 21'
+DEFAULTS = '{"name": "sencha", "minutes'
+
+
+class Brew(BaseModel):
+    """A brew, with a default that a cut answer could hide behind."""
+
+    name: str
+    minutes: int = 3
+
+
+def cut_model(schema: Any, method: Method, text: str) -> DarwinChatModel:
+    """A model whose answer ends at its token limit, in the middle of ``text``."""
+    whole = text + "4}"
+    if method == "function_calling":
+        title = "Cup" if schema is Cup else "Tea"
+        whole = f'<call>{{"name": "{title}", "arguments": {whole}}}</call>'
+    return model_of(whole, max_new_tokens=whole.index(text) + len(text), replacement_period=40)
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("schema", [Tea, Cup, SCHEMA])
+async def test_a_cut_answer_is_a_parsing_error(method: Method, schema: Any) -> None:
+    model = cut_model(schema, method, CUT)
+    message = model.with_structured_output(schema, method=method, include_raw=True).invoke("How long?")["raw"]
+    assert message.response_metadata["finish_reason"] == "length"
+    chain = model.with_structured_output(schema, method=method)
+    limit = model.search.config.max_new_tokens
+    expected = rf"the answer was cut at max_tokens={limit}, so it is incomplete: raise max_tokens; it ends .*21"
+    for fail in (lambda: chain.invoke("How long?"), lambda: chain.batch(["How long?"])):
+        with pytest.raises(OutputParserException, match=expected):
+            fail()
+    with pytest.raises(OutputParserException, match=expected):
+        await chain.ainvoke("How long?")
+    seen: list[Any] = []
+    with pytest.raises(OutputParserException, match=expected):
+        seen.extend(chain.stream("How long?"))
+    with pytest.raises(OutputParserException, match=expected):
+        seen.extend([part async for part in chain.astream("How long?")])
+    assert seen == []
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+async def test_a_cut_answer_is_told_beside_its_raw_message(method: Method) -> None:
+    chain = cut_model(Tea, method, CUT).with_structured_output(Tea, method=method, include_raw=True)
+    parts = list(chain.stream("How long?"))
+    streamed = parts[0]
+    for part in parts[1:]:
+        streamed = streamed + part
+    for found in (chain.invoke("How long?"), await chain.ainvoke("How long?"), *chain.batch(["How long?"]), streamed):
+        assert isinstance(found["raw"], AIMessage)
+        assert found["parsed"] is None
+        assert isinstance(found["parsing_error"], OutputParserException)
+        assert "raise max_tokens" in str(found["parsing_error"])
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+def test_defaults_hide_no_field_that_was_cut(method: Method) -> None:
+    chain = cut_model(Brew, method, DEFAULTS).with_structured_output(Brew, method=method)
+    with pytest.raises(OutputParserException, match="raise max_tokens"):
+        chain.invoke("Which tea?")
+
+
+def test_a_cut_number_is_refused_though_it_is_json() -> None:
+    chain = model_of("214", max_new_tokens=2).with_structured_output({"title": "Age", "type": "integer"})
+    with pytest.raises(OutputParserException, match="cut at max_tokens=2"):
+        chain.invoke("How old?")
+
+
+def test_an_answer_that_a_budget_cut_names_the_budget() -> None:
+    model = model_of(GOOD * 9, budget=Budget(tokens=8), replacement_period=4)
+    with pytest.raises(OutputParserException, match=r"ended early \(budget: tokens\).*raise the budget"):
+        model.with_structured_output(Tea).invoke("How long?")
+
+
+@pytest.mark.parametrize("schema", [Cup, SCHEMA])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+def test_a_whole_answer_that_breaks_a_dicts_schema_is_a_parsing_error(method: Method, schema: Any) -> None:
+    with pytest.raises(OutputParserException, match="does not match the schema: minutes is string and not integer"):
+        model_of(BAD).with_structured_output(schema, method=method).invoke("How long?")
+
+
+def test_calls_that_cannot_be_made_are_parsing_errors() -> None:
+    def chain(text: str, schema: Any = Cup, **options: Any) -> Any:
+        return model_of(text).with_structured_output(schema, method="function_calling", **options)
+
+    with pytest.raises(OutputParserException, match=r"the answer makes no call of 'Cup': 'Three minutes'"):
+        chain("Three minutes").invoke("How long?")
+    with pytest.raises(OutputParserException, match=r"does not match the schema: minutes is missing"):
+        chain(call("Cup", time=3)).invoke("How long?")
+    with pytest.raises(OutputParserException, match=r"the call of 'Tea' is invalid: .*leaf is missing"):
+        chain(call("Tea", minutes=3), Tea, strict=True).invoke("How long?")
+
+
+def test_a_whole_answer_within_a_code_block_is_read() -> None:
+    fenced = f"```json\n{GOOD}\n```"
+    assert model_of(fenced).with_structured_output(Tea, method="json_mode").invoke("How long?") == Tea(minutes=3)
+    with pytest.raises(OutputParserException, match="is not valid JSON"):
+        model_of(f"Here: {GOOD}, as you wished").with_structured_output(Tea).invoke("How long?")
+
+
+def test_partial_objects_stream_before_the_whole_one() -> None:
+    text = '{"name": "sencha of the first flush", "minutes": 12}'
+    chain = model_of(text, mutations=1).with_structured_output(Brew)
+    parts = list(chain.stream("Which tea?", streaming_mode="committed"))
+    assert len(parts) > 2
+    assert parts[-1] == Brew(name="sencha of the first flush", minutes=12)
+
+
+def test_a_committed_stream_of_a_cut_answer_ends_in_an_error() -> None:
+    text = '{"name": "sencha of the first flush", "minutes": 12}'
+    chain = model_of(text, mutations=1, max_new_tokens=len(text) - 2).with_structured_output(Brew)
+    parts = []
+    with pytest.raises(OutputParserException, match="raise max_tokens"):
+        parts.extend(chain.stream("Which tea?", streaming_mode="committed"))
+    assert all(part.name in text for part in parts)
+
+
+def test_an_agents_cut_answer_is_no_object() -> None:
+    model = cut_model(Tea, "json_schema", CUT)
+    agent: Any = create_agent(model, [heat], response_format=ProviderStrategy(Tea))
+    with pytest.raises(StructuredOutputValidationError, match="valid JSON"):
+        agent.invoke({"messages": [("user", "How long?")]})
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_a_cut_answer_of_the_embedded_pair_is_no_object(method: Method) -> None:
+    model = DarwinChatModel(cycles=0, seed=1, max_tokens=6)
+    with pytest.raises(OutputParserException, match="the answer was cut at max_tokens=6"):
+        model.with_structured_output(Brew, method=method).invoke("How long does tea steep?")
 
 
 # -- the embedded pair

@@ -81,7 +81,7 @@ def make(work: Path, steps: int | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "pair", help="folder for what is not yet shipped")
     parser.add_argument("--steps", type=int, default=None, help="a few steps each, nothing shipped: a smoke test")
     chosen = parser.parse_args()

@@ -127,7 +127,7 @@ def run(policy: Path, reward: Path, final_only: Path | None, metrics: Path = MET
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("policy", type=Path)
     parser.add_argument("reward", type=Path)
     parser.add_argument("--final-only", type=Path, default=None)

@@ -115,7 +115,7 @@ def train(folder: Path, phase: Phase, *, start: Path | None = None, threads: int
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--start", type=Path, default=None, help="folder of the first phase's policy: train the second")
     parser.add_argument("--steps", type=int, default=None)

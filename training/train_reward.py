@@ -180,7 +180,7 @@ def train(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path)
     parser.add_argument("start", type=Path, help="folder of the policy, or of the first phase's model")
     parser.add_argument("--phase", choices=("first", "second"), default="first")

@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Serve one GGUF file until a signal comes."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
     parser.add_argument("gguf", type=Path)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=8)

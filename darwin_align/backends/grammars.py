@@ -10,19 +10,21 @@ not list them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from threading import Lock
 from typing import Any
 
+from darwin_align.backends.compilations import Compilations
 from darwin_align.backends.grounded import GroundedJson, NothingToCopy
+from darwin_align.backends.request_bounds import check_size
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.core.errors import ModelLoadError, RequestError
+from darwin_align.core.errors import MissingPackageError, RequestError
 from darwin_align.core.types import Request
 from darwin_align.operators.grounding import Sources
 from darwin_align.operators.tool_syntax import ID_LETTERS, CallTexts, functions
@@ -36,6 +38,13 @@ FREE = (None, "auto", "none")
 _ANY = ("required", "any")
 _KEPT = 64
 """Grammars that stay compiled."""
+_KEPT_BYTES = 256 << 20
+"""Memory of all of them, roughly."""
+_SECONDS = 20.0
+"""What compiling one may take: the bounds of :mod:`~darwin_align.backends.request_bounds` keep it under one second on
+an idle core."""
+_FRUITLESS = 8
+"""Renewals of a grammar that did not help, after which it is not compiled anew again."""
 _PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
 """Where in a grammar that nobody wrote an error is."""
 _SPACE = r" |\n[ \t]{0,20}"
@@ -233,6 +242,11 @@ class _Grammar:
             logger.info("no call can be grounded: %s", nothing)
             return "free"
 
+    def mark(self, texts: CallTexts) -> int | None:
+        """Id of the added token that a call begins with; ``None`` if it begins with other text."""
+        longest = max((token for token in self._tokens if texts.first.startswith(token)), key=len, default=None)
+        return None if longest is None else self._tokens[longest]
+
     def text(self, text: str) -> str:
         """Exactly this text; added tokens in it as such."""
         parts: list[str] = []
@@ -265,12 +279,19 @@ class Compiled:
         RequestError: it cannot be enforced.
     """
 
-    def __init__(self, tokenizer: Any, grammar: str, asked: str) -> None:
+    def __init__(self, tokenizer: Any, grammar: str, asked: str, *, call_mark: int | None = None) -> None:
         self._tokenizer, self._grammar = tokenizer, grammar
+        self.call_mark = call_mark
+        """Id of the token that begins a call, where an answer is either calls or JSON; ``None`` otherwise."""
         self.size: int = tokenizer.vocab_size
         self.words = -(-self.size // 32)
         self.ends = list(tokenizer.eos_tokens)
-        self._first = self.fresh()
+        self.bytes = (1 << 20) + 64 * len(grammar)
+        """Memory that it takes, roughly: llguidance tells none. Measured: 8 to 60 times the grammar's text."""
+        self._lock, self._fruitless = Lock(), 0
+        self.generation = 0
+        """How often it was compiled anew."""
+        self._first = self._compile()
         if self._first.is_error():
             reason = _PLACE.sub("", self._first.get_error().partition("\n")[0])
             raise RequestError(
@@ -282,8 +303,28 @@ class Compiled:
         """A matcher at the beginning."""
         return self._first.deep_copy()
 
-    def fresh(self) -> Any:
-        """The same, compiled anew."""
+    def renewed(self, generation: int) -> tuple[Any, int] | None:
+        """A matcher at the beginning, of a newer generation, and that; ``None`` if renewals have helped nobody.
+
+        Matchers of one generation share what they know of the grammar, which may grow to llguidance's bounds. All who
+        find theirs exhausted share the next: it is compiled once.
+
+        Args:
+            generation: of the matcher that failed.
+        """
+        with self._lock:
+            if self.generation == generation:
+                if self._fruitless >= _FRUITLESS:
+                    return None
+                self._first, self.generation = self._compile(), generation + 1
+            return self.matcher(), self.generation
+
+    def renewal_helped(self, helped: bool) -> None:
+        """Note whether a row could go on with a renewed matcher."""
+        with self._lock:
+            self._fruitless = 0 if helped else self._fruitless + 1
+
+    def _compile(self) -> Any:
         return _llguidance().LLMatcher(self._tokenizer, self._grammar, log_level=0)
 
 
@@ -298,20 +339,24 @@ class Grammars:
 
     def __init__(self, tokenizer: Any, template: ChatTemplate, ends: Iterable[int]) -> None:
         self._hf, self._template, self._ends = tokenizer, template, sorted(ends)
-        self._compiled: OrderedDict[str, Compiled | None] = OrderedDict()
-        self._lock = Lock()
+        self._compiled: Compilations[Compiled | None] = Compilations(
+            lambda compiled: 0 if compiled is None else compiled.bytes,
+            most=_KEPT, most_bytes=_KEPT_BYTES, seconds=_SECONDS,
+        )  # fmt: skip
 
     def check(self, request: Request) -> None:
-        """Raise what :meth:`find` would raise, before anything is written."""
+        """Compile a request's grammar and raise what :meth:`find` would raise, before anything is written."""
         if forced(request) or request.grounded:
             self.find(request)
+        else:
+            self.find_free(request)
 
     def find_free(self, request: Request) -> Compiled | None:
         """The grammar of calls that nobody forces, as far as it is to be had.
 
         Raises:
             RequestError: calls are to be grounded and cannot be.
-            ModelLoadError: the same, for the package is missing.
+            MissingPackageError: the same, for the package is missing.
         """
         if not request.tools or request.tool_choice == "none":
             return None
@@ -319,28 +364,28 @@ class Grammars:
             return self.find(request)
         try:
             return self.find(request)
-        except (RequestError, ModelLoadError) as error:
+        except (RequestError, MissingPackageError) as error:
             unkept(error)
             return None
 
     def find(self, request: Request) -> Compiled | None:
         """The grammar of a request's answers; ``None`` if whatever is written will do.
 
+        Blocks while it is compiled: not for a thread that runs an event loop.
+
         Raises:
-            RequestError: what is asked for cannot be enforced.
-            ModelLoadError: the package that enforces it is missing.
+            RequestError: what is asked for cannot be enforced, or is too large to be compiled.
+            MissingPackageError: the package that enforces it is missing.
         """
+        check_size(request)
         asked = [request.response_format, request.tool_choice, request.tools, request.parallel_tool_calls]
         key = json.dumps([*asked, request.grounded, request.sources])
-        with self._lock:
-            if key not in self._compiled:
-                if request.grounded:  # what llguidance cannot take, it says of the schema as it is
-                    self._make(request.model_copy(update={"grounded": False, "grounded_in": ()}))
-                self._compiled[key] = self._make(request)
-                while len(self._compiled) > _KEPT:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(key)
-            return self._compiled[key]
+        return self._compiled.get(hashlib.sha256(key.encode()).digest(), lambda: self._make_checked(request))
+
+    def _make_checked(self, request: Request) -> Compiled | None:
+        if request.grounded:  # what llguidance cannot take, it says of the schema as it is
+            self._make(request.model_copy(update={"grounded": False, "grounded_in": ()}))
+        return self._make(request)
 
     def _make(self, request: Request) -> Compiled | None:
         schema, tools = asked_format(request), asked_tools(request)
@@ -365,7 +410,7 @@ class Grammars:
                 "a part of: give a chat_template=… that leaves them out"
             )
         asked = "response_format" if tools is None else f"tool_choice={_short(request.tool_choice)}"
-        grammar = self._grammar(request)
+        grammar, mark = self._grammar(request), None
         if tools is not None:
             start = [grammar.calls(self._texts(), tools, many=False)]
         elif request.tools and request.tool_choice != "none":
@@ -374,9 +419,10 @@ class Grammars:
             start = _possible(
                 lambda: grammar.json(schema, asked), lambda: grammar.calls(self._texts(), known, many=many)
             )
+            mark = grammar.mark(self._texts()) if len(start) > 1 else None
         else:
             start = [grammar.json(schema, asked)]
-        return Compiled(self._tokenizer, grammar.starting(*start), asked)
+        return Compiled(self._tokenizer, grammar.starting(*start), asked, call_mark=mark)
 
     def _compile_free(self, request: Request) -> Compiled | None:
         if not request.tools or request.tool_choice == "none":
@@ -449,7 +495,7 @@ def _llguidance() -> Any:
     try:
         import llguidance.hf
     except ImportError as error:
-        raise ModelLoadError(
+        raise MissingPackageError(
             "response_format and tool_choice need the package llguidance, which is missing here: "
             "pip install 'darwin-align[constrained]'"
         ) from error

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from darwin_align.backends.grammars import Compiled
 from darwin_align.core.errors import RequestError
@@ -28,8 +28,9 @@ class Walk:
 
     def __init__(self, grammar: Compiled, ids: Sequence[int], *, lenient: bool = False) -> None:
         self._grammar, self._ids, self._lenient = grammar, list(ids), lenient
+        self._generation = grammar.generation  # first: a matcher may be newer than that, never older
         self._matcher = grammar.matcher()
-        if not self._matcher.consume_tokens(self._ids) and not self._begin_anew():
+        if not self._matcher.consume_tokens(self._ids) and not self._renewed(lambda: True):
             raise RequestError(
                 f"a row's state of {len(ids)} tokens does not keep the request's response_format, tool_choice or "
                 "grounded values: it was written without them. Continue only states that were written under the same "
@@ -55,14 +56,18 @@ class Walk:
             f"the answer cannot be made to keep the request's response_format, tool_choice or grounded values: {reason}"
         )
 
-    def _begin_anew(self) -> bool:
-        """Whether the grammar, compiled afresh, allows what was written.
+    def _renewed(self, works: Callable[[], bool]) -> bool:
+        """Whether the row can go on with a newer matcher: its own may have failed for what others wrote.
 
-        Matchers of one grammar share what they know of it, which may grow to llguidance's bounds: then one fails for
-        what others wrote before.
+        Args:
+            works: tries the new matcher where the row stands.
         """
-        self._matcher = self._grammar.fresh()
-        return bool(self._matcher.consume_tokens(self._ids))
+        if (renewed := self._grammar.renewed(self._generation)) is None:
+            return False
+        self._matcher, self._generation = renewed
+        helped = bool(self._matcher.consume_tokens(self._ids)) and works()
+        self._grammar.renewal_helped(helped)
+        return helped
 
 
 class Place(Walk):
@@ -131,11 +136,10 @@ class Place(Walk):
         self._mask, self._known, self._free = None, True, True
 
     def _found(self) -> bytes | None:
-        mask = self._computed()
-        if mask is None and self._begin_anew():
-            mask = self._computed()
-        if mask is not None:
+        if (mask := self._computed()) is not None:
             return mask
+        if self._renewed(lambda: self._computed() is not None):
+            return self._computed()
         if self._lenient:
             self._free = True
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -13,8 +14,9 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from darwin_align.backends.detokenizer import Detokenizer
+from darwin_align.backends.turns import Chat, Shape, marked, shapes, to_chat, with_tool_turns_as_text
 from darwin_align.core.errors import ModelLoadError, RequestError
-from darwin_align.core.types import Message, Request, Response
+from darwin_align.core.types import Request, Response
 from darwin_align.operators.tool_syntax import ToolSyntax, shared_length
 
 __all__ = ["BosFrom", "ChatTemplate", "Frame", "Turn", "to_chat"]
@@ -23,12 +25,11 @@ logger = logging.getLogger(__name__)
 
 Turn = Literal["closed", "open"]
 BosFrom = Literal["template", "tokenizer"]
-Chat = list[dict[str, Any]]
+Role = Literal["policy", "reward model"]
 
 # Letters only: no template trims it, no tokenizer knows it, nobody writes it.
 _MARK = "QzDarwinAlignMarkZq"
-_REASONING = ("reasoning", "thinking")
-_CALLS = ("tool_call", "tool_use", "function_call")
+_UNSEEN = "the reward model's chat template takes no tools: it judges answers without seeing them"
 _OPEN_THOUGHTS = re.compile(r"(<\|?(?:think|thinking|thought|reasoning)\|?>|\[THINK\])\s*$", re.IGNORECASE)
 
 
@@ -47,53 +48,6 @@ class Frame:
         return self
 
 
-def to_chat(conversation: Sequence[Message]) -> Chat:
-    """Convert messages to the dictionaries that chat templates read: text content, OpenAI-style tool calls.
-
-    Raises:
-        RequestError: a content block that a text model cannot read, e.g. an image.
-    """
-    return [_to_dict(message) for message in conversation]
-
-
-def _to_dict(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.text}
-    if thoughts := _thoughts(message):
-        turn["reasoning_content"] = thoughts
-    if message.name is not None:
-        turn["name"] = message.name
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {
-                "type": "function",
-                "function": {"name": call.name, "arguments": dict(call.arguments)},
-                **({} if call.id is None else {"id": call.id}),
-            }
-            for call in message.tool_calls
-        ]
-    return turn
-
-
-def _thoughts(message: Message) -> str:
-    """The reasoning that an assistant's blocks hold; any other block that is no text is refused."""
-    if isinstance(message.content, str):
-        return ""
-    # Tool calls are in the message's tool_calls as well.
-    known = ("text", *_REASONING, *_CALLS) if message.role == "assistant" else ("text",)
-    thoughts = []
-    for block in message.content:
-        kind = str(block.get("type"))
-        if kind not in known:
-            raise RequestError(
-                f"a {message.role} message has a content block of type {kind!r}: a local text model reads text only"
-            )
-        if kind in _REASONING:
-            thoughts.append(str(block.get(kind, "")))
-    return "\n".join(thoughts)
-
-
 class ChatTemplate:
     """A tokenizer's chat template: renders requests to token ids and frames answers for a reward model.
 
@@ -103,6 +57,8 @@ class ChatTemplate:
         tokenizer: a transformers tokenizer.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
         name: what error messages call the model.
+        role: whose template it is. A policy's refuses tool calls and results that it does not render; for a reward
+            model they are folded into the neighbouring turns as text.
         bos: "template" tokenises the rendered text as it is, like ``apply_chat_template``; "tokenizer" takes a leading
             BOS off the text and lets the tokenizer add its special tokens. Either way there is one BOS at most.
 
@@ -116,9 +72,11 @@ class ChatTemplate:
         chat_template: str | Path | None = None,
         *,
         name: str = "the model",
+        role: Role = "policy",
         bos: BosFrom = "template",
     ) -> None:
         self._tokenizer = tokenizer
+        self._name, self._role = name, role
         self._source = chat_template.read_text("utf-8") if isinstance(chat_template, Path) else chat_template
         self._bos = bos
         if not (self._source or tokenizer.chat_template):
@@ -129,6 +87,8 @@ class ChatTemplate:
             )
         # Rendering is quick; tokenising a long conversation again for every chunk is not.
         self._encode: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=256)(self._encoded)
+        self._pieces: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=256)(self._bare)
+        self._shows: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probed)
 
     @property
     def tokenizer(self) -> Any:
@@ -160,7 +120,7 @@ class ChatTemplate:
         tools = self._tools(request)
         self.check_tools(request)
         if not (text := self._render(self._chat(request), tools, answer_next=True)):
-            raise RequestError("the model's chat template rendered this conversation to nothing")
+            raise RequestError(f"the {self._role}'s chat template rendered this conversation to nothing")
         return text if bos else text.removeprefix(self._tokenizer.bos_token or "")
 
     def check_tools(self, request: Request) -> None:
@@ -171,8 +131,8 @@ class ChatTemplate:
         """
         if self._tools(request) and not self.takes_tools:
             raise RequestError(
-                "the request has tools, but the model's chat template does not show tools to the model: use a model "
-                "that was trained with tools, or give a chat_template=… that renders `tools`"
+                f"the request has tools, but the {self._role}'s chat template does not show tools to the model: use a "
+                "model that was trained with tools, or give a chat_template=… that renders `tools`"
             )
 
     def count(self, text: str) -> int:
@@ -184,17 +144,43 @@ class ChatTemplate:
         return [dict(tool) for tool in request.tools] if request.tools and request.tool_choice != "none" else None
 
     def _chat(self, request: Request) -> Chat:
-        conversation = request.conversation
-        has_tool_turns = any(message.role == "tool" or message.tool_calls for message in conversation)
+        shape = self._shape(request)
+        if shape.note:
+            _log_once(shape.note)
+        return shape.chat
+
+    def _shape(self, request: Request) -> Shape:
+        """The conversation in the form that the template takes, and what was done to it."""
+        chat, notes = to_chat(request.conversation), []
+        has_tool_turns = any(turn["role"] == "tool" or turn.get("tool_calls") for turn in chat)
         if has_tool_turns and not self.takes_tool_turns:
-            raise RequestError(
-                "the conversation has tool calls and results, but the model's chat template does not render them: use "
-                "a model that was trained with tools, or give another chat_template=…"
-            )
-        chat = to_chat(conversation)
-        if any(turn["role"] == "system" for turn in chat) and not self.takes_system:
-            return _with_system_folded(chat)
-        return chat
+            if self._role == "policy":
+                raise RequestError(
+                    "the conversation has tool calls and results, but the policy's chat template does not render them: "
+                    "use a model that was trained with tools, or give another chat_template=…"
+                )
+            chat = with_tool_turns_as_text(chat)
+            notes.append("takes no tool calls and results: it reads them as text of the neighbouring turns")
+        shape = self._fitting(chat)
+        notes += [shape.note] if shape.note else []
+        whose = f"the {self._role}'s chat template"
+        return Shape(shape.chat, "; ".join(f"{whose} {note}" for note in notes))
+
+    def _fitting(self, chat: Chat) -> Shape:
+        """The least changed form that the template shows whole, else the first that it does not refuse."""
+        taken: Shape | None = None
+        for shape in shapes(chat):
+            renders, whole = self._shows(json.dumps(marked(shape.chat)))
+            if whole:
+                return shape
+            taken = taken or (shape if renders else None)
+        return taken or Shape(chat)
+
+    def _probed(self, trial: str) -> tuple[bool, bool]:
+        """Whether a marked conversation (as JSON, with its words) is rendered at all, and whether as a whole."""
+        chat, words = json.loads(trial)
+        text = self._probe(chat)
+        return bool(text), all(word in text for word in words)
 
     def _render(self, chat: Chat, tools: list[dict[str, Any]] | None = None, *, answer_next: bool) -> str:
         try:
@@ -206,15 +192,36 @@ class ChatTemplate:
                 add_generation_prompt=answer_next,
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise RequestError(f"the model's chat template refuses this conversation: {error}") from error
+            raise RequestError(f"the {self._role}'s chat template refuses this conversation: {error}") from error
         return text
 
     def _encoded(self, text: str) -> tuple[int, ...]:
-        bos = self._tokenizer.bos_token
-        own = self._bos == "tokenizer"
-        if own and bos and text.startswith(bos):
-            text = text.removeprefix(bos)
-        return tuple(self._tokenizer.encode(text, add_special_tokens=own, verbose=False))
+        before, after = self._special
+        return (*before, *self._bare(text), *after)
+
+    def _bare(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text without what the tokenizer adds to it."""
+        if self._bos == "tokenizer":
+            text = text.removeprefix(self._tokenizer.bos_token or "")
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    @property
+    def _special(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that go before and behind every text."""
+        return self._added if self._bos == "tokenizer" else ((), ())
+
+    @cached_property
+    def _added(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that the tokenizer's post-processor puts before and behind a text: BOS, EOS, both or none."""
+        bare, whole = (tuple(self._tokenizer.encode("x", add_special_tokens=added)) for added in (False, True))
+        starts = range(len(whole) - len(bare) + 1)
+        start = next((i for i in starts if whole[i : i + len(bare)] == bare), None)
+        if start is None:
+            raise ModelLoadError(
+                f"the tokenizer of {self._name} changes texts when it adds special tokens ({bare} becomes {whole} for "
+                "'x'): give a chat_template=… that writes them itself, and recipe='generic'"
+            )
+        return whole[:start], whole[start + len(bare) :]
 
     # -- answers, for a reward model
 
@@ -249,8 +256,8 @@ class ChatTemplate:
             request: the conversation.
             responses: its answers, finished or not.
             turn: "closed" ends the turn as the template ends it, "open" stops behind the answer.
-            special: whether the reader adds the tokenizer's special tokens. Either way it sees one BOS at most, unless
-                the template writes none, none is wanted, and the reader adds one.
+            special: whether the reader adds the tokenizer's special tokens. Either way it sees them once at most,
+                unless the template writes none, none is wanted, and the reader adds them.
 
         Returns:
             For each response the text up to the answer, and the text from there on. A template that shows no frame
@@ -262,23 +269,26 @@ class ChatTemplate:
         chat, tools = self._chat(request), self._shown_tools(request)
         frame = self._frame(chat, tools, turn)
         if frame is None:
-            return [(self._bos_for(self._whole(chat, tools, r.text, turn), special), "") for r in responses]
+            return [self._for_reader(self._whole(chat, tools, r.text, turn), "", special) for r in responses]
         framed = [(frame.around(response.text), response.text) for response in responses]
-        return [(self._bos_for(frame.before, special), text + frame.after) for frame, text in framed]
+        return [self._for_reader(frame.before, text + frame.after, special) for frame, text in framed]
 
-    def _bos_for(self, text: str, special: bool) -> str:
-        """The beginning of a text, such that a reader sees the BOS that :meth:`_encoded` sees."""
-        bos = self._tokenizer.bos_token or ""
-        own, reader_adds = self._bos == "tokenizer", special and self._adds_bos
-        if not own:
-            return text.removeprefix(bos) if reader_adds else text
-        return (bos if self._adds_bos and not reader_adds else "") + text.removeprefix(bos)
+    def _for_reader(self, before: str, after: str, special: bool) -> tuple[str, str]:
+        """Two pieces of a text, such that a reader of both sees the special tokens that :meth:`_encoded` sees."""
+        first, last = ("".join(self._tokenizer.convert_ids_to_tokens(list(ids))) for ids in self._added)
+        if self._bos == "tokenizer":
+            before = before.removeprefix(self._tokenizer.bos_token or "")
+            return (before, after) if special else (first + before, after + last)
+        if not special:
+            return before, after
+        return before.removeprefix(first), after.removesuffix(last)
 
     def _framed(self, frame: Frame, response: Response) -> list[int]:
         if not self.detokenizer.spells(response.tokens, response.text):
             return list(self._encoded(frame.before + response.text + frame.after))
+        first, last = self._special
         before, after = self._frame_ids(frame)
-        return [*before, *self.detokenizer.without_end(response.tokens), *after]
+        return [*first, *before, *self.detokenizer.without_end(response.tokens), *after, *last]
 
     def _frame(self, chat: Chat, tools: list[dict[str, Any]] | None, turn: Turn = "closed") -> Frame | None:
         rendered = self._render([*chat, {"role": "assistant", "content": _MARK}], tools, answer_next=False)
@@ -289,20 +299,29 @@ class ChatTemplate:
 
     def _frame_ids(self, frame: Frame) -> tuple[list[int], list[int]]:
         # Tokenised behind a word, because some tokenizers treat the beginning of a text as the beginning of a word.
-        word = self._encode(frame.before + "x")
-        whole = self._encode(frame.before + "x" + frame.after)
-        after = whole[len(word) :] if whole[: len(word)] == word else self._encode(frame.after)
-        return list(self._encode(frame.before)), list(after)
+        word = self._pieces(frame.before + "x")
+        whole = self._pieces(frame.before + "x" + frame.after)
+        after = whole[len(word) :] if whole[: len(word)] == word else self._pieces(frame.after)
+        return list(self._pieces(frame.before)), list(after)
 
     def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, text: str, turn: Turn) -> str:
         if turn == "open":
             return self._render(chat, tools, answer_next=True) + text
         return self._render([*chat, {"role": "assistant", "content": text}], tools, answer_next=False)
 
+    def notes(self, request: Request) -> tuple[str, ...]:
+        """What of a request is read in another form than it has, or not at all, by a reward model.
+
+        Raises:
+            RequestError: the conversation has no human turn, or a block that is no text.
+        """
+        unseen = self._tools(request) and not self.takes_tools
+        return tuple(filter(None, (self._shape(request).note, _UNSEEN if unseen else "")))
+
     def _shown_tools(self, request: Request) -> list[dict[str, Any]] | None:
         tools = self._tools(request)
         if tools and not self.takes_tools:
-            _log_once("the reward model's chat template takes no tools: it judges answers without seeing them")
+            _log_once(_UNSEEN)
             return None
         return tools
 
@@ -351,6 +370,11 @@ class ChatTemplate:
         found = _OPEN_THOUGHTS.search(self._probe([{"role": "user", "content": "x"}]))
         return found[1] if found else ""
 
+    @property
+    def takes_agents(self) -> bool:
+        """Whether tools, calls of them and their results reach the model."""
+        return self.takes_tools and self.takes_tool_turns
+
     @cached_property
     def takes_tool_turns(self) -> bool:
         """Whether tool calls and their results reach the model."""
@@ -375,11 +399,6 @@ class ChatTemplate:
         if not (call := self._probe_ids(turns[:2])):
             return set()
         return {*self._probe_ids(turns), *self._probe_ids(turns[:1], [tool])} - (set(call) - framing)
-
-    @cached_property
-    def _adds_bos(self) -> bool:
-        """Whether the tokenizer puts a BOS before texts by itself."""
-        return list(self._tokenizer.encode("x")[:1]) == [self._tokenizer.bos_token_id]
 
     @cached_property
     def end_of_turn(self) -> int | None:
@@ -417,18 +436,6 @@ def _tool_turns(name: str, result: str) -> Chat:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": result, "name": name, "tool_call_id": call_id},
     ]
-
-
-def _with_system_folded(chat: Chat) -> Chat:
-    _log_once("the chat template takes no system turn: its text goes in front of the first user turn")
-    system = [turn["content"] for turn in chat if turn["role"] == "system"]
-    others = [turn for turn in chat if turn["role"] != "system"]
-    first = next((i for i, turn in enumerate(others) if turn["role"] == "user"), None)
-    if first is None:
-        raise RequestError("the conversation has no human message: add one, it is the instruction to follow")
-    user = others[first]
-    folded = {**user, "content": "\n\n".join([*system, user["content"]])}
-    return [*others[:first], folded, *others[first + 1 :]]
 
 
 @lru_cache

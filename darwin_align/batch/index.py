@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from darwin_align.core.errors import DarwinError
 
 __all__ = ["Index", "Met"]
 
@@ -30,9 +33,9 @@ class Index:
     def __init__(self) -> None:
         # One caller at a time, but not always the same thread.
         self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._base.execute("PRAGMA journal_mode=OFF")
-        self._base.execute("PRAGMA synchronous=OFF")
-        self._base.execute(
+        self._execute("PRAGMA journal_mode=OFF")
+        self._execute("PRAGMA synchronous=OFF")
+        self._execute(
             "CREATE TABLE keys (key TEXT PRIMARY KEY, answered TEXT, line INTEGER, pass INTEGER) WITHOUT ROWID"
         )
         self._pass = 1
@@ -41,7 +44,7 @@ class Index:
         """Say that a key is answered; ``False`` if that was known."""
         if (found := self._find(key)) is not None and found[0] is not None:
             return False
-        self._base.execute(
+        self._execute(
             "INSERT INTO keys (key, answered) VALUES (?, ?) "
             "ON CONFLICT (key) DO UPDATE SET answered = excluded.answered",
             (key, digest),
@@ -53,7 +56,7 @@ class Index:
         answered, first, seen = self._find(key) or (None, 0, 0)
         if seen == self._pass:
             return Met(first, answered)
-        self._base.execute(
+        self._execute(
             "INSERT INTO keys (key, line, pass) VALUES (?, ?, ?) "
             "ON CONFLICT (key) DO UPDATE SET line = excluded.line, pass = excluded.pass",
             (key, line, self._pass),
@@ -66,15 +69,24 @@ class Index:
 
     def unmet(self) -> tuple[int, str]:
         """How many answers no row of this pass asked for, and the first one's key."""
-        count, first = self._base.execute(
+        count, first = self._execute(
             "SELECT count(*), min(key) FROM keys WHERE answered IS NOT NULL AND pass IS NOT ?", (self._pass,)
         ).fetchone()
         return count, first or ""
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._base.execute(statement, values)
+        except sqlite3.Error as error:
+            raise DarwinError(
+                f"the temporary index of keys cannot be written ({error}): make room in the folder for temporary "
+                "files, and run again"
+            ) from error
 
     def close(self) -> None:
         """Let the database go."""
         self._base.close()
 
     def _find(self, key: str) -> tuple[str | None, int, int] | None:
-        found = self._base.execute("SELECT answered, line, pass FROM keys WHERE key = ?", (key,)).fetchone()
+        found = self._execute("SELECT answered, line, pass FROM keys WHERE key = ?", (key,)).fetchone()
         return None if found is None else tuple(found)

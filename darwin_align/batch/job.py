@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from darwin_align.batch.answers import Answer, Answerer
 from darwin_align.batch.index import Index
-from darwin_align.batch.output import Answers, Errors, RunFile
+from darwin_align.batch.output import Answers, Errors, RunFile, refuse_irregular
 from darwin_align.batch.progress import Tells, telling
 from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
 from darwin_align.batch.sieve import bad, refuse_strangers, sift
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from darwin_align.chat_model import DarwinChatModel
     from darwin_align.search import DarwinSearch
 
-__all__ = ["BatchReport", "Stop", "paths_beside", "run_batch"]
+__all__ = ["BatchReport", "Stop", "check_sink", "paths_beside", "run_batch"]
 
 _CLOSING_SECONDS = 60.0
 
@@ -138,8 +138,8 @@ def run_batch(
     if concurrency < 1 or give_up_after < 1:
         raise ConfigError("concurrency and give_up_after are 1 at least: allow one prompt at a time, and one failure")
     answerer = Answerer(model, seed)
-    with telling(progress) as tells:
-        job = _Job(answerer, source_of(source, fields), _sink(sink, source), stop or Stop(), tells)
+    with telling(progress, concurrency) as tells:
+        job = _Job(answerer, source_of(source, fields), check_sink(sink, source), stop or Stop(), tells)
         job.accept_changes, job.give_up_after = accept_changes, give_up_after
         try:
             call(partial(job.run, concurrency))
@@ -159,16 +159,25 @@ def paths_beside(sink: Path) -> tuple[Path, Path]:
     return sink.with_name(f"{stem}.errors.jsonl"), sink.with_name(f"{stem}.run.json")
 
 
-def _sink(sink: str | Path, source: Any) -> Path:
+def check_sink(sink: str | Path, source: Any) -> Path:
+    """Refuse an output that cannot hold a batch's answers.
+
+    Args:
+        sink: the file of answers.
+        source: what :func:`run_batch` takes.
+
+    Raises:
+        ConfigError: the output, or a file beside it, is no regular file (a folder, device, pipe or socket), cannot be
+            written, has a name that is not JSONL's, or is the input.
+    """
     path = Path(sink)
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder: give a file for the answers")
     if path.suffix in (".parquet", ".pq"):
         raise ConfigError(f"{path}: answers are written as JSONL; give a name that ends with .jsonl")
-    if isinstance(source, (str, Path)):
-        mine = [side.resolve() for side in (path, *paths_beside(path))]
-        if Path(source).resolve() in mine:
-            raise ConfigError(f"{source} is the input and would be written over: give another output")
+    mine = (path, *paths_beside(path))
+    for one in mine:
+        refuse_irregular(one)
+    if isinstance(source, (str, Path)) and Path(source).resolve() in [one.resolve() for one in mine]:
+        raise ConfigError(f"{source} is the input and would be written over: give another output")
     return path
 
 
@@ -201,6 +210,7 @@ class _Job:
             with ExitStack() as files:
                 await acall(self._open, files)
                 await self._work(concurrency)
+                await acall(self._answers.sync)
                 self.report.answered = self._answers.count
         finally:
             self.stop._when_dropping(lambda: None)

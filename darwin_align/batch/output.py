@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -20,12 +22,20 @@ try:
 except ImportError:  # Windows: nobody watches over two processes there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Answers", "Errors", "Record", "RunFile", "lock", "replace_file"]
+__all__ = ["Answers", "Errors", "Record", "RunFile", "lock", "refuse_irregular", "replace_file"]
 
 Record = dict[str, Any]
 
 _SCHEMA = 1
 _SYNC_SECONDS = 1.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_KINDS = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+    (stat.S_ISFIFO, "pipe"),
+    (stat.S_ISSOCK, "socket"),
+)
 
 
 class Answers:
@@ -38,11 +48,13 @@ class Answers:
         path: the file; its folders are made.
 
     Raises:
-        ConfigError: the file cannot be written, or another process holds it.
+        ConfigError: the file is no regular file, cannot be written, or another process holds it.
+        DarwinError: the disk is full or fails.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._broken = False
         self.count = 0
         """Answers in the file."""
         self._synced = monotonic()
@@ -80,32 +92,65 @@ class Answers:
         Raises:
             DarwinError: the disk does not take it; what is in the file stays good.
         """
+        if self._broken:
+            raise self._failure("an earlier answer could not be written")
         size = os.fstat(self._file).st_size
         try:
             _write_all(self._file, _encoded(record))
+            if monotonic() - self._synced >= _SYNC_SECONDS:
+                self._sync()
+        except OSError as error:
+            self._take_off(size)
+            raise self._failure(error.strerror) from error
+        self.count += 1
+
+    def sync(self) -> None:
+        """Make sure that all answers are on the disk.
+
+        Raises:
+            DarwinError: the disk does not take them.
+        """
+        try:
             self._sync()
         except OSError as error:
+            raise self._failure(error.strerror) from error
+
+    def _take_off(self, size: int) -> None:
+        """Take off what was written of an answer. If that fails too, the next run does it, as after a kill."""
+        try:
             os.ftruncate(self._file, size)
-            raise DarwinError(
-                f"cannot write to {self.path} ({error.strerror}): what is in it stays good; run the command again once "
-                "there is room"
-            ) from error
-        self.count += 1
+        except OSError:
+            self._broken = True  # nothing may follow the torn line
+
+    def _failure(self, reason: str | None) -> DarwinError:
+        return DarwinError(
+            f"cannot write to {self.path} ({reason}): what is in it stays good; run the command again once there is "
+            "room"
+        )
 
     def close(self) -> None:
         """Let go of the file. Closing twice is no error."""
         if self._file >= 0:
-            with suppress(OSError):
+            with suppress(OSError):  # a run that went well has synced already; another has an error of its own
                 os.fsync(self._file)
             os.close(self._file)
             self._file = -1
 
     def _opened(self) -> int:
+        refuse_irregular(self.path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            _make_folder(self.path.parent)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise self._failure(error.strerror) from error
             raise ConfigError(f"cannot write to {self.path} ({error.strerror}): give another output") from None
+        try:
+            sync_folder(self.path.parent)
+        except OSError as error:
+            os.close(file)
+            raise self._failure(error.strerror) from error
+        return file
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:
         start = 0
@@ -115,22 +160,28 @@ class Answers:
                 start += len(line)
 
     def _sync(self) -> None:
-        if monotonic() - self._synced >= _SYNC_SECONDS:
-            os.fsync(self._file)
-            self._synced = monotonic()
+        os.fsync(self._file)
+        self._synced = monotonic()
 
 
 class Errors:
     """What has no answer after this run, a line each; a run that finds nothing to say leaves no file.
 
     Any thread may append.
+
+    Raises:
+        ConfigError: what an earlier run left cannot be taken away.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
         self._appending = threading.Lock()
-        path.unlink(missing_ok=True)
+        refuse_irregular(path)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot replace {path} ({error.strerror}): give another output") from None
 
     def append(self, record: Record) -> None:
         """Say why a row has no answer."""
@@ -138,7 +189,8 @@ class Errors:
             with self._appending:  # opened by two at once, the later one would empty the file
                 if self._file is None:
                     self._file = self.path.open("wb", buffering=0)
-                self._file.write(_encoded(record))
+                    sync_folder(self.path.parent)
+                _write_all(self._file.fileno(), _encoded(record))
         except OSError as error:
             raise DarwinError(f"cannot write to {self.path} ({error.strerror}): make room, and run again") from error
 
@@ -222,9 +274,44 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         passing.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
-        passing.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            passing.unlink(missing_ok=True)
         raise DarwinError(f"cannot write {path} ({error.strerror}): make room, and run again") from error
+
+
+def refuse_irregular(path: Path) -> None:
+    """Refuse a path that is there and is no regular file.
+
+    Raises:
+        ConfigError: it is a folder, device, pipe or socket: it keeps nothing, or cannot be read again.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # it is not there, or opening it tells why not
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "special file")
+        raise ConfigError(f"{path} is a {kind}: give a regular file for the answers")
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: without it, a new file may be gone after a loss of power."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _make_folder(folder: Path) -> None:
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
 
 
 def _encoded(record: Record) -> bytes:

@@ -59,7 +59,9 @@ def source_of(source: str | Path | BinaryIO | Iterable[Any], names: Fields) -> S
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.is_file():
-            raise ConfigError(f"cannot read prompts from {path}: there is no such file")
+            irregular = path.exists() and not path.is_dir()
+            reason = "it is no regular file: redirect it, and give -" if irregular else "there is no such file"
+            raise ConfigError(f"cannot read prompts from {path}: {reason}")
         return _Parquet(path, names) if path.suffix in (".parquet", ".pq") else _Lines(path, names)
     if hasattr(source, "readline"):
         return _Lines(source, names)

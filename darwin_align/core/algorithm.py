@@ -24,6 +24,9 @@ __all__ = ["Search", "darwin"]
 Search = Generator[Question, Event, SearchResult]
 """Yields questions, is sent events, returns the result."""
 
+_GRACE = 0.1
+"""Share of a budget's seconds by which an operator may overshoot it before it is interrupted."""
+
 Asked = Generator[Question, Event, Population]
 
 
@@ -45,7 +48,9 @@ def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Searc
         for cycle in range(max(config.cycles, 1)):
             parent = run.parent(cycle)  # Alg. 1: parent ~ uniform(A)
             population = run.begin(cycle, parent)  # s_j <- nothing
-            if config.cycles:
+            if cycle == 0 and config.budget.limited:
+                population = yield from run.first_response_alone(population)
+            if config.cycles and not run.must_stop(population):
                 population = yield from run.ask("mutate", population)  # I_1..I_n <- mutate(parent, n)
             while population.open and not run.must_stop(population):  # until every beam has ended
                 population = yield from run.step(population)
@@ -53,12 +58,12 @@ def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Searc
             if (population.open or cycle + 1 < config.cycles) and (reason := run.enough):
                 run.stop_reason = reason
                 break
-    except _Failed:
+    except _BrokenOff:
         run.break_off()
     return run.result()
 
 
-class _Failed(Exception):  # noqa: N818 - no error: it leaves Algorithm 1 from wherever a question failed
+class _BrokenOff(Exception):  # noqa: N818 - no error: it leaves Algorithm 1 from wherever a question had no answer
     pass
 
 
@@ -81,6 +86,7 @@ class _Run:
         self.scored: Population  # the cycle under way as it last stood with every reward that it needs
         self.stop_reason = "cycles"
         self.failure: str | None = None
+        self.remarks: list[str] = []
 
     @property
     def spent(self) -> str | None:
@@ -108,9 +114,8 @@ class _Run:
         return [Answer(self.first_response, 0, 0), *self.ended]
 
     def must_stop(self, population: Population) -> bool:
-        # The first step is always taken: a budget that the mutations ate would else end without any answer.
-        begun = (population.step.cycle, population.step.index) > (0, 0)
-        return begun and (self.spent is not None or self._is_met(population.beams))
+        # With a budget the first response was decoded alone, so there is an answer that the search may end with.
+        return self.spent is not None or self._is_met(population.beams)
 
     def _is_met(self, beams: Iterable[Beam]) -> bool:
         target = self.config.target_reward
@@ -147,11 +152,10 @@ class _Run:
         """Yield one question and fold its answer.
 
         Raises:
-            _Failed: there is none, and the search is to end.
+            _BrokenOff: there is none, and the search is to end.
         """
-        asked = population.model_copy(
-            update={"step": population.step.model_copy(update={"operator": operator, **step}), "notes": ()}
-        )
+        update = {"operator": operator, **self._left, **step}
+        asked = population.model_copy(update={"step": population.step.model_copy(update=update), "notes": ()})
         question = Question(operator, asked, self.fingerprint, self.has_best)
         event = yield question
         answer = question.fold(event)
@@ -160,8 +164,55 @@ class _Run:
         self.usage = answer.usage
         if event.failure is not None:
             self.stop_reason, self.failure = f"failure: {operator}", event.failure
-            raise _Failed
+            raise _BrokenOff
+        if event.interrupted or self._stands_still(operator, asked, answer):
+            self.stop_reason = "budget: seconds"
+            raise _BrokenOff
         return answer
+
+    @property
+    def _left(self) -> dict[str, float]:
+        """What is left of the budget, for the next question."""
+        budget = self.config.budget
+        left: dict[str, float] = {}
+        if budget.tokens is not None:
+            left["tokens_left"] = max(1, budget.tokens - self.usage.decoded_tokens)
+        if budget.seconds is not None:
+            left["seconds_left"] = max(0.0, budget.seconds - self.usage.seconds)
+            left["grace_seconds"] = _GRACE * budget.seconds
+        return left
+
+    @staticmethod
+    def _stands_still(operator: OperatorName, asked: Population, answer: Population) -> bool:
+        """Whether decoding was out of time before its first token: asking again would not bring one either."""
+        if operator != "decode" or asked.step.seconds_left is None:
+            return False
+        return all(answer.beams[i].open and answer.beams[i].length == asked.beams[i].length for i in asked.open)
+
+    def first_response_alone(self, population: Population) -> Asked:
+        """Decode and score the first response before anything else is spent: a whole answer comes first."""
+        others = population.contenders
+        asleep = {i: population.beams[i].model_copy(update={"alive": False}) for i in others}
+        awake = {i: population.beams[i] for i in others}
+        answer = yield from self.ask("decode", population.with_beams(asleep), tokens=self._tokens_alone)
+        place = answer.first_response
+        if place is not None and answer.beams[place].open:
+            self._remark_cut(answer.beams[place])
+            answer = answer.with_beams({place: answer.beams[place].cut})
+        self.scored = answer.with_beams(awake)  # if the score does not come in time, the answer stands without one
+        answer = yield from self.ask("score", answer)
+        self.scored = answer.with_beams(awake)
+        return self.scored
+
+    def _remark_cut(self, first_response: Beam) -> None:
+        self.remarks.append(
+            f"the budget ({self.spent or 'seconds'}) is smaller than one whole answer, which was cut after "
+            f"{first_response.length} tokens: give the search more"
+        )
+
+    @property
+    def _tokens_alone(self) -> int:
+        return min(self.config.max_new_tokens, self.config.budget.tokens or self.config.max_new_tokens)
 
     def step(self, population: Population) -> Asked:
         """One replacement cycle: decode, score, replace."""
@@ -213,10 +264,12 @@ class _Run:
         selection failed, that step's rewards count. No champion of this cycle enters the archive.
         """
         self._close(self.scored)
+        if self.config.budget.limited and self.first_response.open:
+            self._remark_cut(self.first_response)
 
     def _close(self, population: Population) -> None:
-        self.cycles += bool(self.config.cycles)
         cycle = population.step.cycle
+        self.cycles += any(event.operator == "mutate" and event.cycle == cycle for event in self.events)
         self.ended += [Answer(population.beams[place], cycle, place) for place in population.contenders]
         for beam in population.beams:
             if beam.first_response:
@@ -246,6 +299,7 @@ class _Run:
             cycles=self.cycles,
             stop_reason=self.stop_reason,
             failure=self.failure,
+            remarks=self.remarks,
         )
 
 

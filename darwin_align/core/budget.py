@@ -38,7 +38,9 @@ class Usage(Noun):
 class Budget(Settings):
     """Limits after which a search ends with the best answer so far. ``None`` means no limit.
 
-    Budgets are looked at after every step, so one is overshot by one step at most.
+    A whole answer comes first: the plain sample is decoded and scored before anything else is spent. Only a budget that
+    is smaller than that cuts it. What is left limits each question from within: rewordings and answers stop at a token;
+    so one step is overshot at most, and seconds by 10% where an operator can be interrupted. A plain function cannot.
 
     >>> Budget(tokens=1000).spent(Usage(decoded_tokens=1200))
     'tokens'
@@ -50,6 +52,11 @@ class Budget(Settings):
     """Responses scored."""
     seconds: float | None = Field(None, gt=0)
     """Seconds spent in operators. Only a replay of such a run is exact."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return any(limit is not None for _, limit in self)
 
     def spent(self, usage: Usage) -> str | None:
         """Name the first limit that is reached, or ``None``."""

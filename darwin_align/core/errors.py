@@ -6,6 +6,7 @@ __all__ = [
     "ConfigError",
     "ContextLengthError",
     "DarwinError",
+    "DeviceMemoryError",
     "EndpointAuthenticationError",
     "EndpointConnectionError",
     "EndpointError",
@@ -15,6 +16,7 @@ __all__ = [
     "EndpointRequestError",
     "EndpointServerError",
     "EndpointTimeoutError",
+    "MissingPackageError",
     "ModelLoadError",
     "OperatorError",
     "ReplayError",
@@ -42,6 +44,14 @@ class ContextLengthError(RequestError):
 
 class ModelLoadError(DarwinError):
     """A model folder or hub id cannot be used as asked."""
+
+
+class DeviceMemoryError(DarwinError, MemoryError):
+    """The device has not enough memory, not even for one row at a time."""
+
+
+class MissingPackageError(ModelLoadError):
+    """An optional package is not installed; the message names the extra that brings it."""
 
 
 class OperatorError(DarwinError):

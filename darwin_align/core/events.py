@@ -43,6 +43,14 @@ class Event(Noun):
     failure: str | None = None
     """Why the operator gave no answer and never will. The search ended here, and the delta is empty; a replay of the
     events before this one asks the question again."""
+    interrupted: bool = False
+    """Whether the operator was interrupted by the end of the budget's time. The search ended here, and the delta is
+    empty."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the operator gave an answer."""
+        return self.failure is None and not self.interrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,15 @@ class Question:
         """
         return self._event(Delta(), seconds, failure=failure)
 
-    def _event(self, delta: Delta, seconds: float, failure: str | None = None) -> Event:
+    def interrupted(self, seconds: float = 0.0) -> Event:
+        """Say that the budget's time ended before the operator answered: the search ends with the best so far.
+
+        Args:
+            seconds: how long it was waited for.
+        """
+        return self._event(Delta(), seconds, interrupted=True)
+
+    def _event(self, delta: Delta, seconds: float, **ended: Any) -> Event:
         step = self.population.step
         return Event(
             search=self.search,
@@ -90,7 +106,7 @@ class Question:
             step=step.index,
             delta=delta,
             seconds=seconds,
-            failure=failure,
+            **ended,
         )
 
     def fold(self, event: Event) -> Population:

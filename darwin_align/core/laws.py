@@ -127,7 +127,8 @@ def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
     most = min(before.step.tokens, before.max_new_tokens - old.length)
     if not 0 <= new.length - old.length <= most:
         raise OperatorError(f"decode took beam {i} from {old.length} to {new.length} tokens; asked were at most {most}")
-    if old.open and not new.finished and new.length == old.length:
+    timed = before.step.seconds_left is not None  # time may be over before the first token
+    if old.open and not new.finished and new.length == old.length and not timed:
         raise OperatorError(f"decode gave beam {i} no token and did not finish it: the search would never end")
     if old != new and new.reward is not None:
         raise OperatorError(f"decode left beam {i} the reward of its former state: set reward=None")

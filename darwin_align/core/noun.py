@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.setting_names import explain_unknown
+from darwin_align.core.suggestions import did_you_mean
 
 __all__ = ["SCHEMA", "Noun", "Settings", "did_you_mean", "plain_errors"]
 
@@ -64,15 +65,10 @@ def plain_errors(kind: type[BaseModel]) -> Iterator[None]:
 def _sentence(kind: type[BaseModel], detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"unknown setting {name!r} for {kind.__name__}: {did_you_mean(name, kind.model_fields)}"
+        hint = explain_unknown(name, kind.model_fields, kind.__name__)
+        return f"unknown setting {name!r} for {kind.__name__}: {hint}"
     if detail["type"] == "missing":
         return f"{kind.__name__} needs {name}=…"
     if "error" in (context := detail.get("ctx", {})):
         return str(context["error"])
     return f"{kind.__name__}.{name} = {detail['input']!r} is refused: {detail['msg'].lower()}"
-
-
-def did_you_mean(name: str, known: Any) -> str:
-    """Name the closest known word, or list them all."""
-    close = get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"

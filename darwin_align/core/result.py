@@ -42,6 +42,8 @@ class SearchResult(Noun):
     "patience", or the operator that failed for good, "failure: decode" and so on."""
     failure: str | None = None
     """What the operator that failed for good said; ``None`` if none did."""
+    remarks: tuple[str, ...] = ()
+    """What the search itself wants a reader to know."""
 
     @property
     def text(self) -> str:
@@ -75,8 +77,8 @@ class SearchResult(Noun):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What operators want a reader to know, each once: fallbacks, refused mutations, how a server is asked."""
-        return tuple(dict.fromkeys(note for event in self.events for note in event.delta.notes))
+        """What a reader should know, each once: fallbacks, refused mutations, how a server is asked, what was cut."""
+        return tuple(dict.fromkeys([*(note for event in self.events for note in event.delta.notes), *self.remarks]))
 
     @classmethod
     def of(
@@ -91,16 +93,16 @@ class SearchResult(Noun):
         cycles: int,
         stop_reason: str,
         failure: str | None,
+        remarks: Sequence[str] = (),
     ) -> SearchResult:
         """Choose one of the answers; the first one is the first response."""
         ordered = [answer.beam for answer in sorted(answers, key=lambda answer: answer.rank(config))]
         ranking = tuple(_distinct(beam for beam in ordered if beam.finished and beam.reward is not None))
-        first_response = answers[0].beam
         return cls(
             request=request,
             config=config,
-            best=ranking[0] if ranking else _cut(ordered[0]),
-            first_response=first_response if first_response.finished else _cut(first_response),
+            best=ranking[0] if ranking else ordered[0].cut,
+            first_response=answers[0].beam.cut,
             ranking=ranking,
             archive=archive,
             events=tuple(events),
@@ -108,13 +110,8 @@ class SearchResult(Noun):
             cycles=cycles,
             stop_reason=stop_reason,
             failure=failure,
+            remarks=tuple(remarks),
         )
-
-
-def _cut(beam: Beam) -> Beam:
-    # A tool call that is cut cannot be made.
-    ended = {"finish_reason": beam.ending or "length", "ending": None}
-    return beam.model_copy(update={**ended, "valid": beam.valid and not beam.held, "held": False})
 
 
 def _distinct(beams: Iterable[Beam]) -> Iterable[Beam]:

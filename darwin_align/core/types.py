@@ -253,6 +253,14 @@ class Beam(Noun):
         return Response(text=self.text, tokens=self.tokens, finished=self.finished or self.ending is not None)
 
     @property
+    def cut(self) -> Beam:
+        """This beam, ended where it stands; a tool call that is cut cannot be made."""
+        if self.finished:
+            return self
+        ended = {"finish_reason": self.ending or "length", "ending": None}
+        return self.model_copy(update={**ended, "valid": self.valid and not self.held, "held": False})
+
+    @property
     def settled(self) -> Beam:
         """This beam after the selection: an end that was a candidate is one."""
         if self.ending is None:
@@ -279,6 +287,14 @@ class Step(Noun):
     """Decode at most so many tokens a beam."""
     seed: int = 0
     """Seed of the cycle; operators derive theirs from it and from their place."""
+    tokens_left: int | None = None
+    """What is left of the budget's tokens, for all beams and rewordings of this question together; ``None``: no
+    limit."""
+    seconds_left: float | None = None
+    """What is left of the budget's seconds: the operator stops then, at the next token where it can; ``None``: no
+    limit."""
+    grace_seconds: float = 0.0
+    """How long beyond that it is waited for, before what it does is given up."""
     finished_only: bool = False
     """Score finished beams only: nobody selects among partial ones."""
     candidates: bool = False
@@ -356,6 +372,11 @@ class Population(Noun):
         """Return the population with some beams exchanged, by index."""
         beams = tuple(changed.get(i, beam) for i, beam in enumerate(self.beams))
         return self.model_copy(update={"beams": beams, **fields})
+
+    @property
+    def first_response(self) -> int | None:
+        """Index of the first response; ``None`` in cycles without one."""
+        return next((i for i, beam in enumerate(self.beams) if beam.first_response), None)
 
     def spend(self, usage: Usage) -> Self:
         """Return the population with more usage on its account."""

@@ -11,6 +11,7 @@ from functools import partial
 from time import monotonic
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.terminal import printable
 from darwin_align.operators.portal import call
 
 __all__ = ["Job", "run_jobs"]
@@ -88,7 +89,13 @@ def _drawn(title: str, total: int) -> AbstractContextManager[Tick] | None:
         from rich.progress import TimeRemainingColumn as Remaining
     except ImportError:
         return None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), Remaining())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        Remaining(),
+    )
 
     @contextmanager
     def drawing() -> Iterator[Tick]:
@@ -104,11 +111,14 @@ class _Lines:
 
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total, self._done = title, total, 0
-        self._last = monotonic()
+        self._write()
 
     def __call__(self) -> None:
         self._done += 1
         if self._done == self._total or monotonic() - self._last > _QUIET:
-            self._last = monotonic()
-            sys.stderr.write(f"{self._title}: {self._done} of {self._total}\n")
-            sys.stderr.flush()
+            self._write()
+
+    def _write(self) -> None:
+        self._last = monotonic()
+        sys.stderr.write(f"{printable(self._title, single_line=True)}: {self._done} of {self._total}\n")
+        sys.stderr.flush()

@@ -23,7 +23,7 @@ from darwin_align.core.seeds import derive
 from darwin_align.evaluation.ledger import Ledger, Record
 from darwin_align.evaluation.options import need_packages
 from darwin_align.evaluation.runner import run_jobs
-from darwin_align.evaluation.subject import settings_of
+from darwin_align.langchain.assignments import settings_of
 from darwin_align.pocket import dev, gold, held_out
 from darwin_align.pocket.world import understand
 
@@ -97,7 +97,8 @@ class Contender:
         for role in ("policy", "reward"):
             if role in own and not Path(own[role]).is_dir():
                 raise ConfigError(f"{role}={own[role]}: there is no such folder")
-        config, sampling = settings_of(preset, [pair for pair in given if pair.partition("=")[0] not in _OWN])
+        changes = [pair for pair in given if pair.partition("=")[0] not in _OWN]
+        config, sampling = settings_of(preset, changes, on_failure="raise")
         if "clauses" in own:
             config = config.replace(clauses=read_clauses(own["clauses"]))
         plain = " ".join([preset, *sorted(given)])

@@ -54,6 +54,7 @@ __all__ = [
     "DarwinModelTimeoutError",
     "as_model_error",
     "ends_search",
+    "is_context_overflow",
     "is_remote_fault",
     "message_of",
     "model_errors",
@@ -126,6 +127,15 @@ def is_remote_fault(error: BaseException) -> bool:
     if isinstance(error, ContextOverflowError):  # a ModelError to LangChain
         return False
     return isinstance(error, (EndpointError, ModelError)) or _of_transport(error) is not None
+
+
+def is_context_overflow(error: BaseException) -> bool:
+    """Whether an operator's error says that a text is too long for a model's context.
+
+    >>> is_context_overflow(ContextLengthError("5000 tokens")), is_context_overflow(TypeError("a bug"))
+    (True, False)
+    """
+    return isinstance(error, (ContextLengthError, ContextOverflowError))
 
 
 def ends_search(operator: OperatorName, error: BaseException) -> bool:

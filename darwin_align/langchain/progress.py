@@ -45,7 +45,7 @@ class Standing:
             self._waiting = racing and not population.step.finished_only
             return False
         ahead, self._ahead, self._waiting = self._ahead, False, False
-        return event.failure is None and (event.operator == "select" or (event.operator == "score" and not ahead))
+        return event.answered and (event.operator == "select" or (event.operator == "score" and not ahead))
 
 
 class Progress:

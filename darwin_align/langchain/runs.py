@@ -31,11 +31,16 @@ _handed: ContextVar[RunnableConfig | None] = ContextVar("_handed", default=None)
 
 
 def children_of(run_manager: RunManager | None) -> RunnableConfig:
-    """Return a config whose runs are children of the chat model's run, or have no parent if there is none."""
+    """Return a config whose runs are children of the chat model's run, or have no parent if there is none.
+
+    Its callback manager also has the handlers that the chat model's constructor was given. They are not inheritable:
+    they receive the custom events of the chat model's own run, and nothing of its children.
+    """
     if run_manager is None:
         return _handed.get() or RunnableConfig()
     return RunnableConfig(
         callbacks=_children(
+            run_manager.handlers,
             run_manager.inheritable_handlers,
             run_manager.run_id,
             run_manager.inheritable_tags,
@@ -44,8 +49,12 @@ def children_of(run_manager: RunManager | None) -> RunnableConfig:
     )
 
 
-def adopted(config: RunnableConfig | None) -> tuple[RunnableConfig, RunnableConfig]:
+def adopted(config: RunnableConfig | None, own: Callbacks = None) -> tuple[RunnableConfig, RunnableConfig]:
     """Return a config for ``stream`` and one for the children of the run that it will start.
+
+    Args:
+        config: the call's.
+        own: callbacks that were given to the chat model's constructor.
 
     The run's id is drawn here, where it is not given, and so are the handlers that the environment adds: a tracer of
     its own would not know its parent.
@@ -53,10 +62,11 @@ def adopted(config: RunnableConfig | None) -> tuple[RunnableConfig, RunnableConf
     config = ensure_config(config)
     config["run_id"] = run_id = config.get("run_id") or uuid7()
     known = CallbackManager.configure(_plain(config.get("callbacks")))
+    handlers = CallbackManager.configure(_plain(config.get("callbacks")), _plain(own)).handlers
     config["callbacks"] = known
     tags = [*known.inheritable_tags, *config.get("tags", [])]
     metadata = {**known.inheritable_metadata, **config.get("metadata", {})}
-    return config, RunnableConfig(callbacks=_children(known.inheritable_handlers, run_id, tags, metadata))
+    return config, RunnableConfig(callbacks=_children(handlers, known.inheritable_handlers, run_id, tags, metadata))
 
 
 def handing(chunks: Generator[T, None, None], children: RunnableConfig) -> Generator[T, None, None]:
@@ -96,9 +106,10 @@ def _plain(callbacks: Callbacks) -> Callbacks:
     return cast("Callbacks", callbacks) if isinstance(callbacks, BaseCallbackManager) else list(callbacks or [])
 
 
-def _children(handlers: list[Any], run_id: Any, tags: list[str], metadata: dict[str, Any]) -> CallbackManager:
-    manager = CallbackManager(handlers=[], parent_run_id=run_id)
-    manager.set_handlers(handlers)
+def _children(
+    handlers: list[Any], inheritable: list[Any], run_id: Any, tags: list[str], metadata: dict[str, Any]
+) -> CallbackManager:
+    manager = CallbackManager(handlers=list(handlers), inheritable_handlers=list(inheritable), parent_run_id=run_id)
     manager.add_tags(list(dict.fromkeys(tags)))
     # What says which chat model it is belongs to the model's own run.
     manager.add_metadata({name: value for name, value in metadata.items() if not name.startswith("ls_")})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from darwin_align.core import Sampling, SearchConfig
-from darwin_align.core.errors import ConfigError
+from darwin_align.core.errors import ConfigError, ContextLengthError
 
-__all__ = ["ALIASES", "SETTINGS", "joined"]
+__all__ = ["ALIASES", "SETTINGS", "joined", "readable"]
+
+logger = logging.getLogger(__name__)
 
 ALIASES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
 """What else a setting is called."""
@@ -50,3 +53,31 @@ def joined(parts: Mapping[str, Any]) -> dict[str, Any]:
             by_hand = {setting: getattr(given, setting) for setting in given.model_fields_set} if given else {}
             rest[name] = kind(**{**by_hand, **mine})
     return rest
+
+
+def readable(config: SearchConfig, room: int | None) -> tuple[SearchConfig, tuple[str, ...]]:
+    """Cut answers where the scorer could read them no further: before decoding, not in the middle of it.
+
+    Args:
+        config: the settings.
+        room: tokens of an answer that the scorer can read; ``None`` knows no limit.
+
+    Returns:
+        The settings, and a note, which is logged, if answers are cut.
+
+    Raises:
+        ContextLengthError: there is no room for an answer at all.
+    """
+    if room is None or room >= config.max_new_tokens:
+        return config, ()
+    if room < 1:
+        raise ContextLengthError(
+            "the reward model's context has no room for an answer to this conversation: shorten it"
+        )
+    note = (
+        f"answers are cut after {room} tokens instead of max_new_tokens={config.max_new_tokens}: the reward model's "
+        "context has no room for more behind this conversation. Shorten the conversation, or use a reward model with "
+        "a longer context"
+    )
+    logger.warning("%s", note)
+    return config.replace(max_new_tokens=room), (note,)

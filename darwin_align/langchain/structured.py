@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal, get_args
 
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.output_parsers import BaseOutputParser
+from langchain_core.outputs import ChatGeneration
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.noun import did_you_mean
+from darwin_align.langchain.parsers import JsonAnswerParser, JsonCallParser, PydanticAnswerParser, PydanticCallParser
 
 __all__ = ["Method", "Schema", "Structure", "as_response_format"]
 
@@ -79,15 +81,25 @@ class Structure:
         return _tool(given, self.strict)
 
     @property
-    def parser(self) -> Runnable[Any, Any]:
-        """Reads an answer: one of LangChain's own."""
+    def parser(self) -> BaseOutputParser[Any]:
+        """Parses an answer, and refuses one that is cut or does not match the schema."""
         schema: Any = self.schema
         is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
         if self.method == "function_calling":
             if is_class:
-                return PydanticToolsParser(tools=[schema], first_tool_only=True)
-            return JsonOutputKeyToolsParser(key_name=self.tool["function"]["name"], first_tool_only=True)
-        return PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+                return PydanticCallParser(tools=[schema], first_tool_only=True)
+            return JsonCallParser(
+                key_name=self.tool["function"]["name"], first_tool_only=True, json_schema=self._json_schema
+            )
+        if is_class:
+            return PydanticAnswerParser(pydantic_object=schema)
+        return JsonAnswerParser(json_schema=self._json_schema)
+
+    @property
+    def _json_schema(self) -> Any:
+        if self.schema is None:
+            return {"type": "object"}
+        return as_response_format(self.schema, self.strict)["json_schema"]["schema"]
 
     def read(self, model: Runnable[Any, AIMessage], *, include_raw: bool) -> Runnable[Any, Any]:
         """A chain that reads the model's answers.
@@ -99,9 +111,17 @@ class Structure:
         parser = self.parser
         if not include_raw:
             return model | parser
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        nothing = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=model) | parsed.with_fallbacks([nothing], exception_key="parsing_error")
+        nothing: Runnable[Any, Any] = RunnableLambda(lambda _: None)
+        parsed = (itemgetter("raw") | parser).with_fallbacks([nothing], exceptions_to_handle=(OutputParserException,))
+
+        def parsing_error(answer: dict[str, Any]) -> OutputParserException | None:
+            try:
+                parser.parse_result([ChatGeneration(message=answer["raw"])])
+            except OutputParserException as error:
+                return error
+            return None
+
+        return RunnableMap(raw=model) | RunnablePassthrough.assign(parsed=parsed, parsing_error=parsing_error)
 
 
 def as_response_format(given: Any, strict: bool | None = None) -> dict[str, Any]:

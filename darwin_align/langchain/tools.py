@@ -159,7 +159,7 @@ def profile_of(policy: Any, config: SearchConfig) -> ModelProfile:
         audio_inputs=False,
         video_inputs=False,
         max_output_tokens=config.max_new_tokens,
-        tool_calling=tells_calls(policy),
+        tool_calling=tells_calls(policy) and bool(getattr(policy, "supports_tools", True)),
         tool_choice=enforces,
         structured_output=enforces,
         temperature=True,

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import inf, nextafter
 from operator import index
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, Union
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
@@ -24,9 +24,19 @@ from darwin_align.core.noun import plain_errors
 from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
-from darwin_align.operators.policy import Continuation, Row, check_ranks, current_search, usage_of
-from darwin_align.operators.portal import acall, call
+from darwin_align.operators.policy import (
+    Allowance,
+    Continuation,
+    Row,
+    check_ranks,
+    current_allowance,
+    current_search,
+    usage_of,
+)
+from darwin_align.operators.portal import acall, call, time_limit
+from darwin_align.operators.report import Report
 from darwin_align.operators.rewording import filled_note
+from darwin_align.operators.timed import generate_call
 from darwin_align.operators.tracing import TracedSmall, cut, summary
 from darwin_align.operators.usage import with_policy_usage
 from darwin_align.operators.verdicts import check_asked, judged
@@ -37,26 +47,11 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Scorer", "Selector"]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 Reply = Union[T, Awaitable[T]]  # noqa: UP007 - a generic alias needs the old spelling
 Ask = tuple[Callable[..., Any], tuple[Any, ...]]
 Dialogue = Generator[Ask, Any, Population]
 Check = Callable[[Request, str], Reply[str | None]]
 """``check(request, mutation)`` returns the reason for which a mutation is refused, or ``None``."""
-
-
-@dataclass(frozen=True)
-class Report(Generic[T_co]):
-    """An operator method's answer together with what it spent: return it instead of the bare answer."""
-
-    answer: T_co
-    usage: Usage = field(default_factory=Usage)
-    notes: tuple[str, ...] = ()
-
-    @staticmethod
-    def of(reply: T | Report[T]) -> Report[T]:
-        """Wrap a bare answer."""
-        return reply if isinstance(reply, Report) else Report(reply)
 
 
 class Operator(TracedSmall[Population, Population]):
@@ -97,28 +92,39 @@ class Operator(TracedSmall[Population, Population]):
 
     def _answer(self, population: Population) -> Population:
         dialogue = self._dialogue(population)
-        asking = current_search.set(population.search_id)
         try:
-            method, args = next(dialogue)
-            while True:
-                method, args = dialogue.send(call(method, *args))
+            with _answering(population):
+                method, args = next(dialogue)
+                while True:
+                    method, args = dialogue.send(call(method, *args))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-        finally:
-            current_search.reset(asking)
 
     async def _aanswer(self, population: Population) -> Population:
         dialogue = self._dialogue(population)
-        asking = current_search.set(population.search_id)
         try:
-            method, args = next(dialogue)
-            while True:
-                reply = await acall(method, *args)
-                method, args = dialogue.send(reply)
+            with _answering(population):
+                method, args = next(dialogue)
+                while True:
+                    reply = await acall(method, *args)
+                    method, args = dialogue.send(reply)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-        finally:
-            current_search.reset(asking)
+
+
+@contextmanager
+def _answering(population: Population) -> Iterator[None]:
+    """What the methods of an operator can look up while it answers: the search, and what it may still spend."""
+    step = population.step
+    limit = None if step.seconds_left is None else step.seconds_left + step.grace_seconds
+    search = current_search.set(population.search_id)
+    allowance = current_allowance.set(Allowance.of(step.tokens_left, step.seconds_left))
+    try:
+        with time_limit(limit):
+            yield
+    finally:
+        current_allowance.reset(allowance)
+        current_search.reset(search)
 
 
 class Mutator(Operator):
@@ -144,9 +150,12 @@ class Mutator(Operator):
         kept: list[str] = []
         for attempt in range(2):
             if missing := len(groups) - len(kept):
+                if current_allowance.get().spent:
+                    break
                 seed = derive(population.step.seed, "mutate", attempt)
                 report = Report.of((yield self.mutate, (population.request, parent, missing, seed)))
                 population = population.spend(report.usage).note(*report.notes)
+                current_allowance.set(current_allowance.get().after(report.usage))
                 for mutation in _mutations(report.answer, missing):
                     reason, spent = yield from self._refusal(population.request, mutation)
                     population = population.spend(spent)
@@ -204,8 +213,7 @@ class Decoder(Operator):
         if population.step.candidates:
             check_ranks(self.policy)
         rows = self._rows(population, indices)
-        ask = getattr(self.policy, "submit", self.policy.generate)
-        report = Report.of((yield ask, (rows,)))
+        report = Report.of((yield generate_call(self.policy, rows)))
         reply: Sequence[Continuation] = report.answer
         if not isinstance(reply, Sequence) or not all(isinstance(c, Continuation) for c in reply):
             raise OperatorError(f"generate must return a list of continuations, not {reply!r:.80}")
@@ -244,6 +252,7 @@ class Decoder(Operator):
             text=beam.text,
             search_id=population.search_id,
             rank=rank,
+            seconds=step.seconds_left,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -14,14 +14,16 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.clauses import Clause, sentences, with_clauses
 from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
-from darwin_align.operators.base import Check, Mutator, Report
+from darwin_align.operators.base import Check, Mutator
 from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
-from darwin_align.operators.policy import Continuation, Row, current_search, usage_of
+from darwin_align.operators.policy import Continuation, Row, current_allowance, current_search, usage_of
 from darwin_align.operators.portal import acall
-from darwin_align.operators.prompts import MANY, MutationPrompt, parse_list
+from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField, parse_list
+from darwin_align.operators.report import Report
 from darwin_align.operators.rewording import unread
 from darwin_align.operators.signatures import check_signature, check_variables
+from darwin_align.operators.timed import generate_call
 from darwin_align.operators.usage import counting, with_policy_usage
 
 __all__ = [
@@ -43,7 +45,8 @@ class PolicyMutator(Mutator):
 
     policy: Any
     """A :class:`~darwin_align.operators.policy.Policy`."""
-    prompt: MutationPrompt = MANY
+    prompt: MutationPromptField = MANY
+    """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
     sampling: Sampling = Sampling(temperature=1.0)
     max_tokens: int = Field(512, gt=0)
     """Tokens of one reply."""
@@ -61,11 +64,15 @@ class PolicyMutator(Mutator):
         if refusal and (reason := await acall(refusal, asked, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         replies = n if self.prompt.one_per_reply else 1
-        search = current_search.get()
-        rows = [Row(asked, self.max_tokens, seed=derive(seed, i), search_id=search) for i in range(replies)]
-        report = Report.of(await acall(getattr(self.policy, "submit", self.policy.generate), rows))
+        search, allowance = current_search.get(), current_allowance.get()
+        most, seconds = allowance.each(self.max_tokens, replies), allowance.seconds
+        rows = [Row(asked, most, seed=derive(seed, i), search_id=search, seconds=seconds) for i in range(replies)]
+        generate, arguments = generate_call(self.policy, rows)
+        report = Report.of(await acall(generate, *arguments))
         continuations: Sequence[Continuation] = report.answer
-        found, notes = _read(self.prompt, [c.text for c in continuations])
+        limited = most < self.max_tokens or seconds is not None
+        cut = frozenset(c.text for c in continuations if limited and not c.finish_reason)
+        found, notes = _read(self.prompt, [c.text for c in continuations], cut)
         return Report(found[:n], usage_of(continuations) + report.usage, (*report.notes, *notes))
 
 
@@ -73,7 +80,8 @@ class ChatModelMutator(Mutator):
     """Any LangChain chat model rewords the instruction. A run repeats if the model repeats itself."""
 
     model: BaseChatModel
-    prompt: MutationPrompt = MANY
+    prompt: MutationPromptField = MANY
+    """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
     checks: tuple[Check, ...] = (words_it_as_request,)
 
     def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
@@ -113,9 +121,14 @@ class ChainMutator(Mutator):
         return Report(found, counter.as_policy, () if found else unread([text]))
 
 
-def _read(prompt: MutationPrompt, replies: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The rewordings in the replies, and notes of the replies that hold none."""
-    read = {reply: prompt.read(reply) for reply in replies}
+def _read(
+    prompt: MutationPrompt, replies: Sequence[str], cut: Collection[str] = ()
+) -> tuple[list[str], tuple[str, ...]]:
+    """The rewordings in the replies, and notes of the replies that hold none.
+
+    The last rewording of a reply that the budget ``cut`` is not whole.
+    """
+    read = {reply: prompt.read(reply)[: -1 if reply in cut else None] for reply in replies}
     return [one for reply in replies for one in read[reply]], unread(reply for reply in read if not read[reply])
 
 

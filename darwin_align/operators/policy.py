@@ -4,17 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, Protocol, runtime_checkable
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import FinishReason, Request
 
-__all__ = ["Continuation", "FunctionPolicy", "Policy", "Row", "check_ranks", "current_search", "usage_of"]
+__all__ = [
+    "Allowance",
+    "Continuation",
+    "FunctionPolicy",
+    "Policy",
+    "Row",
+    "check_ranks",
+    "current_allowance",
+    "current_search",
+    "usage_of",
+]
 
 current_search: ContextVar[str] = ContextVar("current_search", default="")
 """The search whose question is being answered: an opaque hint for caches, like ``Row.search_id``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What the question that is being answered may still spend of its search's budget; ``None`` is no limit."""
+
+    tokens: int | None = None
+    """Tokens to decode."""
+    deadline: float | None = None
+    """On the clock of :func:`time.monotonic`."""
+
+    @classmethod
+    def of(cls, tokens: int | None, seconds: float | None) -> Allowance:
+        """An allowance of so many tokens, and of so many seconds from now on."""
+        return cls(tokens, None if seconds is None else monotonic() + seconds)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that are left."""
+        return None if self.deadline is None else max(0.0, self.deadline - monotonic())
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        return self.tokens == 0 or self.seconds == 0.0
+
+    def each(self, most: int, rows: int) -> int:
+        """Tokens for each of so many rows: at most ``most``, at least one."""
+        return most if self.tokens is None else max(1, min(most, self.tokens // rows))
+
+    def after(self, usage: Usage) -> Allowance:
+        """What is left when so much more was spent."""
+        return self if self.tokens is None else replace(self, tokens=max(0, self.tokens - usage.decoded_tokens))
+
+
+_NO_LIMITS = Allowance()
+current_allowance: ContextVar[Allowance] = ContextVar("current_allowance", default=_NO_LIMITS)
+"""For operators that decode more than they are asked for, e.g. to reword."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +85,9 @@ class Row:
     """Write the token of this rank (0 is the most likely) in place of a draw, one token only, and tell its
     log-probability under the model's own distribution. Only policies with ``ranks_tokens`` are asked for it; one that
     has fewer tokens to offer repeats the last."""
+    seconds: float | None = None
+    """Stop after so many seconds with what was written by then, even if that is nothing. Only policies with
+    ``stops_in_time`` heed it; others are asked for short pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +124,7 @@ class Policy(Protocol):
     A policy that queues rows elsewhere may also have ``submit(rows)``, marked with
     :func:`~darwin_align.operators.portal.submits`: it returns a future at once, and then it is what a search calls.
     A policy that holds something for a search may have ``release(search_id)``, called when the search is over.
-    One that heeds ``Row.rank`` has ``ranks_tokens = True``.
+    One that heeds ``Row.rank`` has ``ranks_tokens = True``, one that heeds ``Row.seconds`` ``stops_in_time = True``.
     """
 
     def generate(self, rows: Sequence[Row]) -> Sequence[Continuation] | Awaitable[Sequence[Continuation]]:

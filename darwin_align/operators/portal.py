@@ -16,11 +16,14 @@ import contextvars
 import inspect
 import os
 import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from time import monotonic
 from typing import Any, TypeVar
 
-__all__ = ["acall", "call", "on_portal", "submits", "wait"]
+__all__ = ["OutOfTime", "acall", "call", "off_loop", "on_portal", "submits", "time_limit", "wait"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -109,12 +112,98 @@ def submits(method: F) -> F:
     return method
 
 
+class OutOfTime(Exception):  # noqa: N818 - no error: the time that a call was given is over
+    """What was called did not end within the :func:`time_limit`, and was cancelled."""
+
+
+_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("_deadline", default=None)
+"""On the clock of :func:`time.monotonic`."""
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Interrupt what is called from here on, as far as it waits for anything: plain code that computes goes on.
+
+    Args:
+        seconds: from now on; ``None`` sets no limit. Of limits within each other the earlier one counts.
+
+    Raises:
+        OutOfTime: by :func:`call`, :func:`acall` and :func:`wait`, once the time is over.
+    """
+    limits = [limit for limit in (_deadline.get(), None if seconds is None else monotonic() + seconds) if limit]
+    setting = _deadline.set(min(limits, default=None))
+    try:
+        yield
+    finally:
+        _deadline.reset(setting)
+
+
+def _time_left() -> float | None:
+    deadline = _deadline.get()
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def off_loop(submit: Callable[[], Future[T]]) -> Future[T]:
+    """Call what returns a future; where an event loop runs on this thread, in another thread.
+
+    For methods that :func:`submits` marks and whose preparation takes long: tokenising long texts, compiling grammars.
+
+    Returns:
+        A future of the same result; cancelling it cancels what ``submit`` returned.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return submit()
+    outer: Future[T] = Future()
+    _the_portal().pool.submit(contextvars.copy_context().run, _pass_on, submit, outer)
+    return outer
+
+
+def _pass_on(submit: Callable[[], Future[T]], outer: Future[T]) -> None:
+    """Submit, and tie two futures together: the outer takes the result, and its cancellation reaches the inner."""
+    if outer.cancelled():
+        return
+    try:
+        inner = submit()
+    except BaseException as error:  # noqa: BLE001 - who waits for the future must hear of it
+        _settle(outer, partial(outer.set_exception, error))
+        return
+
+    def finished(done: Future[T]) -> None:
+        if done.cancelled():
+            outer.cancel()
+        elif (error := done.exception()) is not None:
+            _settle(outer, partial(outer.set_exception, error))
+        else:
+            _settle(outer, partial(outer.set_result, done.result()))
+
+    inner.add_done_callback(finished)
+    outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
+
+
+def _settle(future: Future[Any], settle: Callable[[], None]) -> None:
+    try:
+        settle()
+    except InvalidStateError:
+        if not future.cancelled():  # else its caller left meanwhile
+            raise
+
+
 def wait(future: Future[T]) -> T:
-    """Wait for a future in plain code; an interrupted caller, or one whose own call is cancelled, cancels it."""
+    """Wait for a future in plain code; an interrupted caller, or one whose own call is cancelled, cancels it.
+
+    Raises:
+        OutOfTime: the time limit is over.
+    """
     if (waits := _waits.get()) is not None:
         waits.add(future)
     try:
-        return future.result()
+        return future.result(_time_left())
+    except TimeoutError:
+        if future.done():  # its own error
+            raise
+        raise OutOfTime from None
     finally:
         future.cancel()  # a finished future stays as it is
 
@@ -150,7 +239,20 @@ async def acall(method: Callable[..., Any], *args: Any) -> Any:
     """Call a plain or ``async`` method from any event loop; a plain one runs in a thread.
 
     Cancelling it cancels what is asynchronous below it, also behind a plain method.
+
+    Raises:
+        OutOfTime: the time limit is over.
     """
+    try:
+        async with asyncio.timeout(_time_left()) as limit:
+            return await _acall(method, *args)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise OutOfTime from None
+
+
+async def _acall(method: Callable[..., Any], *args: Any) -> Any:
     portal = _the_portal()
     if inspect.iscoroutinefunction(method):
         coroutine = method(*args)

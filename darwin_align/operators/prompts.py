@@ -7,11 +7,14 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request
 
-__all__ = ["MANY", "MutationPrompt", "delimited", "parse_list", "transcript"]
+__all__ = ["MANY", "MutationPrompt", "MutationPromptField", "delimited", "parse_list", "transcript"]
 
 _BRACKETS = str.maketrans("\u2039\u2329\u3008\u27e8\u300a\u276e", "<<<<<<")
 """Signs that look like "<" and that Unicode does not take for it."""
@@ -100,6 +103,14 @@ class MutationPrompt:
     def read(self, reply: str) -> list[str]:
         """Return the rewordings in a reply."""
         return [line] if self.one_per_reply and (line := reply.strip()) else parse_list(reply)
+
+
+def _of_text(given: Any) -> Any:
+    return MutationPrompt(given, one_per_reply="{n}" not in given) if isinstance(given, str) else given
+
+
+MutationPromptField = Annotated[MutationPrompt, BeforeValidator(_of_text)]
+"""A :class:`MutationPrompt`, or its template alone: one with ``{n}`` asks once for a list, any other asks n times."""
 
 
 def _context(request: Request, seed: int) -> str:

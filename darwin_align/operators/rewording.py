@@ -51,7 +51,7 @@ class ParentShare:
 
     def see(self, question: Question, event: Event) -> None:
         """Count an event, recorded or new."""
-        if event.operator == "mutate" and event.failure is None:
+        if event.operator == "mutate" and event.answered:
             self._missing += _missing(event.delta.notes)
             self._places += len(question.population.groups())
             self._warned = self._warned or any(note.startswith(_TOO_FEW) for note in event.delta.notes)

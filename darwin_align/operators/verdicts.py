@@ -76,6 +76,12 @@ def check_asked(request: Request, policy: Any) -> None:
             f"the request has tools, but {type(policy).__name__} does not say how its model writes tool calls: use a "
             "LocalPolicy or an EndpointPolicy, or give the policy an attribute tool_syntax (a ToolSyntax)"
         )
+    # A call that must be made ends an exchange; others go on with their results, which the model has to see.
+    if not getattr(policy, "supports_tools", True) and forced_tools(request) is None:
+        raise RequestError(
+            "the request has tools, but the policy's chat template does not show tools, calls and their results to the "
+            "model: use a model that was trained with tools, or give the policy a chat_template=… that renders them"
+        )
     # A template that is there already is looked at; one that a server must be asked for is not.
     template = getattr(policy, "__dict__", {}).get("template")
     if template is not None:

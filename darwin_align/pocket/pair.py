@@ -55,15 +55,15 @@ def pocket_search(
     from darwin_align.backends.local import LocalPolicy, LocalScorer
 
     parts.setdefault("clauses", pocket_clauses())
+    if parts.get("mutator") is None:
+        template = MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}")
+        parts.setdefault("mutation_prompt", MutationPrompt(template, bare_tag=True))
     parts.setdefault("guard", LexicalIntent(ignore=_clause_words()))
     if "scorer" not in parts:
         parts["scorer"] = LocalScorer.from_pretrained(reward or reward_path(), threads=1)
     # One thread: for models this small, more threads only wait for each other.
     return DarwinSearch(
         policy=LocalPolicy.from_pretrained(policy or policy_path(), threads=1),
-        mutation_prompt=MutationPrompt(
-            MUTATION_PROMPT.replace("<request>\n{instruction}\n</request>", "{instruction}"), bare_tag=True
-        ),
         config=pocket_config(config),
         **parts,
     )

@@ -123,7 +123,7 @@ def dynamics_of(answered: Sequence[Answered], lineage: Lineage, p: float) -> Dyn
     """Walk through a search's selections."""
     moments: list[Moment] = []
     for question, event, after in answered:
-        if question.operator != "select" or event.failure is not None:
+        if question.operator != "select" or not event.answered:
             continue
         beams = question.population.beams
         won = (i for i, (old, new) in enumerate(zip(beams, after.beams, strict=True)) if new.wins > old.wins)

@@ -138,7 +138,7 @@ class _Cycle:
 
     def answered(self, answered: Answered) -> None:
         question, event, after = answered
-        if event.failure is not None:
+        if not event.answered:
             self._restore()
             return
         self.steps = max(self.steps, event.step + (event.operator != "mutate"))

@@ -58,7 +58,9 @@ def who(answer: AIMessage) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Ask, and say who answered."""
-    parser = argparse.ArgumentParser(description="An endpoint, and this machine for when it is down.")
+    parser = argparse.ArgumentParser(
+        description="An endpoint, and this machine for when it is down.", allow_abbrev=False
+    )
     parser.add_argument("--url", default=DOWN, help="a server with the embedded policy (default: one that is down)")
     url = parser.parse_args(argv).url
     answer = build(url).invoke(QUESTION)

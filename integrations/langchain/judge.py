@@ -90,7 +90,7 @@ def _indifferent(request: Request, responses: Sequence[Response]) -> list[float]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Let the judge decide, and show the first response beside the winner."""
-    parser = argparse.ArgumentParser(description="A judge as the reward.")
+    parser = argparse.ArgumentParser(description="A judge as the reward.", allow_abbrev=False)
     parser.add_argument("--url", help="a server with a judge (default: a rule stands in)")
     parser.add_argument("--model", help="the judge's name there")
     given = parser.parse_args(argv)

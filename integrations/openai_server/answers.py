@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 import darwin_align
 
-from .conversation import call_chunks, to_openai
+from .conversation import call_chunks, invalid_text, to_openai
 
 __all__ = ["DONE", "Reply", "darwin_of", "event", "headers_of"]
 
@@ -63,7 +63,7 @@ class Reply:
             {
                 "index": i,
                 "message": to_openai(message),
-                "finish_reason": message.response_metadata["finish_reason"],
+                "finish_reason": _finish(message),
                 "logprobs": None,
                 "darwin": _of_choice(message),
             }
@@ -83,11 +83,11 @@ class Reply:
 
     def body(self, message: AIMessage, index: int, *, with_text: bool) -> Iterator[bytes]:
         """An answer's text and calls, as far as they were not told yet, and its end."""
-        if with_text and message.text:
-            yield self.piece(message.text, index)
+        if text := (message.text if with_text else "") + invalid_text(message):
+            yield self.piece(text, index)
         if calls := call_chunks(message):
             yield self._chunk([_choice(index, {"tool_calls": calls})])
-        finish = _choice(index, {}, message.response_metadata["finish_reason"], darwin=_of_choice(message))
+        finish = _choice(index, {}, _finish(message), darwin=_of_choice(message))
         yield self._chunk([finish], **({"darwin": darwin_of(message)} if index == 0 else {}))
 
     def usage(self, message: AIMessage) -> bytes:
@@ -103,6 +103,12 @@ class Reply:
 
 def _choice(index: int, delta: dict[str, Any], finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None, **fields}
+
+
+def _finish(message: AIMessage) -> str:
+    """Why an answer ended. One whose calls can all not be made has none to wait for."""
+    reason: str = message.response_metadata["finish_reason"]
+    return "stop" if reason == "tool_calls" and not message.tool_calls else reason
 
 
 def _of_choice(message: AIMessage) -> dict[str, Any]:

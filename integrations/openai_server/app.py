@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -17,18 +19,19 @@ from starlette.responses import Response
 import darwin_align
 from darwin_align import DarwinChatModel, Scorer
 
-from .asked import Asked
 from .chat import Chats
-from .doors import BoundedBody, KeyRequired, Watched
+from .doors import BoundedBody, HostAllowed, KeyRequired, Watched
 from .faults import Fault, fault_of, refusal, validation_fault
 from .gate import ClientGone
 from .metrics import Metrics
 from .rewards import Rewards
-from .served import chosen, reward_models, search_models
-from .settings import ServerSettings
+from .served import SearchModel, chosen, reward_models, search_models
+from .settings import LOOPBACK_NAMES, ServerSettings
 from .wire import ChatRequest, ClassifyRequest, GetRewardRequest, RewardsRequest
 
 __all__ = ["create_app"]
+
+logger = logging.getLogger(__name__)
 
 _HEALTH, _METRICS = "/healthz", "/metrics"
 
@@ -54,9 +57,15 @@ def create_app(
     scorers = Rewards(reward_models(models) if rewards is None else rewards, settings, metrics)
     # No pages with documentation: they load scripts from elsewhere. The schema is at /openapi.json.
     app = FastAPI(title="darwin_align", version=darwin_align.__version__, docs_url=None, redoc_url=None)
+    app.state.chats = chats
     _watch(metrics, chats, scorers, models)
+    if find_spec("llguidance") is None:
+        logger.warning(
+            "response_format and a forced tool_choice are answered by 501 where models run in this process, for the "
+            "package llguidance is missing: pip install 'darwin-align[constrained]'"
+        )
     _answer_faults(app)
-    _route_chat(app, served, chats, settings)
+    _route_chat(app, served, chats)
     _route_models(
         app, {**{name: one.card for name, one in served.items()}, **{n: scorers.card(n) for n in scorers.scorers}}
     )
@@ -65,7 +74,12 @@ def create_app(
     free = {_HEALTH, *([_METRICS] if settings.open_metrics else [])}
     paths = {path for route in app.routes if "{" not in (path := getattr(route, "path", "{"))}
     app.add_middleware(BoundedBody, most=settings.body_bytes, seconds=settings.body_seconds)
-    app.add_middleware(KeyRequired, keys=settings.api_keys, free=free)
+    most_each = settings.per_key("requests")
+    app.add_middleware(KeyRequired, keys=settings.api_keys, free=free, most_each=most_each)
+    if settings.allowed_hosts or not settings.api_keys:
+        names = {*LOOPBACK_NAMES, *settings.allowed_hosts}
+        # Behind keys a probe may come by any address.
+        app.add_middleware(HostAllowed, names=names, free={_HEALTH} if settings.api_keys else ())
     app.add_middleware(Watched, metrics=metrics, routes=paths)
     return app
 
@@ -102,12 +116,11 @@ def _answer_faults(app: FastAPI) -> None:
     app.add_exception_handler(ClientGone, unheard)
 
 
-def _route_chat(app: FastAPI, served: Mapping[str, Any], chats: Chats, settings: ServerSettings) -> None:
+def _route_chat(app: FastAPI, served: Mapping[str, SearchModel], chats: Chats) -> None:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(request: Request, body: Annotated[ChatRequest, Body()]) -> Response:
         """Search for a well rewarded answer."""
-        asked = Asked.of(body, chosen(served, body.model), settings.limits)
-        return await chats.answer(request, asked, body)
+        return await chats.answer(request, chosen(served, body.model), body)
 
 
 def _route_models(app: FastAPI, cards: Mapping[str, Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from .conversation import to_langchain
+from .conversation import check_texts, texts_of, to_langchain
 from .faults import invalid
 from .served import SearchModel
 from .settings import SearchLimits
@@ -42,6 +42,7 @@ class Asked:
             ConfigError: settings that contradict each other.
             RequestError: a conversation that cannot be answered.
         """
+        check_texts(limits, texts_of(request.messages), "messages")
         messages, n = to_langchain(request.messages), request.n or 1
         settings = {**served.base, **_settings(request)}
         core, config = served.model.search.request(messages, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -15,14 +15,16 @@ from starlette.types import Receive, Scope, Send
 
 from darwin_align import Population
 from darwin_align.core import Event
+from darwin_align.operators.portal import acall
 
 from .answers import DONE, Reply, darwin_of, event, headers_of
 from .asked import Asked
 from .faults import fault_of
-from .gate import ClientGone, Gate, client_left, while_connected
+from .gate import ClientGone, Gate, client_left, client_of, while_connected
 from .metrics import Metrics
+from .served import SearchModel
 from .settings import ServerSettings
-from .wire import ChatRequest
+from .wire import ChatRequest, ignored_names
 
 __all__ = ["Chats"]
 
@@ -39,17 +41,19 @@ class Chats:
 
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
-        self.gate = Gate(settings.max_searches, "searches")
+        self.gate = Gate(settings.max_searches, "searches", settings.per_key("searches"))
 
-    async def answer(self, request: Request, asked: Asked, body: ChatRequest) -> Response:
+    async def answer(self, request: Request, served: SearchModel, body: ChatRequest) -> Response:
         """Search, and reply in whole or as a stream.
 
         Raises:
-            Fault: too many searches are under way.
+            Fault: too many searches are under way, or the request asks for too much.
+            ConfigError: settings that contradict each other.
+            RequestError: a conversation that cannot be answered.
             ClientGone: the client left.
         """
-        search = _Search(asked, self)
-        task = self.gate.run(search.run)
+        search = _Search(served, body, self)
+        task = self.gate.run(search.run, client_of(request))
         try:
             if body.stream:
                 return await self._stream(search, task, body, request)
@@ -57,7 +61,8 @@ class Chats:
         except ClientGone:
             self.metrics.cancelled.labels("search").inc()
             raise
-        return JSONResponse(Reply(asked.served.id).whole(messages), headers=headers_of(messages[0]))
+        headers = {**search.headers, **headers_of(messages[0])}
+        return JSONResponse(Reply(served.id).whole(messages), headers=headers)
 
     async def _stream(
         self, search: _Search, task: asyncio.Task[list[AIMessage]], body: ChatRequest, request: Request
@@ -80,38 +85,49 @@ class Chats:
             left.cancel()
         usage = bool(body.stream_options and body.stream_options.include_usage)
         events = search.events(task, include_usage=usage, request_id=request.state.request_id)
-        return _Stream(events, task, self.metrics)
+        return _Stream(events, task, self.metrics, search.headers)
 
 
 class _Search:
     """One search under way."""
 
-    def __init__(self, asked: Asked, owner: Chats) -> None:
-        self.asked, self.settings, self.metrics = asked, owner.settings, owner.metrics
+    def __init__(self, served: SearchModel, body: ChatRequest, owner: Chats) -> None:
+        self.served, self.body, self.settings, self.metrics = served, body, owner.settings, owner.metrics
         self.begun = asyncio.Event()
         """Set once anything is scored."""
+        self.committed = False
+        """Whether the text is told before the answer is decided."""
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
     async def run(self) -> list[AIMessage]:
         """Search for the answers, best first."""
         try:
-            async with asyncio.timeout(self.asked.seconds + self.settings.late_seconds):
-                messages = await (self._committed() if self.asked.committed else self._decided())
+            # Long conversations take their time.
+            asked: Asked = await acall(Asked.of, self.body, self.served, self.settings.limits)
+            async with asyncio.timeout(asked.seconds + self.settings.late_seconds):
+                messages = await (self._committed(asked) if asked.committed else self._decided(asked))
         finally:
             self._pieces.put_nowait(None)
-        self.metrics.searched(self.asked.served.id, darwin_of(messages[0]))
+        self.metrics.searched(self.served.id, darwin_of(messages[0]))
         return messages
 
-    async def _decided(self) -> list[AIMessage]:
-        settings: dict[str, Any] = {**self.asked.settings, "n": self.asked.n, "on_event": self._on_event}
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the reply says of the request itself."""
+        ignored = sorted(ignored_names(self.body))
+        return {"x-darwin-ignored": ", ".join(ignored)} if ignored else {}
+
+    async def _decided(self, asked: Asked) -> list[AIMessage]:
+        settings: dict[str, Any] = {**asked.settings, "n": asked.n, "on_event": self._on_event}
         stop = settings.pop("stop", None)
-        result = await self.asked.served.model.agenerate([self.asked.messages], stop, **settings)
+        result = await self.served.model.agenerate([asked.messages], stop, **settings)
         return [cast(AIMessage, cast(ChatGeneration, one).message) for one in result.generations[0]]
 
-    async def _committed(self) -> list[AIMessage]:
-        settings: dict[str, Any] = {**self.asked.settings, "streaming_mode": "committed", "on_event": self._on_event}
+    async def _committed(self, asked: Asked) -> list[AIMessage]:
+        self.committed = True
+        settings: dict[str, Any] = {**asked.settings, "streaming_mode": "committed", "on_event": self._on_event}
         whole: AIMessageChunk | None = None
-        stream = self.asked.served.model.astream(self.asked.messages, **settings)
+        stream = self.served.model.astream(asked.messages, **settings)
         async with aclosing(cast(Any, stream)) as chunks:
             async for chunk in chunks:
                 whole = chunk if whole is None else whole + chunk
@@ -127,7 +143,7 @@ class _Search:
         self, task: asyncio.Task[list[AIMessage]], *, include_usage: bool, request_id: str
     ) -> AsyncIterator[bytes]:
         """The answer as server-sent events."""
-        reply = Reply(self.asked.served.id)
+        reply = Reply(self.served.id)
         yield reply.begin()
         async for piece in self._told():
             yield _SILENCE if piece is None else reply.piece(piece)
@@ -139,7 +155,7 @@ class _Search:
         for index, message in enumerate(messages):
             if index:
                 yield reply.begin(index)
-            for chunk in reply.body(message, index, with_text=not self.asked.committed):
+            for chunk in reply.body(message, index, with_text=not self.committed):
                 yield chunk
         if include_usage:
             yield reply.usage(messages[0])
@@ -162,8 +178,10 @@ class _Search:
 class _Stream(StreamingResponse):
     """A stream that takes its search with it when it ends before its time."""
 
-    def __init__(self, events: AsyncIterator[bytes], task: asyncio.Task[Any], metrics: Metrics) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def __init__(
+        self, events: AsyncIterator[bytes], task: asyncio.Task[Any], metrics: Metrics, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
         self._task, self._metrics = task, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,35 +7,57 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
 
+from darwin_align.cli.code import load_object, names_code
+from darwin_align.cli.options import (
+    UsageError,
+    add_models,
+    add_settings,
+    build_search,
+    check_models,
+    has_own_policy,
+    model_name,
+    read_settings,
+)
+from darwin_align.cli.parsing import Parser, examples
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError, DarwinError
+from darwin_align.core.terminal import PrintableFormatter, printable
 
 from .settings import SearchLimits, ServerSettings
 
 if TYPE_CHECKING:
     from darwin_align import DarwinChatModel
 
-__all__ = ["KEYS", "add_arguments", "main", "run"]
+__all__ = ["KEYS", "add_arguments", "add_parser", "main", "run"]
 
 KEYS = "DARWIN_ALIGN_SERVER_KEYS"
 """Environment variable that holds API keys, with commas between them."""
+_USAGE = "%(prog)s [options]"
+_DESCRIPTION = "An OpenAI-compatible server for searches and rewards."
+_EPILOG = examples("""
+    darwin-align serve
+    darwin-align serve --policy FOLDER --reward FOLDER --name mine --preset best_of_n
+    darwin-align serve --policy-url http://127.0.0.1:8001 --reward scorer.py:score --port 8080
+    darwin-align serve --models my_package.serving:models
+""")
 _LIMITS = tuple(SearchLimits.model_fields)
 _OWN = ("host", "port", "max_searches", "max_scorings", "body_bytes", "grace_seconds")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to end. Exit codes: 1 a model cannot be loaded, 2 bad settings, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="darwin-align serve", description="An OpenAI-compatible server for searches.")
+    parser = Parser(prog="darwin-align serve", usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG)
     add_arguments(parser)
     arguments = parser.parse_args(argv)
     try:
         return run(arguments)
+    except UsageError as error:
+        parser.error(str(error))
     except ConfigError as error:
         return _fail(error, 2)
     except (DarwinError, FileNotFoundError) as error:
@@ -45,28 +67,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    sys.stderr.write(f"darwin-align serve: {error}\n")
+    sys.stderr.write(printable(f"darwin-align serve: {error}") + "\n")
     return code
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the subparsers of ``darwin-align``."""
+    serve = commands.add_parser(
+        "serve",
+        help="an OpenAI-compatible server for searches and rewards (extra serve)",
+        usage=_USAGE,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+    )
+    add_arguments(serve)
+    serve.set_defaults(run=run, parser=serve)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to a parser."""
-    add = parser.add_argument
-    add("--policy", metavar="MODEL", help="folder or hub id of a causal language model (default: the embedded pair)")
-    add("--reward", metavar="MODEL", help="folder or hub id of a one-logit reward model")
+    add_models(parser)
+    add_settings(parser, seed="drawn anew for each request; a request may give its own")
+    add = parser.add_argument_group("server").add_argument
     add("--name", help="what the pair is called (default: pocket, or the policy's own last name)")
-    add("--models", metavar="MODULE:NAME", help="a dict of DarwinChatModels, or a function that makes one, by import")
-    add("--presets", default=",".join(PRESETS), help="which presets are served, with commas (default: all)")
+    add(
+        "--models",
+        metavar="MODULE:NAME",
+        help="a dict of DarwinChatModels, or a function that makes one, by MODULE:NAME or FILE.py:NAME",
+    )
+    add("--presets", default=",".join(PRESETS), metavar="NAMES", help="which are served, with commas (default: all)")
     add("--api-keys-file", type=Path, metavar="FILE", help=f"API keys, one a line (or the variable {KEYS})")
     add("--open-metrics", action="store_true", help="/metrics needs no key")
     for name in _OWN:
         field = ServerSettings.model_fields[name]
         kind = type(field.default)
         add(_flag(name), type=kind, metavar="ADDRESS" if kind is str else "N", help=f"(default: {field.default})")
+    limit = parser.add_argument_group("limits of a request").add_argument
     for name in _LIMITS:
         field = SearchLimits.model_fields[name]
         kind = float if name == "seconds" else int
-        add(_flag(f"limit_{name}"), type=kind, metavar="N", help=f"a request's most (default: {field.default})")
+        limit(
+            _flag(f"limit_{name}"), type=kind, metavar="N", help=f"{_bound(name)} (default: {field.default or 'none'})"
+        )
+
+
+def _bound(name: str) -> str:
+    what = name.removeprefix("shortest_").replace("_", " ")
+    return f"{what} of a request, at least" if name.startswith("shortest_") else f"{what} of a request, at most"
 
 
 def _flag(name: str) -> str:
@@ -80,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: settings that are impossible, or open to strangers.
         DarwinError: a model cannot be loaded.
     """
+    _check_models(arguments)
     settings = _settings(arguments)  # before anything heavy is imported, and minutes are spent on loading
     try:
         from .app import create_app
@@ -88,7 +136,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{error.name} is not installed: pip install 'darwin-align[serve]'") from error
     app = create_app(settings, _models(arguments))
     if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
     server(app, settings).run()
     return 0
 
@@ -131,25 +181,31 @@ def _models(arguments: argparse.Namespace) -> Mapping[str, DarwinChatModel]:
     from darwin_align import DarwinChatModel
 
     if arguments.models is not None:
-        if arguments.policy or arguments.reward or arguments.name:
-            raise ConfigError("--models names its pairs itself: leave out --policy, --reward and --name")
         return _imported(arguments.models)
-    if (arguments.policy is None) != (arguments.reward is None):
-        raise ConfigError("--policy and --reward go together: give both, or neither for the embedded pair")
-    if arguments.policy is None:
-        return {arguments.name or "pocket": DarwinChatModel()}
-    name = arguments.name or Path(arguments.policy).name.replace(":", "-")
-    return {name: DarwinChatModel.from_pretrained(arguments.policy, arguments.reward)}
+    policy = model_name(arguments, "policy") if has_own_policy(arguments) else "pocket"
+    search = build_search(arguments, **({} if arguments.seed is None else {"seed": arguments.seed}))
+    name = arguments.name or Path(policy.rstrip("/")).name.replace(":", "-")
+    return {name: DarwinChatModel(search=search, model_name=policy)}
+
+
+def _check_models(arguments: argparse.Namespace) -> None:
+    """Refuse options that contradict each other, before anything heavy is imported."""
+    check_models(arguments)
+    read_settings(arguments)
+    own = ("policy", "reward", "policy_url", "reward_url", "name", "preset", "set", "clauses", "seed")
+    if arguments.models is not None and any(getattr(arguments, name) not in (None, []) for name in own):
+        raise UsageError(
+            "--models names its pairs and their settings itself: leave out --policy, --reward, their URLs, --name, "
+            "--preset, --set, --clauses and --seed"
+        )
 
 
 def _imported(where: str) -> Mapping[str, DarwinChatModel]:
     from darwin_align import DarwinChatModel
 
-    module, _, name = where.partition(":")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"--models {where}: {error}; give package.module:name") from error
+    if not names_code(where):
+        raise ConfigError(f"--models {where}: give package.module:name, or FILE.py:NAME")
+    found = load_object("--models", where)
     found = found() if callable(found) else found
     if not isinstance(found, Mapping) or not all(isinstance(one, DarwinChatModel) for one in found.values()):
         raise ConfigError(f"--models {where} is no dict of DarwinChatModels: make it {{name: DarwinChatModel(…)}}")

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from openai.types.chat import ChatCompletionMessage
 from pydantic_core import from_json
 
+from .faults import invalid
+from .settings import SearchLimits
 from .wire import AssistantTurn, Content, SystemTurn, ToolTurn, Turn, UserTurn
 
-__all__ = ["call_chunks", "to_langchain", "to_openai"]
+__all__ = ["call_chunks", "check_texts", "invalid_text", "texts_of", "to_langchain", "to_openai"]
 
 
 def to_langchain(turns: Sequence[Turn]) -> list[BaseMessage]:
     """Convert a conversation."""
     return [_to(turn) for turn in turns]
+
+
+def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
+    """The texts of a conversation, and the arguments of its calls."""
+    for turn in turns:
+        if isinstance(turn.content, str):
+            yield turn.content
+        else:
+            yield from (part.text for part in turn.content or ())
+        if isinstance(turn, AssistantTurn):
+            yield from (call.function.arguments for call in turn.tool_calls or ())
+
+
+def check_texts(limits: SearchLimits, texts: Iterable[str], param: str) -> None:
+    """Refuse texts that are longer than the operator allows, before anybody tokenises them.
+
+    Raises:
+        Fault: one is (400).
+    """
+    if (longest := max(map(len, texts), default=0)) > (most := limits.text_characters):
+        raise invalid(
+            f"{param}: a text of {longest} characters is longer than this server takes: {most} at most", param
+        )
 
 
 def _to(turn: SystemTurn | UserTurn | AssistantTurn | ToolTurn) -> BaseMessage:
@@ -46,14 +71,20 @@ def _content(content: Content | None) -> Any:
 def to_openai(message: AIMessage) -> ChatCompletionMessage:
     """Convert an answer.
 
-    Calls that cannot be made are among the others: OpenAI has no place of their own. Their arguments are never an
-    object, so no client makes them: what was written, or before what can be read as one, the reason and a colon.
+    Calls that cannot be made are text, as the model wrote them: OpenAI has no place of their own, and clients send
+    answers back in the conversation, where a call has a name and a JSON object of arguments.
     """
     calls = [{key: value for key, value in call.items() if key != "index"} for call in call_chunks(message)]
-    content = message.text if message.text or not calls else None
+    text = message.text + invalid_text(message)
+    content = text if text or not calls else None
     return ChatCompletionMessage.model_validate(
         {"role": "assistant", "content": content, "tool_calls": calls or None, "refusal": None}
     )
+
+
+def invalid_text(message: AIMessage) -> str:
+    """The calls of an answer that cannot be made (cut by ``max_tokens``, of an unknown tool …), as written."""
+    return "".join((call["args"] or "").removeprefix(f"{call['error']}: ") for call in message.invalid_tool_calls)
 
 
 def call_chunks(message: AIMessage) -> list[dict[str, Any]]:
@@ -63,11 +94,7 @@ def call_chunks(message: AIMessage) -> list[dict[str, Any]]:
             "index": index,
             "id": call["id"],
             "type": "function",
-            "function": {"name": call["name"] or "", "arguments": _written(call["args"])},
+            "function": {"name": call["name"], "arguments": json.dumps(call["args"], ensure_ascii=False)},
         }
-        for index, call in enumerate([*message.tool_calls, *message.invalid_tool_calls])
+        for index, call in enumerate(message.tool_calls)
     ]
-
-
-def _written(arguments: str | Mapping[str, Any] | None) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Collection, Sequence
 from time import perf_counter
 
@@ -18,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .faults import Fault, fault_of, refusal
 from .metrics import Metrics
+from .settings import host_name
 
-__all__ = ["BoundedBody", "KeyRequired", "Watched"]
+__all__ = ["BoundedBody", "HostAllowed", "KeyRequired", "Watched"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,37 +65,91 @@ class Watched:
             logger.info("%s %s: %s in %.3f s, %s", scope["method"], route, status or "client left", seconds, request_id)
 
 
-class KeyRequired:
-    """Lets in who brings a key. Digests are compared, all of them and in constant time."""
+class HostAllowed:
+    """Answers only requests that address the server by a name of its own.
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[SecretStr], free: Collection[str]) -> None:
-        self.app, self.free = app, free
-        self._digests = [_digest(key.get_secret_value().encode()) for key in keys]
+    A web page can have a name of its own resolve to 127.0.0.1 (DNS rebinding), and then reads what a server without a
+    key answers. Its requests carry that name in the ``Host`` header.
+    """
+
+    def __init__(self, app: ASGIApp, *, names: Collection[str], free: Collection[str]) -> None:
+        self.app, self.names, self.free = app, frozenset(names), frozenset(free)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it (401)."""
-        if (
-            scope["type"] != "http"
-            or not self._digests
-            or scope["path"] in self.free
-            or self._knows(Headers(scope=scope))
-        ):
+        """Pass a request on, or refuse it (421)."""
+        if scope["type"] == "http" and scope["path"] not in self.free:
+            given = Headers(scope=scope).getlist("host")
+            if len(given) != 1 or host_name(given[0]) not in self.names:
+                await refusal(self._fault(", ".join(given)))(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    @staticmethod
+    def _fault(given: str) -> Fault:
+        message = (
+            f"this server does not answer to the host {given!r:.200}: use http://127.0.0.1 or localhost, or have "
+            "its operator add the name to allowed_hosts"
+        )
+        return Fault(421, message, code="host_not_allowed")
+
+
+class KeyRequired:
+    """Lets in who brings a key. Digests are compared, all of them and in constant time.
+
+    Args:
+        app: the application.
+        keys: any of them opens it; without any it is open to all.
+        free: paths that need no key.
+        most_each: requests of one key that may be open at the same time.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Sequence[SecretStr], free: Collection[str], most_each: int) -> None:
+        self.app, self.free, self.most_each = app, free, most_each
+        self._digests = [_digest(key.get_secret_value().encode()) for key in keys]
+        self._open: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it (401, 429)."""
+        if scope["type"] != "http" or not self._digests or scope["path"] in self.free:
             await self.app(scope, receive, send)
             return
-        fault = Fault(
+        if (client := self._client(Headers(scope=scope))) is None:
+            await refusal(self._unknown())(scope, receive, send)
+        elif self._open[client] >= self.most_each:
+            await refusal(self._too_many())(scope, receive, send)
+        else:
+            scope.setdefault("state", {})["client"] = client
+            self._open[client] += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self._open[client] -= 1
+
+    def _client(self, headers: Headers) -> str | None:
+        """Which of the keys a request brings, as its place among them."""
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = _digest(key.strip().encode())
+        found = [hmac.compare_digest(given, known) for known in self._digests]
+        return str(found.index(True)) if scheme.lower() == "bearer" and any(found) else None
+
+    @staticmethod
+    def _unknown() -> Fault:
+        return Fault(
             401,
             "a valid API key is needed: send it as 'Authorization: Bearer KEY'",
             kind="authentication_error",
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-        await refusal(fault)(scope, receive, send)
 
-    def _knows(self, headers: Headers) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = _digest(key.strip().encode())
-        found = [hmac.compare_digest(given, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(found)
+    def _too_many(self) -> Fault:
+        return Fault(
+            429,
+            f"{self.most_each} requests of this API key are open already: end some first",
+            kind="rate_limit_error",
+            code="rate_limit_exceeded",
+            headers={"Retry-After": "1"},
+        )
 
 
 def _digest(text: bytes) -> bytes:

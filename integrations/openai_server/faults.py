@@ -16,6 +16,8 @@ from darwin_align.core.errors import (
     EndpointError,
     EndpointRateLimitError,
     EndpointTimeoutError,
+    MissingPackageError,
+    ModelLoadError,
     RequestError,
 )
 
@@ -80,17 +82,24 @@ def fault_of(error: BaseException, request_id: str) -> Fault:
     """What a client is told of an error. Of the faults of others it learns the kind; the log knows the rest."""
     if isinstance(error, Fault):
         return error
-    if isinstance(error, ContextLengthError):
-        return invalid(str(error), "messages", "context_length_exceeded")
-    if isinstance(error, RequestError | ConfigError):
-        return invalid(str(error))
-    if isinstance(error, EndpointError | ModelError):
+    if isinstance(error, RequestError | ConfigError | MissingPackageError):
+        return _refused(error)
+    if isinstance(error, EndpointError | ModelError | ModelLoadError):
         return _upstream(error, request_id)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         message = f"the search did not end in time and was given up (request {request_id}): ask for less"
         return Fault(504, message, kind="timeout_error", code="deadline_exceeded")
     logger.error("request %s failed", request_id, exc_info=error)
     return Fault(500, f"the server failed on request {request_id}; its log says why", kind="server_error")
+
+
+def _refused(error: Exception) -> Fault:
+    """What the client asked for cannot be had here: the sentence says why."""
+    if isinstance(error, MissingPackageError):
+        return Fault(501, f"this server cannot do that: {error}", kind="server_error", code="not_installed")
+    if isinstance(error, ContextLengthError):
+        return invalid(str(error), "messages", "context_length_exceeded")
+    return invalid(str(error))
 
 
 def _upstream(error: Exception, request_id: str) -> Fault:

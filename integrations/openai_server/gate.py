@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from math import ceil
 from time import perf_counter
 from typing import Any, TypeVar
 
+from starlette.requests import Request
 from starlette.types import Receive
 
 from .faults import Fault
 
-__all__ = ["ClientGone", "Gate", "client_left", "while_connected"]
+__all__ = ["ClientGone", "Gate", "client_left", "client_of", "while_connected"]
 
 T = TypeVar("T")
 
@@ -28,41 +30,59 @@ class Gate:
     Args:
         most: tasks at the same time.
         what: what they are, for messages.
+        most_each: tasks of one client at the same time; ``None`` for as many as there are.
     """
 
-    def __init__(self, most: int, what: str) -> None:
-        self.most, self.what = most, what
+    def __init__(self, most: int, what: str, most_each: int | None = None) -> None:
+        self.most, self.what, self.most_each = most, what, most if most_each is None else most_each
         self.busy = 0
+        self._each: Counter[str] = Counter()
         self._usual = 1.0
 
-    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]], client: str = "") -> asyncio.Task[T]:
         """Start work as a task, which holds a place until it is over in whatever way.
 
+        Args:
+            work: what is done.
+            client: for whom.
+
         Raises:
-            Fault: all places are taken (429).
+            Fault: all places, or all of this client, are taken (429).
         """
         if self.busy >= self.most:
-            raise self._full()
+            raise self._full(f"the server works on {self.most} {self.what} already")
+        if self._each[client] >= self.most_each:
+            raise self._full(f"{self.most_each} {self.what} of this API key are under way already")
         began = perf_counter()
         task = asyncio.create_task(work())
         self.busy += 1
-        task.add_done_callback(lambda _: self._leave(began))
+        self._each[client] += 1
+        task.add_done_callback(lambda _: self._leave(began, client))
         return task
 
-    def _leave(self, began: float) -> None:
+    def _leave(self, began: float, client: str) -> None:
         self.busy -= 1
+        self._each[client] -= 1
+        if not self._each[client]:
+            del self._each[client]
         self._usual = 0.8 * self._usual + 0.2 * (perf_counter() - began)
 
-    def _full(self) -> Fault:
+    def _full(self, why: str) -> Fault:
         # Half of the work under way will be over by then; chance keeps those who were sent away from coming together.
         wait = min(60, max(1, ceil(self._usual * random.uniform(0.5, 1.0))))
         return Fault(
             429,
-            f"the server works on {self.most} {self.what} already: come back in {wait} s",
+            f"{why}: come back in {wait} s",
             kind="rate_limit_error",
             code="rate_limit_exceeded",
             headers={"Retry-After": str(wait)},
         )
+
+
+def client_of(request: Request) -> str:
+    """Which API key a request brought; all without keys are one client."""
+    found: str = getattr(request.state, "client", "")
+    return found
 
 
 async def while_connected(receive: Receive, task: asyncio.Task[T]) -> T:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .faults import Fault, refusal
 from .settings import ServerSettings
 
 __all__ = ["server"]
+
+_RESERVE = 64
+"""Connections beyond the most, on which only health is told."""
 
 
 def server(app: Any, settings: ServerSettings) -> uvicorn.Server:
@@ -20,9 +26,10 @@ def server(app: Any, settings: ServerSettings) -> uvicorn.Server:
         app: an ASGI application.
         settings: of the server.
     """
-    patient = type("_Patient", (_Patient,), {"head_seconds": settings.head_seconds})
+    limits = {name: getattr(settings, name) for name in ("head_seconds", "write_seconds")}
+    patient = type("_Patient", (_Patient,), {**limits, "most": settings.max_connections + _RESERVE})
     config = uvicorn.Config(
-        app,
+        _Admission(app, settings.max_connections, lambda: len(made.server_state.connections)),
         host=settings.host,
         port=settings.port,
         http=patient,
@@ -32,20 +39,47 @@ def server(app: Any, settings: ServerSettings) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=settings.idle_seconds,
-        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.grace_seconds,
     )
-    return uvicorn.Server(config)
+    made = uvicorn.Server(config)
+    return made
+
+
+class _Admission:
+    """Refuses requests on more connections than there may be, but tells of health (uvicorn's own limit does not)."""
+
+    def __init__(self, app: ASGIApp, most: int, connections: Callable[[], int]) -> None:
+        self.app, self.most, self.connections = app, most, connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it (503)."""
+        if scope["type"] != "http" or scope["path"] == "/healthz" or self.connections() <= self.most:
+            await self.app(scope, receive, send)
+            return
+        message = f"the server has {self.most} open connections, the most that it takes: come back in 5 s"
+        headers = {"Retry-After": "5", "Connection": "close"}
+        fault = Fault(503, message, kind="rate_limit_error", code="too_many_connections", headers=headers)
+        await refusal(fault)(scope, receive, send)
 
 
 class _Patient(H11Protocol):
-    """Closes connections whose next request does not begin in time: uvicorn itself would wait for ever."""
+    """Closes connections whose next request does not begin in time, or whose client does not read.
+
+    uvicorn itself would wait for ever.
+    """
 
     head_seconds = 20.0
+    write_seconds = 60.0
+    most = 1024
     _waiting: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=0)  # told of every byte that the client does not take at once
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -54,7 +88,30 @@ class _Patient(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._watch_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _watch_writing(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(self.write_seconds, self._check_writing, unread)
+
+    def _check_writing(self, unread: int) -> None:
+        """Abort if the client read nothing since; nothing more is written meanwhile."""
+        if self.transport.get_write_buffer_size() >= unread:
+            self.transport.abort()
+        else:
+            self._watch_writing()
 
     def _wait(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

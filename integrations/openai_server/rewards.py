@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from math import exp, isfinite
 from typing import Any
 
@@ -18,10 +19,11 @@ from darwin_align.core import Beam, Message
 from darwin_align.core.errors import RewardError
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.policy import current_search
+from darwin_align.operators.portal import acall, off_loop
 
-from .conversation import to_langchain
+from .conversation import check_texts, texts_of, to_langchain
 from .faults import Fault, invalid, unsupported
-from .gate import ClientGone, Gate, while_connected
+from .gate import ClientGone, Gate, client_of, while_connected
 from .metrics import Metrics
 from .served import chosen
 from .settings import ServerSettings
@@ -31,6 +33,7 @@ __all__ = ["Rewards"]
 
 Scored = tuple[list[float], int]
 """Rewards, and tokens."""
+Work = Callable[[], Awaitable[Scored]]
 
 
 class Rewards:
@@ -44,7 +47,7 @@ class Rewards:
 
     def __init__(self, scorers: Mapping[str, Scorer], settings: ServerSettings, metrics: Metrics) -> None:
         self.scorers, self.settings, self.metrics = scorers, settings, metrics
-        self.gate = Gate(settings.max_scorings, "requests for rewards")
+        self.gate = Gate(settings.max_scorings, "requests for rewards", settings.per_key("scorings"))
         self._by_ids = {
             name: scorer.reward_model
             for name, scorer in scorers.items()
@@ -62,9 +65,17 @@ class Rewards:
     async def rewards(self, request: Request, body: RewardsRequest) -> dict[str, Any]:
         """``POST /v1/rewards``."""
         name = self._name(body.model)
-        asked = _conversations(body)
-        self._check_count(sum(len(texts) for _, texts in asked), "responses")
-        rewards, tokens = await self._ask(request, name, lambda: _all(self.scorers[name], asked))
+
+        def prepared() -> Work:
+            self._check_count(len(body.responses or body.conversations or ()), "responses")
+            check_texts(limits, body.responses or (), "responses")
+            check_texts(limits, texts_of(body.messages or ()), "messages")
+            for turns in body.conversations or ():
+                check_texts(limits, texts_of(turns), "conversations")
+            return partial(_all, self.scorers[name], _conversations(body))
+
+        limits = self.settings.limits
+        rewards, tokens = await self._ask(request, name, prepared)
         data = [{"object": "reward", "index": i, "reward": reward} for i, reward in enumerate(rewards)]
         return {"object": "list", "model": name, "data": data, "usage": _usage(tokens)}
 
@@ -73,8 +84,12 @@ class Rewards:
         name = self._name(None)
         self._check_count(len(body.query), "query")
         model = self._reader(name, "query")
-        rows = [model.encode(text) for text in body.query]
-        rewards, _ = await self._ask(request, name, lambda: _of_ids(model, rows))
+
+        def prepared() -> Work:
+            check_texts(self.settings.limits, body.query, "query")
+            return partial(_of_ids, model, [model.encode(text) for text in body.query])
+
+        rewards, _ = await self._ask(request, name, prepared)
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     async def classify(self, request: Request, body: ClassifyRequest) -> dict[str, Any]:
@@ -95,28 +110,30 @@ class Rewards:
 
     async def _activated(self, request: Request, body: ClassifyRequest) -> tuple[str, list[float], int]:
         name = self._name(body.model)
-        rewards, tokens = await self._ask(request, name, self._work(name, body))
+        rewards, tokens = await self._ask(request, name, lambda: self._work(name, body))
         return name, [_sigmoid(reward) for reward in rewards] if body.use_activation else rewards, tokens
 
-    def _work(self, name: str, body: ClassifyRequest) -> Callable[[], Awaitable[Scored]]:
+    def _work(self, name: str, body: ClassifyRequest) -> Work:
         if body.messages is not None:
-            asked = [_ended(body.messages, "messages")]
-            return lambda: _all(self.scorers[name], asked)
-        model, rows = self._reader(name, "input"), self._rows(name, body)
-        return lambda: _of_ids(model, rows)
+            check_texts(self.settings.limits, texts_of(body.messages), "messages")
+            return partial(_all, self.scorers[name], [_ended(body.messages, "messages")])
+        return partial(_of_ids, self._reader(name, "input"), self._rows(name, body))
 
     def _rows(self, name: str, body: ClassifyRequest) -> list[list[int]]:
         given: Any = body.input
         rows = [given] if isinstance(given, str) or isinstance(given[0], int) else given
         self._check_count(len(rows), "input")
+        check_texts(self.settings.limits, (row for row in rows if isinstance(row, str)), "input")
         model, special = self._reader(name, "input"), body.add_special_tokens
         return [model.encode(row, special_tokens=special) if isinstance(row, str) else row for row in rows]
 
     # -- asking
 
-    async def _ask(self, request: Request, name: str, work: Callable[[], Awaitable[Scored]]) -> Scored:
+    async def _ask(self, request: Request, name: str, prepare: Callable[[], Work]) -> Scored:
+        """Prepare work in a thread and do it, as one of the requests that are limited."""
+        task = self.gate.run(lambda: self._in_time(prepare), client_of(request))
         try:
-            rewards, tokens = await while_connected(request.receive, self.gate.run(lambda: self._in_time(work)))
+            rewards, tokens = await while_connected(request.receive, task)
         except ClientGone:
             self.metrics.cancelled.labels("reward").inc()
             raise
@@ -124,8 +141,9 @@ class Rewards:
         self.metrics.tokens.labels(name, "reward").inc(tokens)
         return rewards, tokens
 
-    async def _in_time(self, work: Callable[[], Awaitable[Scored]]) -> Scored:
+    async def _in_time(self, prepare: Callable[[], Work]) -> Scored:
         async with asyncio.timeout(self.settings.limits.seconds):
+            work: Work = await acall(prepare)
             return await work()
 
     def _name(self, wanted: str | None) -> str:
@@ -168,9 +186,15 @@ async def _all(scorer: Scorer, asked: Sequence[tuple[tuple[Message, ...], list[s
         conversation = Conversation(conversation=messages)
         keys.append(key := conversation.to_json())
         together.setdefault(key, (conversation, {}))[1].update(dict.fromkeys(texts))
-    scored = await asyncio.gather(
-        *[_scored(scorer, conversation, list(texts)) for conversation, texts in together.values()]
-    )
+    tasks = []
+    try:
+        for conversation, answers in together.values():
+            tasks.append(asyncio.create_task(_scored(scorer, conversation, list(answers))))
+            await asyncio.sleep(0)  # each begins on its own: hundreds in one turn of the loop would stop the others
+        scored = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
     known = dict(zip(together, scored, strict=True))
     rewards = [known[key][0][text] for key, (_, texts) in zip(keys, asked, strict=True) for text in texts]
     return rewards, sum(tokens for _, tokens in scored)
@@ -196,7 +220,7 @@ async def _of_ids(model: RewardModel, rows: Sequence[Sequence[int]]) -> Scored:
     search_id = uuid.uuid4().hex
     token = current_search.set(search_id)
     try:
-        rewards = await asyncio.wrap_future(model.submit_ids(rows, lambda rewards, _: rewards))
+        rewards = await asyncio.wrap_future(off_loop(lambda: model.submit_ids(rows, lambda rewards, _: rewards)))
     finally:
         current_search.reset(token)
         model.release(search_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -10,10 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from darwin_align.core import PRESETS, Budget, SearchConfig
 from darwin_align.core.noun import did_you_mean
 
-__all__ = ["SHORTEST_KEY", "SearchLimits", "ServerSettings"]
+__all__ = ["LOOPBACK_NAMES", "SHORTEST_KEY", "SearchLimits", "ServerSettings", "host_name"]
 
 SHORTEST_KEY = 16
 """Letters of an API key at least."""
+
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.%]+\]|[a-z0-9_.-]+)(:[0-9]*)?")
 
 
 class _Settings(BaseModel):
@@ -42,6 +47,8 @@ class SearchLimits(_Settings):
     """Seconds that a search may take; likewise."""
     reward_inputs: int = Field(256, gt=0)
     """Responses that one request may have scored."""
+    text_characters: int = Field(400_000, gt=0)
+    """Characters of one text (a turn, a response, an input), whatever the model's context."""
 
     def lowered(self, config: SearchConfig) -> dict[str, Any]:
         """The settings that make a model's own config keep the limits."""
@@ -98,6 +105,10 @@ class ServerSettings(_Settings):
     """0 takes any free port, which the log then tells."""
     api_keys: tuple[SecretStr, ...] = ()
     """Any of them opens the server; without one it listens on loopback only."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, without ports, by which requests may address the server beyond localhost, 127.0.0.1 and [::1]; others are
+    refused (421). Without an API key this is always checked, or a web page could reach the server by DNS rebinding;
+    with keys only if names are given."""
     open_metrics: bool = False
     """Whether ``/metrics`` needs no key."""
     presets: tuple[str, ...] = tuple(PRESETS)
@@ -107,13 +118,23 @@ class ServerSettings(_Settings):
     """Searches at the same time; who comes next is told to come back (429)."""
     max_scorings: int = Field(64, gt=0)
     """Requests for rewards at the same time."""
+    max_searches_per_key: int | None = Field(None, gt=0)
+    """Searches of one API key at the same time. By default half of ``max_searches`` where there are several keys."""
+    max_scorings_per_key: int | None = Field(None, gt=0)
+    """Requests for rewards of one API key at the same time; the default likewise."""
+    max_requests_per_key: int | None = Field(None, gt=0)
+    """Open requests of one API key, also those whose body is still arriving; by default half of ``max_connections``
+    where there are several keys."""
     max_connections: int = Field(1024, gt=0)
+    """Open connections: on more of them all but ``/healthz`` is refused (503), and on 64 more nothing is answered."""
     body_bytes: int = Field(1 << 20, gt=0)
     """Size of a request's body at most (413)."""
     body_seconds: float = Field(20.0, gt=0)
     """Time that a request's body may take to arrive (408)."""
     head_seconds: float = Field(20.0, gt=0)
     """Time that a request's head may take to arrive; then the connection is closed."""
+    write_seconds: float = Field(60.0, gt=0)
+    """A connection whose client reads nothing for so long is closed, and its search ends."""
     idle_seconds: int = Field(75, gt=0)
     """Time that a connection stays open without a request: longer than any ``Retry-After``, for who comes back as told
     would else find it closing."""
@@ -124,6 +145,18 @@ class ServerSettings(_Settings):
     grace_seconds: int = Field(30, ge=0)
     """Time that requests have to finish when the server is told to end."""
 
+    def per_key(self, name: str) -> int:
+        """The most that one key may have of ``max_searches``, ``max_scorings`` or ``max_connections``.
+
+        Args:
+            name: "searches", "scorings" or "requests".
+        """
+        given: int | None = getattr(self, f"max_{name}_per_key")
+        most: int = getattr(self, "max_connections" if name == "requests" else f"max_{name}")
+        if given is not None:
+            return given
+        return max(1, most // 2) if len(self.api_keys) > 1 else most
+
     @field_validator("api_keys")
     @classmethod
     def _are_long(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -132,6 +165,16 @@ class ServerSettings(_Settings):
         if not all(key.get_secret_value().isascii() and key.get_secret_value().isprintable() for key in keys):
             raise ValueError("an API key holds letters that no header can carry: use printable ASCII")
         return keys
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if host_name(host) != host.lower().removesuffix("."):
+                raise ValueError(
+                    f"{host!r} is no host name: give it as in 'search.example.org' or '[::1]', without a port"
+                )
+        return tuple(host.lower().removesuffix(".") for host in hosts)
 
     @field_validator("presets")
     @classmethod
@@ -149,6 +192,16 @@ class ServerSettings(_Settings):
                 "variable DARWIN_ALIGN_SERVER_KEYS or a file (--api-keys-file), or listen on 127.0.0.1"
             )
         return self
+
+
+def host_name(header: str) -> str | None:
+    """The name in a ``Host`` header, in lower case and without its port; ``None`` if it is none.
+
+    >>> host_name("LocalHost:8000"), host_name("[::1]:80"), host_name("a b")
+    ('localhost', '[::1]', None)
+    """
+    found = _HOST.fullmatch(header.strip().lower())
+    return found["name"].removesuffix(".") if found else None
 
 
 def _is_loopback(host: str) -> bool:

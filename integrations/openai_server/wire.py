@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, create_model, field_validator, model_validator
+from annotated_types import MaxLen
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    JsonValue,
+    StrictInt,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, from_json
 
 from darwin_align.core import SearchConfig
 from darwin_align.core.noun import did_you_mean
 from darwin_align.core.types import COLDEST, Grounded
+
+from .fields import CHAT_IGNORED, CHAT_NEUTRAL, CHAT_REFUSED, IGNORED_IN_HISTORY, IGNORED_IN_PARTS, MEANT
 
 __all__ = [
     "AssistantTurn",
@@ -25,9 +38,25 @@ __all__ = [
     "ToolTurn",
     "Turn",
     "UserTurn",
+    "ignored_names",
 ]
 
 _NOTHING: tuple[Any, ...] = (None, [], {}, "")
+_TURNS = 1024
+"""Turns of a conversation at most."""
+_PARTS = 1024
+"""Of one turn."""
+T = TypeVar("T")
+
+
+class _FirstError(FailFast):
+    """Ends at the first wrong item: a megabyte of them would take half a minute to be described."""
+
+    def __hash__(self) -> int:  # unions of annotated types need one
+        return hash(type(self))
+
+
+Items = Annotated[list[T], _FirstError()]
 
 
 class Wire(BaseModel):
@@ -39,19 +68,40 @@ class Wire(BaseModel):
     """Values by which a parameter that is not served asks for what happens anyway."""
     hints: ClassVar[dict[str, str]] = {}
     """What to do instead."""
+    ignored: ClassVar[dict[str, str]] = {}
+    """Parameters that have no effect on an answer, and why: taken with any value, and named in the reply."""
 
     @model_validator(mode="after")
-    def _nothing_is_ignored(self) -> Self:
+    def _nothing_is_ignored_silently(self) -> Self:
         for name, value in (self.model_extra or {}).items():
+            if name in self.ignored:
+                continue
             # By kind too: False is equal to 0.
             same = [one for one in (*_NOTHING, *self.neutral.get(name, ())) if type(one) is type(value)]
-            if value in same:
+            if value in same and not (name in MEANT and value is not None):
                 continue
             hint = self.hints.get(name) or _hint(name, name in self.neutral, type(self).model_fields)
             raise PydanticCustomError(
                 "unsupported_parameter", "{name} is not supported: {hint}", {"name": name, "hint": hint}
             )
         return self
+
+
+def ignored_names(value: Any, path: str = "") -> set[str]:
+    """What of a request was taken and has no effect: the paths of its parameters, without places in lists."""
+    if isinstance(value, list):
+        return {name for one in value for name in ignored_names(one, path)}
+    if not isinstance(value, Wire):
+        return set()
+    found = set()
+    given = {**{name: getattr(value, name) for name in type(value).model_fields}, **(value.model_extra or {})}
+    for name, inner in given.items():
+        where = f"{path}.{name}" if path else name
+        if name in value.ignored and inner not in _NOTHING:
+            found.add(where)
+        elif isinstance(inner, Wire | list):
+            found |= ignored_names(inner, where)
+    return found
 
 
 def _hint(name: str, known: bool, fields: Iterable[str]) -> str:
@@ -64,16 +114,19 @@ def _hint(name: str, known: bool, fields: Iterable[str]) -> str:
 class TextPart(Wire):
     """A piece of a turn; this server reads text only."""
 
+    ignored = IGNORED_IN_HISTORY
+
     type: Literal["text"]
     text: str
 
 
-Content = str | list[TextPart]
+Content = str | Annotated[Items[TextPart], MaxLen(_PARTS)]
 
 
 class SystemTurn(Wire):
     """What holds for the whole conversation."""
 
+    ignored = IGNORED_IN_PARTS
     role: Literal["system", "developer"]
     content: Content
     name: str | None = None
@@ -82,6 +135,7 @@ class SystemTurn(Wire):
 class UserTurn(Wire):
     """What the user said."""
 
+    ignored = IGNORED_IN_PARTS
     role: Literal["user"]
     content: Content
     name: str | None = None
@@ -90,6 +144,7 @@ class UserTurn(Wire):
 class CalledFunction(Wire):
     """A function and its arguments, as JSON."""
 
+    ignored = IGNORED_IN_HISTORY
     name: str
     arguments: str
 
@@ -108,6 +163,7 @@ class CalledFunction(Wire):
 class Call(Wire):
     """A call that the assistant made."""
 
+    ignored = IGNORED_IN_HISTORY
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -116,15 +172,17 @@ class Call(Wire):
 class AssistantTurn(Wire):
     """What the assistant said or called."""
 
+    ignored = IGNORED_IN_HISTORY
     role: Literal["assistant"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Annotated[Items[Call], Field(max_length=_PARTS)] | None = None
 
 
 class ToolTurn(Wire):
     """What a call gave."""
 
+    ignored = IGNORED_IN_PARTS
     role: Literal["tool"]
     content: Content
     tool_call_id: str
@@ -132,11 +190,13 @@ class ToolTurn(Wire):
 
 
 Turn = Annotated[SystemTurn | UserTurn | AssistantTurn | ToolTurn, Field(discriminator="role")]
+Turns = Annotated[Items[Turn], MaxLen(_TURNS)]
 
 
 class Function(Wire):
     """A function that may be called."""
 
+    ignored = IGNORED_IN_PARTS
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
@@ -146,6 +206,7 @@ class Function(Wire):
 class Tool(Wire):
     """A tool: functions only."""
 
+    ignored = IGNORED_IN_PARTS
     type: Literal["function"]
     function: Function
 
@@ -188,7 +249,8 @@ class Format(Wire):
 class StreamOptions(Wire):
     """How an answer is streamed."""
 
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"include_obfuscation": (False,)}
+    ignored = {"include_obfuscation": CHAT_IGNORED["stream_options.include_obfuscation"]}
+    neutral = {"continuous_usage_stats": (False,)}
     include_usage: bool = False
 
 
@@ -202,7 +264,7 @@ class _Darwin(Wire):
     }
     streaming_mode: Literal["final", "committed"] | None = None
     grounded: Grounded | None = None
-    grounded_in: list[str] | None = None
+    grounded_in: Items[str] | None = None
 
     @property
     def search(self) -> dict[str, Any]:
@@ -233,40 +295,29 @@ _COUNT = 2**31 - 1
 class ChatRequest(Wire):
     """``POST /v1/chat/completions``."""
 
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "frequency_penalty": (0, 0.0),
-        "presence_penalty": (0, 0.0),
-        "logprobs": (False,),
-        "top_logprobs": (0,),
-        "store": (False,),
-        "service_tier": ("auto", "default"),
-        "modalities": (["text"],),
-    }
-    hints: ClassVar[dict[str, str]] = {
-        "functions": "it is deprecated, give tools",
-        "function_call": "it is deprecated, give tool_choice",
-        "logprobs": "answers are chosen by their reward, see the reply's darwin field",
-    }
+    ignored = CHAT_IGNORED
+    neutral = CHAT_NEUTRAL
+    hints = CHAT_REFUSED
     model: str
-    messages: list[Turn] = Field(min_length=1)
+    messages: Turns = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=_COUNT)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     max_tokens: int | None = Field(None, gt=0, le=_COUNT)
     max_completion_tokens: int | None = Field(None, gt=0, le=_COUNT)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, gt=0, le=_COUNT)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: Items[Tool] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None
     darwin: DarwinSettings | None = None
     user: str | None = None
-    """Taken and not used, like the next two: they are meant for the operator's records, and none are kept."""
+    """Ignored, like the next two."""
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
@@ -309,9 +360,9 @@ class RewardsRequest(Wire):
     """``POST /v1/rewards``: a conversation and responses to it, or whole conversations that end with the response."""
 
     model: str | None = None
-    messages: list[Turn] | None = Field(None, min_length=1)
-    responses: list[str] | None = Field(None, min_length=1)
-    conversations: list[list[Turn]] | None = Field(None, min_length=1)
+    messages: Turns | None = Field(None, min_length=1)
+    responses: Items[str] | None = Field(None, min_length=1)
+    conversations: Items[Turns] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -324,9 +375,9 @@ class RewardsRequest(Wire):
 class GetRewardRequest(Wire):
     """``POST /get_reward``: rendered texts, as OpenRLHF sends them. Prompts and labels come along and are not read."""
 
-    query: list[str] = Field(min_length=1)
-    prompts: list[str] | None = None
-    labels: list[str] | None = None
+    query: Items[str] = Field(min_length=1)
+    prompts: Items[str] | None = None
+    labels: Items[str] | None = None
 
 
 class ClassifyRequest(Wire):
@@ -346,8 +397,8 @@ class ClassifyRequest(Wire):
         "activation": "give use_activation=false for the raw reward",
     }
     model: str | None = None
-    input: str | list[str] | list[StrictInt] | list[list[StrictInt]] | None = None
-    messages: list[Turn] | None = Field(None, min_length=1)
+    input: str | Items[str] | Items[StrictInt] | Items[Items[StrictInt]] | None = None
+    messages: Turns | None = Field(None, min_length=1)
     use_activation: bool = True
     """A sigmoid over the reward, which vLLM applies where nothing else is said."""
     add_special_tokens: bool = True

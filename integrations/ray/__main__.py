@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from typing import Any
-
-import ray
+from typing import TYPE_CHECKING, Any
 
 from darwin_align.batch import Fields
 from darwin_align.core.errors import ConfigError, DarwinError
-from darwin_align.integrations.ray.job import RayReport, answer_on_ray
+from darwin_align.core.extras import missing_extra
+from darwin_align.core.terminal import printable
+
+if TYPE_CHECKING:
+    from darwin_align.integrations.ray.job import RayReport
 
 
 def embedded() -> Any:
@@ -25,6 +27,12 @@ def embedded() -> Any:
 def main(argv: list[str] | None = None) -> int:
     """Run the job; exit codes as ``darwin-align batch`` has them."""
     arguments = _parser().parse_args(argv)
+    try:
+        import ray
+
+        from darwin_align.integrations.ray.job import answer_on_ray
+    except ImportError as error:
+        raise missing_extra(error, "ray", program=True) from None
     try:
         make = _make(arguments.make)
         # A cluster that is there already has its own dashboard, or none, and refuses to be told.
@@ -42,20 +50,22 @@ def main(argv: list[str] | None = None) -> int:
             resources={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},
         )
     except DarwinError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(printable(error) + "\n")
         return 2 if isinstance(error, ConfigError) else 1
     except OSError as error:
-        sys.stderr.write(f"{error}: nothing was taken off; run the same command again once it can be read\n")
+        sys.stderr.write(f"{printable(error)}: nothing was taken off; run the same command again once it can be read\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to go on\n")
         return 130
-    print(_in_words(report))
+    print(printable(_in_words(report)))
     return int(report.code)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m darwin_align.integrations.ray", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m darwin_align.integrations.ray", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("input", metavar="IN", help="JSONL or parquet, as for darwin-align batch")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a folder that every machine sees")
     parser.add_argument(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from itertools import product
 
 import pytest
+from tokenizers import processors
 
 from darwin_align.backends import templates as module
 from darwin_align.backends.templates import ChatTemplate, to_chat
+from darwin_align.backends.turns import question_of
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Message, Request, Response, ToolCall
 
@@ -302,3 +306,117 @@ def test_answer_texts_of_a_template_without_a_frame(tokenizers):
     template = ChatTemplate(tokenizers["qwen3"], source)
     [(before, after)] = template.answer_texts(asked(USER), [Response(text="Hi")], "closed")
     assert (before, after) == ("HOW DO I BREW GREEN TEA?|HELLO|", "")
+
+
+# -- turns that a template refuses
+
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+SYSTEM_FIRST = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('system first') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+HEY = Message(role="user", content="Hey.")
+MORE = Message(role="assistant", content="Wait.")
+
+
+@pytest.mark.parametrize(
+    ("source", "conversation", "rendered"),
+    [
+        (ALTERNATING, (HEY, HEY, USER), "<user>Hey.\n\nHey.\n\nHow do I brew green tea?"),
+        (ALTERNATING, (USER, ANSWER, MORE, HEY), f"<user>{USER.text}<assistant>Heat the water.\n\nWait.<user>Hey."),
+        (
+            ALTERNATING,
+            (USER, ANSWER, SYSTEM, HEY),
+            f"<user>{USER.text}<assistant>Heat the water.<user>Be kind.\n\nHey.",
+        ),
+        (ALTERNATING, (SYSTEM, HEY, USER), "<user>Be kind.\n\nHey.\n\nHow do I brew green tea?"),
+        (SYSTEM_FIRST, (HEY, HEY), "<user>Hey.<user>Hey."),
+        (SYSTEM_FIRST, (SYSTEM, HEY, ANSWER, HEY), "<system>Be kind.<user>Hey.<assistant>Heat the water.<user>Hey."),
+        (SYSTEM_FIRST, (SYSTEM, SYSTEM, HEY), "<system>Be kind.\n\nBe kind.<user>Hey."),
+        (
+            SYSTEM_FIRST,
+            (SYSTEM, HEY, MORE, SYSTEM, HEY),
+            "<system>Be kind.<user>Hey.<assistant>Wait.<user>Be kind.\n\nHey.",
+        ),
+        (SYSTEM_FIRST, (HEY, SYSTEM), "<user>Hey.\n\nBe kind."),
+    ],
+)
+def test_turns_are_merged_only_where_the_template_refuses_them(tokenizers, source, conversation, rendered):
+    template = ChatTemplate(tokenizers["llama"], source)
+    assert template.prompt_text(asked(*conversation)) == rendered
+
+
+def test_tool_turns_are_text_of_their_neighbours_for_a_reward_model(tokenizers, caplog):
+    template = ChatTemplate(tokenizers["llama"], ALTERNATING, role="reward model")
+    request = asked(USER, Message(role="assistant", content="Sure.", tool_calls=CALL.tool_calls), RESULT, RESULT)
+    expected = (
+        f'<user>{USER.text}<assistant>Sure.\n\nTool call: heat({{"degrees": 80}})'
+        "<user>Tool result of heat: 80 degrees\n\nTool result of heat: 80 degrees<assistant>Hot."
+    )
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert template.answer_texts(request, [Response(text="Hot.")], "closed") == [
+                (expected.removesuffix("Hot."), "Hot.")
+            ]
+    assert [record.getMessage() for record in caplog.records] == list(template.notes(request))
+    assert "the reward model's chat template takes no tool calls and results" in caplog.text
+    assert template.notes(asked(USER)) == ()
+
+
+def test_messages_say_whose_template_it_is(tokenizers):
+    source = "{{ raise_exception('no') }}"
+    for role in ("policy", "reward model"):
+        with pytest.raises(RequestError, match=f"the {role}'s chat template refuses this conversation: no"):
+            ChatTemplate(tokenizers["llama"], source, role=role).prompt_ids(asked(USER))
+
+
+def test_a_pair_reads_tool_turns_too():
+    text = 'How do I brew green tea?\n\nTool call: heat({"degrees": 80})\n\nTool result of heat: 80 degrees'
+    assert question_of([USER, CALL, RESULT]) == text
+
+
+# -- special tokens
+
+
+def _processed(tokenizer, first: bool, last: bool):
+    """A copy of the tokenizer whose post-processor adds BOS, EOS, both or none."""
+    made = copy.deepcopy(tokenizer)
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    single = " ".join([bos] * first + ["$A"] + [eos] * last)
+    known = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (bos, eos)]
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=known)
+    ids = made.encode("x")
+    assert (ids[0] == made.bos_token_id, ids[-1] == made.eos_token_id) == (first, last)
+    return made
+
+
+@pytest.mark.parametrize("turn", ["closed", "open"])
+@pytest.mark.parametrize("bos", ["template", "tokenizer"])
+@pytest.mark.parametrize("shape", list(product(("", "{{ bos_token }}"), ("\n", "{{ eos_token }}"))))
+@pytest.mark.parametrize("added", [(False, False), (True, False), (False, True), (True, True)])
+def test_special_tokens_are_the_same_by_text_by_ids_and_over_the_wire(tokenizers, added, shape, bos, turn):
+    written, ended = shape
+    tokenizer = _processed(tokenizers["llama"], *added)
+    source = written + "{% for m in messages %}{{ m.role }}:\n{{ m.content }}" + ended + "{% endfor %}"
+    template = ChatTemplate(tokenizer, source, bos=bos, role="reward model")
+    request, text = asked(USER, ANSWER, USER), "Heat the water."
+    [by_text] = template.answer_ids(request, [Response(text=text)], turn)
+    [by_ids] = template.answer_ids(request, [Response(text=text, tokens=encode(tokenizer, text))], turn)
+    assert by_ids == by_text
+    chat = to_chat(request.conversation)
+    whole = tokenizer.apply_chat_template(
+        [*chat, {"role": "assistant", "content": text}], chat_template=source, tokenize=False
+    )
+    if turn == "open":
+        whole = whole.removesuffix("\n").removesuffix(tokenizer.eos_token)
+    # What the model cards do: a leading BOS is taken off, and the tokenizer adds its special tokens.
+    card = tokenizer.encode(whole.removeprefix(tokenizer.bos_token)) if bos == "tokenizer" else None
+    assert by_text == (card or tokenizer.encode(whole, add_special_tokens=False))
+    [(before, after)] = template.answer_texts(request, [Response(text=text)], turn, special=False)
+    assert tokenizer.encode(before + after, add_special_tokens=False) == by_text
+    if bos == "tokenizer":
+        [(before, after)] = template.answer_texts(request, [Response(text=text)], turn, special=True)
+        assert tokenizer.encode(before + after) == by_text

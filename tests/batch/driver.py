@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-from darwin_align.batch.command import add_parser, main
+from darwin_align.cli.batch import add_batch
+from darwin_align.cli.batch import run as run_command
+from darwin_align.cli.parsing import Parser
 from darwin_align.core import SearchConfig
 from darwin_align.core.errors import ConfigError, DarwinError
 from darwin_align.search import DarwinSearch
@@ -37,16 +39,13 @@ def slow(seconds: float, cycles: int) -> DarwinSearch:
 
 
 def run(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     parser.add_argument("--scripted", type=float, metavar="SECONDS", help="no models; scoring takes so long")
     parser.add_argument("--cycles", type=int, default=1)
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--seed", type=int)
-    shared.add_argument("--json", action="store_true")
-    add_parser(parser.add_subparsers(required=True), [shared])
+    add_batch(parser.add_subparsers(required=True))
     arguments = parser.parse_args(argv)
     try:
-        return main(arguments, make)
+        return run_command(arguments, make)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -14,7 +14,7 @@ import pytest
 from darwin_align import DarwinChatModel, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.batch import Fields, Stop, fingerprint, run_batch, settings_of
-from darwin_align.batch.progress import Lines, telling
+from darwin_align.batch.progress import Lines, Pace, telling
 from darwin_align.core import Request, Response
 from darwin_align.core.errors import ConfigError, EndpointConnectionError
 from darwin_align.operators.policy import Continuation, Row
@@ -504,6 +504,30 @@ def test_progress_of_a_stream_knows_no_total() -> None:
     now[0] = 31
     lines.step(answered=False)
     assert said[1] == "batch: 0 answered, 1 without, 0.032 a second\n"
+
+
+def test_what_is_left_takes_whole_waves() -> None:
+    """Sixteen prompts end together after 11 s: the four that are left take as long, not 2 s."""
+    now, said = [0.0], list[str]()
+    lines = Lines(lambda: now[0], said.append, concurrency=16)
+    lines.begin(20, 0)
+    now[0] = 31.0
+    for _ in range(16):
+        lines.step(answered=True)
+    now[0] = 62.0
+    lines.step(answered=True)
+    assert [line.rpartition(", ")[2] for line in said[1:]] == ["about 62 s left\n", "about 58 s left\n"]
+    now[0] = 0.0
+    pace = Pace(16, lambda: now[0])
+    assert pace.left(20) is None
+    now[0] = 11.0
+    for _ in range(16):
+        pace.step()
+    assert (pace.left(4), pace.left(17)) == (11.0, 22.0)
+    now[0] = 15.0
+    assert pace.left(4) == 7.0
+    now[0] = 99.0
+    assert pace.left(4) == 0.0
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darwin_align import Budget, DarwinSearch, SearchConfig
+from darwin_align import Budget, SearchConfig
 from darwin_align.core import Usage
 from tests.core.kit import Case, Trace, cases, search_of, trace
 
@@ -66,23 +66,56 @@ def test_a_budget_that_is_not_reached_changes_nothing(case: Case) -> None:
 
 
 @pytest.mark.parametrize("selector", ["top_k", "none"])
-def test_nothing_finished_ends_with_the_best_partial_answer(selector: str) -> None:
+def test_a_budget_smaller_than_one_answer_cuts_it_and_says_so(selector: str) -> None:
     run = trace(search_of(ends=0.0), SearchConfig(selector=selector, seed=3, budget=Budget(tokens=60)))
-    assert run.result.best.finish_reason == run.result.first_response.finish_reason == "length"
-    assert run.result.text
+    assert run.result.best == run.result.first_response
+    assert (run.result.best.finish_reason, run.result.best.length) == ("length", 60)
+    assert run.result.reward is not None
     assert run.result.stop_reason == "budget: tokens"
-    assert (run.result.reward is None) == (selector == "none")
+    assert run.result.cycles == 0
+    assert run.result.notes == (
+        "the budget (tokens) is smaller than one whole answer, which was cut after 60 tokens: give the search more",
+    )
 
 
-def test_a_budget_spent_by_the_mutation_alone_still_answers() -> None:
-    def slow(search: DarwinSearch) -> Trace:
-        return trace(search, SearchConfig(seed=3, budget=Budget(seconds=1.0)), seconds=2.0)
-
-    result = slow(search_of()).result
+def test_a_budget_spent_by_the_first_response_alone_still_answers() -> None:
+    result = trace(search_of(), SearchConfig(seed=3, budget=Budget(seconds=1.0)), seconds=2.0).result
+    assert result.best == result.first_response
     assert result.text
+    assert result.best.finish_reason == "stop"
     assert result.reward is not None
     assert result.stop_reason == "budget: seconds"
-    assert [event.operator for event in result.events] == ["mutate", "decode", "score", "select"]
+    assert [event.operator for event in result.events] == ["decode", "score"]
+
+
+@given(cases(), st.integers(1, 200))
+def test_a_whole_answer_comes_first(case: Case, limit: int) -> None:
+    """Whatever the budget allows beyond the plain sample, that one is the sample of a search without a budget."""
+    free, run = case.trace(), case.trace(budget={"tokens": limit})
+    whole, found = free.result.first_response, run.result.first_response
+    if limit >= whole.length:
+        assert found == whole
+        assert run.result.reward >= whole.reward
+        assert not run.result.remarks
+    else:
+        assert found.length == limit
+        assert found.finish_reason == "length"
+        assert run.result.remarks
+    first = run.result.events[:2]
+    assert [(event.operator, event.delta.beams.keys()) for event in first] == [
+        (operator, {case.config.beams if case.config.cycles else 0}) for operator in ("decode", "score")
+    ]
+
+
+@given(cases(), st.integers(1, 200))
+def test_every_question_says_what_is_left(case: Case, limit: int) -> None:
+    run = case.trace(budget={"tokens": limit, "seconds": 1000.0}, seconds=1.0)
+    for question, _ in run.steps:
+        step, usage = question.population.step, question.population.usage
+        assert step.tokens_left == max(1, limit - usage.decoded_tokens)
+        assert step.seconds_left == 1000.0 - usage.seconds
+        assert step.grace_seconds == 100.0
+    assert all(question.population.step.seconds_left is None for question, _ in case.trace().steps)
 
 
 def test_the_first_limit_that_is_reached_is_named() -> None:
@@ -109,7 +142,8 @@ def test_a_cycle_that_was_cut_leaves_the_archive_as_it_was(case: Case, limit: in
 
 @given(cases())
 def test_a_budget_that_is_spent_by_the_very_last_step_cut_nothing(case: Case) -> None:
-    calls = case.trace().result.usage.reward_calls
+    # Counted under a budget: there the first response is scored alone, elsewhere together with those that equal it.
+    calls = case.trace(budget={"reward_calls": 10**6}).result.usage.reward_calls
     assert case.trace(budget={"reward_calls": calls}).result.stop_reason == "cycles"
     assert case.trace(budget={"reward_calls": max(1, calls - 1)}).result.stop_reason in (
         "cycles",

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from benchmarks.servers.launch import Server
-from darwin_align.cli import _parser, main
+from darwin_align import evaluation
+from darwin_align.cli import main, parser
+from darwin_align.cli.options import check_models, read_settings
 from darwin_align.core.errors import ConfigError
-from darwin_align.evaluation import commands
-from darwin_align.evaluation.subject import _check, settings_of
+from darwin_align.langchain.assignments import settings_of
 from darwin_align.pocket import held_out, policy_path, reward_path
 from tests.evaluation.kit import judging, official, write_instructions, write_questions, write_references
 
-PAGE = Path(commands.__file__).with_name("README.md")
+PAGE = Path(evaluation.__file__).with_name("README.md")
 
 
 def command(benchmark: str, *arguments: str | Path) -> list[str]:
@@ -202,8 +203,8 @@ def test_models_behind_urls_take_the_benchmark(run: Run, tmp_path: Path, llama: 
         (["--set", "cycles=x"], "cycles"),
         (["--set", "seed=1"], "give --seed"),
         (["--set", "max_tokens=9", "--set", "max_new_tokens=8"], "max_new_tokens=… is given twice"),
-        (["--policy", "somewhere"], "policy and reward model go together"),
-        (["--reward-url", "http://x"], "policy and reward model go together"),
+        (["--policy", "somewhere"], "--policy and --reward go together"),
+        (["--reward-url", "http://x"], "--policy and --reward go together"),
         (["--policy", "x", "--policy-url", "http://x"], "--policy is a local model and --policy-url a remote one"),
         (["--policy-model", "x"], "--policy-model needs --policy-url"),
         (["--reward-dialect", "x"], "--reward-dialect needs --reward-url"),
@@ -282,7 +283,7 @@ def test_a_program_that_is_not_there_is_said(run: Run, tmp_path: Path) -> None:
         assert says in done.stderr
 
 
-@pytest.mark.parametrize("does", ["", "c._parser()"], ids=["import", "options"])
+@pytest.mark.parametrize("does", ["", "c.parser()"], ids=["import", "options"])
 def test_the_program_loads_no_model_code_before_its_options_are_known(does: str) -> None:
     heavy = ("torch", "transformers", "httpx", "langchain_core", "darwin_align.backends.endpoint")
     script = f"import sys, darwin_align.cli as c; {does}\nprint([name for name in {heavy} if name in sys.modules])"
@@ -302,7 +303,7 @@ def test_what_the_figures_take_is_missed_before_anything_is_answered(
 
 
 def test_every_file_that_is_no_code_is_in_the_wheel() -> None:
-    root = Path(commands.__file__).parents[1]
+    root = Path(evaluation.__file__).parents[1]
     data = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     packed = {path for pattern in data["package-data"]["darwin_align"] for path in root.glob(pattern)}
     folders = [root / "evaluation", root / "trace"]
@@ -328,9 +329,9 @@ def test_the_page_has_a_command_for_every_row_of_the_papers_table() -> None:
 
 @pytest.mark.parametrize("line", page_commands(), ids=lambda line: " ".join(line[3:])[-60:])
 def test_every_command_of_the_page_is_understood(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = _parser().parse_args(line[1:])
-    settings_of(arguments.preset, arguments.set)
-    _check(arguments)
+    arguments = parser().parse_args(line[1:])
+    read_settings(arguments)
+    check_models(arguments)
     assert arguments.policy
     assert arguments.judge_url
 

@@ -45,6 +45,21 @@ _KEYS = {
 """Where a provider's customary variable is read. It is sent to that provider only; ``DARWIN_ALIGN_API_KEY`` to any."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CALLS = (
+    "/chat/completions",
+    "/completions",
+    "/completion",
+    "/models",
+    "/generate",
+    "/embeddings",
+    "/classify",
+    "/pooling",
+    "/score",
+    "/rerank",
+    "/predict",
+    "/get_reward",
+)
+"""Calls that people copy from documentation together with the address."""
 _HIGHEST_PORT = 65535
 _SHORTEST_SECRET = 6
 """Shorter values of headers are no keys: to strike them out of messages would only garble these."""
@@ -168,6 +183,8 @@ class Endpoint:
             host by https, else ``DARWIN_ALIGN_API_KEY``.
         headers: further headers; their values are kept as secrets.
         limits: how much, how patiently.
+        exact: whether a base URL is itself what is called. Otherwise the name of a call at its end, such as
+            ``/v1/chat/completions``, is cut off, and the log says so.
 
     Raises:
         ConfigError: a base URL, a key or a header cannot be used.
@@ -183,11 +200,12 @@ class Endpoint:
         api_key: str | SecretStr | None = None,
         headers: Mapping[str, str | SecretStr] | None = None,
         limits: Limits | None = None,
+        exact: bool = False,
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
         if not urls:
             raise ConfigError("base_url is empty: give the server's address, e.g. 'http://127.0.0.1:8000'")
-        self.roots = tuple(dict.fromkeys(_root(url) for url in urls))
+        self.roots = tuple(dict.fromkeys(_root(url, exact=exact) for url in urls))
         self.limits = limits or Limits()
         self._key = _secret(api_key, "api_key") if api_key is not None else _key_from_environment(self.roots)
         self._headers = {_header(name): _secret(value, f"header {name}") for name, value in (headers or {}).items()}
@@ -439,7 +457,7 @@ def _header(name: str) -> str:
     return name
 
 
-def _root(url: str) -> str:
+def _root(url: str, *, exact: bool) -> str:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
@@ -448,7 +466,11 @@ def _root(url: str) -> str:
         raise ConfigError(f"{_shown(url)} is no web address: give e.g. 'http://127.0.0.1:8000'")
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ConfigError("a base_url holds an address only: give keys as api_key=… or headers=…")
-    return url.rstrip("/").removesuffix("/v1")
+    root = url.rstrip("/")
+    if not exact and (call := next((call for call in _CALLS if parsed.path.rstrip("/").endswith(call)), None)):
+        root = root.removesuffix(call).removesuffix("/v1").rstrip("/")
+        logger.warning("base_url=%r ends with the name of a call: %r is taken for the server's address", url, root)
+    return root.removesuffix("/v1")
 
 
 def _shown(url: object) -> str:

@@ -1,15 +1,18 @@
 """Three ways in which a server goes on with an answer: by token ids, by text, by a begun assistant's turn.
 
 Ids are exact. Text is tokenised anew at every chunk and drifts a little; a begun turn also passes through the server's
-own template. Each way proves itself once, on a tiny conversation, before a search relies on it.
+own template. Where a chunk of few tokens is one space or half a character, it is asked for again with twice as many,
+for it would be written again for ever; what the server wrote in vain counts as decoded. Each way proves itself once, on
+a tiny conversation, before a search relies on it.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -32,6 +35,8 @@ __all__ = ["ByIds", "ByPrefill", "ByText", "Unsuited", "Way"]
 logger = logging.getLogger(__name__)
 
 _BROKEN = "�"
+_CUT = re.compile(f"{_BROKEN}{{1,3}}\\Z")
+"""What is shown of a character whose last bytes are missing: it has four at most."""
 _TRIAL = Request.of("Count from one to five.")
 _NOTHING = Response(text="")
 _EITHER = (False, True)
@@ -109,6 +114,10 @@ class Way(ABC):
     def guided(self, row: Row, prompt: Prompt, limit: int) -> Guided | None:  # noqa: ARG002
         """A row that is to be kept to a grammar; ``None`` if whatever it writes will do."""
         return None
+
+    def stalled(self, row: Row, found: Continuation) -> bool:  # noqa: ARG002
+        """Whether a row that goes on from here would be sent just as it was, and so write the same again."""
+        return False
 
     def room(self, row: Row, prompt: Prompt) -> int | None:
         """Tokens that still fit behind a row's prompt, or ``None`` where that is not known."""
@@ -250,13 +259,18 @@ class _Textual(Way):
     def _state(self, row: Row) -> str:
         if row.tokens:
             raise RequestError("a row has token ids, which a server that is continued by text would lose: use 'ids'")
-        # A space at the end would be a token of its own, where the model writes it with the next word.
-        return row.text.rstrip(" ")
+        # A space at the end would be a token of its own, where the model writes it with the next word. Those before it
+        # are tokens of their own for the model, too.
+        return row.text.removesuffix(" ")
 
     def _added(self, given: str, written: Written) -> str:
         text = written.text.removeprefix(given) if self.echo else written.text
         # Bytes of a character that is cut in the middle are held back: they are written again with the next chunk.
-        return text if written.finish in STOP else text.rstrip(_BROKEN)
+        return text if written.finish in STOP else _CUT.sub("", text)
+
+    def stalled(self, row: Row, found: Continuation) -> bool:
+        """At a few tokens a chunk: it is one space, or fewer bytes than a character has."""
+        return found.finish_reason is None and self._state(replace(row, text=found.text)) == self._state(row)
 
     def _finished(
         self, row: Row, text: str, new_tokens: int, written: Written, asked: int
@@ -280,6 +294,11 @@ class _Textual(Way):
         added = self._added(given, written)
         new_tokens = self._count(added, written, asked)
         text, finish = self._finished(row, self._state(row) + added, new_tokens, written, asked)
+        if finish is None and not added and new_tokens >= _FEW:
+            raise EndpointServerError(
+                f"the server wrote {new_tokens} tokens and shows none of them: the model probably thinks before it "
+                "answers. Turn thinking off on the server (or by extra_body=…), or continue by token ids"
+            )
         return Continuation(
             text=text,
             new_tokens=new_tokens,
@@ -390,13 +409,7 @@ class ByPrefill(_Textual):
     def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
         """The state's text, longer."""
         assert isinstance(prompt, Chat)  # noqa: S101 - its own
-        found = self._continuation(row, prompt.prefix, written, asked)
-        if found.finish_reason is None and found.text == prompt.prefix and found.new_tokens >= _FEW:
-            raise EndpointServerError(
-                f"the server wrote {found.new_tokens} tokens and shows none of them: the model probably thinks before "
-                "it answers. Turn thinking off on the server (or by extra_body=…), or continue by token ids"
-            )
-        return found
+        return self._continuation(row, prompt.prefix, written, asked)
 
 
 def _messages(request: Request) -> tuple[dict[str, Any], ...]:

@@ -18,7 +18,7 @@ from darwin_align.backends.endpoint.dialects import DIALECTS, Asked, Dialect
 from darwin_align.backends.endpoint.dialects.base import Prompt, Steering, Written
 from darwin_align.backends.endpoint.guided import Guided
 from darwin_align.backends.endpoint.server import About, Served, about
-from darwin_align.backends.endpoint.tokenizers import load_template, tokenizer_length
+from darwin_align.backends.endpoint.tokenizers import load_template, may_be_loaded, tokenizer_length
 from darwin_align.backends.grammars import forced
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.budget import Usage
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 ContinuationName = Literal["auto", "ids", "text", "prefill"]
 
 _WAYS: dict[str, type[Way]] = {"ids": ByIds, "text": ByText, "prefill": ByPrefill}
+_PATIENCE = 32
+"""Tokens in which a text that is not white space alone shows something."""
 _NOTHING = Written(ids=(), finish="length", new_tokens=0)
 _PROMPTS = {"prompt", "messages", "input_ids", "inputs", "text"}
 _OURS = frozenset({*_PROMPTS, "max_tokens", "n", "seed", "stop", "stream", "temperature", "top_p", "top_k"})
@@ -109,12 +111,15 @@ class _Task:
     line: _Line
     guided: Guided | None = None
     _found: Continuation | None = None
+    _longer: _Line | None = None
+    """The line with more tokens, where so few as were asked for lead nowhere."""
+    _written: int = 0
 
     def next(self) -> _Line | None:
         """What is to be asked now, if anything."""
         guided, line = self.guided, self.line
         if guided is None:
-            return line if self._found is None else None
+            return (self._longer or line) if self._found is None else None
         if not guided.left:
             return None
         question = guided.question()
@@ -128,7 +133,26 @@ class _Task:
             self.guided.take(written, read=read)
             return
         found = self.way.continuation(line.row, line.prompt, written, line.limit)
-        self._found = replace(found, prefilled_tokens=0) if read else found
+        self._written += found.new_tokens
+        if self.way.stalled(line.row, found) and (more := self._more(line)) > line.limit:
+            self._longer = replace(line, row=replace(line.row, max_tokens=more), limit=more)
+            return
+        counted = min(found.new_tokens, self.line.limit)
+        self._found = replace(found, new_tokens=counted, prefilled_tokens=0 if read else found.prefilled_tokens)
+
+    def _more(self, line: _Line) -> int:
+        """Twice as many tokens, as far as the context has room and white space alone is given a chance."""
+        if line.limit >= max(_PATIENCE, self.line.limit * 2):
+            return 0
+        room = self.way.room(line.row, line.prompt)
+        return line.limit * 2 if room is None else min(line.limit * 2, room)
+
+    @property
+    def discarded(self) -> int:
+        """Tokens that the server wrote and that do not count as the row's."""
+        if self.guided is not None:
+            return self.guided.discarded
+        return self._written - (self._found.new_tokens if self._found is not None else 0)
 
     def continuation(self) -> Continuation:
         """What became of the row."""
@@ -181,7 +205,7 @@ class EndpointPolicy:
         dialect: "auto", or one of :data:`~darwin_align.backends.endpoint.dialects.DIALECTS`.
         continuation: "auto", "ids", "text" or "prefill".
         tokenizer: folder or hub id of the model's tokenizer. ``None`` tries the model's own name on servers whose
-            models go by hub ids.
+            models go by hub ids. What the server says is taken for a hub id only, never for a path on this machine.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
         context_length: tokens of prompt and answer; ``None`` asks the server, then the tokenizer.
         seeded: send seeds.
@@ -283,6 +307,17 @@ class EndpointPolicy:
         return (self._speech or call(self._spoken)).way.template
 
     @property
+    def supports_tools(self) -> bool:
+        """Whether the chat template shows tools, calls of them and their results to the model.
+
+        Plain code that asks no server: before the first use it is not known, and taken for granted.
+        """
+        if self._speech is None:
+            return True
+        template = self._speech.way.template
+        return template is not None and not isinstance(self._speech.way, ByPrefill) and template.takes_agents
+
+    @property
     def enforces_formats(self) -> bool:
         """Whether a ``response_format`` and a forced ``tool_choice`` are kept, as they are where ids are continued.
 
@@ -333,7 +368,7 @@ class EndpointPolicy:
         guided = [task.guided for task in tasks.values() if task.guided is not None]
         return Report(
             [done[i] for i in range(len(rows))],
-            usage=Usage(decoded_tokens=sum(one.discarded for one in guided)),
+            usage=Usage(decoded_tokens=sum(task.discarded for task in tasks.values())),
             notes=(*notes, *dict.fromkeys(one.note for one in guided if one.note)),
         )
 
@@ -455,7 +490,7 @@ class EndpointPolicy:
         if options.continuation == "prefill" or not dialect.hub_models:
             return None, "it needs tokenizer=…, a folder or a hub id", None
         names = dict.fromkeys(name for name in (served.root, served.id) if name)
-        for name in names:
+        for name in [name for name in names if may_be_loaded(name, options.model)]:
             try:
                 return await self._loaded(name)
             except ModelLoadError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -17,7 +17,7 @@ from darwin_align.backends.endpoint.rewards import REWARD_DIALECTS, Form, Item, 
 from darwin_align.backends.endpoint.rewards.remote import RemoteScorer
 from darwin_align.backends.endpoint.rewards.way import Way, form_of
 from darwin_align.backends.endpoint.server import About, Served, about
-from darwin_align.backends.endpoint.tokenizers import load_tokenizer
+from darwin_align.backends.endpoint.tokenizers import load_tokenizer, may_be_loaded
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
 from darwin_align.backends.templates import ChatTemplate, Turn
 from darwin_align.core.budget import Usage
@@ -52,7 +52,7 @@ class EndpointScorer(RemoteScorer):
     it is sent messages, and a note says so. Nothing is truncated here, and no server is asked to.
 
     Raw scores are asked for wherever a server can be asked. If all rewards lie between 0 and 1 nevertheless, a warning
-    says that a sigmoid was probably applied: it presses good answers together.
+    says that a sigmoid was probably applied: it presses good answers together. Another says that all are the same.
 
     >>> EndpointScorer(base_url="http://127.0.0.1:8001", model="Skywork/Skywork-Reward-V2-Qwen3-0.6B", api_key="secret")
     EndpointScorer('http://127.0.0.1:8001', model='Skywork/Skywork-Reward-V2-Qwen3-0.6B')
@@ -70,7 +70,8 @@ class EndpointScorer(RemoteScorer):
     model: str | None = None
     """The model's name on the server; ``None`` takes the only one."""
     tokenizer: str | Path | None = None
-    """Folder or hub id of the reward model's tokenizer; ``None`` tries the model's own name."""
+    """Folder or hub id of the reward model's tokenizer; ``None`` tries the model's own name. What the server says is
+    taken for a hub id only, never for a path on this machine."""
     chat_template: str | Path | None = None
     """Jinja source, or a path to a file with it, in place of the tokenizer's own."""
     recipe: str | None = None
@@ -126,6 +127,10 @@ class EndpointScorer(RemoteScorer):
             return None
         return way.context_length - lengths[0]
 
+    def _calls_address(self) -> bool:
+        dialect = REWARD_DIALECTS.get(self.dialect) if isinstance(self.dialect, str) else self.dialect
+        return dialect is not None and dialect.calls_address
+
     # -- asking
 
     async def _score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
@@ -142,7 +147,10 @@ class EndpointScorer(RemoteScorer):
         return Report(
             [rewards[item] for item in items],
             Usage(reward_tokens=tokens),
-            self._state.notes(*way.notes, *way.unseen(request), *self._squashed(way, list(rewards.values()))),
+            (
+                *self._state.notes(*way.notes, *way.unseen(request), *self._suspicions(way, rewards)),
+                *way.adapted(request),
+            ),
         )
 
     def _checked(
@@ -182,18 +190,30 @@ class EndpointScorer(RemoteScorer):
             raise RewardError(f"{asked} gave the reward {wrong[0]}: rewards must be finite numbers")
         return rewards, tokens
 
-    def _squashed(self, way: Way, rewards: Sequence[float]) -> tuple[str, ...]:
-        """A warning once enough rewards were seen and all of them look like a sigmoid's."""
-        facts = self._state.facts
+    def _suspicions(self, way: Way, rewards: Mapping[Item, float]) -> Iterator[str]:
+        """Warnings once enough rewards were seen that tell no answers apart, or look like a sigmoid's."""
+        facts, where = self._state.facts, f"{way.where} ({way.dialect.name})"
         seen, between = facts.get("seen", (0, True))
-        facts["seen"] = seen, between = seen + len(rewards), between and all(0 < reward < 1 for reward in rewards)
-        if not between or seen < _ENOUGH:
-            return ()
-        return (
-            f"all rewards of {way.where} ({way.dialect.name}) lie between 0 and 1, as if a sigmoid had been applied, "
-            "which presses good answers together: look for a setting of the server, or for a raw score in its answers. "
-            "Let it be if the model was trained to give such numbers",
-        )
+        facts["seen"] = seen, between = seen + len(rewards), between and all(0 <= one <= 1 for one in rewards.values())
+        if between and seen >= _ENOUGH:
+            yield (
+                f"all rewards of {where} lie between 0 and 1, as if a sigmoid had been applied, which presses good "
+                "answers together: look for a setting of the server, or for a raw score in its answers. Let it be if "
+                "the model was trained to give such numbers"
+            )
+        # By what was sent: the same answer has the same reward as often as it is asked for.
+        if (tied := facts.setdefault("tied", {})) is None:
+            return
+        tied.update((hash(item), reward) for item, reward in rewards.items())
+        if len(values := set(tied.values())) > 1:
+            facts["tied"] = None
+        elif len(tied) >= _ENOUGH:
+            facts["tied"] = {}
+            yield (
+                f"the rewards of {_ENOUGH} different answers by {where} are all exactly {values.pop()}, which tells no "
+                "answer from another: a sigmoid in half precision gives 1.0 for every good answer, so look for a "
+                "setting of the server that gives raw scores; or the server does not read the answers"
+            )
 
     # -- finding out what to ask
 
@@ -222,7 +242,7 @@ class EndpointScorer(RemoteScorer):
         if tokenizer is not None and recipe.inputs == "chat":
             name = f"the reward model {served.id!r}" if served.id else f"the reward model on {where}"
             try:
-                template = ChatTemplate(tokenizer, self.chat_template, name=name, bos=recipe.bos)
+                template = ChatTemplate(tokenizer, self.chat_template, name=name, role="reward model", bos=recipe.bos)
             except ModelLoadError as error:
                 if self.tokenizer is not None:
                     raise
@@ -287,7 +307,7 @@ class EndpointScorer(RemoteScorer):
         if not {"ids", "text"} & {*dialect.takes()}:
             return None, "no tokenizer is needed"
         names = dict.fromkeys(name for name in (served.root, served.id) if name)
-        for name in names:
+        for name in [name for name in names if may_be_loaded(name, self.model)]:
             try:
                 return await asyncio.to_thread(load_tokenizer, name), ""
             except ModelLoadError as error:

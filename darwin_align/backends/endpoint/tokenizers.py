@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,11 @@ from typing import Any
 from darwin_align.backends.templates import BosFrom, ChatTemplate
 from darwin_align.core.errors import ModelLoadError
 
-__all__ = ["load_template", "load_tokenizer", "tokenizer_length"]
+__all__ = ["load_template", "load_tokenizer", "may_be_loaded", "tokenizer_length"]
+
+logger = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 _NO_LIMIT = 10**9
 """Tokenizers that know no limit name a number far beyond this."""
@@ -31,6 +37,25 @@ def load_tokenizer(path: str | Path) -> Any:
             f"cannot load a tokenizer from {str(path)!r}: give a folder, or a hub id that can be reached "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from error
+
+
+def may_be_loaded(name: str, given: str | None) -> bool:
+    """Whether a tokenizer may be looked for by the name that a server gives its model.
+
+    A server may be anybody's. It may name a public repository, and no place on this machine: a path is refused, and so
+    is a hub id that is also a path from here.
+
+    Args:
+        name: what the server calls its model, or where it says that it loaded it from.
+        given: the model's name as the user gave it, which may be any.
+    """
+    if name == given:
+        return True
+    if _HUB_ID.fullmatch(name) and ".." not in name and not Path(name).exists():
+        logger.info("the server names its model %r: the tokenizer is loaded from the hub (or its cache) by it", name)
+        return True
+    logger.info("the server names its model %r, which is no hub id or is a path here: no tokenizer is loaded", name)
+    return False
 
 
 def tokenizer_length(path: str | Path) -> int | None:

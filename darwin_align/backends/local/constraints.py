@@ -29,9 +29,14 @@ class RowGuide(Walk):
         """Why the row cannot go on; it was ended then."""
         super().__init__(grammar, ids, lenient=lenient)
 
+    @property
+    def call_mark(self) -> int | None:
+        """Id of the token that begins a call, where the next token decides between calls and a format."""
+        return None if self._ids else self._grammar.call_mark
+
     def fill(self, words: Tensor) -> None:
         """Set the bits of the tokens that may come next; those that end the turn only where the answer is complete."""
-        if not self._filled(words) and (not self._begin_anew() or not self._filled(words)):
+        if not self._filled(words) and not self._renewed(lambda: self._filled(words)):
             if self._lenient:
                 words.fill_(-1)
                 return

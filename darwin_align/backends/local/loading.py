@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from darwin_align.backends.local.engine import Engine
+from darwin_align.backends.local.heads import check_architectures, check_weights
 from darwin_align.backends.local.source import DeviceMap, Kind, ModelSource, real_device
 from darwin_align.core.errors import ModelLoadError
 
@@ -166,16 +167,12 @@ def _check_place(source: ModelSource) -> None:
 def _read(source: ModelSource, device: str) -> LoadedModel:
     try:
         config = AutoConfig.from_pretrained(source.path, **source.hub)
+        check_architectures(source.path, source.kind, getattr(config, "architectures", None))
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.hub)
         model, report = _weights(source, device, config)
     except _FAILURES as error:
         raise _explained(source, error) from error
-    if missing := sorted(report["missing_keys"]):
-        what = "language model" if source.kind == "causal" else "reward model"
-        raise ModelLoadError(
-            f"{source.path!r} is no complete {what}: it has no weights for {', '.join(missing[:3])}"
-            f"{' and more' if missing[3:] else ''}, which would be random"
-        )
+    check_weights(source.path, source.kind, model, report)
     return LoadedModel(model, tokenizer, source)
 
 

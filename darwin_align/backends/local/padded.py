@@ -1,21 +1,32 @@
-"""Writes rows without slots: what cannot be rolled back or takes no 4-D mask is padded and read anew for every call."""
+"""Decodes rows without slots, over the model's own kind of cache: one prefill a call, rows padded side by side.
+
+It serves models that cannot be rolled back or take no 4-D mask. Whether their cache does what is expected of it is
+tried on a few tokens, as slots are: upstream renames and custom code must lead to a refusal, never to wrong tokens.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
+from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from darwin_align.backends.local.engine import Line
-from darwin_align.backends.local.engine.forward import stretches
+from darwin_align.backends.local.engine.forward import CACHE_ARGUMENTS, cache_argument, stretches, tolerance
 from darwin_align.backends.local.sampling import Sampler, place_keys, seed_keys
 
 __all__ = ["PaddedForward"]
+
+_TRIAL = (3, 12, 12)
+"""Prompt lengths of the rows that a model is tried on: with padding all of them, without the last two."""
+_STEPS = 4
+"""Tokens that are decoded on each of them."""
 
 
 @dataclass
@@ -48,7 +59,12 @@ class _Batch:
 
 
 class PaddedForward:
-    """Runs a model over a batch: one prefill, then token by token over its own kind of cache."""
+    """Runs a model over a batch: one prefill, then token by token over its own kind of cache.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+        device: where its input embeddings are; ``None`` is the model's own word.
+    """
 
     def __init__(self, model: Any, device: torch.device | None = None) -> None:
         self._model = model
@@ -56,24 +72,75 @@ class PaddedForward:
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        self._cache = "past_key_values" if "past_key_values" in accepted else "cache_params"
-        self.pads = self._cache == "past_key_values" and not stretches(model.config.get_text_config())
-        """Whether padding is exact. Purely recurrent models (Mamba) carry it along in their state."""
+        self._cache_argument = cache_argument(model.forward)
 
-    def write(self, lines: Sequence[Line]) -> None:
-        """Write every line to its end."""
-        for batch in self._batches(lines):
-            self._write(batch)
+    @cached_property
+    def refusal(self) -> str:
+        """Why the model cannot be decoded in this way; "" if rows come out as from a full recompute."""
+        if not self._cache_argument:
+            return f"its forward takes no cache by a known name ({', '.join(CACHE_ARGUMENTS)})"
+        return self._wrong(_TRIAL[1:])
+
+    @cached_property
+    def pads(self) -> bool:
+        """Whether rows of unequal length can be padded: a recurrent state may carry the padding along."""
+        return not stretches(self._model.config.get_text_config()) and not self._wrong(_TRIAL)
+
+    # -- whether it can be trusted
+
+    def _wrong(self, lengths: Sequence[int]) -> str:
+        """Why decoding rows of these lengths side by side goes wrong; "" if it does not.
+
+        Tokens are given, not drawn, so that the logits of every step can be compared with those of a full recompute. On
+        the way the first row leaves, as a row that has ended does.
+        """
+        vocabulary = self._model.get_input_embeddings().num_embeddings
+        rows = [[(5 * i * i + 3 * at + 1) % vocabulary for i in range(n + _STEPS)] for at, n in enumerate(lengths)]
+        try:
+            gap = self._gap(rows, lengths)
+        except Exception as error:  # noqa: BLE001 - whatever an unknown model raises means that it cannot
+            about = str(error).partition("\n")[0]
+            return f"decoding over its own cache fails ({type(error).__name__}: {about:.120})"
+        return "" if gap <= tolerance(self._model) else f"decoding over its own cache differs by {gap:.2g} from none"
+
+    def _gap(self, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
+        """Largest difference between logits over the cache and a full recompute's, relative to the largest of them."""
+        batch = _Batch.of([row[:n] for row, n in zip(rows, lengths, strict=True)], _STEPS, self._device)
+        going, found, gap = list(range(len(rows))), self.prefill(batch), 0.0
+        for step in range(_STEPS):
+            expected = torch.cat([self._recomputed(rows[i][: lengths[i] + step]) for i in going])
+            gap = max(gap, float((found - expected).abs().max() / expected.abs().max()))
+            if step == 1 and len(going) > 1:
+                batch.keep(torch.tensor(range(1, len(going)), device=self._device))
+                going = going[1:]
+            found = self.step(batch, torch.tensor([rows[i][lengths[i] + step] for i in going], device=self._device))
+        return gap
+
+    def _recomputed(self, ids: Sequence[int]) -> Tensor:
+        """The next token's logits without any cache, (1, vocabulary)."""
+        output = self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=False)
+        logits: Tensor = output.logits[:, -1]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    # -- decoding
+
+    def write(self, lines: Sequence[Line], deadline: float | None = None) -> None:
+        """Write every line to its end, or until the deadline, which is on the clock of :func:`time.monotonic`."""
+        for batch in self._batches([line for line in lines if line.wanted > 0]):
+            if deadline is None or monotonic() < deadline:
+                self._write(batch, deadline)
 
     def _batches(self, lines: Sequence[Line]) -> Iterator[list[Line]]:
         ordered = sorted(lines, key=lambda line: len(line.ids))
+        if not ordered:
+            return
         if self.pads:
             yield ordered
             return
         for _, group in groupby(ordered, key=lambda line: len(line.ids)):
             yield list(group)
 
-    def _write(self, lines: list[Line]) -> None:
+    def _write(self, lines: list[Line], deadline: float | None) -> None:
         steps, device = max(line.wanted for line in lines), self._device
         batch = _Batch.of([line.ids for line in lines], steps, device)
         seeds = seed_keys([line.seed for line in lines], device)
@@ -87,7 +154,7 @@ class PaddedForward:
             for line, token, logprob in zip(lines, tokens.tolist(), logprobs.tolist(), strict=True):
                 line.push(token, logprob)
             going = [i for i, line in enumerate(lines) if line.wanted > 0]
-            if not going:
+            if not going or (deadline is not None and monotonic() >= deadline):
                 return
             batch.ids = torch.cat([batch.ids, tokens[:, None]], dim=1)
             if len(going) < len(lines):
@@ -114,13 +181,13 @@ class PaddedForward:
         placed = {"position_ids": positions} if self._takes_positions else {}
         output = self._model(
             input_ids=ids,
-            attention_mask=batch.mask[:, : batch.width] if batch.padded or (self.pads and not placed) else None,
+            attention_mask=batch.mask[:, : batch.width] if batch.padded else None,
             use_cache=True,
-            **{self._cache: batch.cache},
+            **{self._cache_argument: batch.cache},
             **placed,
             **self._extra,
         )
-        batch.cache = getattr(output, self._cache)
+        batch.cache = getattr(output, self._cache_argument)
         logits: Tensor = output.logits[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
 

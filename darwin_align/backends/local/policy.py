@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any, Self
 
 import torch
+import transformers
 from torch import Tensor
 
 from darwin_align.backends.detokenizer import Detokenizer, first_stop
 from darwin_align.backends.local.constraints import Constraints, RowGuide
+from darwin_align.backends.local.engine import Engine
+from darwin_align.backends.local.heads import check_class
 from darwin_align.backends.local.loading import (
     DeviceMap,
     LoadedModel,
@@ -22,11 +27,12 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.local.padded import PaddedForward
+from darwin_align.backends.request_bounds import takes_long
 from darwin_align.backends.templates import ChatTemplate
-from darwin_align.core.errors import ConfigError, ContextLengthError, RequestError
+from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.operators.policy import Continuation, Row
-from darwin_align.operators.portal import submits, wait
+from darwin_align.operators.portal import off_loop, submits, wait
 from darwin_align.operators.tool_syntax import ToolSyntax
 
 __all__ = ["LocalPolicy"]
@@ -72,11 +78,14 @@ class LocalPolicy(SharedModel):
             minute on a small CPU. A model that cannot be compiled raises torch's own error.
 
     Raises:
-        ModelLoadError: the tokenizer has no chat template.
+        ModelLoadError: the model is no causal language model, its tokenizer has no chat template, or it decodes wrong:
+            where it does not work over slots, its own cache is tried on a few tokens.
     """
 
     ranks_tokens = True
     """It writes the most likely tokens where ``Row.rank`` asks for them."""
+    stops_in_time = True
+    """It stops at a token when ``Row.seconds`` are over."""
     enforces_grounding = True
     """``grounded`` requests are taken."""
 
@@ -153,6 +162,7 @@ class LocalPolicy(SharedModel):
         return cls._restore(source, _Options(chat_template, threads, max_batch_rows, row_memory, compile))
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
+        check_class("causal", loaded.model, loaded.name)
         self._loaded, self._options = loaded, options
         self.template = ChatTemplate(loaded.tokenizer, options.chat_template, name=f"the model {loaded.name!r}")
         self.context_length = model_context_length(loaded)
@@ -162,6 +172,7 @@ class LocalPolicy(SharedModel):
         self._constraints = Constraints(loaded.tokenizer, self.template, self.eos_ids)
         self._padded = PaddedForward(loaded.model, loaded.device)
         self.engine = loaded.engine(options.max_batch_rows, options.row_memory, options.compiled)
+        _check_decodable(loaded, self.engine, self._padded)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, device={str(self._loaded.device)!r})"
@@ -174,6 +185,11 @@ class LocalPolicy(SharedModel):
             RequestError: the template shows no form of a call that is recognised.
         """
         return self.template.tool_syntax
+
+    @property
+    def supports_tools(self) -> bool:
+        """Whether the chat template shows tools, calls of them and their results to the model."""
+        return self.template.takes_agents
 
     @property
     def enforces_formats(self) -> bool:
@@ -224,25 +240,46 @@ class LocalPolicy(SharedModel):
             ContextLengthError: a prompt leaves no room for an answer.
             RequestError: the chat template refuses a conversation, or its format or tool choice cannot be enforced.
         """
+        seconds = min((row.seconds for row in rows if row.seconds is not None), default=None)
+        deadline = None if seconds is None else monotonic() + seconds
+        threads = self._options.threads or torch.get_num_threads()  # the caller's own number, not that of a pool thread
+        if any(takes_long(row.request) for row in rows):
+            return off_loop(lambda: self._queued(rows, threads, deadline))
+        return self._queued(rows, threads, deadline)
+
+    def _queued(self, rows: Sequence[Row], threads: int, deadline: float | None) -> Future[list[Continuation]]:
         lines = [self._line(row) for row in rows]
         owners = {row.search_id for row in rows}
-        return self.engine.submit(
+        owner = owners.pop() if len(owners) == 1 else ""
+        future = self.engine.submit(
             [line for line in lines if line.wanted > 0],
             lambda: [line.continuation() for line in lines],
-            whole=self._padded.write,
-            owner=owners.pop() if len(owners) == 1 else "",
-            threads=self._options.threads,
+            whole=partial(self._padded.write, deadline=deadline),
+            owner=owner,
+            threads=threads,
+            deadline=deadline,
         )
+        # Queued off the loop, rows may come after their search was cancelled and released.
+        future.add_done_callback(lambda done: self.engine.release(owner) if done.cancelled() else None)
+        return future
 
     def release(self, search_id: str) -> None:
         """Let the rows of a search go."""
         self.engine.release(search_id)
+
+    def _check_ids(self, tokens: Sequence[int]) -> None:
+        """Refuse ids that the model does not have: on a GPU they would end the process."""
+        known = self._loaded.model.get_input_embeddings().num_embeddings
+        if tokens and not (set(map(type, tokens)) == {int} and min(tokens) >= 0 and max(tokens) < known):
+            alien = next(token for token in tokens if type(token) is not int or not 0 <= token < known)
+            raise RequestError(f"a row's state holds {alien!r}: the token ids of this model are 0 to {known - 1}")
 
     def _line(self, row: Row) -> _Line:
         if row.text and not row.tokens:
             raise RequestError(
                 "a row has text but no token ids: a local policy continues only what it (or its tokenizer) wrote itself"
             )
+        self._check_ids(row.tokens)
         prompt = self.template.prompt_ids(row.request)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(
@@ -344,6 +381,24 @@ class _Line:
             logprob=self.logprob,
             # A continued row's last token was written, not read: its step reads it.
             prefilled_tokens=0 if unread == 1 and self.reused else unread,
+        )
+
+
+def _check_decodable(loaded: LoadedModel, engine: Engine, padded: PaddedForward) -> None:
+    """Refuse a model that decodes wrongly both over slots and over its own cache.
+
+    Raises:
+        ModelLoadError: with both reasons.
+    """
+    if not (over_slots := engine.prepare()):
+        return
+    with torch.inference_mode():
+        refusal = padded.refusal
+    if refusal:
+        raise ModelLoadError(
+            f"the model {loaded.name!r} ({type(loaded.model).__name__}) cannot be decoded with transformers "
+            f"{transformers.__version__}: {refusal}; and {over_slots}. Use a version of transformers that is known to "
+            "work with this model, or serve the model elsewhere and use an EndpointPolicy"
         )
 
 

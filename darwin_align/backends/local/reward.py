@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from darwin_align.backends.local.engine import ReadLine
+from darwin_align.backends.local.heads import check_class, is_sequence_classifier
 from darwin_align.backends.local.loading import (
     DeviceMap,
     Kind,
@@ -22,13 +23,15 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
-from darwin_align.backends.templates import ChatTemplate, Turn, to_chat
+from darwin_align.backends.request_bounds import takes_long
+from darwin_align.backends.templates import ChatTemplate, Turn
+from darwin_align.backends.turns import question_of, to_chat, with_tool_turns_as_text
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.base import Report, Scorer
 from darwin_align.operators.policy import current_search
-from darwin_align.operators.portal import submits, wait
+from darwin_align.operators.portal import off_loop, submits, wait
 
 __all__ = ["LocalScorer", "RewardModel"]
 
@@ -88,7 +91,8 @@ class RewardModel(SharedModel):
         row_memory: bytes for the keys and values of what was read; ``None`` is a quarter of the device's (free) memory.
 
     Raises:
-        ModelLoadError: the model has not exactly one label, or the tokenizer has no chat template.
+        ModelLoadError: the model is no sequence classification model, has not exactly one label, or its tokenizer has
+            no chat template.
         ConfigError: an unknown recipe, or a turn that it does not know.
     """
 
@@ -146,8 +150,9 @@ class RewardModel(SharedModel):
             row_memory: bytes for the keys and values of what was read.
 
         Raises:
-            ModelLoadError: there is no such model, it has not exactly one label, it needs code of its own, it cannot be
-                loaded as asked, or a package for that is missing.
+            ModelLoadError: there is no such model, it has another head, not exactly one label, or weights that are
+                missing or would be left out, it needs code of its own, it cannot be loaded as asked, or a package for
+                that is missing.
             ConfigError: options that contradict each other.
         """
         known = recipe_for(str(path)) if recipe is None else recipe_named(recipe)
@@ -173,6 +178,8 @@ class RewardModel(SharedModel):
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
         recipe = self.recipe = options.recipe
+        if recipe.reads == "logits":
+            check_class("reward", loaded.model, loaded.name)
         _check_labels(loaded, recipe)
         self._loaded, self._options = loaded, options
         self.context_length = model_context_length(loaded)
@@ -180,12 +187,17 @@ class RewardModel(SharedModel):
             # Some encoders reserve positions; their tokenizers know.
             self.context_length = min(self.context_length, loaded.tokenizer.model_max_length)
         self.engine = loaded.engine(options.batch_size, options.row_memory)
-        head = getattr(loaded.model, "score", None)
+        # A model of other code may pool its tokens in another way than by its head on the last one.
+        head = getattr(loaded.model, "score", None) if is_sequence_classifier(loaded.model) else None
         self._head = head if recipe.reads == "logits" and isinstance(head, torch.nn.Module) else None
         self._template = None
         if recipe.inputs == "chat" and recipe.reads != "get_score":
             self._template = ChatTemplate(
-                loaded.tokenizer, options.chat_template, name=f"the reward model {loaded.name!r}", bos=recipe.bos
+                loaded.tokenizer,
+                options.chat_template,
+                name=f"the reward model {loaded.name!r}",
+                role="reward model",
+                bos=recipe.bos,
             )
 
     def __repr__(self) -> str:
@@ -220,6 +232,10 @@ class RewardModel(SharedModel):
         if self.recipe.reads == "get_score":
             return self._ask([], lambda: finish(self._own_scores(request, responses), 0))
         return self._submit(self._inputs(request, responses), finish)
+
+    def notes(self, request: Request) -> tuple[str, ...]:
+        """What of a request the model reads in another form than it has, or not at all."""
+        return () if self._template is None else self._template.notes(request)
 
     @property
     def reads_ids(self) -> bool:
@@ -279,7 +295,7 @@ class RewardModel(SharedModel):
     def _inputs(self, request: Request, responses: Sequence[Response]) -> list[_Input]:
         if self._template is not None:
             return [_Input(tuple(ids)) for ids in self._template.answer_ids(request, responses, self._options.turn)]
-        question = "\n\n".join(message.text for message in request.conversation)
+        question = question_of(request.conversation)
         return [self._pair(question, response.text) for response in responses]
 
     def _pair(self, question: str, answer: str) -> _Input:
@@ -326,7 +342,8 @@ class RewardModel(SharedModel):
             answer.reward, answer.reused = reward, 0
 
     def _own_scores(self, request: Request, responses: Sequence[Response]) -> list[float]:
-        model, tokenizer, chat = self._loaded.model, self._loaded.tokenizer, to_chat(request.conversation)
+        model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        chat = with_tool_turns_as_text(to_chat(request.conversation))
         unique = dict.fromkeys(response.text for response in responses)
         rewards = {
             text: float(model.get_score(tokenizer, [*chat, {"role": "assistant", "content": text}])) for text in unique
@@ -362,9 +379,14 @@ class LocalScorer(Scorer):
     @submits
     def submit(self, request: Request, responses: Sequence[Response]) -> Future[Report[list[float]]]:
         """Queue the responses on the engine; the future's result is that of :meth:`score`."""
-        return self.reward_model.submit(
-            request, responses, lambda rewards, tokens: Report(rewards, Usage(reward_tokens=tokens))
-        )
+        notes = self.reward_model.notes(request)
+
+        def queued() -> Future[Report[list[float]]]:
+            return self.reward_model.submit(
+                request, responses, lambda rewards, tokens: Report(rewards, Usage(reward_tokens=tokens), notes)
+            )
+
+        return off_loop(queued) if takes_long(request, (one.text for one in responses)) else queued()
 
     @property
     def holders(self) -> tuple[Any, ...]:

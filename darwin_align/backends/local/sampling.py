@@ -102,6 +102,10 @@ class Guide(Protocol):
     words: int
     """32-bit words that hold one bit for every token."""
 
+    @property
+    def call_mark(self) -> int | None:
+        """Id of the token that begins a call, where the next token decides between calls and a format."""
+
     def fill(self, words: Tensor) -> None:
         """Set the bits of the tokens that may come next.
 
@@ -171,6 +175,10 @@ class Sampler:
 def ruled(logits: Tensor, guides: Sequence[Guide]) -> Tensor:
     """The logits of guided rows: minus infinity for every token that may not come next.
 
+    Where the next token decides between calls and a format, a call keeps the probability that the model gives it. All
+    other answers would have been text, and are the format's: a model that is done with its tools hardly ever begins
+    JSON by itself, so that by plain masking it would call for ever.
+
     Args:
         logits: (rows, vocabulary); left as they are.
         guides: one a row.
@@ -181,7 +189,18 @@ def ruled(logits: Tensor, guides: Sequence[Guide]) -> Tensor:
         guide.fill(row)
     octets = words.view(torch.uint8).to(logits.device).int()
     # Eight tokens at once: on a CPU a table is ten times as fast as masking by booleans.
-    return _by_octet(logits.dtype, logits.device)[octets].flatten(1)[:, :vocabulary].add_(logits)
+    masked = _by_octet(logits.dtype, logits.device)[octets].flatten(1)[:, :vocabulary].add_(logits)
+    for i, guide in enumerate(guides):
+        if (mark := guide.call_mark) is not None:
+            masked[i] += _weight_of_text(logits[i], masked[i], mark)
+    return masked
+
+
+def _weight_of_text(logits: Tensor, masked: Tensor, mark: int) -> Tensor:
+    """What is added to the logits of a format's first tokens, so that they weigh what all text does: (vocabulary,)."""
+    is_text = torch.arange(len(logits), device=logits.device) != mark
+    text, kept = (one.where(is_text, -torch.inf).logsumexp(0) for one in (logits, masked))
+    return torch.where(is_text & torch.isfinite(kept), text - kept, 0.0)
 
 
 @lru_cache

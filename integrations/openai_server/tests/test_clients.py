@@ -1,6 +1,7 @@
 """What users of OpenAI's client and of ChatOpenAI do, against the server as a process."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -140,6 +141,40 @@ def test_tools_are_called_and_their_results_read(client):
     (delta,) = [c.choices[0].delta.tool_calls[0] for c in streamed if c.choices[0].delta.tool_calls]
     assert (delta.id, delta.function.arguments) == (call.id, call.function.arguments)
     assert streamed[-1].choices[0].finish_reason == "tool_calls"
+
+
+def assembled(chunks: list[Any]) -> tuple[dict[str, Any], str]:
+    """The assistant's turn that a client makes of a stream, and why it ended."""
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    turn: dict[str, Any] = {"role": "assistant", "content": "".join(delta.content or "" for delta in deltas)}
+    if calls := [call.model_dump(exclude={"index"}) for delta in deltas for call in delta.tool_calls or ()]:
+        turn["tool_calls"] = calls
+    return turn, next(c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason)
+
+
+def test_calls_that_were_cut_at_any_length_can_be_sent_back(client):
+    asked = {"model": "pocket:sample", "tools": [LAMP], "seed": 7}
+
+    def whole_call(choice: str, length: int) -> bool:
+        cut = {**asked, "messages": say(BLUE), "tool_choice": choice, "max_tokens": length}
+        reply = client.chat.completions.create(**cut).choices[0]
+        turn = reply.message.model_dump(exclude_none=True)
+        streamed, finish = assembled(list(client.chat.completions.create(**cut, stream=True)))
+        calls = turn.get("tool_calls", [])
+        assert (streamed["content"], streamed.get("tool_calls", [])) == (turn.get("content", ""), calls)
+        assert finish == reply.finish_reason == ("tool_calls" if calls else "length")
+        assert all(call["function"]["name"] == "set_lamp" for call in calls)
+        assert all(isinstance(json.loads(call["function"]["arguments"]), dict) for call in calls)
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": "done"} for call in calls]
+        following = [*say(BLUE), streamed, *results, *say("Thank you.")]
+        assert client.chat.completions.create(**asked, messages=following, max_tokens=2).choices
+        return bool(calls)
+
+    cases = [*(("required", length) for length in (*range(1, 31), 90)), ("auto", 5), ("auto", 12)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda case: whole_call(*case), cases))
+    assert found[30]
+    assert not all(found)
 
 
 def test_tool_choice_names_a_tool_or_forbids_all(client):

@@ -1,9 +1,10 @@
 """What is refused, how, and by which name; on the application itself, without a process."""
 
 import asyncio
-import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ from darwin_align.core.errors import (
     EndpointTimeoutError,
 )
 from darwin_align.core.types import COLDEST
+from darwin_align.integrations.openai_server import fields
 from darwin_align.integrations.openai_server.app import create_app
 from darwin_align.integrations.openai_server.conversation import to_openai
 from darwin_align.integrations.openai_server.settings import SearchLimits, ServerSettings
@@ -31,6 +33,7 @@ from .conftest import KEY
 
 CHAT = "/v1/chat/completions"
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/tea.png"}}
+LAMP = {"type": "function", "function": {"name": "set_lamp", "parameters": {"type": "object", "properties": {}}}}
 HI = [{"role": "user", "content": "Say something good."}]
 
 
@@ -43,6 +46,7 @@ def scripted(policy=None, scorer=None, **settings) -> DarwinChatModel:
 
 @asynccontextmanager
 async def asking(model=None, **settings) -> AsyncIterator[httpx.AsyncClient]:
+    settings = {"allowed_hosts": ("toy",), **settings}
     app = create_app(ServerSettings(**settings), {"toy": model or scripted()})
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://toy") as client:
@@ -63,14 +67,22 @@ async def refused(body, status=400, path=CHAT, model=None, headers=None, **setti
 @pytest.mark.parametrize(
     ("parameter", "named", "hint"),
     [
-        ({"logit_bias": {"1": 2}}, "logit_bias", "does not know it"),
+        ({"logit_bias": {"1": 2}}, "logit_bias", "not weighted one by one"),
+        ({"min_p": 0.1}, "min_p", "give top_p"),
+        ({"web_search_options": {}}, "web_search_options", "nothing is searched for"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs", "the operator's"),
+        ({"best_of": 4}, "best_of", "choose a preset"),
+        ({"function_call": {"name": "f"}}, "function_call", "give tool_choice"),
+        (
+            {"messages": [*HI, {"role": "assistant", "content": "x", "audio": {"id": "1"}}, *HI]},
+            "messages.1.audio",
+            "know",
+        ),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "leave it out"),
         ({"presence_penalty": 1}, "presence_penalty", "leave it out"),
         ({"logprobs": True}, "logprobs", "chosen by their reward"),
         ({"top_logprobs": 2}, "top_logprobs", "leave it out"),
-        ({"store": True}, "store", "leave it out"),
         ({"functions": [{"name": "f"}]}, "functions", "give tools"),
-        ({"reasoning_effort": "low"}, "reasoning_effort", "does not know it"),
         ({"modalities": ["text", "audio"]}, "modalities", "leave it out"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'?"),
         ({"darwin": {"cycle": 1}}, "darwin.cycle", "did you mean 'cycles'?"),
@@ -97,6 +109,61 @@ async def test_what_asks_for_nothing_is_let_through(parameter):
     async with asking() as client:
         reply = await client.post(CHAT, json={"model": "toy", "messages": HI, **parameter})
     assert reply.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("parameter", "named"),
+    [
+        ({"metadata": {"trace": "1"}, "store": True, "user": "me"}, "metadata, store, user"),
+        ({"reasoning_effort": "low", "verbosity": "high"}, "reasoning_effort, verbosity"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"prediction": {"type": "content", "content": "x"}, "prompt_cache_key": "k"}, "prediction, prompt_cache_key"),
+        ({"min_p": 0, "best_of": 1, "skip_special_tokens": True, "metadata": {}}, None),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]}]},
+            "messages.content.cache_control"),
+        ({"messages": [*HI, {"role": "assistant", "content": "x", "refusal": None, "audio": None, "function_call": None,
+            "annotations": [{"type": "url_citation"}], "reasoning_content": "hm"}, *HI]},
+            "messages.annotations, messages.reasoning_content"),
+        ({"messages": [*HI, {"role": "assistant", "content": None, "tool_calls": [
+            {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "x", "cache_control": {"type": "ephemeral"}}]},
+            "messages.cache_control, messages.tool_calls.index"),
+    ],
+)  # fmt: skip
+async def test_what_has_no_effect_is_taken_and_named(parameter, named, stream):
+    async with asking() as client:
+        reply = await client.post(CHAT, json={"model": "toy", "messages": HI, "stream": stream, **parameter})
+    assert reply.status_code == 200, reply.text
+    assert reply.headers.get("x-darwin-ignored") == named
+
+
+def test_every_field_of_the_table_is_in_the_readme():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    names = {*fields.CHAT_IGNORED, *fields.IGNORED_IN_HISTORY, *fields.CHAT_REFUSED, *fields.CHAT_NEUTRAL}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"tools": [LAMP], "tool_choice": "required"},
+        {"darwin": {"grounded": True}, "response_format": {"type": "json_object"}},
+    ],
+)
+async def test_without_llguidance_what_it_enforces_is_not_implemented_here(asked, stream, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.setitem(sys.modules, "llguidance.hf", None)
+    async with asking(DarwinChatModel()) as client:
+        body = {"model": "toy:sample", "messages": HI, "max_tokens": 4, "stream": stream}
+        reply = await client.post(CHAT, json={**body, **asked})
+        assert (await client.post(CHAT, json={**body, "tools": [LAMP]})).status_code == 200
+    assert reply.status_code == 501
+    assert "pip install 'darwin-align[constrained]'" in reply.json()["error"]["message"]
+    assert "answered by 501" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -174,16 +241,10 @@ def test_the_coldest_temperature_is_the_librarys():
 
 
 @pytest.mark.parametrize("written", ['{"room": "hall"}', '{"room": "ha', "hall", "[1]", ""])
-def test_arguments_of_a_call_that_cannot_be_made_are_no_object(written):
+def test_a_call_that_cannot_be_made_is_text_as_it_was_written(written):
     kept = _invalid(InvalidCall(written, "there is no tool 'lamp'", "lamp"), "Kfq3fSQCW")
-    [call] = to_openai(AIMessage("", invalid_tool_calls=[kept])).tool_calls
-    told = call.function.arguments
-    try:
-        read = json.loads(told)
-    except ValueError:
-        read = None
-    assert not isinstance(read, dict)
-    assert told in (written, f"there is no tool 'lamp': {written}")
+    message = to_openai(AIMessage("Well. ", invalid_tool_calls=[kept]))
+    assert (message.content, message.tool_calls) == (f"Well. {written}", None)
 
 
 @pytest.mark.parametrize("arguments", ["{", "[]", '{"a": NaN}', r'{"a": "\ud800"}'])
@@ -275,6 +336,50 @@ def test_strangers_need_a_key(host):
     with pytest.raises(ValidationError, match="there is no API key"):
         ServerSettings(host=host)
     assert ServerSettings(host=host, api_keys=(SecretStr(KEY),)).host == host
+
+
+LOCAL = ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:8000", "localhost."]
+FOREIGN = [
+    "evil.example",
+    "evil.example:8000",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "127.0.0.1@evil",
+    "",
+]
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+async def test_without_a_key_a_page_that_rebinds_its_name_reads_nothing(host):
+    async with asking(allowed_hosts=()) as client:
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/healthz"):
+            reply = await client.get(path, headers={"Host": host})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (421, "host_not_allowed")
+        reply = await client.post(CHAT, json={"model": "toy", "messages": HI}, headers={"Host": host})
+        assert reply.status_code == 421
+        assert "allowed_hosts" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", [*LOCAL, "search.example.org", "Search.Example.org:443"])
+async def test_local_names_and_those_that_the_operator_gives_are_answered(host):
+    async with asking(allowed_hosts=("search.example.org",)) as client:
+        assert (await client.get("/v1/models", headers={"Host": host})).status_code == 200
+
+
+async def test_behind_keys_hosts_are_checked_where_the_operator_names_some():
+    headers = {"Authorization": f"Bearer {KEY}", "Host": "evil.example"}
+    keys = (SecretStr(KEY),)
+    async with asking(api_keys=keys, allowed_hosts=()) as client:
+        assert (await client.get("/v1/models", headers=headers)).status_code == 200
+    async with asking(api_keys=keys, allowed_hosts=("search.example.org",)) as client:
+        assert (await client.get("/v1/models", headers=headers)).status_code == 421
+        assert (await client.get("/healthz", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["http://a", "a:80", "a/b", "", "a b"])
+def test_allowed_hosts_are_names(host):
+    with pytest.raises(ValidationError, match="no host name"):
+        ServerSettings(allowed_hosts=(host,))
 
 
 @pytest.mark.parametrize("key", ["short", "sk-0123456789abcdé"])

@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 
 from benchmarks.servers.launch import Server, free_port
 from benchmarks.servers.proxy import FaultProxy
-from darwin_align.backends.endpoint import client
+from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, JsonMapping, JudgeScorer, client
 from darwin_align.backends.endpoint.client import _KEYS, Endpoint, Limits, Reply, gathered
 from darwin_align.backends.endpoint.faults import Fault, fault_of_answer
 from darwin_align.core.errors import (
@@ -921,6 +921,47 @@ def test_with_and_without_v1(url: str, root: str) -> None:
     endpoint = Endpoint(url)
     assert endpoint.roots == (root,)
     assert endpoint.host in root
+
+
+@pytest.mark.parametrize(
+    ("url", "root"),
+    [
+        ("http://127.0.0.1:8000/v1/chat/completions", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/v1/chat/completions/", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/v1/completions", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/v1/models", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/completion", "http://127.0.0.1:8000"),
+        ("https://api.deepseek.com/chat/completions", "https://api.deepseek.com"),
+        ("https://openrouter.ai/api/v1/chat/completions", "https://openrouter.ai/api"),
+        ("http://127.0.0.1:8000/classify", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/v1/rerank", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/get_reward", "http://127.0.0.1:8000"),
+    ],
+)
+def test_the_name_of_a_call_is_cut_off_and_said(url: str, root: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert Endpoint(url).roots == (root,)
+    [record] = [one for one in caplog.records if "darwin_align" in one.name]
+    assert f"base_url={url!r} ends with the name of a call: {root!r} is taken" in record.getMessage()
+    caplog.clear()
+    assert Endpoint(url, exact=True).roots == (url.rstrip("/"),)
+    assert Endpoint("http://models/score-models").roots == ("http://models/score-models",)
+    assert not caplog.records
+
+
+def test_a_policy_and_a_scorer_take_the_address_of_a_call() -> None:
+    url = "http://127.0.0.1:8000/v1/chat/completions"
+    assert EndpointPolicy(url).endpoint.roots == ("http://127.0.0.1:8000",)
+    assert JudgeScorer(base_url=url, model="m")._state.endpoint.roots == ("http://127.0.0.1:8000",)  # type: ignore[union-attr]
+    for dialect, root in (
+        ("auto", "http://h"),
+        ("vllm", "http://h"),
+        ("huggingface", "http://h/classify"),
+        (JsonMapping("", {"q": "{response}"}, reward="r"), "http://h/classify"),
+        (JsonMapping("/classify", {"q": "{response}"}, reward="r"), "http://h"),
+    ):
+        scorer = EndpointScorer(base_url="http://h/classify", dialect=dialect)
+        assert scorer._state.endpoint is not None
+        assert scorer._state.endpoint.roots == (root,)
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,7 @@ def chunks(policy: Any, start: Row, chunk: int, most: int = 60) -> list[Continua
 # -- chunks, half characters, white space, stop strings
 
 
-@pytest.mark.parametrize(
-    ("way", "sizes"), [("ids", (1, 2, 3, 4, 5, 60)), ("text", (4, 5, 60)), ("prefill", (4, 5, 60))]
-)
+@pytest.mark.parametrize(("way", "sizes"), [(way, (1, 2, 3, 4, 5, 60)) for way in WAYS])
 def test_half_characters_are_held_back_and_nothing_is_lost(chain, way, sizes):
     one = policy(chain.url, chain.folder, way)
     for size in sizes:
@@ -79,6 +77,69 @@ def test_half_characters_are_held_back_and_nothing_is_lost(chain, way, sizes):
         assert [c.finish_reason for c in found] == [None] * (len(found) - 1) + ["stop"]
         assert way != "ids" or sum(c.new_tokens for c in found) == len(KNOWN.encode()) + 1
     assert len(chunks(one, row(), 5)) == 5
+
+
+WORST = "a 🍵   👩\u200d🔬\n" + " " * 12 + "if x:\n\n \n🍵 \n" + " " * 9 + "é  fin"
+"""Every byte is a token: spaces alone and in runs, characters of four bytes behind them, joined emoji, empty lines."""
+
+
+def byte_by_byte(path: str, body: Any) -> Any:
+    """A server that goes on with the text above, and shows half a character as servers do."""
+    if body is None:
+        return {"data": [{"id": "m"}]} if path == "/v1/models" else (404, {})
+    if "messages" in body:
+        begun = body["messages"][-1]["content"] if body["messages"][-1]["role"] == "assistant" else ""
+    else:
+        begun = body["prompt"].partition("<|assistant|>")[2]
+    rest = WORST.encode()[len(begun.encode()) :] if WORST.startswith(begun) else b"x"
+    wrote = rest[: body["max_tokens"]]
+    text, ended = wrote.decode(errors="replace"), len(wrote) < body["max_tokens"]
+    choice = {"index": 0, "finish_reason": "stop" if ended else "length"}
+    usage = {"completion_tokens": len(wrote) + ended}
+    if "messages" in body:
+        return {"choices": [{**choice, "message": {"content": text}}], "usage": usage}
+    return {"choices": [{**choice, "text": text}], "usage": usage}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 100])
+@pytest.mark.parametrize(("way", "dialect"), [("text", "openai"), ("prefill", "mistral")])
+def test_every_chunk_goes_on_however_small_it_is(chain, way, dialect, size):
+    with serving(byte_by_byte) as served:
+        found = chunks(policy(served.url, chain.folder, way, dialect=dialect, model="m"), row(), size, most=200)
+    assert (found[-1].text, found[-1].finish_reason) == (WORST, "stop")
+    assert all(0 < one.new_tokens <= size for one in found)
+    texts = [one.text for one in found]
+    assert len(set(texts[:-1])) == len(texts) - 1, "a chunk that shows nothing new would be written for ever"
+
+
+def test_tokens_that_were_asked_for_again_are_counted_as_decoded(chain):
+    with serving(byte_by_byte) as served:
+        one = policy(served.url, chain.folder, "text", dialect="openai", model="m")
+        report = call(one.generate, [row(text="a", max_tokens=1)])
+        asked = [body["max_tokens"] for body in served.bodies("/v1/completions")]
+    assert (report.answer[0].text, report.answer[0].new_tokens) == ("a 🍵   ", 1)
+    assert asked[-4:] == [1, 2, 4, 8]
+    assert report.usage.decoded_tokens == 1 + 2 + 4 + 8 - 1
+
+
+@pytest.mark.parametrize("size", [1, 5, 60])
+def test_a_server_that_shows_nothing_is_refused_and_white_space_is_not(chain, size):
+    shown = ""
+
+    def answer(path: str, body: Any) -> Any:
+        if body is None:
+            return {"data": [{"id": "m"}]} if path == "/v1/models" else (404, {})
+        choice = {"index": 0, "text": shown * body["max_tokens"], "finish_reason": "length"}
+        return {"choices": [choice], "usage": {"completion_tokens": body["max_tokens"]}}
+
+    with serving(answer) as served:
+        one = policy(served.url, chain.folder, "text", dialect="openai")
+        with pytest.raises(EndpointServerError, match=r"wrote \d+ tokens and shows none of them"):
+            generated(one, row(text="a", max_tokens=size))
+        shown = "\ufffd"
+        assert generated(one, row(text="a", max_tokens=size))[0].text.startswith("a\ufffd")
+        shown = " "
+        assert len(chunks(one, row(), size, most=60)) == 60 / size
 
 
 def test_ids_are_those_of_the_local_policy(chain):
@@ -97,7 +158,7 @@ def test_stop_strings_across_chunks(chain, stop):
     local = LocalPolicy.from_pretrained(chain.folder, dtype="float32", device="cpu", threads=1)
     for way in WAYS:
         one = policy(chain.url, chain.folder, way)
-        for size in (1, 2, 3, 4, 7, 60) if way == "ids" else (4, 5, 7, 60):
+        for size in (1, 2, 3, 4, 7, 60):
             found = chunks(one, row(request), size)[-1]
             assert (found.text, found.finish_reason) == (KNOWN[: KNOWN.index(stop)], "stop")
             if way == "ids":

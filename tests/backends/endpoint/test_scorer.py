@@ -8,9 +8,11 @@ import json
 import logging
 import math
 import pickle
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -238,17 +240,48 @@ def test_tokens_are_counted_here_where_the_server_does_not():
 # -- what the server is, and which tokenizer
 
 
-def test_the_model_s_own_name_is_tried_as_a_tokenizer():
-    def answer(path: str, body: Any) -> Any:
-        if path != "/v1/models":
-            return vllm(path, body)
-        card = {**fixture("vllm")["models"]["data"][0], "root": REWARD}
-        return {"data": [card]}
+def naming(root: str | None, name: str) -> Any:
+    """A server that gives its model these names, and is not asked for rewards by messages."""
 
-    with serving(answer) as server:
+    def answer(path: str, body: Any) -> Any:
+        if path == "/v1/models":
+            return {"data": [{**fixture("vllm")["models"]["data"][0], "root": root, "id": name}]}
+        if "messages" in body:
+            ids = tokenizer().apply_chat_template(body["messages"], return_dict=False)
+            return {"data": [{"index": 0, "probs": [logit(ids)]}], "usage": {"prompt_tokens": len(ids)}}
+        return vllm(path, {**body, "model": "reward"})
+
+    return answer
+
+
+def asked_by_ids(server: Served) -> bool:
+    return all("input" in body for body in server.bodies("/classify"))
+
+
+def test_a_hub_id_that_the_server_names_is_tried_as_a_tokenizer_and_said(monkeypatch, caplog):
+    given = {"org/reward": tokenizer()}
+    monkeypatch.setattr("darwin_align.backends.endpoint.scorer.load_tokenizer", given.__getitem__)
+    with serving(naming("org/reward", "org/reward")) as server, caplog.at_level(logging.INFO, "darwin_align"):
         report = call(scorer(server, tokenizer=None).score, REQUEST, responses()[:2])
+        assert asked_by_ids(server)
     assert report.notes == ()
     assert report.answer == pytest.approx(call(local().score, REQUEST, responses()[:2]).answer, abs=1e-3)
+    assert caplog.text.count("the server names its model 'org/reward': the tokenizer is loaded from the hub") == 1
+
+
+@pytest.mark.parametrize("name", [REWARD, "own/reward", "./own/reward", "own/../own/reward", "reward"])
+def test_a_path_that_the_server_names_is_never_loaded(name, monkeypatch, tmp_path, caplog):
+    for place in ("own/reward", "reward"):
+        shutil.copytree(REWARD, tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    for root, own in ((name, "m"), (None, name)):
+        with serving(naming(root, own)) as server, caplog.at_level(logging.INFO, "darwin_align"):
+            call(scorer(server, tokenizer=None).score, REQUEST, responses()[:2])
+            assert not asked_by_ids(server)
+        assert f"names its model {name!r}, which is no hub id or is a path here: no tokenizer is loaded" in caplog.text
+    with serving(naming(None, name)) as server:
+        call(scorer(server, tokenizer=None, model=name).score, REQUEST, responses()[:2])
+        assert asked_by_ids(server), "what the user gives may be any path"
 
 
 def test_messages_where_no_tokenizer_is_found(caplog):
@@ -561,6 +594,46 @@ def test_rewards_between_0_and_1_are_warned_of_once(caplog):
     [note] = several[1]
     assert "lie between 0 and 1" in note
     assert [record.getMessage() for record in caplog.records if "between 0 and 1" in record.getMessage()] == [note]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "said"),
+    [
+        ([1.0] * 10, ("lie between 0 and 1", "are all exactly 1.0")),
+        ([0.0] * 10, ("lie between 0 and 1", "are all exactly 0.0")),
+        ([1.0] * 9 + [0.9990234375], ("lie between 0 and 1",)),
+        ([4.5] * 10, ("are all exactly 4.5",)),
+        ([4.5] * 9 + [4.25], ()),
+    ],
+)
+def test_saturated_and_tied_rewards_are_warned_of_once(rewards, said, caplog):
+    def answer(path: str, body: Any) -> Any:
+        data = vllm(path, body)
+        if path != "/v1/models":
+            for entry in data["data"]:
+                entry["probs"] = [numbers.setdefault(str(body["input"][entry["index"]]), next(left))]
+        return data
+
+    numbers, left = {}, chain(rewards, repeat(rewards[-1]))
+    ten = [Response(text=f"Answer {i}") for i in range(10)]
+    with serving(answer) as server:
+        one = scorer(server)
+        found = [note for _ in range(2) for note in call(one.score, REQUEST, ten).notes]
+    assert len(found) == len(said)
+    assert all(part in note for part, note in zip(said, found, strict=True))
+    assert sum("exactly" in record.getMessage() for record in caplog.records) == len(
+        [s for s in said if "exactly" in s]
+    )
+
+
+def test_the_same_answer_over_and_over_is_no_tie():
+    def answer(path: str, body: Any) -> Any:
+        data = vllm(path, body)
+        return data if path == "/v1/models" else {**data, "data": [{**one, "probs": [4.5]} for one in data["data"]]}
+
+    with serving(answer) as server:
+        one = scorer(server)
+        assert [call(one.score, REQUEST, responses()[:1]).notes for _ in range(20)] == [()] * 20
 
 
 def test_raw_scores_are_not_warned_of(served, caplog):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import BertConfig, BertForSequenceClassification, DebertaV2Config, DebertaV2ForSequenceClassification
 
 from darwin_align.backends.local import RECIPES, LocalScorer, RewardModel
@@ -225,6 +226,25 @@ def test_bos_recipes_read_one_bos(folders, recipe, tokenizers):
     assert ids.count(tokenizer.bos_token_id) == 1
     assert reward.score(REQUEST, RESPONSES[:1])[0] == pytest.approx([direct(reward, ids)], abs=1e-4)
     assert [list(one.ids) for one in reward._inputs(REQUEST, RESPONSES[:1])] == [ids]
+
+
+@pytest.mark.parametrize("recipe", ["rlhflow", "skywork", "generic"])
+def test_rewards_are_the_same_by_text_and_by_ids_where_the_tokenizer_ends_texts(folders, recipe, tokenizers):
+    tokenizer = copy.deepcopy(tokenizers["llama"])
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A {eos}", special_tokens=[(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)]
+    )
+    model = RewardModel.from_pretrained(folders["llama-rm"], device="cpu")._loaded.model
+    reward = RewardModel(model, tokenizer, recipe=recipe)
+    by_text = [Response(text=text) for text in ("Heat the water.", "No.")]
+    by_ids = [
+        Response(text=one.text, tokens=tuple(tokenizer.encode(one.text, add_special_tokens=False))) for one in by_text
+    ]
+    assert reward.score(REQUEST, by_ids)[0] == pytest.approx(reward.score(REQUEST, by_text)[0], abs=1e-6)
+    for one in reward._inputs(REQUEST, [*by_text, *by_ids]):
+        assert one.ids.count(tokenizer.bos_token_id) == 1
+        assert one.ids.count(tokenizer.eos_token_id) == (0 if recipe == "generic" else 1)
 
 
 class _OwnHead(torch.nn.Module):

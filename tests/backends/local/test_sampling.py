@@ -152,8 +152,8 @@ def test_a_tie_in_one_row_changes_no_other():
 class Only:
     """Lets a few tokens through."""
 
-    def __init__(self, *tokens: int, words: int = 1) -> None:
-        self.tokens, self.words = tokens, words
+    def __init__(self, *tokens: int, words: int = 1, call_mark: int | None = None) -> None:
+        self.tokens, self.words, self.call_mark = tokens, words, call_mark
 
     def fill(self, words):
         for token in self.tokens:
@@ -170,6 +170,22 @@ def test_ruled_logits(vocabulary, dtype):
         kept = [token for token in guide.tokens if token < vocabulary]
         assert (found[row] > -torch.inf).nonzero()[:, 0].tolist() == kept
         assert found[row, kept].tolist() == logits[row, kept].tolist()
+
+
+def test_a_call_beside_a_format_keeps_the_probability_that_the_model_gives_it():
+    mark, starts = 4, [9, 17]
+    logits = torch.randn(3, 40, dtype=torch.float64)
+    logits[:, starts] -= 30.0  # a model that is not asked for JSON hardly ever begins it
+    logits[1, mark] = -40.0
+    guides = [Only(mark, *starts, words=2, call_mark=mark)] * 2 + [Only(mark, *starts, words=2)]
+    found = ruled(logits, guides).softmax(-1)
+    model = logits.softmax(-1)
+    assert found[:2, mark].tolist() == pytest.approx(model[:2, mark].tolist())
+    assert (found[:2, 9] / found[:2, 17]).tolist() == pytest.approx((model[:2, 9] / model[:2, 17]).tolist())
+    assert found[:2, [mark, *starts]].sum(-1).tolist() == pytest.approx([1.0, 1.0])
+    assert found[2, mark] > 0.999999
+    only_calls = ruled(logits, [Only(mark, words=2, call_mark=mark)] * 3).softmax(-1)
+    assert only_calls[:, mark].tolist() == [1.0] * 3
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from darwin_align import DarwinChatModel, SearchConfig
+from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.core.errors import ContextLengthError
 from darwin_align.core.types import Request, Response
@@ -67,15 +69,41 @@ def test_tool_turns_stay_behind_the_instruction(folders):
     assert answer.response_metadata["darwin"]["instruction"] == "Heat the water."
 
 
-def test_answers_are_cut_where_the_reward_model_can_read_no_further(folders):
+def test_answers_are_cut_where_the_reward_model_can_read_no_further(folders, caplog):
     policy = LocalPolicy.from_pretrained(folders["llama"], device="cpu", threads=1)
     scorer = LocalScorer.from_pretrained(folders["llama-rm"], device="cpu", threads=1)
     question = Request.of("How do I brew green tea?")
     whole = scorer.reward_model.context_length - scorer.room(question)
     scorer.reward_model.context_length = whole + 7
     model = DarwinChatModel(policy=policy, scorer=scorer, config=QUICK)
-    assert model.search.invoke(question).config.max_new_tokens == 7
+    with caplog.at_level(logging.WARNING, "darwin_align"):
+        result = model.search.invoke(question)
+    assert result.config.max_new_tokens == 7
+    [note] = [one for one in result.notes if "are cut after 7 tokens instead of max_new_tokens=" in one]
+    assert caplog.text.count(note) == 1
+    assert note in result.events[0].delta.notes
     assert scorer.score(question, [Response(text="", tokens=(5,) * 7)]).usage.reward_tokens > 0
     scorer.reward_model.context_length = whole
     with pytest.raises(ContextLengthError, match="no room"):
         model.invoke("How do I brew green tea?")
+
+
+def test_a_search_ends_well_where_the_reward_model_reads_other_tokens_than_the_policy_writes(folders, caplog):
+    """Its tokenizer needs more of them for the same text: how long an answer may be is not known beforehand."""
+    policy = LocalPolicy.from_pretrained(folders["llama"], device="cpu", threads=1)
+    scorer = LocalScorer.from_pretrained(folders["gpt2-rm"], device="cpu", threads=1)
+    question = Request.of("How do I brew green tea?")
+    whole = scorer.reward_model.context_length - scorer.room(question)
+    scorer.reward_model.context_length = whole + 24
+    config = SearchConfig(mutator="identity", mutations=2, cycles=1, replacement_period=4, max_new_tokens=200, seed=1)
+    search = DarwinSearch(policy=policy, scorer=scorer, config=config)
+    with caplog.at_level(logging.WARNING, "darwin_align"):
+        result = search.invoke(question)
+    assert result.config.max_new_tokens == 24
+    assert result.stop_reason == "failure: score"
+    assert "tokens long and the reward model's context is" in str(result.failure)
+    assert result.text
+    assert result.reward is not None
+    assert "use a scorer with a longer context" in caplog.text
+    with pytest.raises(ContextLengthError):
+        search.invoke(question, on_failure="raise")

@@ -91,6 +91,11 @@ class RewardDialect(ABC):
             Unread: the answer has another shape.
         """
 
+    @property
+    def calls_address(self) -> bool:
+        """Whether requests go to the base URL itself, without a path behind it: then it is taken as it is given."""
+        return False
+
     def takes(self) -> tuple[Form, ...]:
         """What it takes, best first."""
         return self.forms

@@ -26,6 +26,11 @@ class HuggingFace(RewardDialect):
     forms: ClassVar[tuple[Form, ...]] = ("text", "pair")
     has_models: ClassVar[bool] = False
 
+    @property
+    def calls_address(self) -> bool:
+        """The address is the model's."""
+        return True
+
     def request(self, model: str, items: Sequence[Item]) -> Wire:  # noqa: ARG002 - the address is the model's
         """Texts, or the pipeline's own way of writing pairs."""
         inputs = [

@@ -89,6 +89,11 @@ class JsonMapping(RewardDialect):
     def __hash__(self) -> int:
         return hash((self.path, self.reward))
 
+    @property
+    def calls_address(self) -> bool:
+        """Where its path is empty."""
+        return not self.path
+
     def takes(self) -> tuple[Form, ...]:
         """What its placeholders need."""
         return (next(form for name, form in _ITS_OWN.items() if name in self._used),)

@@ -131,4 +131,10 @@ class RemoteScorer(Scorer):
         """The endpoint of this scorer's base URLs, if it has any."""
         if (base_url := getattr(self, "base_url", None)) is None:
             return None
-        return Endpoint(base_url, api_key=self.api_key, headers=self.headers, limits=self.limits)
+        return Endpoint(
+            base_url, api_key=self.api_key, headers=self.headers, limits=self.limits, exact=self._calls_address()
+        )
+
+    def _calls_address(self) -> bool:
+        """Whether the base URL itself is called, and no path behind it."""
+        return False

@@ -12,6 +12,7 @@ from darwin_align.backends.endpoint.rewards import REWARD_DIALECTS
 from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect
 from darwin_align.backends.recipes import Recipe
 from darwin_align.backends.templates import ChatTemplate, Turn
+from darwin_align.backends.turns import question_of
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.messages import to_langchain
@@ -40,7 +41,7 @@ class Way:
 
     def items(self, request: Request, responses: Sequence[Response]) -> list[Item]:
         """What is sent for each response."""
-        blank = Item(self.form, question=_question(request))
+        blank = Item(self.form, question=question_of(request.conversation))
         if self.form == "pair":
             return [replace(blank, answer=response.text) for response in responses]
         return [
@@ -61,7 +62,10 @@ class Way:
     def lengths(self, request: Request, responses: Sequence[Response]) -> list[int] | None:
         """Tokens that the model reads for each response, where its tokenizer is here."""
         if self.recipe.inputs == "pair" and self.tokenizer is not None:
-            return [len(self.tokenizer(_question(request), r.text, verbose=False)["input_ids"]) for r in responses]
+            return [
+                len(self.tokenizer(question_of(request.conversation), r.text, verbose=False)["input_ids"])
+                for r in responses
+            ]
         if self.template is None:
             return None
         return [len(ids) for ids in self.template.answer_ids(request, responses, self.turn)]
@@ -71,6 +75,10 @@ class Way:
         if request.tools and self.form in ("messages", "pair"):
             return (f"{self.where} ({self.dialect.name}) rewards answers without seeing the request's tools",)
         return ()
+
+    def adapted(self, request: Request) -> tuple[str, ...]:
+        """Say what of a request the chat template renders in another form; the template logs it."""
+        return self._the_template.notes(request) if self.form in ("ids", "text") else ()
 
     def other_reading(self) -> str | None:
         """Say how the server reads a text otherwise than a local reward model would; ``None`` if it does not."""
@@ -114,7 +122,3 @@ def form_of(dialect: RewardDialect, recipe: Recipe, template: ChatTemplate | Non
         if form == "messages" or (form in ("ids", "text") and template is not None):
             return form
     raise ConfigError(f"{where} ({dialect.name}) is to be sent what the chat template makes, but {missing}")
-
-
-def _question(request: Request) -> str:
-    return "\n\n".join(message.text for message in request.conversation)

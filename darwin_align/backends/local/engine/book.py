@@ -159,6 +159,7 @@ class Book:
     def clear(self) -> None:
         """Forget everything, e.g. after an error in the middle of a forward pass."""
         self.slots.clear()
+        self.width = 0
 
     # -- places
 

@@ -7,10 +7,12 @@ newcomer waits for one step, never for another search's chunk.
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import islice
+from operator import attrgetter
+from threading import Lock
 from time import perf_counter
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -18,15 +20,17 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from darwin_align.backends.local.engine.book import Book, Slot, Want, fronted, gathered, packed
+from darwin_align.backends.local.engine.book import Book, Slot, fronted, gathered, packed
 from darwin_align.backends.local.engine.buckets import next_bucket
 from darwin_align.backends.local.engine.forward import Piece, SlotForward, forward_for
 from darwin_align.backends.local.engine.lines import Line
+from darwin_align.backends.local.engine.memory import device_memory, half_as_many, out_of_memory
 from darwin_align.backends.local.engine.patience import Patience
 from darwin_align.backends.local.engine.rows import Batch, Intake, Job, Row
-from darwin_align.backends.local.engine.state import Entry, SlotState
+from darwin_align.backends.local.engine.state import SlotState, to_host
 from darwin_align.backends.local.engine.worker import Worker, cores, limit_threads
 from darwin_align.backends.local.sampling import Sampler, penalises
+from darwin_align.core.errors import DeviceMemoryError
 
 __all__ = ["Engine"]
 
@@ -36,7 +40,7 @@ T = TypeVar("T")
 QUANTUM = 64
 """Tokens that a row may write while others wait for a place; then it makes room and queues again."""
 _READ = 1024
-"""Positions after which reading makes room for a step, and the most of one row that is read in one go."""
+"""Positions after which reading makes room for a step."""
 _KEYS = 32
 """Steps whose noise keys are hashed at once."""
 _WIDTH = 256
@@ -77,8 +81,14 @@ class Engine:
         self._model, self._most_rows, self._row_memory, self._compiled = model, most_rows, row_memory, compiled
         self._device = torch.device(model.device) if device is None else device
         self._lag = int(self._device.type == "cuda") if lag is None else lag
+        self._side_by_side = most_rows
+        """Rows that have a place at the same time now: fewer after memory ran out."""
+        self._budget = 0
         self._forward: SlotForward | None = None
         self._tried = False
+        self._reason = ""
+        """Why the model does not work over slots."""
+        self._trying = Lock()
         self._waiting: deque[Row] = deque()
         self._unread: list[Row] = []
         self._writing: list[Row] = []
@@ -104,6 +114,7 @@ class Engine:
         over_slots: bool = True,
         owner: str = "",
         threads: int | None = None,
+        deadline: float | None = None,
     ) -> Future[T]:
         """Queue lines.
 
@@ -114,12 +125,14 @@ class Engine:
             over_slots: false if ``whole`` must serve them on any model.
             owner: the search, for :meth:`release`.
             threads: CPU threads for the work; ``None`` is the caller's own number.
+            deadline: when to finish with what is decoded by then, on the clock of :func:`time.monotonic`. ``whole``
+                sees to it itself.
 
         Returns:
             A future; cancelling it makes its rows leave before the next step.
         """
         usual = torch.get_num_threads()
-        job = Job(lines, finish, whole, over_slots, owner, threads or usual, usual)
+        job = Job(lines, finish, whole, over_slots, owner, threads or usual, usual, deadline=deadline)
         if not self._worker.put(job, self):
             raise RuntimeError("the engine is closed: the interpreter is shutting down")
         return job.future
@@ -148,21 +161,28 @@ class Engine:
             self._patience.forget(message)
             return
         job: Job[Any] = message
-        if job.future.cancelled():
-            return
-        limit_threads(job.threads, job.usual_threads)
         try:
-            if job.lines and job.over_slots and self._ready():
-                job.left, job.since = len(job.lines), self._book.now + 1
-                self._jobs.add(job)
-                job.came = perf_counter()
-                self._patience.came(job.owner, job.came)
-                self._patience.share = 1.0 if self._shares_its_cores(job) else Patience.share
-                self._waiting.extend(Row(line, job) for line in job.lines)
+            if job.future.cancelled():
+                return
+            limit_threads(job.threads, job.usual_threads)
+            if job.lines and job.over_slots and not self.prepare():
+                self._begin_job(job)
             else:
                 self._serve_whole(job)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            # Rows of it that wait already leave with the next round, as those of a cancelled job do.
             job.fail(error)
+
+    def _begin_job(self, job: Job[Any]) -> None:
+        if not self._jobs:  # what was too much before may not be now
+            self._side_by_side, self._book.budget = self._most_rows, self._budget
+        rows = [Row(line, job) for line in job.lines]
+        job.left, job.since = len(job.lines), self._book.now + 1
+        job.came = perf_counter()
+        self._patience.came(job.owner, job.came)
+        self._patience.share = 1.0 if self._shares_its_cores(job) else Patience.share
+        self._jobs.add(job)
+        self._waiting.extend(rows)
 
     def _shares_its_cores(self, job: Job[Any]) -> bool:
         """Whether another model works on the same cores while this one waits: then nothing is lost by waiting."""
@@ -170,7 +190,8 @@ class Engine:
 
     def forget(self) -> None:
         """Drop all work, in a child process: its callers live in the parent."""
-        self._fail(RuntimeError("the process was forked"))
+        self._trying = Lock()  # the thread that held it did not survive the fork
+        self.fail(RuntimeError("the process was forked"))
 
     @property
     def busy(self) -> bool:
@@ -184,7 +205,7 @@ class Engine:
             Seconds to wait for a message before the next round.
         """
         try:
-            self._drop_cancelled()
+            self._drop_ended()
             self._make_room()
             self._admit()
             positions = 0
@@ -196,52 +217,80 @@ class Engine:
                     return seconds
                 self._step()
         except BaseException as error:  # noqa: BLE001 - a failed pass must not hang its callers
-            self._fail(error)
+            if out_of_memory(error):
+                self._begin_anew(error)
+            else:
+                self.fail(error)
         return 0.0
 
-    def _ready(self) -> bool:
-        if not self._tried:
-            self._tried = True
-            self._forward, reason = forward_for(self._model, self._device)
-            if self._forward is None:
-                logger.warning(
-                    "%s is read anew at every step, without reuse of keys and values: %s",
-                    type(self._model).__name__,
-                    reason,
-                )
-            else:
-                self._start(self._forward)
-        return self._forward is not None
+    def prepare(self) -> str:
+        """Find out, once, whether the model works over slots, by running a few tokens through it.
+
+        Returns:
+            Why it does not; "" if it does.
+        """
+        with self._trying:
+            if not self._tried:
+                with torch.inference_mode():
+                    self._forward, self._reason = forward_for(self._model, self._device)
+                    if self._forward is not None:
+                        self._start(self._forward)
+                self._tried = True
+                if self._reason:
+                    logger.warning(
+                        "%s is read anew at every step, without reuse of keys and values: %s",
+                        type(self._model).__name__,
+                        self._reason,
+                    )
+        return self._reason
 
     def _start(self, forward: SlotForward) -> None:
-        budget = _memory(self._device) // 4 if self._row_memory is None else self._row_memory
-        self._book, self._state = Book(forward.position_bytes, budget), SlotState(self._device)
+        self._budget = device_memory(self._device) // 4 if self._row_memory is None else self._row_memory
+        self._book, self._state = Book(forward.position_bytes, self._budget), SlotState(self._device)
         if self._compiled:
             forward.compile()
         forward.cache.lay_out([], 0, 0)
 
     def _serve_whole(self, job: Job[Any]) -> None:
-        for start in range(0, len(job.lines), self._most_rows):
+        lines, size = list(job.lines), self._most_rows
+        while lines:
             if job.whole is None:
                 raise TypeError(f"{type(self._model).__name__} takes no slots, and nobody serves the lines without")
-            job.whole(job.lines[start : start + self._most_rows])
+            try:
+                job.whole(lines[:size])
+            except BaseException as error:
+                if not out_of_memory(error):
+                    raise
+                size = self._fewer(min(size, len(lines)), error)
+            else:
+                del lines[:size]
         job.end()
+
+    def _fewer(self, rows: int, error: BaseException) -> int:
+        fewer = half_as_many(rows, type(self._model).__name__, error)
+        logger.warning("memory on %s ran out with %d rows side by side: going on with %d", self._device, rows, fewer)
+        return fewer
 
     # -- coming and going
 
-    def _drop_cancelled(self) -> None:
-        if not any(job.future.cancelled() for job in self._jobs):
+    def _drop_ended(self) -> None:
+        """Let the rows of jobs go for which nobody waits any more: cancelled, failed, or served at their deadline."""
+        if late := [job for job in self._jobs if job.late and not job.future.done()]:
+            self._settle(0)
+            for job in late:
+                job.end()
+        if not any(job.future.done() for job in self._jobs):
             return
-        self._waiting = deque(row for row in self._waiting if not row.job.future.cancelled())
-        for row in [row for row in self._writing if row.job.future.cancelled()]:
+        self._waiting = deque(row for row in self._waiting if not row.job.future.done())
+        for row in [row for row in self._writing if row.job.future.done()]:
             self._leave(row)
         # Rows that others may copy from are read to their end first.
         placed = {row.job for row in self._placed.values()}
-        self._jobs = {job for job in self._jobs if job in placed or not job.future.cancelled()}
+        self._jobs = {job for job in self._jobs if job in placed or not job.future.done()}
 
     def _make_room(self) -> None:
         """Fairness: rows that wrote a quantum queue again when others wait for a place."""
-        if not self._waiting or (len(self._placed) < self._most_rows and not self._full):
+        if not self._waiting or (len(self._placed) < self._side_by_side and not self._full):
             return
         long = sorted((row for row in self._writing if row.issued >= QUANTUM), key=lambda row: -row.issued)
         if long:
@@ -252,15 +301,15 @@ class Engine:
                 self._waiting.append(Row(row.line, row.job, seen=True))
 
     def _admit(self) -> None:
-        room = 0 if self._full else self._most_rows - len(self._placed)
-        rows = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        room = 0 if self._full else max(0, self._side_by_side - len(self._placed))
+        rows = list(islice(self._waiting, room))
         if not rows:
             return
         while rows and not self._widen(max(len(row.line.ids) + row.line.wanted for row in rows) + 1):
-            self._waiting.appendleft(rows.pop())
+            rows.pop()
         jobs = {row.job for row in rows}
-        later = [_want(row) for row in self._waiting if row.job in jobs]
-        places = self._book.place([_want(row) for row in rows], later)
+        later = [row.want for row in islice(self._waiting, len(rows), None) if row.job in jobs]
+        places = self._book.place([row.want for row in rows], later)
         self._grow(len(self._book.slots))
         placed, left = [], []
         for row, place in zip(rows, places, strict=True):
@@ -271,6 +320,8 @@ class Engine:
             row.place = place
             if place.after is None and place.source is not None:
                 self._cache.copy(place.source.index, place.slot.index, place.shared)
+        for _ in rows:
+            self._waiting.popleft()
         self._waiting.extendleft(reversed(left))
         self._full = bool(left) or not rows
         if placed:
@@ -278,7 +329,7 @@ class Engine:
 
     def _begin(self, placed: list[Row], rows: list[Row]) -> None:
         self._placed.update((row.slot, row) for row in placed)
-        self._state.enter([_entry(row) for row in placed])
+        self._state.enter([row.entry for row in placed])
         intakes: dict[int, Intake] = {}
         for row in placed:
             row.intake = intakes.setdefault(id(row.job), Intake())
@@ -302,12 +353,12 @@ class Engine:
 
     def _read(self) -> int:
         """Read a bucket of rows side by side, of a long row a part. Returns how many positions."""
-        bucket = next_bucket(self._unread, _next_read, self._most_rows)
+        bucket = next_bucket(self._unread, attrgetter("next_read"), self._side_by_side)
         # Slots in their order may be a range, whose keys need not be gathered.
         bucket.sort(key=lambda row: row.slot.index)
         starts = [row.place.shared for row in bucket]
         for row in bucket:
-            row.place.shared += _next_read(row)
+            row.place.shared += row.next_read
         pieces = [
             Piece(row.slot.index, start, row.line.ids[start : row.place.shared])
             for row, start in zip(bucket, starts, strict=True)
@@ -340,7 +391,7 @@ class Engine:
 
     def _write(self, rows: list[Row]) -> None:
         self._writing.extend(rows)
-        if penalised := [_entry(row) for row in rows if penalises(row.line.sampling)]:
+        if penalised := [row.entry for row in rows if penalises(row.line.sampling)]:
             self._state.remember(penalised, self._cache.slots, self._cache.width)
         if rows:
             self._batch = None
@@ -358,23 +409,61 @@ class Engine:
         if not row.line.wanted:
             row.job.left -= 1
             if not row.job.left:
-                self._jobs.discard(row.job)
                 if row.issued:
                     now = perf_counter()
                     self._patience.left(row.job.owner, now, now - row.job.came)
                 row.job.end()
+                self._jobs.discard(row.job)
 
     def _is_placed(self, row: Row) -> bool:
         return self._placed.get(row.slot) is row
 
-    def _fail(self, error: BaseException) -> None:
-        for row in (*self._placed.values(), *self._waiting):
-            row.job.fail(error)
-        for held in (self._placed, self._waiting, self._unread, self._writing, self._pending, self._jobs):
+    def fail(self, error: BaseException, message: Any = None) -> None:
+        """Give every caller the error, that of a message in hand too, and begin anew."""
+        if isinstance(message, Job):
+            message.fail(error)
+        for job in self._jobs:  # all that are under way, wherever their rows are
+            job.fail(error)
+        self._jobs.clear()
+        self._waiting.clear()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Forget what is in the slots and who is there. A pass that broke off may have left any of it half done."""
+        for held in (self._placed, self._unread, self._writing, self._pending):
             held.clear()
         self._batch, self._full = None, False
         if self._forward is not None:
             self._book.clear()
+            self._forward.cache.lay_out([], 0, 0)
+            self._state.lay_out([], 0, 0)
+
+    def _begin_anew(self, error: BaseException) -> None:
+        """Memory ran out in a round: let fewer rows go on side by side, each with the tokens that it has."""
+        rows, book = self._restarted(), self._book
+        side_by_side, slots = min(self._side_by_side, len(rows)), len(book.slots)
+        slot_bytes = book.width * book.position_bytes
+        self._clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            # Slots without a row hold prefixes of others: they go first.
+            self._fewer(max(side_by_side, slots), error)
+        except DeviceMemoryError as too_little:
+            for row in rows[:1]:  # the only one that had a place
+                row.job.fail(too_little)
+        self._side_by_side = max(1, side_by_side // 2)
+        if slots:
+            book.budget = max(1, slots // 2) * slot_bytes
+        self._waiting = deque(row for row in rows if not row.job.future.done())
+        self._jobs = {row.job for row in self._waiting}
+
+    def _restarted(self) -> list[Row]:
+        """All rows under way as new ones, those that had a place first."""
+        placed = list(self._placed.values())
+        begun = {id(row.line) for row in placed}
+        waiting = [row for row in self._waiting if id(row.line) not in begun]
+        return [Row(row.line, row.job, seen=row.seen or row in placed) for row in (*placed, *waiting)]
 
     # -- room
 
@@ -429,7 +518,7 @@ class Engine:
             state.advance(rows, tokens, batch.moving)
             self._slots.count(len(batch.rows))
             batch.width += 1
-            self._pending.append((batch.rows, *_to_host(batch.places, tokens, logprobs)))
+            self._pending.append((batch.rows, *to_host(batch.places, tokens, logprobs)))
             for row in batch.rows:
                 row.issued += 1
                 if not row.steps:
@@ -489,40 +578,3 @@ class Engine:
                     row.line.push(token, logprob)
                 if not row.line.wanted and self._is_placed(row):
                     self._leave(row)
-
-
-def _want(row: Row) -> Want:
-    return Want(packed(row.line.ids), row.job.owner, row.job.since)
-
-
-def _entry(row: Row) -> Entry:
-    line = row.line
-    return Entry(row.slot.index, line.ids, len(line.ids) - bool(line.wanted), line.seed, line.drawn)
-
-
-def _next_read(row: Row) -> int:
-    """Tokens of a row that are read in one go: the mask of a long one, read whole, would not fit into memory."""
-    return min(row.unread, _READ)
-
-
-def _to_host(places: Tensor | None, tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
-    if places is not None:
-        tokens, logprobs = tokens[places], logprobs[places]
-    if tokens.device.type != "cuda":
-        return tokens, logprobs, None
-    copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (tokens, logprobs)]
-    for copy, original in zip(copies, (tokens, logprobs), strict=True):
-        copy.copy_(original, non_blocking=True)
-    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrival.record()
-    return copies[0], copies[1], arrival
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes that rows may take a quarter of."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 4 * 2**30

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from darwin_align.backends.local.engine.slots import SlotCache, Window
 
-__all__ = ["Piece", "SlotForward", "forward_for"]
+__all__ = ["Piece", "SlotForward", "cache_argument", "forward_for", "tolerance"]
 
+CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
+"""Names of the parameter by which a forward takes its cache: of transformers from 5.24 on, before it, and of the purely
+recurrent models before it."""
 _EXACT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """How far states over slots may be from the model's own, relative to the largest: rounding, not a wrong mask. Some
 models compute a part in single precision always."""
@@ -49,6 +52,7 @@ class SlotForward:
     ) -> None:
         self._model, self._windows, self._named = model, windows, named
         self._write: Any = model
+        self._cache_argument = cache_argument(model.base_model.forward)
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.device = torch.device(model.device) if device is None else device
         self.dtype = model.dtype
@@ -124,7 +128,7 @@ class SlotForward:
             "input_ids": ids,
             "position_ids": positions,
             "attention_mask": masks if self._named else next(iter(masks.values())),
-            "past_key_values": self.cache,
+            self._cache_argument: self.cache,
             "use_cache": True,
         }
 
@@ -159,6 +163,21 @@ def _range_or_indices(slots: Sequence[int], indices: Tensor) -> slice | Tensor:
 # -- what a model can do
 
 
+def cache_argument(forward: Any) -> str:
+    """The name of the parameter by which a model's ``forward`` takes its cache; "" if none is known.
+
+    >>> cache_argument(lambda input_ids, past_key_values=None: None)
+    'past_key_values'
+    """
+    accepted = inspect.signature(forward).parameters
+    return next((name for name in CACHE_ARGUMENTS if name in accepted), "")
+
+
+def tolerance(model: Any) -> float:
+    """The largest relative difference between two computations of one model that is mere rounding."""
+    return 0.1 if getattr(model, "is_quantized", False) else _EXACT.get(model.dtype, 0.1)
+
+
 def forward_for(model: Any, device: torch.device | None = None) -> tuple[SlotForward | None, str]:
     """Return a forward over slots that gives what the model itself gives, or ``None`` and the reason.
 
@@ -170,8 +189,7 @@ def forward_for(model: Any, device: torch.device | None = None) -> tuple[SlotFor
     for windows, named in _shapes(model.config.get_text_config()):
         try:
             forward = SlotForward(model, windows, named=named, device=device)
-            exact = 0.1 if getattr(model, "is_quantized", False) else _EXACT.get(model.dtype, 0.1)
-            if (gap := _gap(forward, model)) <= exact:
+            if (gap := _gap(forward, model)) <= tolerance(model):
                 return forward, ""
             reason = f"its output over slots differs from its own by {gap:.2g}"
         except Exception as error:  # noqa: BLE001 - whatever an unknown model raises means that it cannot
@@ -184,8 +202,10 @@ def _obstacle(model: Any) -> str:
         return "it is no transformers model"
     config = model.config.get_text_config()
     accepted = inspect.signature(model.base_model.forward).parameters
-    if missing := [name for name in ("position_ids", "past_key_values", "attention_mask") if name not in accepted]:
+    if missing := [name for name in ("position_ids", "attention_mask") if name not in accepted]:
         return f"its forward takes no {missing[0]}"
+    if not cache_argument(model.base_model.forward):
+        return f"its forward takes no cache by a known name ({', '.join(CACHE_ARGUMENTS)})"
     return _obstacle_in(config)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from darwin_align.backends.local.engine.book import Place, Slot
+from darwin_align.backends.local.engine.book import Place, Slot, Want, packed
 from darwin_align.backends.local.engine.lines import Line
+from darwin_align.backends.local.engine.state import Entry
 from darwin_align.backends.local.sampling import Sampler
 
 __all__ = ["Batch", "Intake", "Job", "Row"]
 
 T = TypeVar("T")
+_MOST_READ = 1024
 
 
 @dataclass(eq=False)
@@ -35,21 +38,37 @@ class Job(Generic[T]):
     since: int = 0
     """The book's time when it came, and the clock's."""
     came: float = 0.0
+    deadline: float | None = None
+    """On the clock of :func:`time.monotonic`: what is decoded by then is the result."""
+    _running: bool = False
+
+    @property
+    def late(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and monotonic() >= self.deadline
 
     def end(self) -> None:
-        """Give the caller its result."""
-        if self.future.set_running_or_notify_cancel():
-            try:
-                result = self.finish()
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-                self.future.set_exception(error)
-            else:
+        """Give the caller its result, unless it has one already."""
+        try:
+            result = self.finish()
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            self.fail(error)
+        else:
+            if self._claim():
                 self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        """Give the caller an error."""
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
+        """Give the caller an error, unless it has a result already."""
+        if self._claim():
             self.future.set_exception(error)
+
+    def _claim(self) -> bool:
+        """Whether the caller still waits. From then on it can no longer cancel."""
+        if self.future.done():
+            return False
+        # An error between claiming and setting comes back here through `fail`.
+        self._running = self._running or self.future.set_running_or_notify_cancel()
+        return self._running
 
 
 @dataclass(eq=False)
@@ -96,6 +115,22 @@ class Row:
     def steps(self) -> int:
         """Steps that may still be issued."""
         return self.line.wanted - (self.issued - self.pushed)
+
+    @property
+    def next_read(self) -> int:
+        """Tokens that are read in one go: the mask of a long row, read whole, would not fit into memory."""
+        return min(self.unread, _MOST_READ)
+
+    @property
+    def want(self) -> Want:
+        """What it asks of the book."""
+        return Want(packed(self.line.ids), self.job.owner, self.job.since)
+
+    @property
+    def entry(self) -> Entry:
+        """How it enters its slot."""
+        line = self.line
+        return Entry(self.slot.index, line.ids, len(line.ids) - bool(line.wanted), line.seed, line.drawn)
 
 
 @dataclass(eq=False)

@@ -78,6 +78,9 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """No limit of its own."""
         return -1
 
+    get_max_cache_shape = get_max_length
+    """As earlier versions of transformers call it."""
+
 
 class SlotCache(Cache):
     """The cache of all slots. Set :attr:`window` before every forward pass."""

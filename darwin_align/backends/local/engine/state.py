@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from darwin_align.backends.local.sampling import place_keys, seed_keys
 
-__all__ = ["Entry", "SlotState"]
+__all__ = ["Entry", "SlotState", "to_host"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +105,26 @@ class SlotState:
         if self._history is not None:
             at = self.lengths[here, None].clamp(max=self._history.shape[1] - 1)
             self._history[here].scatter_(1, at, tokens[:, None])
+
+
+def to_host(places: Tensor | None, tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """Drawn tokens and their log-probabilities on the host, and the event that says when they have arrived there.
+
+    Args:
+        places: int64, which of them count; ``None`` if all do.
+        tokens: int64 (rows,).
+        logprobs: (rows,).
+
+    Returns:
+        ``None`` in the event's place if they are there already.
+    """
+    if places is not None:
+        tokens, logprobs = tokens[places], logprobs[places]
+    if tokens.device.type != "cuda":
+        return tokens, logprobs, None
+    copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (tokens, logprobs)]
+    for copy, original in zip(copies, (tokens, logprobs), strict=True):
+        copy.copy_(original, non_blocking=True)
+    arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrival.record()
+    return copies[0], copies[1], arrival

@@ -24,6 +24,8 @@ class _Served(Protocol):
 
     def forget(self) -> None: ...
 
+    def fail(self, error: BaseException, message: Any = None) -> None: ...
+
 
 class Worker:
     """Feeds messages to an engine on a thread of its own and lets it work as long as it is busy.
@@ -49,7 +51,7 @@ class Worker:
             if self._closed:
                 return False
             self._messages.append((message, engine))
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._serve, name="darwin-align-engine", daemon=True)
                 self._thread.start()
             self._wake.notify()
@@ -88,10 +90,15 @@ class Worker:
 
     def _work(self, engine: _Served) -> None:
         while not self._closed and (self._messages or engine.busy):
-            while self._messages:
-                engine.take_in(self._messages.popleft()[0])
-            if engine.busy and (seconds := engine.round()):
-                self._pause(seconds)
+            message = None
+            try:
+                while self._messages:
+                    message = self._messages.popleft()[0]
+                    engine.take_in(message)
+                if engine.busy and (seconds := engine.round()):
+                    self._pause(seconds)
+            except BaseException as error:  # noqa: BLE001 - without this thread every later caller would wait for ever
+                engine.fail(error, message)
 
 
 _workers: WeakSet[Worker] = WeakSet()

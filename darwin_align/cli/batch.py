@@ -1,66 +1,84 @@
-"""``darwin-align batch``: the command's options and its words."""
+"""``darwin-align batch``: answers to many prompts, in files."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from darwin_align.cli.activity import working
+from darwin_align.cli.options import add_models, add_settings, build_search, check_models, read_settings
+from darwin_align.cli.parsing import examples
+from darwin_align.core.terminal import printable, printable_json
+
 if TYPE_CHECKING:
     from darwin_align.batch.job import BatchReport, Stop
     from darwin_align.chat_model import DarwinChatModel
     from darwin_align.search import DarwinSearch
 
-__all__ = ["add_parser", "main"]
+__all__ = ["add_batch", "run"]
 
 _FIELDS = ("prompt", "messages", "id", "seed", "settings")
 
 
-def add_parser(commands: Any, parents: Sequence[argparse.ArgumentParser] = ()) -> argparse.ArgumentParser:
-    """Add the command to a parser's subparsers.
+def add_batch(commands: Any) -> argparse.ArgumentParser:
+    """Add the command to the program's.
 
     Args:
         commands: what ``parser.add_subparsers()`` returned.
-        parents: parsers of the options that choose a model, ``--seed`` and ``--json`` among them.
     """
     batch: argparse.ArgumentParser = commands.add_parser(
         "batch",
-        parents=list(parents),
         help="many prompts from a file; run it again to go on",
+        usage="%(prog)s [options] IN --out OUT",
         description="Answer every prompt of a file. Run again, it goes on where it ended, also after a kill.",
-        epilog="Exit codes: 0 all is answered, 1 something is not (OUT.errors.jsonl says why), 2 bad usage, "
-        "130 interrupted.",
+        epilog=examples("""
+            darwin-align batch prompts.jsonl --out answers.jsonl --concurrency 32
+            darwin-align batch prompts.jsonl --out answers.jsonl --set cycles=1 --set max_tokens=256 --seed 7
+            darwin-align batch prompts.jsonl --out answers.jsonl --policy-url http://127.0.0.1:8000 \\
+                --reward-url http://127.0.0.1:8001
+        """)
+        + "\n\nexit codes: 0 all is answered, 1 something is not (OUT.errors.jsonl says why), 2 bad usage,\n"
+        "130 interrupted",
     )
     batch.add_argument("input", metavar="IN", help='JSONL ({"prompt": …} or {"messages": […]} a line), .parquet, or -')
     batch.add_argument("--out", required=True, metavar="OUT", help="JSONL file of answers; what is in it is kept")
     batch.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts under way (default: 16)")
-    for name in _FIELDS:
-        batch.add_argument(
-            f"--{name}-field", default=name, metavar="NAME", help=f"field of the {name}, if not {name!r}"
-        )
     batch.add_argument(
         "--give-up-after", type=int, default=20, metavar="N", help="end when so many failed in a row (default: 20)"
     )
     batch.add_argument(
         "--accept-changes", action="store_true", help="go on although settings or input are others than OUT's"
     )
+    batch.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_models(batch)
+    add_settings(batch, seed="0; every prompt's own is derived from it")
+    names = batch.add_argument_group("fields of a row, where they have other names")
+    for name in _FIELDS:
+        names.add_argument(f"--{name}-field", default=name, metavar="NAME", help=f"(default: {name})")
+    batch.set_defaults(run=_batch, parser=batch)
     return batch
 
 
-def main(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], DarwinChatModel | DarwinSearch]) -> int:
+def _batch(arguments: argparse.Namespace) -> int:
+    check_models(arguments)
+    read_settings(arguments)
+    return run(arguments, build_search)
+
+
+def run(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], DarwinChatModel | DarwinSearch]) -> int:
     """Run the command.
 
     Args:
         arguments: what the parser read.
-        make: makes the model of the other options; called once the input is known to be there.
+        make: makes the model of the other options; called once input and output are known to be usable.
 
     Returns:
         The exit code.
@@ -68,13 +86,15 @@ def main(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Dar
     Raises:
         ConfigError: bad usage, exit code 2.
     """
-    from darwin_align.batch.job import Stop, run_batch
-    from darwin_align.batch.prompt import Fields
-    from darwin_align.batch.source import source_of
+    with working("starting"):
+        from darwin_align.batch.job import Stop, check_sink, run_batch
+        from darwin_align.batch.prompt import Fields
+        from darwin_align.batch.source import source_of
 
     names = Fields(**{name: getattr(arguments, f"{name}_field") for name in _FIELDS})
     source = sys.stdin.buffer if arguments.input == "-" else Path(arguments.input)
     source_of(source, names)  # a missing file is told before models are loaded
+    check_sink(arguments.out, source)
     model, stop = make(arguments), Stop()
     with _signals(stop):
         report = run_batch(
@@ -89,7 +109,7 @@ def main(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Dar
             progress=True,
             stop=stop,
         )
-    sys.stdout.write((_as_json(report) if arguments.json else _in_words(report)) + "\n")
+    sys.stdout.write((_as_json(report) if arguments.json else printable(_in_words(report))) + "\n")
     return report.code
 
 
@@ -118,7 +138,7 @@ def _note(text: str) -> None:
 def _as_json(report: BatchReport) -> str:
     shown = {item.name: getattr(report, item.name) for item in fields(report)}
     shown |= {"output": str(report.output), "errors": str(report.errors), "usage": report.usage.model_dump()}
-    return json.dumps({**shown, "code": report.code}, ensure_ascii=False, indent=2)
+    return printable_json({**shown, "code": report.code}, indent=2)
 
 
 def _in_words(report: BatchReport) -> str:
@@ -130,11 +150,11 @@ def _in_words(report: BatchReport) -> str:
         again = "; run again to try the failed ones once more" if report.failed else ""
         lines.append(f"Why not the others: {report.errors}{again}")
     if report.gave_up:
-        lines.append(f"Gave up: {report.gave_up}")
+        lines.append(f"Gave up: {printable(report.gave_up, single_line=True)}")
     if report.interrupted:
         lines.append("Interrupted: run the same command again to go on")
     if report.unused:
-        lines.append(f"Fields that nobody read: {', '.join(report.unused)}")
+        lines.append(f"Fields that nobody read: {printable(', '.join(report.unused), single_line=True)}")
     usage = report.usage
     lines.append(
         f"{report.seconds:,.1f} s, {usage.decoded_tokens:,} tokens decoded, {usage.reward_calls:,} responses scored"

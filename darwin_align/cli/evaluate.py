@@ -9,13 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from darwin_align.cli.evaluate_world import add_world
+from darwin_align.cli.options import UsageError, add_models, add_settings, build_search, check_models, model_name
+from darwin_align.cli.parsing import examples
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.terminal import printable, printable_json
 from darwin_align.evaluation.options import count, need_packages
-from darwin_align.evaluation.world_command import add_world
 
 if TYPE_CHECKING:
     from darwin_align.evaluation.alpaca_eval import Answers
     from darwin_align.evaluation.mt_grades import Grades
+    from darwin_align.evaluation.subject import Subject
     from darwin_align.evaluation.win_rates import WinRates
 
 __all__ = ["add_eval"]
@@ -23,8 +27,10 @@ __all__ = ["add_eval"]
 
 def add_eval(commands: Any) -> None:
     """Add ``eval`` and its benchmarks to the commands of the program."""
-    parser = commands.add_parser("eval", help="benchmarks: the embedded world, AlpacaEval 2, MT-Bench")
-    benchmarks = parser.add_subparsers(required=True, metavar="benchmark")
+    parser = commands.add_parser(
+        "eval", help="benchmarks: the embedded world, AlpacaEval 2, MT-Bench", usage="%(prog)s [-h] BENCHMARK …"
+    )
+    benchmarks = parser.add_subparsers(required=True, prog=parser.prog, metavar="BENCHMARK", title="benchmarks")
     for add in _BENCHMARKS:
         add(benchmarks)
 
@@ -33,7 +39,15 @@ def add_eval(commands: Any) -> None:
 
 
 def _add_alpaca_eval(benchmarks: Any) -> None:
-    parser = benchmarks.add_parser("alpaca_eval", help="AlpacaEval 2: 805 instructions, against a reference's answers")
+    parser = benchmarks.add_parser(
+        "alpaca_eval",
+        help="AlpacaEval 2: 805 instructions, against a reference's answers",
+        usage="%(prog)s [options]",
+        epilog=examples("""
+            darwin-align eval alpaca_eval --limit 20 --set cycles=1
+            darwin-align eval alpaca_eval --policy FOLDER --reward FOLDER --judge-url URL --judge-model NAME
+        """),
+    )
     _add_common(parser, "AlpacaEval's instructions, JSON or JSONL (default: the official ones, from the hub)")
     judge = _add_judging(parser)
     judge.add_argument(
@@ -61,7 +75,7 @@ def _add_alpaca_eval(benchmarks: Any) -> None:
     )
     judge.add_argument("--difficulty", metavar="FILE", help="its instruction_difficulty.csv, where only that is there")
     judge.add_argument("--annotators-config", metavar="NAME", help="with --hand-over: the package's annotator")
-    parser.set_defaults(run=_alpaca_eval)
+    parser.set_defaults(run=_alpaca_eval, parser=parser)
 
 
 def _alpaca_eval(arguments: argparse.Namespace) -> int:
@@ -70,7 +84,6 @@ def _alpaca_eval(arguments: argparse.Namespace) -> int:
     from darwin_align.evaluation.chat_judge import judge_of
     from darwin_align.evaluation.hand_over import to_alpaca_eval
     from darwin_align.evaluation.official import ALPACA_EVAL, found, instructions
-    from darwin_align.evaluation.subject import subject_of
     from darwin_align.evaluation.win_rates import WIN_RATES_NEED
 
     judge = judge_of(arguments)
@@ -82,7 +95,7 @@ def _alpaca_eval(arguments: argparse.Namespace) -> int:
     difficulty = found(arguments.difficulty, ALPACA_EVAL["difficulty"], "--difficulty")
     prompts = instructions(arguments.prompts)
     _check_difficulties(arguments, prompts)
-    subject = subject_of(arguments)
+    subject = _subject(arguments)
     out = _out(arguments, "alpaca_eval", subject.name)
     answers = answer(subject, prompts, out, limit=arguments.limit, concurrency=arguments.concurrency)
     if arguments.hand_over:
@@ -100,7 +113,7 @@ def _alpaca_eval(arguments: argparse.Namespace) -> int:
         out,
         template=template,
         mode=arguments.judge_mode,
-        seed=arguments.seed,
+        seed=subject.seed,
         gamed=gamed,
         difficulty=difficulty,
         concurrency=arguments.judge_concurrency,
@@ -141,7 +154,15 @@ def _win_rates(rates: WinRates, out: Path) -> str:
 
 
 def _add_mt_bench(benchmarks: Any) -> None:
-    parser = benchmarks.add_parser("mt_bench", help="MT-Bench: 80 questions of two turns, graded from 1 to 10")
+    parser = benchmarks.add_parser(
+        "mt_bench",
+        help="MT-Bench: 80 questions of two turns, graded from 1 to 10",
+        usage="%(prog)s [options]",
+        epilog=examples("""
+            darwin-align eval mt_bench --limit 4 --preset sample
+            darwin-align eval mt_bench --policy-url URL --reward-url URL --judge-url URL --judge-model NAME
+        """),
+    )
     _add_common(parser, "MT-Bench's questions, JSONL or JSON (default: the official ones, from the hub)")
     parser.add_argument(
         "--category-temperatures",
@@ -159,7 +180,7 @@ def _add_mt_bench(benchmarks: Any) -> None:
         metavar="FILE",
         help="FastChat's judge_prompts.jsonl, or 'official' to fetch it (default: our own prompts)",
     )
-    parser.set_defaults(run=_mt_bench)
+    parser.set_defaults(run=_mt_bench, parser=parser)
 
 
 def _mt_bench(arguments: argparse.Namespace) -> int:
@@ -168,7 +189,6 @@ def _mt_bench(arguments: argparse.Namespace) -> int:
     from darwin_align.evaluation.mt_bench import answer
     from darwin_align.evaluation.mt_grades import GRADES_NEED, GradingPrompts, grade, references
     from darwin_align.evaluation.official import MT_BENCH, found, questions
-    from darwin_align.evaluation.subject import subject_of
 
     judge = judge_of(arguments)
     _check_judging(arguments, (), ())
@@ -179,7 +199,7 @@ def _mt_bench(arguments: argparse.Namespace) -> int:
     if judge is None and not arguments.hand_over and (prompts or right):
         raise ConfigError("--judge-prompts and --references are for a judge: give --judge-url, or --hand-over")
     asked = questions(arguments.prompts)
-    subject = subject_of(arguments)
+    subject = _subject(arguments)
     out = _out(arguments, "mt_bench", subject.name)
     conversations = answer(
         subject,
@@ -226,8 +246,6 @@ def _graded(mean: float, interval: tuple[float, float] | None) -> str:
 
 
 def _add_common(parser: argparse.ArgumentParser, prompts: str) -> None:
-    from darwin_align.evaluation.subject import add_subject
-
     parser.add_argument("--prompts", metavar="FILE", help=prompts)
     parser.add_argument("--limit", type=count, metavar="N", help="only the first N; may be raised later")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (default: results/BENCHMARK/NAME)")
@@ -235,7 +253,32 @@ def _add_common(parser: argparse.ArgumentParser, prompts: str) -> None:
         "--concurrency", type=count, default=8, metavar="N", help="prompts answered side by side (default: 8)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    add_subject(parser)
+    parser.add_argument("--name", help="what the answers go by (default: from the policy and the preset)")
+    add_models(parser)
+    add_settings(parser, seed="0; every prompt's own is derived from it")
+
+
+def _subject(arguments: argparse.Namespace) -> Subject:
+    """Load the models and make the search that takes the benchmark.
+
+    A benchmark wants whole searches: unless ``on_failure`` is set, a server that fails for good is an error and not a
+    worse answer.
+    """
+    from darwin_align.evaluation.subject import Subject
+
+    check_models(arguments)
+    name = arguments.name or _name(arguments)
+    if "/" in name or name.startswith("."):
+        raise UsageError(f"--name {name!r} is to be a file's name: leave out slashes and a leading dot")
+    search = build_search(arguments, on_failure="raise")
+    models = {role: model_name(arguments, role) for role in ("policy", "reward")}
+    return Subject(search, name, arguments.seed or 0, models)
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    policy = Path(model_name(arguments, "policy").rstrip("/")).name or "policy"
+    settings = [text.replace("=", "") for text in arguments.set]
+    return "-".join([policy, arguments.preset or "darwin", *settings]).replace("/", "_")
 
 
 def _add_judging(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -249,13 +292,13 @@ def _add_judging(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def _check_judging(arguments: argparse.Namespace, judges: Sequence[str], hands: Sequence[str]) -> None:
     if arguments.hand_over and arguments.judge_url is not None:
-        raise ConfigError("--hand-over lets the benchmark's own program judge, and --judge-url ours: give one of them")
+        raise UsageError("--hand-over lets the benchmark's own program judge, and --judge-url ours: give one of them")
     for name in judges:
         if getattr(arguments, name) is not None and arguments.judge_url is None:
-            raise ConfigError(f"--{name.replace('_', '-')} needs --judge-url: it is for our own comparison")
+            raise UsageError(f"--{name.replace('_', '-')} needs --judge-url: it is for our own comparison")
     for name in ("package_python", *hands):
         if getattr(arguments, name) is not None and not arguments.hand_over:
-            raise ConfigError(f"--{name.replace('_', '-')} needs --hand-over: it is for the benchmark's own program")
+            raise UsageError(f"--{name.replace('_', '-')} needs --hand-over: it is for the benchmark's own program")
 
 
 def _out(arguments: argparse.Namespace, benchmark: str, name: str) -> Path:
@@ -264,7 +307,7 @@ def _out(arguments: argparse.Namespace, benchmark: str, name: str) -> Path:
 
 
 def _told(arguments: argparse.Namespace, data: dict[str, Any], text: str) -> int:
-    sys.stdout.write((json.dumps(data, ensure_ascii=False, indent=2) if arguments.json else text) + "\n")
+    sys.stdout.write((printable_json(data, indent=2) if arguments.json else printable(text)) + "\n")
     return 0
 
 

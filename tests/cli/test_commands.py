@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from darwin_align import SearchConfig
+from darwin_align.cli.report import _method
 from darwin_align.pocket import reward_path, topics
-from darwin_align.report import _method
 
 QUESTION = "How do I brew green tea?"
 QUICK = ["--preset", "sample"]

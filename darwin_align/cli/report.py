@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from darwin_align.cli.activity import working
 from darwin_align.core import Beam, Event, Population, SearchConfig, SearchResult
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.terminal import printable
 
 try:
     from rich.columns import Columns
@@ -44,13 +46,12 @@ History = list[tuple[Event, Population]]
 def watched(search: DarwinSearch, instruction: str, seed: int) -> tuple[SearchResult, History]:
     """Run a search under a live progress line and keep the populations that it went through."""
     history: History = []
-    console = Console(stderr=True)
-    with console.status("starting …") as status:
+    with working("searching") as update:
 
         def on_event(event: Event, population: Population) -> None:
-            if event.failure is None:  # else the population is what an earlier event led to
+            if event.answered:  # else the population is what an earlier event led to
                 history.append((event, population))
-            status.update(_progress(event, population, search.config.cycles))
+            update(_progress(event, population, search.config.cycles))
 
         result = search.invoke(instruction, seed=seed, on_event=on_event)
     return result, history
@@ -69,7 +70,7 @@ def _progress(event: Event, population: Population, cycles: int) -> str:
 def print_report(result: SearchResult, history: History, gold: Gold | None, first_gold: Gold | None) -> None:
     """Print plain sample against searched answer, then how it came about."""
     console = Console()
-    console.print(Text.assemble(("You asked: ", "bold"), result.request.instruction), "")
+    console.print(Text.assemble(("You asked: ", "bold"), printable(result.request.instruction)), "")
     answers = [
         _answer("A plain sample", result.first_response, first_gold, "white"),
         _answer("DARWIN's answer", result.best, gold, "green"),
@@ -96,7 +97,9 @@ def _answer(title: str, beam: Beam, gold: Gold | None, colour: str) -> Panel:
     verdict = f"reward {beam.reward:.2f}" if beam.reward is not None else "unscored"
     if gold:
         verdict += f" · gold {gold.total:.1f}"
-    return Panel(Text(beam.text or "(empty)"), title=title, subtitle=verdict, border_style=colour, title_align="left")
+    return Panel(
+        Text(printable(beam.text) or "(empty)"), title=title, subtitle=verdict, border_style=colour, title_align="left"
+    )
 
 
 def _breakdown(gold: Gold, first: Gold) -> Group:
@@ -128,7 +131,7 @@ def _cycles(history: History) -> list[Table]:
 def _cycle(cycle: int, population: Population, taken: dict[tuple[int, int], list[str]]) -> Table:
     steps = population.step.index + 1
     table = Table(
-        title=Text(f"Cycle {cycle + 1}, {steps} steps, from “{population.parent}”", overflow="ellipsis", no_wrap=True),
+        title=_cell(f"Cycle {cycle + 1}, {steps} steps, from “{population.parent}”"),
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -146,17 +149,22 @@ def _cycle(cycle: int, population: Population, taken: dict[tuple[int, int], list
             reward = "·" if beam.reward is None else f"{beam.reward:.2f}"
             moves = ", ".join(taken[cycle, i]) or "–"
             style = "green" if beam.reward is not None and beam.reward == top else ""
-            table.add_row(str(i + 1), beam.instruction, moves, str(beam.wins), reward, style=style)
+            table.add_row(str(i + 1), _cell(beam.instruction), moves, str(beam.wins), reward, style=style)
     return table
+
+
+def _cell(text: str) -> Text:
+    """A line of text that may hold anything: as a plain string, rich would read markup in it."""
+    return Text(printable(text, single_line=True), overflow="ellipsis", no_wrap=True)
 
 
 def _story(result: SearchResult) -> Text:
     usage = result.usage
-    won = "the plain sample itself" if result.best.first_response else f"“{result.instruction}”"
+    won = "the plain sample itself" if result.best.first_response else f"“{printable(result.instruction)}”"
     return Text.assemble(
         ("\nWon under: ", "bold"),
         won,
         f"\n{result.cycles} cycles · {usage.decoded_tokens} tokens decoded · {usage.reward_calls} responses scored · "
         f"{usage.seconds:.1f} s in models · stopped by {result.stop_reason} · seed {result.config.seed}",
-        f"\n{result.failure}" if result.failure else "",
+        f"\n{printable(result.failure)}" if result.failure else "",
     )

@@ -1,0 +1,202 @@
+"""Conversations in the shape that a chat template takes: turns that it refuses or drops are folded into others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from darwin_align.core.errors import RequestError
+from darwin_align.core.types import Message
+
+__all__ = ["Chat", "Shape", "marked", "question_of", "shapes", "to_chat", "with_tool_turns_as_text"]
+
+Chat = list[dict[str, Any]]
+
+# Letters only: no template trims it, no tokenizer knows it, nobody writes it.
+_MARK = "QzDarwinAlignMark{}Zq"
+_REASONING = ("reasoning", "thinking")
+_CALLS = ("tool_call", "tool_use", "function_call")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A form of a conversation that another template may take."""
+
+    chat: Chat
+    note: str = ""
+    """What was done to the conversation; empty if nothing was."""
+
+
+def to_chat(conversation: Sequence[Message]) -> Chat:
+    """Convert messages to the dictionaries that chat templates read: text content, OpenAI-style tool calls.
+
+    Raises:
+        RequestError: a content block that a text model cannot read, e.g. an image.
+    """
+    return [_to_dict(message) for message in conversation]
+
+
+def _to_dict(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.text}
+    if thoughts := _thoughts(message):
+        turn["reasoning_content"] = thoughts
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+                **({} if call.id is None else {"id": call.id}),
+            }
+            for call in message.tool_calls
+        ]
+    return turn
+
+
+def _thoughts(message: Message) -> str:
+    """The reasoning that an assistant's blocks hold; any other block that is no text is refused."""
+    if isinstance(message.content, str):
+        return ""
+    # Tool calls are in the message's tool_calls as well.
+    known = ("text", *_REASONING, *_CALLS) if message.role == "assistant" else ("text",)
+    thoughts = []
+    for block in message.content:
+        kind = str(block.get("type"))
+        if kind not in known:
+            raise RequestError(
+                f"a {message.role} message has a content block of type {kind!r}: a local text model reads text only"
+            )
+        if kind in _REASONING:
+            thoughts.append(str(block.get(kind, "")))
+    return "\n".join(thoughts)
+
+
+def marked(chat: Chat) -> tuple[Chat, list[str]]:
+    """A conversation of the same shape, every content of which is a word of its own.
+
+    Returns:
+        The conversation, and the words that a template must show: those of turns that make no tool calls, next to
+        which some templates leave contents out.
+    """
+    words = [_MARK.format("".join(chr(ord("a") + int(digit)) for digit in str(i))) for i in range(len(chat))]
+    turns = [
+        {**turn, "content": word, **({"reasoning_content": "x"} if "reasoning_content" in turn else {})}
+        for turn, word in zip(chat, words, strict=True)
+    ]
+    return turns, [word for turn, word in zip(chat, words, strict=True) if not turn.get("tool_calls")]
+
+
+def shapes(chat: Chat) -> Iterator[Shape]:
+    """Forms of a conversation, the least changed first: as it is, merged turns, folded system turns."""
+    yield Shape(chat)
+    if (merged := _merged(chat)) != chat:
+        yield Shape(merged, "takes no two turns of one role in a row: their texts are merged into one turn")
+    if all(turn["role"] != "system" for turn in chat):
+        return
+    begun = next((i for i, turn in enumerate(chat) if turn["role"] != "system"), len(chat))
+    if any(turn["role"] == "system" for turn in chat[begun:]) and any(turn["role"] == "user" for turn in chat[begun:]):
+        folded = [*chat[:begun], *_with_system_folded(chat[begun:])]
+        note = "takes no system turn behind the first turns: its text goes in front of the next user turn"
+        yield from _also_merged(folded, note)
+    if all(turn["role"] != "user" for turn in chat):
+        raise RequestError("the conversation has no human message: add one, it is the instruction to follow")
+    note = "takes no system turn: its text goes in front of the first user turn"
+    yield from _also_merged(_system_first(chat), note)
+
+
+def _also_merged(chat: Chat, note: str) -> Iterator[Shape]:
+    yield Shape(chat, note)
+    if (merged := _merged(chat)) != chat:
+        yield Shape(merged, f"{note}; nor two turns of one role in a row: their texts are merged into one turn")
+
+
+def _merged(chat: Chat) -> Chat:
+    turns: Chat = []
+    for turn in chat:
+        if turns and turn["role"] == turns[-1]["role"] != "tool":
+            turns[-1] = _joined(turns[-1], turn)
+        else:
+            turns.append(turn)
+    return turns
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    calls = [*first.get("tool_calls", ()), *second.get("tool_calls", ())]
+    thoughts = _paragraphs(turn.get("reasoning_content", "") for turn in (first, second))
+    return {
+        **first,
+        "content": _paragraphs((first["content"], second["content"])),
+        **({"tool_calls": calls} if calls else {}),
+        **({"reasoning_content": thoughts} if thoughts else {}),
+    }
+
+
+def _paragraphs(texts: Any) -> str:
+    return "\n\n".join(text for text in texts if text)
+
+
+def _system_first(chat: Chat) -> Chat:
+    """All system turns in front of the first user turn."""
+    system = [turn["content"] for turn in chat if turn["role"] == "system"]
+    others = [turn for turn in chat if turn["role"] != "system"]
+    first = next(i for i, turn in enumerate(others) if turn["role"] == "user")
+    user = others[first]
+    return [*others[:first], {**user, "content": "\n\n".join([*system, user["content"]])}, *others[first + 1 :]]
+
+
+def _with_system_folded(chat: Chat) -> Chat:
+    """Each system turn in front of the user turn that follows it, the last ones behind the last user turn."""
+    turns: Chat = []
+    waiting: list[str] = []
+    for turn in chat:
+        if turn["role"] == "system":
+            waiting.append(turn["content"])
+        elif turn["role"] == "user" and waiting:
+            turns.append({**turn, "content": _paragraphs([*waiting, turn["content"]])})
+            waiting = []
+        else:
+            turns.append(turn)
+    if waiting:
+        last = max(i for i, turn in enumerate(turns) if turn["role"] == "user")
+        turns[last] = {**turns[last], "content": _paragraphs([turns[last]["content"], *waiting])}
+    return turns
+
+
+def question_of(conversation: Sequence[Message]) -> str:
+    """A conversation as one text, for models that read a pair of question and answer."""
+    return "\n\n".join(turn["content"] for turn in with_tool_turns_as_text(to_chat(conversation)))
+
+
+def with_tool_turns_as_text(chat: Chat) -> Chat:
+    """Tool calls as text of the assistant's turns, tool results as text of the user's; turns alternate there."""
+    fold: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"assistant": _calls_told, "tool": _result_told}
+    turns: Chat = []
+    folded = False
+    for turn in chat:
+        tooled = turn["role"] == "tool" or bool(turn.get("tool_calls"))
+        plain = fold[turn["role"]](turn) if tooled else turn
+        if turns and (tooled or folded) and plain["role"] == turns[-1]["role"]:
+            turns[-1] = _joined(turns[-1], plain)
+        else:
+            turns.append(plain)
+        folded = tooled
+    return turns
+
+
+def _calls_told(turn: dict[str, Any]) -> dict[str, Any]:
+    calls = [
+        f"Tool call: {call['function']['name']}({json.dumps(call['function']['arguments'], ensure_ascii=False)})"
+        for call in turn["tool_calls"]
+    ]
+    rest = {name: value for name, value in turn.items() if name != "tool_calls"}
+    return {**rest, "content": _paragraphs([turn["content"], *calls])}
+
+
+def _result_told(turn: dict[str, Any]) -> dict[str, Any]:
+    name = f" of {turn['name']}" if turn.get("name") else ""
+    return {"role": "user", "content": f"Tool result{name}: {turn['content']}"}

@@ -1,0 +1,213 @@
+"""Parsers of structured answers that refuse an incomplete one.
+
+LangChain's JSON parsers complete JSON that was cut, also at the end of an answer: ``{"age": 21`` becomes 21 where the
+model was about to write 214. These parse partial JSON only while an answer is streamed; what they return at last is
+parsed strictly, and an answer that was cut at its token limit is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Generic
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, BaseMessageChunk
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
+from langchain_core.utils.pydantic import TBaseModel
+
+from darwin_align.operators.tool_syntax import breach
+
+__all__ = ["JsonAnswerParser", "JsonCallParser", "PydanticAnswerParser", "PydanticCallParser"]
+
+_FENCED = re.compile(r"\A\s*```[a-zA-Z]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+_SHOWN = 200
+"""Characters of an answer that an error quotes."""
+
+
+class _CompleteAnswerParser(BaseCumulativeTransformOutputParser[Any]):
+    """Parses an answer strictly once it has ended, and only before that from partial JSON."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        """Parse an answer.
+
+        Args:
+            result: one generation.
+            partial: the answer is still being streamed, and its JSON may be completed.
+
+        Raises:
+            OutputParserException: the answer is cut, is not valid JSON, makes no call, or does not match the schema.
+        """
+        if partial:
+            return super().parse_result(result, partial=True)
+        _refuse_cut(result[0])
+        try:
+            return self._parse_complete(result)
+        except OutputParserException:
+            raise
+        except ValueError as error:  # pydantic's ValidationError is one
+            raise OutputParserException(
+                f"the answer does not match the schema: {error}", llm_output=result[0].text
+            ) from error
+
+    def _parse_complete(self, result: list[Generation]) -> Any:
+        return super().parse_result(result)
+
+    def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
+        stream = _Stream(self)
+        for chunk in input:
+            yield from stream.add(chunk)
+        yield from stream.end()
+
+    async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
+        stream = _Stream(self)
+        async for chunk in input:
+            for parsed in stream.add(chunk):
+                yield parsed
+        for parsed in stream.end():
+            yield parsed
+
+
+class JsonAnswerParser(_CompleteAnswerParser, JsonOutputParser):
+    """Parses an answer that is JSON, and checks it against a schema."""
+
+    json_schema: Any = None
+    """A JSON schema, checked as :func:`~darwin_align.operators.tool_syntax.breach` does. ``None`` allows any JSON."""
+
+    def _parse_complete(self, result: list[Generation]) -> Any:
+        value = _strict_json(result[0].text)
+        _refuse_breach(value, self.json_schema, result[0].text)
+        return value
+
+
+class PydanticAnswerParser(_CompleteAnswerParser, PydanticOutputParser[TBaseModel], Generic[TBaseModel]):
+    """Parses an answer that is JSON to an instance of a pydantic class."""
+
+    def _parse_complete(self, result: list[Generation]) -> Any:
+        return self._parse_obj(_strict_json(result[0].text))
+
+
+class JsonCallParser(_CompleteAnswerParser, JsonOutputKeyToolsParser):
+    """Parses the arguments of an answer's call of one tool, and checks them against its schema."""
+
+    json_schema: Any = None
+    """A JSON schema, as for :class:`JsonAnswerParser`."""
+
+    def _parse_complete(self, result: list[Generation]) -> Any:
+        _refuse_invalid_calls(result[0])
+        arguments = super()._parse_complete(result)
+        if arguments is None:
+            raise _no_call(self.key_name, result[0])
+        _refuse_breach(arguments, self.json_schema, json.dumps(arguments, ensure_ascii=False))
+        return arguments
+
+
+class PydanticCallParser(_CompleteAnswerParser, PydanticToolsParser):
+    """Parses the arguments of an answer's call to an instance of the pydantic class that the tool was made of."""
+
+    def _parse_complete(self, result: list[Generation]) -> Any:
+        _refuse_invalid_calls(result[0])
+        if (parsed := super()._parse_complete(result)) is None:
+            raise _no_call(self.tools[0].__name__, result[0])
+        return parsed
+
+
+class _Stream:
+    """Parses an answer while it is streamed: partial objects first, at last the complete one."""
+
+    def __init__(self, parser: _CompleteAnswerParser) -> None:
+        self.parser = parser
+        self.received: Any = None
+        self.parsed: Any = None
+
+    def add(self, chunk: str | BaseMessage) -> Iterator[Any]:
+        """Yield the object that is read so far, if it changed."""
+        generation = _as_chunk(chunk)
+        self.received = generation if self.received is None else self.received + generation
+        if _metadata(self.received).get("finish_reason"):
+            return  # nothing follows: the end decides
+        parsed = self.parser.parse_result([self.received], partial=True)
+        if parsed is not None and parsed != self.parsed:
+            self.parsed = parsed
+            yield parsed
+
+    def end(self) -> Iterator[Any]:
+        """Yield the complete object, unless it was the last one yielded; raise if there is none."""
+        if self.received is None:
+            return
+        parsed = self.parser.parse_result([self.received])
+        if self.parsed is None or parsed != self.parsed:
+            yield parsed
+
+
+def _as_chunk(chunk: str | BaseMessage) -> ChatGenerationChunk | GenerationChunk:
+    if isinstance(chunk, BaseMessageChunk):
+        return ChatGenerationChunk(message=chunk)
+    if isinstance(chunk, BaseMessage):
+        return ChatGenerationChunk(message=AIMessageChunk(**{**chunk.model_dump(), "type": "AIMessageChunk"}))
+    return GenerationChunk(text=chunk)
+
+
+def _metadata(generation: Generation) -> dict[str, Any]:
+    return generation.message.response_metadata if isinstance(generation, ChatGeneration) else {}
+
+
+def _refuse_cut(generation: Generation) -> None:
+    metadata = _metadata(generation)
+    if metadata.get("finish_reason") != "length":
+        return
+    search = metadata.get("darwin", {})
+    stop_reason = str(search.get("stop_reason", ""))
+    if stop_reason.startswith(("budget", "failure")):
+        reason = f"when the search ended early ({stop_reason})"
+        remedy = "raise the budget" if stop_reason.startswith("budget") else "see response_metadata['darwin']"
+    else:
+        limit = f"={search['max_new_tokens']}" if "max_new_tokens" in search else ""
+        reason, remedy = f"at max_tokens{limit}", "raise max_tokens"
+    message = f"the answer was cut {reason}, so it is incomplete: {remedy}; it ends {_tail(_written(generation))!r}"
+    raise OutputParserException(message, llm_output=generation.text)
+
+
+def _refuse_invalid_calls(generation: Generation) -> None:
+    message = generation.message if isinstance(generation, ChatGeneration) else None
+    if isinstance(message, AIMessage) and message.invalid_tool_calls:
+        [call, *_] = message.invalid_tool_calls
+        name = f"the call of {call['name']!r}" if call["name"] else "a tool call"
+        reason = call["error"] or "its arguments cannot be parsed"
+        raise OutputParserException(f"{name} is invalid: {reason}", llm_output=call["args"])
+
+
+def _refuse_breach(value: Any, schema: Any, text: str) -> None:
+    if schema is not None and (wrong := breach(value, schema)):
+        raise OutputParserException(f"the answer does not match the schema: {wrong}", llm_output=text)
+
+
+def _no_call(name: str, generation: Generation) -> OutputParserException:
+    shown = f": {generation.text[:_SHOWN]!r}" if generation.text else ""
+    return OutputParserException(f"the answer makes no call of {name!r}{shown}", llm_output=generation.text)
+
+
+def _strict_json(text: str) -> Any:
+    """Parse JSON, also as the only content of a Markdown code block."""
+    fenced = _FENCED.match(text)
+    try:
+        return json.loads(fenced[1] if fenced else text)
+    except ValueError as error:
+        raise OutputParserException(
+            f"the answer is not valid JSON: {error}; it says {text[:_SHOWN]!r}", llm_output=text
+        ) from error
+
+
+def _written(generation: Generation) -> str:
+    message = generation.message if isinstance(generation, ChatGeneration) else None
+    if isinstance(message, AIMessage) and message.invalid_tool_calls:
+        return str(message.invalid_tool_calls[-1]["args"])
+    return generation.text
+
+
+def _tail(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"…{text[-_SHOWN:]}"

@@ -1,0 +1,80 @@
+"""Decoding against a clock, on policies that cannot be stopped at a token: in pieces that are sized by their speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from darwin_align.core.budget import Usage
+from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.portal import OutOfTime, acall
+from darwin_align.operators.report import Report
+
+__all__ = ["generate_call"]
+
+_FIRST_PIECE = 16
+"""Tokens of the first piece, from which the speed is measured."""
+_SHARE = 0.5
+"""Share of the remaining time that a piece is sized for: a server slows down as answers grow."""
+
+
+def generate_call(policy: Any, rows: Sequence[Row]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function, and its arguments, by which a policy continues rows within their seconds.
+
+    It returns continuations, or a report of them. A policy with ``stops_in_time = True`` is given the rows as they are.
+    """
+    generate = getattr(policy, "submit", policy.generate)
+    seconds = min((row.seconds for row in rows if row.seconds is not None), default=None)
+    if seconds is None or getattr(policy, "stops_in_time", False):
+        return generate, (rows,)
+    return partial(_generate_in_pieces, generate), (rows, seconds)
+
+
+async def _generate_in_pieces(
+    generate: Callable[..., Any], rows: Sequence[Row], seconds: float
+) -> Report[list[Continuation]]:
+    """Continue rows until each has its tokens or the time is over; a piece that is interrupted is lost."""
+    end, size = monotonic() + seconds, _FIRST_PIECE
+    found = [Continuation(text=row.text, tokens=row.tokens) for row in rows]
+    usage, notes = Usage(), dict[str, None]()
+    while size and (pieces := _pieces(rows, found, size)):
+        start = monotonic()
+        try:
+            report = Report.of(await acall(generate, list(pieces.values())))
+        except OutOfTime:
+            break
+        for i, piece in zip(pieces, report.answer, strict=True):
+            found[i] = _joined(found[i], piece, first=not found[i].new_tokens)
+        usage += report.usage
+        notes |= dict.fromkeys(report.notes)
+        size = _next_size(size, monotonic() - start, end - monotonic())
+    return Report(found, usage, tuple(notes))
+
+
+def _pieces(rows: Sequence[Row], found: Sequence[Continuation], size: int) -> dict[int, Row]:
+    """The rows that still want tokens, by place, each with what it has so far."""
+    return {
+        i: replace(row, tokens=done.tokens, text=done.text, max_tokens=min(size, left))
+        for i, (row, done) in enumerate(zip(rows, found, strict=True))
+        if done.finish_reason is None and (left := row.max_tokens - done.new_tokens) > 0
+    }
+
+
+def _joined(before: Continuation, piece: Continuation, *, first: bool) -> Continuation:
+    logprobs = (piece.logprob,) if first else (before.logprob, piece.logprob)
+    known = [logprob for logprob in logprobs if logprob is not None]
+    return replace(
+        piece,
+        new_tokens=before.new_tokens + piece.new_tokens,
+        logprob=sum(known) if len(known) == len(logprobs) else None,
+        prefilled_tokens=before.prefilled_tokens + piece.prefilled_tokens,
+    )
+
+
+def _next_size(size: int, took: float, left: float) -> int:
+    """Tokens of the next piece; 0 if the time left is not enough for one token."""
+    speed = size / max(took, 1e-6)
+    return min(4 * size, int(speed * left * _SHARE) or int(speed * left >= 1)) if left > 0 else 0

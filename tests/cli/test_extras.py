@@ -1,0 +1,112 @@
+"""Every documented command without the packages of its extra: it names the extra before anything is loaded."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+WITHOUT = """
+import runpy, sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {blocked} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+sys.argv = ["program", *{arguments}]
+try:
+    runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+finally:
+    if {heavy} and "torch" in sys.modules:
+        sys.stderr.write("TORCH IS LOADED")
+"""
+EXTRAS = [
+    "rich", "llguidance", "sklearn", "scipy", "matplotlib", "pyarrow", "fastapi", "starlette", "uvicorn", "openai",
+    "prometheus_client", "ray", "langgraph", "langchain", "accelerate", "bitsandbytes",
+]  # fmt: skip
+
+
+def run(command: str, blocked: Sequence[str], folder: Path, *, heavy: bool = True) -> subprocess.CompletedProcess[str]:
+    program, *arguments = command.split()
+    module = "darwin_align.cli" if program == "darwin-align" else f"darwin_align.integrations.{program}"
+    script = WITHOUT.format(blocked=set(blocked), arguments=arguments, module=module, heavy=heavy)
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, timeout=300, check=False
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in.parquet").write_bytes(b"PAR1")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "How do I brew green tea?"}\n')
+    (tmp_path / "prompts.json").write_text('[{"instruction": "Hi.", "dataset": "x"}]')
+    (tmp_path / "questions.jsonl").write_text('{"question_id": 1, "category": "stem", "turns": ["a", "b"]}\n')
+    return tmp_path
+
+
+JUDGE = "--judge-url http://127.0.0.1:9 --judge-model m"
+
+
+@pytest.mark.parametrize(
+    ("command", "blocked", "extra"),
+    [
+        ("darwin-align demo", "rich", "cli"),
+        ("darwin-align batch in.parquet --out out.jsonl", "pyarrow", "parquet"),
+        ("darwin-align serve", "fastapi", "serve"),
+        ("darwin-align serve", "uvicorn", "serve"),
+        ("darwin-align serve", "openai", "serve"),
+        ("darwin-align serve", "prometheus_client", "serve"),
+        ("openai_server", "fastapi", "serve"),
+        ("darwin-align eval world --n 1", "scipy", "eval"),
+        (f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "scipy", "eval"),
+        (f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "sklearn", "eval"),
+        (f"darwin-align eval mt_bench --prompts questions.jsonl {JUDGE}", "scipy", "eval"),
+        ("ray in.jsonl --out answers", "ray", "ray"),
+        ("ray in.jsonl --out answers", "pyarrow", "ray"),
+        ("langgraph.agent", "langchain", "langgraph"),
+        ("langgraph.agent", "langgraph", "langgraph"),
+        ("langgraph.graph", "langgraph", "langgraph"),
+    ],
+)
+def test_a_missing_extra_is_named_before_anything_is_loaded(
+    command: str, blocked: str, extra: str, folder: Path
+) -> None:
+    done = run(command, [blocked], folder)
+    assert done.returncode in (1, 2), done.stderr
+    assert f"pip install 'darwin-align[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "TORCH IS LOADED" not in done.stderr
+    assert "loading models" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "darwin-align --help",
+        "darwin-align serve --help",
+        "ray --help",
+        "darwin-align check-scorer",
+        "darwin-align demo --json --preset sample",
+        "darwin-align batch in.jsonl --out out.jsonl --set cycles=0",
+    ],
+)
+def test_what_needs_no_extra_works_without_all_of_them(command: str, folder: Path) -> None:
+    done = run(command, EXTRAS, folder, heavy=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_a_page_that_cannot_be_drawn_is_said_at_the_start(folder: Path) -> None:
+    command = "darwin-align eval world sample --n 1 --set max_tokens=8 --json"
+    done = run(command, ["matplotlib"], folder, heavy=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(
+        "starting …\nthere will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'"
+    )
+    assert json.loads(done.stdout)
