@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableWithFallbacks
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import (
     ensure_config,
@@ -55,7 +55,7 @@ from darwin_align.operators.policy import check_ranks
 from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPromptField
 from darwin_align.operators.rewording import ParentShare
-from darwin_align.operators.scorers import judges_of
+from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
@@ -213,10 +213,10 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         run = _Run(self, asked, self._room(asked.request, config), config)
         with run.released():
             for judge in run.judges:
-                call(judge.try_out, asked.request)
+                _trial(judge, asked.request).invoke(SHORT_ANSWER.text, _marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
-                    run.reply = operator.invoke(question.population, _marked(config, question))
+                    run.reply = operator.invoke(question.population, _marked(config, question.operator))
                 send(run.progress, config)
                 yield run.answer
         yield run.result
@@ -228,10 +228,10 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         run = _Run(self, asked, await acall(self._room, asked.request, config), config)
         with run.released():
             for judge in run.judges:
-                await acall(judge.try_out, asked.request)
+                await _trial(judge, asked.request).ainvoke(SHORT_ANSWER.text, _marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
-                    run.reply = await operator.ainvoke(question.population, _marked(config, question))
+                    run.reply = await operator.ainvoke(question.population, _marked(config, question.operator))
                 await asend(run.progress, config)
                 yield run.answer
         yield run.result
@@ -468,11 +468,20 @@ def _check_characters(request: Request) -> None:
         ) from None
 
 
-def _marked(config: RunnableConfig, question: Question) -> RunnableConfig:
+def _trial(judge: Any, request: Request) -> Runnable[Any, None]:
+    """The trial of a judge, as a run of its own."""
+
+    async def atrial(_: str) -> None:
+        await acall(judge.try_out, request)
+
+    return RunnableLambda(lambda _: call(judge.try_out, request), atrial, name="JudgeTrial")
+
+
+def _marked(config: RunnableConfig, operator: OperatorName) -> RunnableConfig:
     """The config for an operator, with the question as the run's tag: ``darwin:decode`` and so on."""
     manager = get_callback_manager_for_config(config)
     manager.set_handlers(list(manager.inheritable_handlers))  # the others are of the parent's run alone
-    manager.add_tags([f"darwin:{question.operator}"], inherit=False)
+    manager.add_tags([f"darwin:{operator}"], inherit=False)
     manager.add_tags(["nostream"])  # to LangGraph: what a judge or a mutator writes is no message of the graph's
     return patch_config(config, callbacks=manager)
 

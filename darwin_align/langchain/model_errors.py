@@ -144,7 +144,7 @@ def ends_search(operator: OperatorName, error: BaseException) -> bool:
     Scorers and mutators are users' own code and models: whatever fails there, unless what they return, or a setting,
     breaks the algorithm. Of the other operators only remote faults.
 
-    >>> ends_search("score", TimeoutError()), ends_search("decode", TimeoutError()), ends_search("score", RewardError())
+    >>> ends_search("score", TimeoutError()), ends_search("decode", TimeoutError()), ends_search("score", OperatorError())
     (True, False, False)
     """
     broken = isinstance(error, (OperatorError, ConfigError, ReplayError)) and not isinstance(error, ScoreReplyError)

@@ -24,7 +24,7 @@ from darwin_align.operators.tool_syntax import breach
 
 __all__ = ["JsonAnswerParser", "JsonCallParser", "PydanticAnswerParser", "PydanticCallParser"]
 
-_FENCED = re.compile(r"\A\s*```[a-zA-Z]*[ \t]*\n(.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+_FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n")
 _SHOWN = 200
 """Characters of an answer that an error quotes."""
 
@@ -193,9 +193,11 @@ def _no_call(name: str, generation: Generation) -> OutputParserException:
 
 def _strict_json(text: str) -> Any:
     """Parse JSON, also as the only content of a Markdown code block."""
-    fenced = _FENCED.match(text)
+    whole = text.strip()
+    opening = _FENCE.match(whole)
+    fenced = opening is not None and whole.endswith("```", opening.end())
     try:
-        return json.loads(fenced[1] if fenced else text)
+        return json.loads(whole[opening.end() : -3] if opening and fenced else text)
     except ValueError as error:
         raise OutputParserException(
             f"the answer is not valid JSON: {error}; it says {text[:_SHOWN]!r}", llm_output=text

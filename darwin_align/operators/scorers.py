@@ -104,6 +104,11 @@ class ChainScorer(Scorer):
         check_variables("scoring", chain, VARIABLES)
         return chain
 
+    @property
+    def needs_trial(self) -> bool:
+        """Whether :meth:`try_out` would call the chain."""
+        return self.trial and not self._trial.done
+
     async def try_out(self, request: Request) -> None:
         """Score a short answer, unless this chain has scored before. Its tokens count with the next scoring's.
 
@@ -111,7 +116,7 @@ class ChainScorer(Scorer):
             ScoreReplyError: it does not answer with a number.
             Exception: whatever else the chain raises.
         """
-        if not self.trial or self._trial.done:
+        if not self.needs_trial:
             return
         self._trial.done = True  # at once: searches that begin at the same time need no trial each
         try:
@@ -186,10 +191,10 @@ class _Composite(Scorer):
 
 
 def judges_of(scorer: Any) -> list[Any]:
-    """The scorers in a scorer that can be tried out: those with ``async try_out(request)``."""
+    """The scorers in a scorer that are still to be tried: those with ``needs_trial`` and ``async try_out(request)``."""
     parts = scorer.scorers if isinstance(scorer, _Composite) else ()
     parts = (scorer.scorer,) if isinstance(scorer, LengthPenalty) else parts
-    own = [scorer] if hasattr(scorer, "try_out") else []
+    own = [scorer] if getattr(scorer, "needs_trial", False) else []
     return own + [judge for part in parts for judge in judges_of(part)]
 
 

@@ -216,6 +216,11 @@ class JudgeScorer(RemoteScorer):
             raise ConfigError(f"samples={self.samples} are all alike at temperature 0: set temperature too")
         return self
 
+    @property
+    def needs_trial(self) -> bool:
+        """Whether :meth:`try_out` would ask the judge."""
+        return self.trial and "tried" not in self._state.facts
+
     async def try_out(self, request: Request) -> None:
         """Judge a short answer, unless this judge has scored before. Its tokens count with the next scoring's.
 
@@ -223,7 +228,7 @@ class JudgeScorer(RemoteScorer):
             EndpointError: as :meth:`score` does.
         """
         facts = self._state.facts
-        if not self.trial or "tried" in facts:
+        if not self.needs_trial:
             return
         facts["tried"] = True  # at once: searches that begin at the same time need no trial each
         try:
