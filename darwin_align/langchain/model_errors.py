@@ -144,8 +144,10 @@ def ends_search(operator: OperatorName, error: BaseException) -> bool:
     Scorers and mutators are users' own code and models: whatever fails there, unless what they return, or a setting,
     breaks the algorithm. Of the other operators only remote faults.
 
-    >>> ends_search("score", TimeoutError()), ends_search("decode", TimeoutError()), ends_search("score", OperatorError())
-    (True, False, False)
+    >>> ends_search("score", TimeoutError()), ends_search("decode", TimeoutError())
+    (True, False)
+    >>> ends_search("score", OperatorError())
+    False
     """
     broken = isinstance(error, (OperatorError, ConfigError, ReplayError)) and not isinstance(error, ScoreReplyError)
     return is_remote_fault(error) or (operator in ("score", "mutate") and not broken)
