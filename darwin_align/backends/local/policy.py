@@ -250,18 +250,14 @@ class LocalPolicy(SharedModel):
     def _queued(self, rows: Sequence[Row], threads: int, deadline: float | None) -> Future[list[Continuation]]:
         lines = [self._line(row) for row in rows]
         owners = {row.search_id for row in rows}
-        owner = owners.pop() if len(owners) == 1 else ""
-        future = self.engine.submit(
+        return self.engine.submit(
             [line for line in lines if line.wanted > 0],
             lambda: [line.continuation() for line in lines],
             whole=partial(self._padded.write, deadline=deadline),
-            owner=owner,
+            owner=owners.pop() if len(owners) == 1 else "",
             threads=threads,
             deadline=deadline,
         )
-        # Queued off the loop, rows may come after their search was cancelled and released.
-        future.add_done_callback(lambda done: self.engine.release(owner) if done.cancelled() else None)
-        return future
 
     def release(self, search_id: str) -> None:
         """Let the rows of a search go."""
