@@ -46,7 +46,20 @@ _EPILOG = examples("""
     darwin-align serve --models my_package.serving:models
 """)
 _LIMITS = tuple(SearchLimits.model_fields)
-_OWN = ("host", "port", "max_searches", "max_scorings", "body_bytes", "grace_seconds")
+_OWN: dict[str, type[str | int | float]] = {
+    "host": str,
+    "port": int,
+    "max_searches": int,
+    "max_scorings": int,
+    "max_connections": int,
+    "max_searches_per_key": int,
+    "max_scorings_per_key": int,
+    "max_requests_per_key": int,
+    "body_bytes": int,
+    "write_seconds": float,
+    "grace_seconds": int,
+}
+"""Settings of the server that have an option, and what its value is read as."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,10 +111,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--presets", default=",".join(PRESETS), metavar="NAMES", help="which are served, with commas (default: all)")
     add("--api-keys-file", type=Path, metavar="FILE", help=f"API keys, one a line (or the variable {KEYS})")
     add("--open-metrics", action="store_true", help="/metrics needs no key")
-    for name in _OWN:
-        field = ServerSettings.model_fields[name]
-        kind = type(field.default)
-        add(_flag(name), type=kind, metavar="ADDRESS" if kind is str else "N", help=f"(default: {field.default})")
+    add(
+        "--allowed-hosts",
+        default="",
+        metavar="NAMES",
+        help="hosts beside localhost that are answered, with commas",
+    )
+    for name, kind in _OWN.items():
+        default = ServerSettings.model_fields[name].default
+        about = "(default: half of all, where there are several keys)" if default is None else f"(default: {default})"
+        add(_flag(name), type=kind, metavar="ADDRESS" if kind is str else "N", help=about)
     limit = parser.add_argument_group("limits of a request").add_argument
     for name in _LIMITS:
         field = SearchLimits.model_fields[name]
@@ -143,6 +162,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
 def _settings(arguments: argparse.Namespace) -> ServerSettings:
     own = {name: value for name in _OWN if (value := getattr(arguments, name)) is not None}
     limits = {name: value for name in _LIMITS if (value := getattr(arguments, f"limit_{name}")) is not None}
@@ -150,8 +173,9 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         return ServerSettings(
             **own,
             limits=SearchLimits(**limits),
-            presets=tuple(filter(None, arguments.presets.split(","))),
+            presets=_listed(arguments.presets),
             api_keys=_keys(arguments.api_keys_file),
+            allowed_hosts=_listed(arguments.allowed_hosts),
             open_metrics=arguments.open_metrics,
         )
     except ValidationError as error:
