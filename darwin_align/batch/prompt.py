@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 from darwin_align.core.errors import ConfigError, RequestError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.setting_names import explain_unknown
 from darwin_align.langchain.settings import SETTINGS
 
 __all__ = ["REQUEST_FIELDS", "BadPromptError", "Fields", "Prompt", "as_json", "digest_of"]
@@ -164,7 +164,7 @@ def _settings(given: Any, name: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise BadPromptError(f'{name!r} is {_shown(given)}: give an object, e.g. {{"cycles": 1}}')
     if unknown := sorted(given.keys() - _KNOWN_SETTINGS):
-        raise BadPromptError(f"unknown setting {unknown[0]!r}: {did_you_mean(unknown[0], _KNOWN_SETTINGS)}")
+        raise BadPromptError(f"unknown setting {unknown[0]!r}: {explain_unknown(unknown[0], _KNOWN_SETTINGS, '')}")
     return {setting: value for setting, value in given.items() if value is not None}
 
 
