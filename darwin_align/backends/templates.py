@@ -414,7 +414,7 @@ class ChatTemplate:
 
     def _probe(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> str:
         try:
-            return self._render(chat, tools, answer_next=chat[-1]["role"] != "assistant")
+            return self._render(chat, tools, answer_next=not chat or chat[-1]["role"] != "assistant")
         except RequestError:
             return ""
 

@@ -106,6 +106,7 @@ class _Search:
             asked: Asked = await acall(Asked.of, self.body, self.served, self.settings.limits)
             async with asyncio.timeout(asked.seconds + self.settings.late_seconds):
                 messages = await (self._committed(asked) if asked.committed else self._decided(asked))
+            _check_decoded(messages[0])
         finally:
             self._pieces.put_nowait(None)
         self.metrics.searched(self.served.id, darwin_of(messages[0]))
@@ -173,6 +174,17 @@ class _Search:
             if piece is None:
                 return
             yield piece
+
+
+def _check_decoded(message: AIMessage) -> None:
+    """Tell a policy that gave no token in time from an answer that is empty.
+
+    Raises:
+        TimeoutError: the time was over before the first token.
+    """
+    about = message.response_metadata["darwin"]
+    if about["stop_reason"] == "budget: seconds" and not about["usage"]["decoded_tokens"]:
+        raise TimeoutError
 
 
 class _Stream(StreamingResponse):

@@ -462,7 +462,7 @@ async def test_a_search_whose_time_is_up_gives_its_best_so_far():
             await asyncio.sleep(0.2)
             return super().generate(rows)
 
-    async with asking(scripted(Slow()), limits=SearchLimits(seconds=0.1)) as client:
+    async with asking(scripted(Slow()), limits=SearchLimits(seconds=1.0)) as client:
         reply = await client.post(CHAT, json={"model": "toy", "messages": HI, "darwin": {"cycles": 8}})
     assert reply.status_code == 200
     assert reply.json()["darwin"]["stop_reason"] == "budget: seconds"
