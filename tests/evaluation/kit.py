@@ -107,7 +107,8 @@ async def verdict(asked: Asked) -> Response:
 
 
 def _tagged(content: str, tag: str) -> list[str]:
-    return re.findall(rf"<{tag}>\n(.*?)\n</{tag}>", content, re.DOTALL)
+    tagged = re.finditer(rf"<({tag}-[0-9a-f]{{8}})>\n(.*?)\n</\1>", content, re.DOTALL)
+    return [found[2] for found in tagged]
 
 
 def _reply(text: str, logprobs: Any = None) -> dict[str, Any]:

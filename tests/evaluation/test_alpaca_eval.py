@@ -207,7 +207,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
     monkeypatch.setattr(runner, "_QUIET", -1.0)
     prompts = instructions(write_instructions(tmp_path / "prompts.json", 2))
     answer(subject(), prompts, tmp_path / "out", concurrency=1)
-    assert capsys.readouterr().err == "answers: 1 of 2\nanswers: 2 of 2\n"
+    assert capsys.readouterr().err == "answers: 0 of 2\nanswers: 1 of 2\nanswers: 2 of 2\n"
 
 
 def test_progress_is_drawn_on_a_terminal(
