@@ -258,6 +258,6 @@ def test_a_template_without_tools_is_refused_before_anything_is_reworded() -> No
 
     policy = LocalPolicy.from_pretrained(policy_path(), chat_template=bare)
     tool = {"type": "function", "function": {"name": "heat", "parameters": {"type": "object", "properties": {}}}}
-    with pytest.raises(RequestError, match="chat template does not show tools to the model"):
+    with pytest.raises(RequestError, match="the policy's chat template does not show tools"):
         drive(search(policy=policy, mutator=mutate), "invoke", tools=[tool])
     assert not mutated
