@@ -45,7 +45,7 @@ def settings_of(preset: str, given: Sequence[str], **defaults: Any) -> tuple[Sea
 def _check_name(name: str) -> None:
     known = SearchConfig.model_fields.keys() | Sampling.model_fields.keys() | ALIASES.keys()
     if name == "seed":
-        raise ConfigError("--set seed=… has an option of its own: give --seed, from which the seeds of many prompts are derived")
+        raise ConfigError("--set seed=…: the seed has an option of its own, so give --seed")
     if name not in known and (close := get_close_matches(name, known, n=1)):
         raise ConfigError(f"--set {name!r} is unknown: did you mean {close[0]!r}?")
     # Other unknown names are refused by the settings themselves, which know what else they may be called.
