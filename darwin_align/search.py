@@ -377,7 +377,7 @@ class _Run:
         self.event: Event | None = None
         self.answer: Event
         """The last live answer."""
-        self.parent_share = ParentShare()
+        self.parent_share = ParentShare(config.cycles)
         self.standing = Progress(config)
         self.progress: dict[str, Any] | None = None
         """How the search stands after the last answer."""

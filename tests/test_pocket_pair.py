@@ -1,6 +1,7 @@
 """The main job, end to end: the embedded pair through the chat model."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -186,7 +187,8 @@ def test_a_mutation_prompt_is_what_the_policy_is_asked_with() -> None:
 
     search = DarwinSearch(policy=Asked(), scorer=PARTS["scorer"], mutation_prompt="Reword this: {instruction}")
     search.invoke("How do I bake bread?", cycles=1, mutations=1, max_tokens=6, seed=1)
-    assert "Reword this: <request>\nHow do I bake bread?\n</request>" in prompts
+    pattern = r"Reword this: <(request-[0-9a-f]{8})>\nHow do I bake bread\?\n</\1>"
+    assert any(re.fullmatch(pattern, prompt) for prompt in prompts)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Searc
             while population.open and not run.must_stop(population):  # until every beam has ended
                 population = yield from run.step(population)
             run.end(population)
-            if (population.open or cycle + 1 < config.cycles) and (reason := run.enough):
+            if (population.open or run.cut_by or cycle + 1 < config.cycles) and (reason := run.enough):
                 run.stop_reason = reason
                 break
     except _BrokenOff:
@@ -87,10 +87,11 @@ class _Run:
         self.stop_reason = "cycles"
         self.failure: str | None = None
         self.remarks: list[str] = []
+        self.cut_by: str | None = None  # the limit that cut the first response, if one did
 
     @property
     def spent(self) -> str | None:
-        return self.config.budget.spent(self.usage)
+        return self.cut_by or self.config.budget.spent(self.usage)
 
     @property
     def enough(self) -> str | None:
@@ -205,8 +206,9 @@ class _Run:
         return self.scored
 
     def _remark_cut(self, first_response: Beam) -> None:
+        self.cut_by = self.spent or "seconds"
         self.remarks.append(
-            f"the budget ({self.spent or 'seconds'}) is smaller than one whole answer, which was cut after "
+            f"the budget ({self.cut_by}) is smaller than one whole answer, which was cut after "
             f"{first_response.length} tokens: give the search more"
         )
 

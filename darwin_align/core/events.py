@@ -125,15 +125,15 @@ class Question:
     def _check_own(self, event: Event) -> None:
         step = self.population.step
         asked, came = (self.operator, step.cycle, step.index), (event.operator, event.cycle, event.step)
-        if asked != came:
-            raise ReplayError(
-                f"the search asks {asked} (operator, cycle, step) but the recorded event answers {came}: "
-                "replay events with the request, settings and seed that they were recorded with"
-            )
         if event.search != self.search:
             raise ReplayError(
                 "the recorded event belongs to a search with another request, seed or setting: "
                 "replay events with those that they were recorded with"
+            )
+        if asked != came:
+            raise ReplayError(
+                f"the search asks {asked} (operator, cycle, step) but the recorded event answers {came}: "
+                "replay events with the request, settings and seed that they were recorded with"
             )
         if event.failure is not None and not self.has_best:
             raise ReplayError(

@@ -41,30 +41,33 @@ def filled_note(missing: int, places: int) -> str:
 class ParentShare:
     """How many places of a search's mutations went to the parent.
 
-    It is read from the events' notes, so that a replay counts alike, and warned of once a search: when it is more than
-    half of the places so far.
+    It is read from the events' notes, so that a replay counts alike. When the last cycle is reworded and it is more
+    than half of all places, a warning is due.
+
+    Args:
+        cycles: mutation cycles of the search.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cycles: int) -> None:
+        self._last_cycle = cycles - 1
         self._missing = self._places = 0
-        self._warned = False
 
     def see(self, question: Question, event: Event) -> None:
         """Count an event, recorded or new."""
         if event.operator == "mutate" and event.answered:
             self._missing += _missing(event.delta.notes)
             self._places += len(question.population.groups())
-            self._warned = self._warned or any(note.startswith(_TOO_FEW) for note in event.delta.notes)
 
     def noted(self, question: Question, reply: Population) -> Population:
         """Return a mutator's reply, with the warning if it is due now; any other reply as it is."""
-        if question.operator != "mutate" or self._warned or not isinstance(reply, Population):
+        last = question.operator == "mutate" and question.population.step.cycle == self._last_cycle
+        if not last or not isinstance(reply, Population):
             return reply
         missing = self._missing + _missing(reply.notes)
         places = self._places + len(question.population.groups())
         if 2 * missing <= places:
             return reply
-        warning = f"{_TOO_FEW} {filled_note(missing, places)} so far. {_ADVICE}"
+        warning = f"{_TOO_FEW} {filled_note(missing, places)} of this search. {_ADVICE}"
         logger.warning("%s", warning)
         return reply.note(warning)
 

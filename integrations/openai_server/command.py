@@ -149,8 +149,9 @@ def run(arguments: argparse.Namespace) -> int:
     _check_models(arguments)
     settings = _settings(arguments)  # before anything heavy is imported, and minutes are spent on loading
     try:
+        from .listening import server  # isort: skip - it misses uvicorn before anything heavy is imported
+
         from .app import create_app
-        from .listening import server
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'darwin-align[serve]'") from error
     app = create_app(settings, _models(arguments))

@@ -78,6 +78,11 @@ def test_a_budget_smaller_than_one_answer_cuts_it_and_says_so(selector: str) -> 
     )
 
 
+def test_a_plain_sample_that_the_budget_cuts_says_so() -> None:
+    result = trace(search_of(ends=0.0), SearchConfig(cycles=0, seed=3, budget=Budget(tokens=7))).result
+    assert (result.best.length, result.best.finish_reason, result.stop_reason) == (7, "length", "budget: tokens")
+
+
 def test_a_budget_spent_by_the_first_response_alone_still_answers() -> None:
     result = trace(search_of(), SearchConfig(seed=3, budget=Budget(seconds=1.0)), seconds=2.0).result
     assert result.best == result.first_response

@@ -41,6 +41,7 @@ def test_it_ends_as_if_the_budget_had_been_spent_before_the_step_that_failed(giv
     case, whole, number = given_
     assume(whole.steps[number][0].operator != "select")
     before = step_of(whole, number)
+    assume(before)
     failed = case.trace(seconds=1.0, fails_at=number, budget={"seconds": 1e9}).result
     spent = case.trace(seconds=1.0, budget={"seconds": before}).result
     assert spent.stop_reason == "budget: seconds"
