@@ -45,13 +45,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def examples(text: str) -> str:
-    """An epilog of example command lines.
+    r"""An epilog of example command lines.
 
-    >>> print(examples('''
-    ...     darwin-align demo "How do I brew green tea?"
-    ... '''))
-
-    Examples:
-      darwin-align demo "How do I brew green tea?"
+    >>> examples("darwin-align demo --json")
+    'examples:\n  darwin-align demo --json'
     """
     return "examples:\n" + textwrap.indent(textwrap.dedent(text).strip(), "  ")

@@ -22,6 +22,7 @@ __all__ = ["Subject"]
 class Subject:
     """A search that takes a benchmark.
 
+    >>> from darwin_align import SearchConfig
     >>> from darwin_align.pocket.pair import pocket_search
     >>> Subject(pocket_search(SearchConfig(cycles=0)), name="toy", seed=3).settings["seed"]
     3
