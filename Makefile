@@ -14,8 +14,9 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(READY)
 	$(BIN)/darwin-align demo
 
+# The README's snippets and the notebooks are run by docs-check.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/test_readme.py --ignore tests/test_notebooks.py
 
 test-slow: $(READY) $(VLLM_READY) $(ALPACA_READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
