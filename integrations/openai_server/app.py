@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -56,7 +57,9 @@ def create_app(
     chats = Chats(settings, metrics)
     scorers = Rewards(reward_models(models) if rewards is None else rewards, settings, metrics)
     # No pages with documentation: they load scripts from elsewhere. The schema is at /openapi.json.
-    app = FastAPI(title="darwin_align", version=darwin_align.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="darwin_align", version=darwin_align.__version__, docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.state.chats = chats
     _watch(metrics, chats, scorers, models)
     if find_spec("llguidance") is None:
@@ -71,6 +74,7 @@ def create_app(
     )
     _route_rewards(app, scorers)
     _route_operations(app, metrics)
+    _route_schema(app)
     free = {_HEALTH, *([_METRICS] if settings.open_metrics else [])}
     paths = {path for route in app.routes if "{" not in (path := getattr(route, "path", "{"))}
     app.add_middleware(BoundedBody, most=settings.body_bytes, seconds=settings.body_seconds)
@@ -160,6 +164,17 @@ def _route_rewards(app: FastAPI, rewards: Rewards) -> None:
     async def pooling(request: Request, body: Annotated[ClassifyRequest, Body()]) -> JSONResponse:
         """The same by vLLM's other call."""
         return JSONResponse(await rewards.pooling(request, body))
+
+
+def _route_schema(app: FastAPI) -> None:
+    @lru_cache
+    def rendered() -> bytes:  # anew for every request it would be tens of milliseconds of the event loop's time
+        return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def schema() -> Response:
+        """What this server takes and gives."""
+        return Response(rendered(), media_type="application/json")
 
 
 def _route_operations(app: FastAPI, metrics: Metrics) -> None:
