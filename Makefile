@@ -1,6 +1,7 @@
 # Every target makes .venv by itself when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO_READY := .venv/.demo
 READY := .venv/.ready
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
@@ -11,12 +12,14 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-faults docs-check notebooks pair clean
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/darwin-align demo
 
-# The README's snippets and the notebooks are run by docs-check.
+# The README's snippets and the notebooks are run by docs-check. One process a core: each file's tests stay together, so
+# that their servers start once.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore tests/test_readme.py --ignore tests/test_notebooks.py
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu" \
+		--ignore tests/test_readme.py --ignore tests/test_notebooks.py
 
 test-slow: $(READY) $(VLLM_READY) $(ALPACA_READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
@@ -71,11 +74,16 @@ notebooks: $(READY)
 pair: $(READY)
 	$(BIN)/python -m training
 
-# torch first, by its pin: any other request for it may fetch a build with gigabytes of CUDA.
-$(READY): pyproject.toml setup.py constraints.txt
+# What the demo needs. torch first, by its pin: any other request for it may fetch a build with gigabytes of CUDA.
+$(DEMO_READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "darwin_align needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cli]'
+	touch $(DEMO_READY)
+
+# What the tests need beside it.
+$(READY): $(DEMO_READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 

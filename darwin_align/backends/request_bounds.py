@@ -22,12 +22,13 @@ grounding texts of 100 kB: 0.1, of 400 kB: 0.7, of 1 MB: 2.9
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any
 
-from darwin_align.core.errors import RequestError
+from darwin_align.core.errors import ContextLengthError, RequestError
 from darwin_align.core.types import Request
 
-__all__ = ["check_schemas", "check_size", "takes_long"]
+__all__ = ["check_fits", "check_schemas", "check_size", "characters_per_token", "takes_long"]
 
 _MOST = {
     "characters": 250_000,
@@ -42,6 +43,8 @@ _SOURCES = 400_000
 """Characters of the texts that grounded values are copied from."""
 _LONG = 2_000
 """Characters of a conversation from which on rendering and tokenising it takes more than a millisecond or two."""
+_DROPPED = (" ", "\t", "\n", "\x00", "\u200b", "\u0301")
+"""Characters that some tokenizers drop."""
 _ALTERNATIVES = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _FORMS = frozenset({"pattern", "format"})
@@ -86,6 +89,35 @@ def takes_long(request: Request, texts: Iterable[str] = ()) -> bool:
     constrained = bool(request.tools or request.response_format is not None or request.grounded)
     length = sum(len(message.text) for message in request.conversation) + sum(map(len, texts))
     return constrained or length > _LONG
+
+
+def characters_per_token(tokenizer: Any) -> float:
+    """The most characters of a text that one token can stand for; infinite where the tokenizer drops some of them."""
+    longest = max(map(len, tokenizer.get_vocab()), default=1)
+    trial = 16 * longest
+    for character in _DROPPED:
+        if len(tokenizer.encode(character * trial, add_special_tokens=False, verbose=False)) * longest < trial:
+            return inf
+    return float(longest)
+
+
+def check_fits(texts: Iterable[str], per_token: float, context_length: int) -> None:
+    """Refuse texts that cannot fit into a model's context, before anybody tokenises them: of a megabyte that takes long.
+
+    Args:
+        texts: that are read one behind the other.
+        per_token: what :func:`characters_per_token` gives.
+        context_length: in tokens.
+
+    Raises:
+        ContextLengthError: they have more characters than so many tokens can stand for.
+    """
+    characters = sum(len(text.strip()) for text in texts)  # a chat template may strip them
+    if characters > per_token * context_length:
+        raise ContextLengthError(
+            f"the conversation has {characters} characters, more than the {context_length} tokens of the model's "
+            "context can hold: shorten it, or use a model with a longer context"
+        )
 
 
 class _Measure:

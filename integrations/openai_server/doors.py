@@ -30,6 +30,12 @@ _DRAINED = 16
 connection closes does not see why."""
 
 
+_LARGE = 1 << 16
+"""Bytes of a body from which on parsing it takes the event loop more than a millisecond or two."""
+_PACE = 1 << 22
+"""Bytes a second that are parsed of one client's large bodies: what it sends beyond that waits, and nobody else does."""
+
+
 class Watched:
     """Names requests, counts them, and answers for whatever nobody else does."""
 
@@ -161,6 +167,8 @@ class BoundedBody:
 
     def __init__(self, app: ASGIApp, *, most: int, seconds: float) -> None:
         self.app, self.most, self.seconds = app, most, seconds
+        self._next: dict[str, float] = {}
+        """When the next large body of each client is parsed, by the loop's clock."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it (400, 408, 413, 415)."""
@@ -169,6 +177,8 @@ class BoundedBody:
             return
         try:
             body = await self._taken_in(Headers(scope=scope), receive)
+            await self._wait_for_turn(scope.get("state", {}).get("client", ""), len(body))
+            _check_json(body)
         except ClientDisconnect:
             return
         except Fault as fault:
@@ -195,11 +205,15 @@ class BoundedBody:
         except TimeoutError:
             message = f"the body did not arrive within {self.seconds:g} s"
             raise Fault(408, message, kind="timeout_error", headers={"Connection": "close"}) from None
-        try:
-            from_json(body, allow_inf_nan=False, cache_strings="none")
-        except ValueError as error:
-            raise Fault(400, f"the body is no JSON: {error}") from None
         return body
+
+    async def _wait_for_turn(self, client: str, size: int) -> None:
+        if size < _LARGE:
+            return
+        now = asyncio.get_running_loop().time()
+        turn = max(now, self._next.get(client, now))
+        self._next[client] = turn + size / _PACE
+        await asyncio.sleep(turn - now)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         said = headers.get("content-length", "0")
@@ -223,3 +237,10 @@ class BoundedBody:
     def _too_large(self) -> Fault:
         message = f"the body is larger than this server takes: {self.most} bytes at most"
         return Fault(413, message, code="request_too_large", headers={"Connection": "close"})
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        from_json(body, allow_inf_nan=False, cache_strings="none")
+    except ValueError as error:
+        raise Fault(400, f"the body is no JSON: {error}") from None

@@ -32,7 +32,7 @@ FULL = (
     "tests/test_chat_model.py",
     "tests/test_structured.py",
     "tests/test_tools.py",
-    "tests/test_cli.py",
+    "tests/cli",
     "tests/test_readme.py",
     "integrations/openai_server/tests",
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import nan
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -23,7 +24,7 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
-from darwin_align.backends.request_bounds import takes_long
+from darwin_align.backends.request_bounds import characters_per_token, check_fits, takes_long
 from darwin_align.backends.templates import ChatTemplate, Turn
 from darwin_align.backends.turns import question_of, to_chat, with_tool_turns_as_text
 from darwin_align.core.budget import Usage
@@ -243,7 +244,12 @@ class RewardModel(SharedModel):
         return self._template is not None
 
     def encode(self, text: str, *, special_tokens: bool = False) -> list[int]:
-        """Token ids of a rendered text, with the tokenizer's own special tokens or without."""
+        """Token ids of a rendered text, with the tokenizer's own special tokens or without.
+
+        Raises:
+            ContextLengthError: the text is so long that it cannot fit.
+        """
+        check_fits((text,), self._per_token, self.context_length)
         return list(self._loaded.tokenizer.encode(text, add_special_tokens=special_tokens, verbose=False))
 
     def submit_ids(self, rows: Sequence[Sequence[int]], finish: Callable[[list[float], int], T]) -> Future[T]:
@@ -292,7 +298,13 @@ class RewardModel(SharedModel):
             return None
         return int(self.context_length) - max(len(one.ids) for one in self._inputs(request, [Response(text="")]))
 
+    @cached_property
+    def _per_token(self) -> float:
+        return characters_per_token(self._loaded.tokenizer)
+
     def _inputs(self, request: Request, responses: Sequence[Response]) -> list[_Input]:
+        texts = [one.text for one in request.conversation]
+        check_fits([*texts, max((one.text for one in responses), key=len)], self._per_token, self.context_length)
         if self._template is not None:
             return [_Input(tuple(ids)) for ids in self._template.answer_ids(request, responses, self._options.turn)]
         question = question_of(request.conversation)

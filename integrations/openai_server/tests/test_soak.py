@@ -1,12 +1,13 @@
 """One hostile client beside honest ones: what the honest ones wait, alone and beside it."""
 
-import socket
+import json
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from urllib.parse import urlsplit
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from benchmarks.servers.launch import Server, free_port, start
 
 from .conftest import KEY, TEA, metric
-from .test_hostile import CHAT, formatted, hostile_schema
+from .hostile_client import CHAT
 
 HOSTILE = "sk-hostile-0123456789abcdef"
 SCRIPT = """
@@ -87,59 +88,20 @@ def percentiles(took: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
 # -- the hostile
 
 
-def schemas(web: httpx.Client, turn: int) -> httpx.Response:
-    return web.post(CHAT, json=formatted(hostile_schema((8000, 1000, 8000)[turn % 3], turn)))
-
-
-def megabytes(web: httpx.Client, turn: int) -> httpx.Response:
-    queries = (["word " * 200_000], ["word " * 70_000], [1] * 300_000)
-    return web.post("/get_reward", json={"query": queries[turn % 3]})
-
-
-def strange_hosts(web: httpx.Client, turn: int) -> httpx.Response:
-    reply = web.get("/v1/models", headers={"Host": f"evil{turn}.example"})
-    assert reply.status_code == 421
-    time.sleep(0.05)
-    return reply
-
-
 @contextmanager
-def hostile(url: str) -> Iterator[list[int]]:
-    """Attacks as long as the block runs; gives the statuses that it gets."""
-    over, statuses = threading.Event(), []
-
-    def again(attack: Callable[[httpx.Client, int], httpx.Response]) -> None:
-        turn = 0
-        with client(url, HOSTILE) as web:
-            while not over.is_set():
-                statuses.append(attack(web, turn).status_code)
-                turn += 1
-
-    def stalled() -> None:
-        """Half of a body, and answers that nobody reads, on 16 connections each."""
-        head = f"Host: 127.0.0.1\r\nAuthorization: Bearer {HOSTILE}\r\nContent-Type: application/json\r\n"
-        half = f"POST {CHAT} HTTP/1.1\r\n{head}Content-Length: 1000\r\n\r\n{{".encode()
-        unread = f"GET /openapi.json HTTP/1.1\r\n{head}\r\n".encode() * 50
-        parts = urlsplit(url)
-        while not over.is_set():
-            with ExitStack() as open_connections:
-                for content in (half, unread) * 16:
-                    one = open_connections.enter_context(socket.create_connection((parts.hostname, parts.port)))
-                    one.setblocking(False)
-                    with suppress(OSError):
-                        one.send(content)
-                over.wait(4)
-
-    threads = [threading.Thread(target=again, args=(attack,)) for attack in (schemas, megabytes, strange_hosts)]
-    threads.append(threading.Thread(target=stalled))
-    for thread in threads:
-        thread.start()
-    try:
-        yield statuses
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
+def hostile(url: str) -> Iterator[dict[str, int]]:
+    """Attacks as long as the block runs; gives how often each status came once it has ended."""
+    statuses: dict[str, int] = {}
+    command = [sys.executable, Path(__file__).with_name("hostile_client.py"), url, HOSTILE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "attacking\n"
+        try:
+            yield statuses
+        finally:
+            out, _ = process.communicate(timeout=120)
+            assert process.returncode == 0
+            statuses.update(json.loads(out))
 
 
 def soak(seconds: float) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
@@ -151,7 +113,7 @@ def soak(seconds: float) -> tuple[dict[str, tuple[float, float]], dict[str, tupl
             beside = percentiles(honest(server.url, seconds))
         with client(server.url, KEY) as web:
             assert metric(web, "darwin_requests_total", status="500") == 0
-        assert {400, 421} <= set(statuses) <= {200, 400, 408, 421, 429}
+        assert {"400", "421"} <= set(statuses) <= {"200", "400", "408", "421", "429"}
     return alone, beside
 
 
