@@ -1,4 +1,4 @@
-"""What the library answers to 40 requests, recorded and compared bit for bit: for whoever moves walls.
+"""What the library answers to some 40 requests, recorded and compared bit for bit: for whoever moves walls.
 
 ``python -m benchmarks.behaviour record before.json`` writes text, rewards, ranking and events of every request;
 ``python -m benchmarks.behaviour compare before.json`` asks them again and says what differs. Times are left out, and
@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from math import isclose
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from pydantic import BaseModel
 
 from benchmarks.servers.gguf_file import write_gguf
 from benchmarks.servers.launch import llama_server
-from darwin_align import Budget, DarwinChatModel, DarwinSearch, SearchConfig, SearchResult
+from darwin_align import Budget, DarwinChatModel, DarwinSearch, SearchResult
 from darwin_align.backends.endpoint import EndpointPolicy
 from darwin_align.core.presets import PRESETS
 from darwin_align.pocket import policy_path
@@ -34,6 +35,8 @@ from darwin_align.pocket.pair import pocket_clauses, pocket_search
 
 RENAMED: dict[str, str] = {}
 """Fields of results and events whose names were changed: recorded name to today's."""
+SIDE_BY_SIDE = ("batch", "abatch", "endpoint")
+"""Requests whose rows meet others by chance: the last digits of their numbers depend on it, and nothing else."""
 LEFT_OUT = {"seconds", "search", "id", "run_id", "created"}
 TEA = "How do I brew green tea?"
 QUESTIONS = (TEA, "How do I repot a fern?", "How do I clean a window?", "How do I bake bread?")
@@ -119,8 +122,9 @@ def _requests(search: DarwinSearch) -> Iterator[tuple[str, Case]]:
 
 def _runs(search: DarwinSearch) -> Iterator[tuple[str, Case]]:
     for tokens in (60, 400):
-        yield f"budget of {tokens} tokens", lambda tokens=tokens: search.invoke(
-            TEA, seed=5, budget=Budget(tokens=tokens)
+        yield (
+            f"budget of {tokens} tokens",
+            lambda tokens=tokens: search.invoke(TEA, seed=5, budget=Budget(tokens=tokens)),
         )
     yield "batch", lambda: search.batch(list(QUESTIONS), seed=6, cycles=1)
     yield "abatch", lambda: asyncio.run(search.abatch(list(QUESTIONS), seed=6, cycles=1))
@@ -189,13 +193,17 @@ def _answered(case: Case) -> Any:
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """Where two records differ, one line each."""
+    """Where two records differ, one line each; the first part of the path names the request."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted({*before, *after}):
-            yield from differences(before.get(name, "(absent)"), after.get(name, "(absent)"), f"{path}.{name}")
+            inner = f"{path}.{name}" if path else name
+            yield from differences(before.get(name, "(absent)"), after.get(name, "(absent)"), inner)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (one, other) in enumerate(zip(before, after, strict=True)):
             yield from differences(one, other, f"{path}[{index}]")
+    elif isinstance(before, float) and isinstance(after, float) and path.startswith(SIDE_BY_SIDE):
+        if not isclose(before, after, rel_tol=1e-4, abs_tol=1e-4):
+            yield f"{path}: {before} is now {after}"
     elif before != after:
         yield f"{path}: {before!r:.160} is now {after!r:.160}"
 

@@ -28,7 +28,7 @@ from typing import Any
 from darwin_align.core.errors import ContextLengthError, RequestError
 from darwin_align.core.types import Request
 
-__all__ = ["check_fits", "check_schemas", "check_size", "characters_per_token", "takes_long"]
+__all__ = ["characters_per_token", "check_fits", "check_schemas", "check_size", "takes_long"]
 
 _MOST = {
     "characters": 250_000,
@@ -102,7 +102,7 @@ def characters_per_token(tokenizer: Any) -> float:
 
 
 def check_fits(texts: Iterable[str], per_token: float, context_length: int) -> None:
-    """Refuse texts that cannot fit into a model's context, before anybody tokenises them: of a megabyte that takes long.
+    """Refuse texts that cannot fit into a model's context before anybody tokenises them, which takes long.
 
     Args:
         texts: that are read one behind the other.

@@ -21,7 +21,7 @@ import darwin_align
 from darwin_align import DarwinChatModel, Scorer
 
 from .chat import Chats
-from .doors import BoundedBody, HostAllowed, KeyRequired, Watched
+from .doors import BoundedBody, HostAllowed, KeyRequired, PacedReads, Watched
 from .faults import Fault, fault_of, refusal, validation_fault
 from .gate import ClientGone
 from .metrics import Metrics
@@ -78,6 +78,7 @@ def create_app(
     free = {_HEALTH, *([_METRICS] if settings.open_metrics else [])}
     paths = {path for route in app.routes if "{" not in (path := getattr(route, "path", "{"))}
     app.add_middleware(BoundedBody, most=settings.body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(PacedReads, free=free)
     most_each = settings.per_key("requests")
     app.add_middleware(KeyRequired, keys=settings.api_keys, free=free, most_each=most_each)
     if settings.allowed_hosts or not settings.api_keys:

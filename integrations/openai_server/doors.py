@@ -21,19 +21,35 @@ from .faults import Fault, fault_of, refusal
 from .metrics import Metrics
 from .settings import host_name
 
-__all__ = ["BoundedBody", "HostAllowed", "KeyRequired", "Watched"]
+__all__ = ["BoundedBody", "HostAllowed", "KeyRequired", "PacedReads", "Watched"]
 
 logger = logging.getLogger(__name__)
 
 _DRAINED = 16
 """A body up to so many times too long is read to its end and thrown away: a client that is still sending when the
 connection closes does not see why."""
-
-
 _LARGE = 1 << 16
 """Bytes of a body from which on parsing it takes the event loop more than a millisecond or two."""
-_PACE = 1 << 22
-"""Bytes a second that are parsed of one client's large bodies: what it sends beyond that waits, and nobody else does."""
+_BYTES_A_SECOND = 1 << 22
+"""Of one client's large bodies."""
+_READS_A_SECOND = 20
+"""GET requests of one client."""
+
+
+class _Pace:
+    """Spreads the work of each client over time: what one sends beyond its pace waits, and nobody else does."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+        """When each client has its next turn, by the loop's clock."""
+
+    async def turn(self, scope: Scope, seconds: float) -> None:
+        """Wait for the turn of a request's client; its next one comes so many seconds later."""
+        client, now = scope.get("state", {}).get("client", ""), asyncio.get_running_loop().time()
+        turn = max(now, self._next.get(client, now))
+        self._next[client] = turn + seconds
+        if turn > now:
+            await asyncio.sleep(turn - now)
 
 
 class Watched:
@@ -162,13 +178,30 @@ def _digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
+class PacedReads:
+    """Spreads the GET requests of a client over time: hundreds in one packet would else keep the event loop busy.
+
+    Args:
+        app: the application.
+        free: paths that are answered at once.
+    """
+
+    def __init__(self, app: ASGIApp, *, free: Collection[str]) -> None:
+        self.app, self.free, self._pace = app, free, _Pace()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on when it is its client's turn."""
+        if scope["type"] == "http" and scope["method"] != "POST" and scope["path"] not in self.free:
+            await self._pace.turn(scope, 1 / _READS_A_SECOND)
+        await self.app(scope, receive, send)
+
+
 class BoundedBody:
     """Takes in a body before anybody works for it: JSON to the letter, not too large, and within a time."""
 
     def __init__(self, app: ASGIApp, *, most: int, seconds: float) -> None:
         self.app, self.most, self.seconds = app, most, seconds
-        self._next: dict[str, float] = {}
-        """When the next large body of each client is parsed, by the loop's clock."""
+        self._pace = _Pace()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it (400, 408, 413, 415)."""
@@ -177,7 +210,8 @@ class BoundedBody:
             return
         try:
             body = await self._taken_in(Headers(scope=scope), receive)
-            await self._wait_for_turn(scope.get("state", {}).get("client", ""), len(body))
+            if len(body) >= _LARGE:
+                await self._pace.turn(scope, len(body) / _BYTES_A_SECOND)
             _check_json(body)
         except ClientDisconnect:
             return
@@ -206,14 +240,6 @@ class BoundedBody:
             message = f"the body did not arrive within {self.seconds:g} s"
             raise Fault(408, message, kind="timeout_error", headers={"Connection": "close"}) from None
         return body
-
-    async def _wait_for_turn(self, client: str, size: int) -> None:
-        if size < _LARGE:
-            return
-        now = asyncio.get_running_loop().time()
-        turn = max(now, self._next.get(client, now))
-        self._next[client] = turn + size / _PACE
-        await asyncio.sleep(turn - now)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         said = headers.get("content-length", "0")

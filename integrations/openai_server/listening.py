@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +43,21 @@ def server(app: Any, settings: ServerSettings) -> uvicorn.Server:
         timeout_keep_alive=settings.idle_seconds,
         timeout_graceful_shutdown=settings.grace_seconds,
     )
-    made = uvicorn.Server(config)
+    made = _Server(config)
     return made
+
+
+class _Server(uvicorn.Server):
+    """A server whose garbage collector leaves alone what was there before the first request.
+
+    Models and libraries are a million objects: looking through them stops every request for half a second, and large
+    bodies make it happen often.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        gc.collect()
+        gc.freeze()
+        await super().startup(sockets)
 
 
 class _Admission:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from math import nan
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import Any, Self, TypeVar
 

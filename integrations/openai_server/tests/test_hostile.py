@@ -221,6 +221,27 @@ async def test_one_key_cannot_take_all_places():
         assert (await ask(keys[0])).status_code == 200
 
 
+async def test_large_bodies_and_reads_of_a_key_wait_for_their_turn_and_others_do_not():
+    keys = (KEY, f"{KEY}-other")
+    app = create_app(ServerSettings(api_keys=tuple(map(SecretStr, keys))), {"toy": scripted()})
+    large = {"model": "toy:sample", "messages": HI, "unknown": "x" * 500_000}  # an eighth of a second of the pace
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+
+        async def sent(key: str, path: str = CHAT) -> int:
+            headers = {"Authorization": f"Bearer {key}"}
+            call = client.post(path, json=large, headers=headers) if path == CHAT else client.get(path, headers=headers)
+            return (await call).status_code
+
+        for path, status, paced in ((CHAT, 400, 6), ("/v1/models", 200, 20)):
+            began = time.monotonic()
+            waiting = [asyncio.create_task(sent(keys[0], path)) for _ in range(paced)]
+            assert await sent(keys[1], path) == status
+            assert await sent(keys[1], "/healthz") == 200
+            assert not all(task.done() for task in waiting)
+            assert set(await asyncio.gather(*waiting)) == {status}
+            assert time.monotonic() - began > 0.5
+
+
 def policy_is_idle(app, searches: int) -> bool:
     """Whether fewer searches are under way."""
     return app.state.chats.gate.busy < searches

@@ -93,7 +93,7 @@ def hostile(url: str) -> Iterator[dict[str, int]]:
     """Attacks as long as the block runs; gives how often each status came once it has ended."""
     statuses: dict[str, int] = {}
     command = [sys.executable, Path(__file__).with_name("hostile_client.py"), url, HOSTILE]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
         assert process.stdout.readline() == "attacking\n"
         try:
