@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ RENAMED: dict[str, str] = {}
 SIDE_BY_SIDE = ("batch", "abatch", "endpoint")
 """Requests whose rows meet others by chance: the last digits of their numbers depend on it, and nothing else."""
 LEFT_OUT = {"seconds", "search", "id", "run_id", "created"}
+_PLACE = re.compile(r"http://127.0.0.1:\d+|/\S+/policy\.gguf")
 TEA = "How do I brew green tea?"
 QUESTIONS = (TEA, "How do I repot a fern?", "How do I clean a window?", "How do I bake bread?")
 WEATHER = {
@@ -156,7 +158,9 @@ def _endpoints(pocket: DarwinSearch, policy: EndpointPolicy) -> Iterator[tuple[s
     yield "endpoint best of n", lambda: search.invoke(TEA, seed=10, **PRESETS["best_of_n"])
     yield (
         "endpoint call",
-        lambda: search.invoke(CITY, tools=[WEATHER], tool_choice="any", grounded=True, cycles=0, temperature=0.0),
+        lambda: search.invoke(
+            CITY, tools=[WEATHER], tool_choice="any", grounded=True, cycles=0, seed=10, temperature=0.0
+        ),
     )
 
 
@@ -182,7 +186,9 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, dict):
         kept = {RENAMED.get(name, name): _cleaned(one) for name, one in value.items() if name not in LEFT_OUT}
         return {name: one for name, one in kept.items() if name != "prefilled" and "prefilled" not in name}
-    return [_cleaned(one) for one in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_cleaned(one) for one in value]
+    return _PLACE.sub("…", value) if isinstance(value, str) else value
 
 
 def _answered(case: Case) -> Any:
