@@ -34,7 +34,7 @@ from darwin_align.core.presets import PRESETS
 from darwin_align.pocket import policy_path
 from darwin_align.pocket.pair import pocket_clauses, pocket_search
 
-RENAMED: dict[str, str] = {}
+RENAMED = {"held": "in_tool_call", "ending": "pending_finish_reason"}
 """Fields of results and events whose names were changed: recorded name to today's."""
 SIDE_BY_SIDE = ("batch", "abatch", "endpoint")
 """Requests whose rows meet others by chance: the last digits of their numbers depend on it, and nothing else."""
@@ -229,7 +229,7 @@ def main() -> int:
         return 0
     before = _cleaned(json.loads(arguments.file.read_text(encoding="utf-8")))
     found = list(differences(before, json.loads(json.dumps(answers))))
-    print("\n".join([*found[:50], f"{len(answers)} requests, {len(found)} differences"]))
+    print("\n".join([*found[:2000], f"{len(answers)} requests, {len(found)} differences"]))
     return 1 if found else 0
 
 

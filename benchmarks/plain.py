@@ -175,9 +175,9 @@ class PlainScorer(Scorer):
         """Time in the reward model (on a GPU: until the rewards arrived)."""
         return self._seconds
 
-    def room(self, request: Request) -> int | None:
+    def max_response_tokens(self, request: Request) -> int | None:
         """Tokens of an answer that the model can still read."""
-        return self.scorer.room(request)
+        return self.scorer.max_response_tokens(request)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Read everything and reward it."""
@@ -296,13 +296,13 @@ class WatchedScorer(Scorer):
     seen: Callable[[Sequence[int]], Any]
 
     @property
-    def holders(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Any, ...]:
         """What the watched scorer holds."""
-        return self.scorer.holders
+        return self.scorer.resources
 
-    def room(self, request: Request) -> int | None:
+    def max_response_tokens(self, request: Request) -> int | None:
         """The watched scorer's room."""
-        return self.scorer.room(request)
+        return self.scorer.max_response_tokens(request)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Note what the model reads, and score."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from darwin_align.lazy import door
+from darwin_align.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from darwin_align.chat_model import DarwinChatModel
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 
-__getattr__ = door(__name__, _HOMES)
+__getattr__ = lazy_getattr(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

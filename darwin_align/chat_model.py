@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from darwin_align.core import Beam, Event, Population, SearchResult
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean, plain_errors
+from darwin_align.core.record import did_you_mean, plain_errors
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.langchain.committed import Committed
 from darwin_align.langchain.configurable import CONFIGURABLE, chosen_settings, setting_specs
@@ -426,7 +426,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         """
         if self.custom_get_token_ids is not None:
             return super().get_token_ids(text)
-        policy = self.search.speaker()
+        policy = self.search.policy_for()
         if (template := getattr(policy, "template", None)) is None:
             raise ConfigError(
                 f"{type(policy).__name__} has no tokenizer here to count tokens by: give custom_get_token_ids=…, or an "
@@ -521,7 +521,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
     def _chat_result(self, result: SearchResult, call: _Call) -> ChatResult:
         # Plain code: how calls are written may have to be asked of a server.
-        return _chat_result(result, call.n, self.model_name, self.search.speaker(call.config(None)))
+        return _chat_result(result, call.n, self.model_name, self.search.policy_for(call.config(None)))
 
     def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
         # Where there is a run manager LangChain would call `_stream` without it, and the search's runs would have no
@@ -588,7 +588,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         return params
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return profile_of(self.search.speaker(), self.search.config)
+        return profile_of(self.search.policy_for(), self.search.config)
 
 
 def _overruled(shared: dict[str, Any], name: str, own: Mapping[str, Any], loader: Callable[..., Any]) -> dict[str, Any]:
@@ -679,7 +679,7 @@ def _end() -> ChatGenerationChunk:
     return ChatGenerationChunk(message=AIMessageChunk(content="", chunk_position="last"))
 
 
-def _chat_result(result: SearchResult, n: int, model_name: str, speaker: Any) -> ChatResult:
+def _chat_result(result: SearchResult, n: int, model_name: str, policy: Any) -> ChatResult:
     beams = result.ranking[:n] or (result.best,)
     usage = UsageMetadata(
         input_tokens=result.usage.prefilled_tokens,
@@ -695,7 +695,7 @@ def _chat_result(result: SearchResult, n: int, model_name: str, speaker: Any) ->
         }
         # What the whole search spent is counted once, on its best answer.
         told: dict[str, Any] = {"response_metadata": metadata, "usage_metadata": usage if rank == 0 else None}
-        message = message_of(result, beam, speaker, **told)
+        message = message_of(result, beam, policy, **told)
         generations.append(ChatGeneration(message=message, generation_info={"finish_reason": beam.finish_reason}))
     return ChatResult(generations=generations, llm_output={"model_name": model_name, "usage": usage})
 

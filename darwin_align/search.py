@@ -39,7 +39,7 @@ from darwin_align.core import (
 )
 from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError, ReplayError, RequestError
-from darwin_align.core.noun import plain_errors
+from darwin_align.core.record import plain_errors
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
@@ -59,7 +59,7 @@ from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
-from darwin_align.operators.tracing import TracedSmall, cut
+from darwin_align.operators.tracing import TracedRunnable, cut
 from darwin_align.operators.verdicts import check_asked
 
 __all__ = ["DarwinSearch", "SearchInput"]
@@ -78,7 +78,7 @@ _REQUEST = frozenset(
 )
 
 
-class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchInput, SearchResult]):
+class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[SearchInput, SearchResult]):
     """Reward-guided evolutionary decoding (DARWIN, arXiv 2406.15193).
 
     Give a policy and a scorer; mutator, decoder and selector follow from them and from the settings unless they are
@@ -209,8 +209,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
     def _steps(
         self, input: SearchInput, config: RunnableConfig, settings: dict[str, Any]
     ) -> Generator[Event | SearchResult, None, None]:
-        asked = _Asked(self, input, **settings)
-        run = _Run(self, asked, self._room(asked.request, config), config)
+        asked = _Call(self, input, **settings)
+        run = _Run(self, asked, self._max_response_tokens(asked.request, config), config)
         with run.released():
             for judge in run.judges:
                 _trial(judge, asked.request).invoke(SHORT_ANSWER.text, _marked(config, "score"))
@@ -224,8 +224,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
     async def _asteps(
         self, input: SearchInput, config: RunnableConfig, settings: dict[str, Any]
     ) -> AsyncGenerator[Event | SearchResult, None]:
-        asked = _Asked(self, input, **settings)
-        run = _Run(self, asked, await acall(self._room, asked.request, config), config)
+        asked = _Call(self, input, **settings)
+        run = _Run(self, asked, await acall(self._max_response_tokens, asked.request, config), config)
         with run.released():
             for judge in run.judges:
                 await _trial(judge, asked.request).ainvoke(SHORT_ANSWER.text, _marked(config, "score"))
@@ -236,12 +236,14 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
                 yield run.answer
         yield run.result
 
-    def _room(self, request: Request, config: RunnableConfig) -> int | None:
+    def _max_response_tokens(self, request: Request, config: RunnableConfig) -> int | None:
         """Tokens of an answer that the scorer can read; a remote one may have to ask its server."""
-        rooms = [part.room(request) for part in parts_of(self._scorer, config) if isinstance(part, Scorer)]
+        rooms = [
+            part.max_response_tokens(request) for part in parts_of(self._scorer, config) if isinstance(part, Scorer)
+        ]
         return min((room for room in rooms if room is not None), default=None)
 
-    def speaker(self, config: RunnableConfig | None = None) -> Any:
+    def policy_for(self, config: RunnableConfig | None = None) -> Any:
         """The policy that writes the answers in a call with this config."""
         parts = parts_of(self._decoder, ensure_config(config))
         return next((part.policy for part in parts if isinstance(part, Decoder)), None)
@@ -325,7 +327,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedSmall[SearchIn
         return selector_of(config) if self.selector is None else as_selector(self.selector)
 
 
-class _Asked:
+class _Call:
     """One call: what is asked, under which settings."""
 
     def __init__(
@@ -351,7 +353,7 @@ class _Run:
     An answer is the ``reply`` that is set within :meth:`answering`.
     """
 
-    def __init__(self, search: DarwinSearch, asked: _Asked, room: int | None, run_config: RunnableConfig) -> None:
+    def __init__(self, search: DarwinSearch, asked: _Call, room: int | None, run_config: RunnableConfig) -> None:
         config, notes = readable(asked.config, room)
         self.notes = () if asked.replay else notes
         """What the first answer's event is to say."""
@@ -367,8 +369,8 @@ class _Run:
         scorers = [] if untried else parts_of(self.operators["score"], run_config)
         self.judges = [judge for part in scorers for judge in judges_of(part)]
         """To be tried on a short answer before anything is spent on rewording and decoding."""
-        held = [holder for part in parts for holder in getattr(part, "holders", ())]
-        self.holders = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
+        held = [resource for part in parts for resource in getattr(part, "resources", ())]
+        self.resources = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
         self.search_id = uuid.uuid4().hex
         self.algorithm = darwin(asked.request, config, self.search_id)
         self.recorded, self.on_event = list(asked.replay), asked.on_event
@@ -437,7 +439,7 @@ class _Run:
             yield
         finally:
             self.algorithm.close()
-            for release in filter(None, (getattr(holder, "release", None) for holder in self.holders)):
+            for release in filter(None, (getattr(resource, "release", None) for resource in self.resources)):
                 release(self.search_id)
 
 

@@ -277,11 +277,11 @@ def test_what_a_swapped_operator_holds_is_released_and_its_room_is_kept() -> Non
         most: int = 4
         released: list[str] = []  # noqa: RUF012 - pydantic copies it
 
-        def room(self, request: Request) -> int:
+        def max_response_tokens(self, request: Request) -> int:
             return self.most
 
         @property
-        def holders(self) -> tuple[Any, ...]:
+        def resources(self) -> tuple[Any, ...]:
             return (self,)
 
         def release(self, search_id: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from darwin_align.core.errors import RequestError
 from darwin_align.operators.grounding import Sources, is_free_text, kinds_of, lengths
-from darwin_align.operators.tool_syntax import breach, resolved
+from darwin_align.operators.tool_syntax import resolved, schema_violation
 
 __all__ = ["GroundedJson", "NothingToCopy"]
 
@@ -210,7 +210,7 @@ class _Writer:
         """An enumeration or a constant: as the schema says."""
         if beside := sorted(schema.keys() - {"enum", "const", "type"}):
             raise self._refused(f"enum beside {beside[0]}", path)
-        values = [one for one in schema.get("enum", [schema.get("const")]) if not breach(one, schema)]
+        values = [one for one in schema.get("enum", [schema.get("const")]) if not schema_violation(one, schema)]
         if not values:
             raise NothingToCopy("a value of its enumeration", path)
         return "(" + " | ".join(_literal(json.dumps(one, ensure_ascii=False)) for one in values) + ")"

@@ -1,6 +1,6 @@
 """A row's way through its grammar: which token may come next. Without torch.
 
-:class:`Place` is for whoever has the row's token ids but not the model; a local row's
+:class:`GrammarPosition` is for whoever has the row's token ids but not the model; a local row's
 :class:`~darwin_align.backends.local.constraints.RowGuide` tells the sampler the same.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from darwin_align.backends.grammars import Compiled
 from darwin_align.core.errors import RequestError
 
-__all__ = ["Place", "Walk", "members"]
+__all__ = ["GrammarPosition", "GrammarState", "members"]
 
 
-class Walk:
+class GrammarState:
     """Where a row stands in its grammar; the place follows from the ids that it has written.
 
     Args:
@@ -75,7 +75,7 @@ class Walk:
         return helped
 
 
-class Place(Walk):
+class GrammarPosition(GrammarState):
     """A row's place, for whoever asks token by token. Where a lenient one knows no way on, it takes whatever comes."""
 
     def __init__(self, grammar: Compiled, ids: Sequence[int], *, lenient: bool = False) -> None:

@@ -57,7 +57,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from darwin_align.lazy import door
+from darwin_align.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from darwin_align.batch.answers import Answer, Answerer, fingerprint, settings_of
@@ -112,7 +112,7 @@ __all__ = [
 
 
 # The command line must not wait for LangChain before it knows its options.
-__getattr__ = door(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
+__getattr__ = lazy_getattr(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
 
 
 def __dir__() -> list[str]:

@@ -79,7 +79,7 @@ class Answerer:
             request.instruction  # noqa: B018 - refuses a conversation that cannot be answered
         with _bad_prompts(reading=False):
             result = await self.search.arun(request, **asked, seed=seed)
-        message: AIMessage = await acall(message_of, result, result.best, self.search.speaker())
+        message: AIMessage = await acall(message_of, result, result.best, self.search.policy_for())
         return Answer(self._record(prompt, result, message), result.usage)
 
     def _request_fields(self, prompt: Prompt) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from darwin_align.batch.answers import Answer, Answerer
 from darwin_align.batch.index import Index
 from darwin_align.batch.output import Answers, Errors, RunFile, refuse_irregular
-from darwin_align.batch.progress import Tells, telling
+from darwin_align.batch.progress import ProgressReporter, telling
 from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
 from darwin_align.batch.sieve import bad, refuse_strangers, sift
 from darwin_align.batch.source import Read, Source, source_of
@@ -184,7 +184,7 @@ def check_sink(sink: str | Path, source: Any) -> Path:
 class _Job:
     """One run. Its files are opened and closed where it runs, whatever becomes of the caller."""
 
-    def __init__(self, answerer: Answerer, source: Source, sink: Path, stop: Stop, tells: Tells) -> None:
+    def __init__(self, answerer: Answerer, source: Source, sink: Path, stop: Stop, tells: ProgressReporter) -> None:
         self.answerer, self.source, self.sink, self.stop, self.tells = answerer, source, sink, stop, tells
         self.accept_changes, self.give_up_after = False, 20
         errors, self._run_file = paths_beside(sink)

@@ -10,13 +10,13 @@ from typing import Protocol
 
 from darwin_align.core.terminal import printable
 
-__all__ = ["Lines", "Tells", "telling"]
+__all__ = ["Lines", "ProgressReporter", "telling"]
 
 _QUIET = 30.0
 """Seconds between two lines where there is no terminal to draw on."""
 
 
-class Tells(Protocol):
+class ProgressReporter(Protocol):
     """What is told of a batch."""
 
     def begin(self, total: int | None, done: int) -> None:
@@ -83,7 +83,7 @@ class Pace:
 
 
 @contextmanager
-def telling(shown: bool, concurrency: int = 1) -> Iterator[Tells]:
+def telling(shown: bool, concurrency: int = 1) -> Iterator[ProgressReporter]:
     """Tell of a batch on stderr, by rich where it is installed and a terminal is there.
 
     Args:

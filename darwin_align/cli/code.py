@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 
 __all__ = ["load_object", "names_code"]
 

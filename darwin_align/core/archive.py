@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 from darwin_align.core.seeds import below
 
 __all__ = ["Archive", "Entry"]
 
 
-class Entry(Noun):
+class Entry(Record):
     """An instruction and the best final reward seen under it."""
 
     instruction: str
     reward: float
 
 
-class Archive(Noun):
+class Archive(Record):
     """Instructions in the order in which they entered. Plain data: every change returns a new archive.
 
     >>> archive = Archive(entries=(Entry(instruction="a", reward=1.0),))

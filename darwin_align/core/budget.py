@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from darwin_align.core.noun import Noun, Settings
+from darwin_align.core.record import Record, Settings
 
 __all__ = ["Budget", "Usage"]
 
 
-class Usage(Noun):
+class Usage(Record):
     """What was spent so far. Token counts include the mutation prompts; ``seconds`` is the time operators took.
 
     >>> Usage(decoded_tokens=3) + Usage(decoded_tokens=4, reward_calls=1)

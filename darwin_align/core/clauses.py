@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import StringConstraints
 
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import Settings
+from darwin_align.core.record import Settings
 
 __all__ = ["Clause", "read_clauses", "sentences", "with_clauses", "write_clauses"]
 

@@ -10,8 +10,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from darwin_align.core.budget import Budget
 from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import Settings, did_you_mean
 from darwin_align.core.presets import PRESETS
+from darwin_align.core.record import Settings, did_you_mean
 
 __all__ = ["SearchConfig"]
 

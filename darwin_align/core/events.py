@@ -14,13 +14,13 @@ from pydantic import Field, ValidationError
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import OperatorError, ReplayError
 from darwin_align.core.laws import check_answer
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 from darwin_align.core.types import Beam, OperatorName, Population
 
 __all__ = ["Event", "Question"]
 
 
-class Delta(Noun):
+class Delta(Record):
     """What an answer changed: fields by beam index, text and token ids as (kept length, what follows)."""
 
     beams: dict[int, dict[str, Any]] = Field(default_factory=dict)
@@ -28,7 +28,7 @@ class Delta(Noun):
     notes: tuple[str, ...] = ()
 
 
-class Event(Noun):
+class Event(Record):
     """One answered question."""
 
     search: int = 0

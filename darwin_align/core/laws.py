@@ -92,7 +92,7 @@ def check_answer(operator: OperatorName, before: Population, answer: Population)
 
 def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, new: Beam) -> None:
     if operator == "select" and new.alive and not new.first_response:
-        if new.ending is not None:
+        if new.pending_finish_reason is not None:
             raise OperatorError(f"select left it open whether beam {i} ends: use Beam.settled")
         old = old.settled if new.ancestor == old.ancestor else old
     changed = {name for name in Beam.model_fields if getattr(old, name) != getattr(new, name)}
@@ -103,7 +103,7 @@ def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, n
         raise OperatorError(f"{operator} changed {', '.join(sorted(broken))} of beam {i}, which is finished")
     if not old.alive and changed:
         raise OperatorError(f"{operator} changed {', '.join(sorted(changed))} of beam {i}, which was dropped")
-    if old.held and operator == "select" and changed:
+    if old.in_tool_call and operator == "select" and changed:
         raise OperatorError(f"select changed {', '.join(sorted(changed))} of beam {i}: an open tool call holds it")
     if old.first_response and operator in ("mutate", "select") and changed:
         raise OperatorError(f"{operator} changed the first response (beam {i}), which takes no part in it")
@@ -133,14 +133,16 @@ def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
     if old != new and new.reward is not None:
         raise OperatorError(f"decode left beam {i} the reward of its former state: set reward=None")
     if before.step.candidates and new.finished and not old.first_response:
-        raise OperatorError(f"decode finished beam {i}, a candidate that nobody selected yet: set ending instead")
-    if new.held and new.finished:
+        raise OperatorError(
+            f"decode finished beam {i}, a candidate that nobody selected yet: set pending_finish_reason instead"
+        )
+    if new.in_tool_call and new.finished:
         raise OperatorError(f"decode gave beam {i} an end and holds it: what is finished has no open tool call")
 
 
 def _check_taken(before: Population, i: int, new: Beam) -> None:
     taken = -1 if new.ancestor is None else new.ancestor.beam
-    if taken in before.contenders and before.beams[taken].held:
+    if taken in before.contenders and before.beams[taken].in_tool_call:
         raise OperatorError(f"select gave beam {i} the state of beam {taken}: an open tool call holds it")
     if taken not in before.contenders or any(getattr(before.beams[taken].settled, f) != getattr(new, f) for f in STATE):
         raise OperatorError(f"select gave beam {i} a state that no contender holds: use Beam.take_state")

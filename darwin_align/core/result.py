@@ -10,7 +10,7 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.choice import Answer
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 from darwin_align.core.types import Beam, Request
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SearchResult"]
 
 
-class SearchResult(Noun):
+class SearchResult(Record):
     """The answer and how it was found. ``.text`` is the one obvious answer."""
 
     request: Request

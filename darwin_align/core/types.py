@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import RequestError
-from darwin_align.core.noun import Noun, Settings
+from darwin_align.core.record import Record, Settings
 
 __all__ = [
     "Ancestor",
@@ -32,7 +32,7 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 OperatorName = Literal["mutate", "decode", "score", "select"]
 
 
-class ToolCall(Noun):
+class ToolCall(Record):
     """A call that the assistant asked for."""
 
     name: str
@@ -40,7 +40,7 @@ class ToolCall(Noun):
     id: str | None = None
 
 
-class Message(Noun):
+class Message(Record):
     """One turn. Content is text, or a list of content blocks kept as they came."""
 
     role: Role
@@ -96,7 +96,7 @@ Grounded = Literal[False, True, "where_possible"]
 """Whether values are copied. Where nothing fits, ``True`` refuses and "where_possible" leaves it to the schema."""
 
 
-class Request(Noun):
+class Request(Record):
     """What is asked: a conversation and the settings that travel with one call."""
 
     conversation: tuple[Message, ...]
@@ -187,7 +187,7 @@ class Request(Noun):
         )
 
 
-class Response(Noun):
+class Response(Record):
     """An answer, partial or finished, as a scorer sees it."""
 
     text: str
@@ -196,14 +196,14 @@ class Response(Noun):
     finished: bool = True
 
 
-class Ancestor(Noun):
+class Ancestor(Record):
     """Whose state a beam took, and at which step."""
 
     beam: int
     step: int
 
 
-class Beam(Noun):
+class Beam(Record):
     """One line of decoding: an instruction and the state that was decoded under it.
 
     The state is ``tokens`` where the policy has token ids, and ``text`` is derived from them; a policy without ids
@@ -228,9 +228,9 @@ class Beam(Noun):
     """Steps in which the beam was among the best."""
     valid: bool = True
     """An invalid beam loses to every valid one."""
-    held: bool = False
+    in_tool_call: bool = False
     """True while the state ends within a tool call: then it is nobody's to take, and no other state takes its place."""
-    ending: FinishReason | None = None
+    pending_finish_reason: FinishReason | None = None
     """Why this state is finished if it is selected, while it is one candidate among others (``Step.candidates``)."""
     finish_reason: FinishReason | None = None
     alive: bool = True
@@ -250,33 +250,45 @@ class Beam(Noun):
     @property
     def response(self) -> Response:
         """The state as scorers see it."""
-        return Response(text=self.text, tokens=self.tokens, finished=self.finished or self.ending is not None)
+        return Response(
+            text=self.text, tokens=self.tokens, finished=self.finished or self.pending_finish_reason is not None
+        )
 
     @property
     def cut(self) -> Beam:
         """This beam, ended where it stands; a tool call that is cut cannot be made."""
         if self.finished:
             return self
-        ended = {"finish_reason": self.ending or "length", "ending": None}
-        return self.model_copy(update={**ended, "valid": self.valid and not self.held, "held": False})
+        ended = {"finish_reason": self.pending_finish_reason or "length", "pending_finish_reason": None}
+        return self.model_copy(update={**ended, "valid": self.valid and not self.in_tool_call, "in_tool_call": False})
 
     @property
     def settled(self) -> Beam:
         """This beam after the selection: an end that was a candidate is one."""
-        if self.ending is None:
+        if self.pending_finish_reason is None:
             return self
-        return self.model_copy(update={"finish_reason": self.ending, "ending": None})
+        return self.model_copy(update={"finish_reason": self.pending_finish_reason, "pending_finish_reason": None})
 
     def take_state(self, donor: Beam) -> Beam:
         """Return this beam with the donor's state: its own instruction stays (Alg. 1: recombination)."""
         return self.model_copy(update={name: getattr(donor, name) for name in STATE})
 
 
-STATE = ("tokens", "text", "length", "reward", "logprob", "valid", "held", "ending", "finish_reason")
+STATE = (
+    "tokens",
+    "text",
+    "length",
+    "reward",
+    "logprob",
+    "valid",
+    "in_tool_call",
+    "pending_finish_reason",
+    "finish_reason",
+)
 """Fields of a beam that move together when its state is taken."""
 
 
-class Step(Noun):
+class Step(Record):
     """Which question is asked, and where in the search."""
 
     operator: OperatorName = "mutate"
@@ -299,10 +311,10 @@ class Step(Noun):
     """Score finished beams only: nobody selects among partial ones."""
     candidates: bool = False
     """Beams that share instruction and state write different tokens, the most likely ones, in place of draws; where one
-    ends, that is its ``ending`` until somebody selects."""
+    ends, that is its ``pending_finish_reason`` until somebody selects."""
 
 
-class Population(Noun):
+class Population(Record):
     """All beams of one mutation cycle and the question that is asked of them."""
 
     request: Request
@@ -350,7 +362,7 @@ class Population(Noun):
     @property
     def selectable(self) -> tuple[int, ...]:
         """Indices of the contenders that take part in this step's selection: those that are not held."""
-        return tuple(i for i in self.contenders if not self.beams[i].held)
+        return tuple(i for i in self.contenders if not self.beams[i].in_tool_call)
 
     @property
     def open(self) -> tuple[int, ...]:

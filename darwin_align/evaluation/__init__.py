@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from darwin_align.lazy import door
+from darwin_align.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from darwin_align.evaluation.pairs import Pair, builtin_pairs, embedded_pairs, read_pairs
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-__getattr__ = door(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
+__getattr__ = lazy_getattr(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ from pydantic import model_validator
 from darwin_align.core.errors import (
     ConfigError,
 )
-from darwin_align.core.noun import Settings, did_you_mean
+from darwin_align.core.record import Settings, did_you_mean
 from darwin_align.core.types import Message, Request
 from darwin_align.operators.messages import from_langchain
 

@@ -116,8 +116,8 @@ class _Check:
             alone = await self._all([partial(self._ask, i, asked[i][:1]) for i in spot])
             empty = await self._all([partial(self._empty, i) for i in spot[:EMPTY]])
         finally:
-            for holder in getattr(self.scorer, "holders", ()):
-                if release := getattr(holder, "release", None):
+            for resource in getattr(self.scorer, "resources", ()):
+                if release := getattr(resource, "release", None):
                     release(self.search_id)
         shuffled = {guest: reward for guest, (reward,) in zip(guests.values(), visits, strict=True)}
         outcomes = tuple(_outcome(p, rewards[i], asked[i], shuffled.get(i)) for i, p in enumerate(self.pairs))

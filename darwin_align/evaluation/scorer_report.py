@@ -9,7 +9,7 @@ from statistics import fmean
 from textwrap import fill
 from typing import Literal, NamedTuple, Self
 
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 
 __all__ = ["EMPTY", "FRACTIONS", "SPOT", "Finding", "Outcome", "Rewards", "ScorerReport", "Share", "shortened"]
 
@@ -31,7 +31,7 @@ END = 0.01
 """A sigmoid comes so near to 0 and 1 for logits beyond 4.6."""
 
 
-class Share(Noun):
+class Share(Record):
     """How often one thing was above another, ties counted as half, with Wilson's 95% interval."""
 
     share: float
@@ -73,7 +73,7 @@ class Share(Noun):
         return f"{self.share:.0%} ({self.wins} of {self.n}{f' and {self.ties} ties' if self.ties else ''})"
 
 
-class Outcome(Noun):
+class Outcome(Record):
     """The rewards of one pair."""
 
     instruction: str
@@ -86,7 +86,7 @@ class Outcome(Noun):
     """Rewards of both answers cut after each of :data:`FRACTIONS`; ``None`` where they still agree word for word."""
 
 
-class Rewards(Noun):
+class Rewards(Record):
     """Where all rewards of the check lie."""
 
     n: int
@@ -128,7 +128,7 @@ class Finding(NamedTuple):
     sentence: str
 
 
-class ScorerReport(Noun):
+class ScorerReport(Record):
     """What a check measured, and what that means: print it."""
 
     scorer: str

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from darwin_align.core import PRESETS, Sampling, SearchConfig, SearchResult
 from darwin_align.core.clauses import read_clauses
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.evaluation.ledger import Ledger, Record
 from darwin_align.evaluation.options import need_packages

@@ -16,7 +16,7 @@ from langchain_core.runnables.utils import (
 
 from darwin_align.core import Sampling, SearchConfig
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 from darwin_align.core.types import Request
 from darwin_align.langchain.settings import ALIASES
 

@@ -20,7 +20,7 @@ from langchain_core.output_parsers.transform import BaseCumulativeTransformOutpu
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from langchain_core.utils.pydantic import TBaseModel
 
-from darwin_align.operators.tool_syntax import breach
+from darwin_align.operators.tool_syntax import schema_violation
 
 __all__ = ["JsonAnswerParser", "JsonCallParser", "PydanticAnswerParser", "PydanticCallParser"]
 
@@ -76,7 +76,7 @@ class JsonAnswerParser(_CompleteAnswerParser, JsonOutputParser):
     """Parses an answer that is JSON, and checks it against a schema."""
 
     json_schema: Any = None
-    """A JSON schema, checked as :func:`~darwin_align.operators.tool_syntax.breach` does. ``None`` allows any JSON."""
+    """A JSON schema that the answer must keep. ``None`` allows any JSON."""
 
     def _parse_complete(self, result: list[Generation]) -> Any:
         value = _strict_json(result[0].text)
@@ -182,7 +182,7 @@ def _refuse_invalid_calls(generation: Generation) -> None:
 
 
 def _refuse_breach(value: Any, schema: Any, text: str) -> None:
-    if schema is not None and (wrong := breach(value, schema)):
+    if schema is not None and (wrong := schema_violation(value, schema)):
         raise OutputParserException(f"the answer does not match the schema: {wrong}", llm_output=text)
 
 

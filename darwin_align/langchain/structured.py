@@ -18,7 +18,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 from darwin_align.langchain.parsers import JsonAnswerParser, JsonCallParser, PydanticAnswerParser, PydanticCallParser
 
 __all__ = ["Method", "Schema", "Structure", "as_response_format"]

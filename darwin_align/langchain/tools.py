@@ -16,7 +16,7 @@ from langchain_core.utils.json import parse_partial_json
 
 from darwin_align.core import Beam, SearchConfig, SearchResult
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.operators.tool_syntax import InvalidCall, functions
 from darwin_align.operators.verdicts import read_calls, takes_calls, tells_calls

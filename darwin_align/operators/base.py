@@ -20,7 +20,7 @@ from pydantic import ConfigDict
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import OperatorError, RewardError
 from darwin_align.core.laws import check_rewards, is_ordered
-from darwin_align.core.noun import plain_errors
+from darwin_align.core.record import plain_errors
 from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
@@ -37,7 +37,7 @@ from darwin_align.operators.portal import acall, call, time_limit
 from darwin_align.operators.report import Report
 from darwin_align.operators.rewording import filled_note
 from darwin_align.operators.timed import generate_call
-from darwin_align.operators.tracing import TracedSmall, cut, summary
+from darwin_align.operators.tracing import TracedRunnable, cut, summary
 from darwin_align.operators.usage import with_policy_usage
 from darwin_align.operators.verdicts import check_asked, judged
 
@@ -54,7 +54,7 @@ Check = Callable[[Request, str], Reply[str | None]]
 """``check(request, mutation)`` returns the reason for which a mutation is refused, or ``None``."""
 
 
-class Operator(TracedSmall[Population, Population]):
+class Operator(TracedRunnable[Population, Population]):
     """A Runnable over a population. Its method may be plain or ``async``; both drivers run both."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -79,7 +79,7 @@ class Operator(TracedSmall[Population, Population]):
         return await self._atraced(lambda _: self._aanswer(input), summary(input), config, summary)
 
     @property
-    def holders(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Any, ...]:
         """Parts that hold something for a search: ``part.release(search_id)`` is called when it is over."""
         return ()
 
@@ -190,7 +190,7 @@ class Decoder(Operator):
     """Lets a policy continue every open beam by at most ``step.tokens`` tokens, and judges what it wrote.
 
     With ``step.candidates``, contenders that share instruction and state write different tokens, the most likely ones.
-    Where one ends the answer, that is its ``ending``: the beam stays open for the selector's choice.
+    Where one ends the answer, that is its ``pending_finish_reason``: the beam stays open for the selector's choice.
 
     A beam that ends within a tool call is held; one with a call that cannot be made, or with an answer that breaks the
     request's ``tool_choice`` or ``response_format``, is invalid.
@@ -201,7 +201,7 @@ class Decoder(Operator):
     """A :class:`~darwin_align.operators.policy.Policy`."""
 
     @property
-    def holders(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Any, ...]:
         """The policy."""
         return (self.policy,)
 
@@ -267,7 +267,7 @@ class Scorer(Operator):
     ) -> Reply[Sequence[float] | Report[Sequence[float]]]:
         """Return one finite reward for each response, in order; larger is better."""
 
-    def room(self, request: Request) -> int | None:  # noqa: ARG002
+    def max_response_tokens(self, request: Request) -> int | None:  # noqa: ARG002
         """Tokens of an answer that this scorer can still read behind the conversation; ``None`` knows no limit."""
         return None
 
@@ -383,7 +383,7 @@ def _continued(beam: Beam, continuation: Continuation, limit: int) -> Beam:
 
 def _candidate(beam: Beam) -> Beam:
     """A continued beam whose end is still to be selected."""
-    return beam.model_copy(update={"ending": beam.finish_reason, "finish_reason": None})
+    return beam.model_copy(update={"pending_finish_reason": beam.finish_reason, "finish_reason": None})
 
 
 def _invalid_last(rewards: Sequence[float], beams: Sequence[Beam]) -> list[float]:

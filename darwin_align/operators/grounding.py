@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import Any
 
 from darwin_align.core.types import Request
-from darwin_align.operators.tool_syntax import breach, resolved
+from darwin_align.operators.tool_syntax import resolved, schema_violation
 
 __all__ = ["Sources", "is_free_text", "kinds_of", "lengths", "ungrounded"]
 
@@ -279,7 +279,7 @@ def _fits(value: Any, schema: Any, root: Any) -> bool:
     """Whether an alternative may be the one that a value was written by."""
     if isinstance(schema, Mapping) and isinstance(reference := schema.get("$ref"), str):
         schema = resolved(reference, root)
-    return not breach(value, schema)
+    return not schema_violation(value, schema)
 
 
 def _shown(value: Any) -> str:

@@ -53,7 +53,7 @@ class PolicyMutator(Mutator):
     checks: tuple[Check, ...] = (words_it_as_request,)
 
     @property
-    def holders(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Any, ...]:
         """The policy."""
         return (self.policy,)
 

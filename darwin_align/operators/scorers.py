@@ -173,14 +173,16 @@ class _Composite(Scorer):
             raise ConfigError(f"{info.field_name}={value!r:.80} has no order: give a list or a tuple")
         return value
 
-    def room(self, request: Request) -> int | None:
-        """The least room of its parts."""
-        return min((room for scorer in self.scorers if (room := scorer.room(request)) is not None), default=None)
+    def max_response_tokens(self, request: Request) -> int | None:
+        """The least of its parts."""
+        return min(
+            (room for scorer in self.scorers if (room := scorer.max_response_tokens(request)) is not None), default=None
+        )
 
     @property
-    def holders(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Any, ...]:
         """What its parts hold."""
-        return tuple(holder for scorer in self.scorers for holder in scorer.holders)
+        return tuple(resource for scorer in self.scorers for resource in scorer.resources)
 
     def _all(self, request: Request, responses: Sequence[Response]) -> Report[list[list[float]]]:
         """Rewards by scorer, then by response."""
@@ -254,14 +256,14 @@ class LengthPenalty(Scorer):
     per_word: float = Field(0.01, ge=0)
     free_words: int = Field(0, ge=0)
 
-    def room(self, request: Request) -> int | None:
+    def max_response_tokens(self, request: Request) -> int | None:
         """The room of the penalised scorer."""
-        return self.scorer.room(request)
+        return self.scorer.max_response_tokens(request)
 
     @property
-    def holders(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Any, ...]:
         """What the penalised scorer holds."""
-        return self.scorer.holders
+        return self.scorer.resources
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Subtract the penalty."""

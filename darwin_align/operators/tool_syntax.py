@@ -24,9 +24,9 @@ __all__ = [
     "InvalidCall",
     "Parsed",
     "ToolSyntax",
-    "breach",
     "functions",
     "resolved",
+    "schema_violation",
     "shared_length",
 ]
 
@@ -358,7 +358,7 @@ class _Findings:
             self.calls.append(ToolCall(name=name, arguments=arguments))
         except ValidationError:
             return self.refuse(text, "its arguments hold what JSON cannot", name)
-        if wrong := breach(arguments, self.schemas[name]):
+        if wrong := schema_violation(arguments, self.schemas[name]):
             self.breaches.append(f"{name}: {wrong}")
         return None
 
@@ -520,13 +520,13 @@ def _kind(value: Any) -> str:
     return next((kind for kind in ("integer", *_KINDS) if _KINDS[kind](value)), type(value).__name__)
 
 
-def breach(value: Any, schema: Any) -> str:
+def schema_violation(value: Any, schema: Any) -> str:
     """What in a value breaks a schema, or "" if nothing was found.
 
     It looks at types, required and unexpected names, enumerations, constants, alternatives and references within the
     schema, in nested objects and arrays as well. The rest of JSON schema (bounds, patterns, formats) it takes for kept.
 
-    >>> breach({"to": "hot"}, {"type": "object", "properties": {"to": {"type": "integer"}}})
+    >>> schema_violation({"to": "hot"}, {"type": "object", "properties": {"to": {"type": "integer"}}})
     'to is string and not integer'
     """
     return next(_Breaches(schema).of(value, schema, ""), "")

@@ -15,7 +15,7 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Beam, Population
 
-__all__ = ["TracedSmall", "cut", "summary"]
+__all__ = ["TracedRunnable", "cut", "summary"]
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ _BEAMS = 12
 _NOTES = 12
 
 
-class TracedSmall(RunnableSerializable[Input, Output]):
+class TracedRunnable(RunnableSerializable[Input, Output]):
     """A Runnable whose traced run is given and returns something smaller than its own input and output."""
 
     def configurable_fields(self, **kwargs: AnyConfigurableField) -> RunnableSerializable[Input, Output]:
@@ -121,8 +121,8 @@ def _beam(beam: Beam, parent: str) -> dict[str, Any]:
         seen["finish_reason"] = beam.finish_reason
     if not beam.valid:
         seen["valid"] = False
-    if beam.held:
-        seen["held"] = True
+    if beam.in_tool_call:
+        seen["in_tool_call"] = True
     if not beam.alive:
         seen["dropped"] = True
     if beam.ancestor is not None:

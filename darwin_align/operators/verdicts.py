@@ -14,7 +14,7 @@ from typing import Any
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Beam, Request, ToolCall
 from darwin_align.operators.grounding import Sources, ungrounded
-from darwin_align.operators.tool_syntax import InvalidCall, Parsed, breach, functions
+from darwin_align.operators.tool_syntax import InvalidCall, Parsed, functions, schema_violation
 
 __all__ = ["check_asked", "forced_tools", "format_breach", "judged", "read_calls", "takes_calls", "tells_calls"]
 
@@ -118,7 +118,7 @@ def read_calls(syntax: Any, request: Request, text: str, *, finished: bool) -> P
     kept: list[ToolCall] = []
     refused, breaches = list(parsed.invalid), []
     for call in parsed.calls:
-        wrong = breach(dict(call.arguments), schemas[call.name])
+        wrong = schema_violation(dict(call.arguments), schemas[call.name])
         reason = _refusal(request, call, first=not kept) or (wrong if call.name in strict or sources else "")
         # Whatever the policy enforces where a call is marked, a mark can also be spelled letter by letter.
         if reason := reason or (ungrounded(dict(call.arguments), schemas[call.name], sources) if sources else ""):
@@ -163,7 +163,7 @@ def format_breach(request: Request, text: str) -> str:
         value = json.loads(text)
     except ValueError as error:
         return f"it is no JSON: {error}"
-    return breach(value, schema)
+    return schema_violation(value, schema)
 
 
 def judged(beams: Mapping[int, Beam], request: Request, policy: Any) -> tuple[dict[int, Beam], list[str]]:
@@ -195,7 +195,7 @@ def _judged(beam: Beam, request: Request, syntax: Any) -> tuple[Beam, str]:
         fault = _fault(request, beam.text)
     calls = beam.finish_reason == "stop" and bool(parsed.calls)
     update = {
-        "held": parsed.open and not beam.finished,
+        "in_tool_call": parsed.open and not beam.finished,
         "valid": beam.valid and not fault,
         "finish_reason": "tool_calls" if calls else beam.finish_reason,
     }

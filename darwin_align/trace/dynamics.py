@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Self
 
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 from darwin_align.core.types import Beam
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Change", "Dynamics", "Moment", "dynamics_of", "jaccard", "rank_biased_overlap"]
 
 
-class Moment(Noun):
+class Moment(Record):
     """One replacement step of one cycle."""
 
     cycle: int
@@ -33,7 +33,7 @@ class Moment(Noun):
     """Whether a beam under the cycle's winning instruction is among the best."""
 
 
-class Change(Noun):
+class Change(Record):
     """One replacement step, as a mean over cycles and searches."""
 
     step: int
@@ -45,7 +45,7 @@ class Change(Noun):
     """The chance that the instruction that wins its cycle is among the best at this step."""
 
 
-class Dynamics(Noun):
+class Dynamics(Record):
     """All replacement steps of one search, or of many: :meth:`joined`.
 
     The winning instruction of a cycle is that of its best beam at the cycle's end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import Beam, FinishReason, Population
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["CycleLineage", "Lane", "Lineage", "Piece", "Point", "lineage_of"]
 
 
-_SAID_AT_THE_END = frozenset({"finish_reason", "ending", "valid", "held"})
+_SAID_AT_THE_END = frozenset({"finish_reason", "pending_finish_reason", "valid", "in_tool_call"})
 
 
-class Piece(Noun):
+class Piece(Record):
     """What one beam added to a text in one step. A later piece that rewrites its end shortens it."""
 
     cycle: int
@@ -27,7 +27,7 @@ class Piece(Noun):
     text: str
 
 
-class Point(Noun):
+class Point(Record):
     """One beam at one step: what it decoded, what that was worth, and how it went on."""
 
     step: int
@@ -41,7 +41,7 @@ class Point(Noun):
     """Tokens of the state after it."""
     reward: float | None = None
     valid: bool = True
-    held: bool = False
+    in_tool_call: bool = False
     finish_reason: FinishReason | None = None
     won: bool = False
     """Whether the selector counted it among the best."""
@@ -50,7 +50,7 @@ class Point(Noun):
     dropped: bool = False
 
 
-class Lane(Noun):
+class Lane(Record):
     """One beam through one cycle, and the state that it was left with."""
 
     cycle: int
@@ -78,7 +78,7 @@ class Lane(Noun):
         return self.cycle, self.beam
 
 
-class CycleLineage(Noun):
+class CycleLineage(Record):
     """One mutation cycle."""
 
     cycle: int
@@ -88,7 +88,7 @@ class CycleLineage(Noun):
     lanes: tuple[Lane, ...]
 
 
-class Lineage(Noun):
+class Lineage(Record):
     """All cycles, and where the answer is among them."""
 
     cycles: tuple[CycleLineage, ...]
@@ -173,7 +173,7 @@ class _Cycle:
                 added=added,
                 decoded=beam.length - line.beam.length,
                 length=beam.length,
-                held=beam.held,
+                in_tool_call=beam.in_tool_call,
                 valid=beam.valid,
                 finish_reason=beam.finish_reason,
             )

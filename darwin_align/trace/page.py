@@ -322,6 +322,6 @@ def _then(point: Point, lane: Lane) -> str:
         return f"took beam {point.took + 1}’s text"
     if point.finish_reason:
         return {"stop": "ended", "length": "cut", "tool_calls": "tool call"}[point.finish_reason]
-    if point.held:
+    if point.in_tool_call:
         return "held: open tool call"
     return "among the best" if point.won else "went on" if point is not lane.points[-1] else ""

@@ -12,7 +12,7 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ReplayError
 from darwin_align.core.events import Event, Question
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import OperatorName, Population, Request
 from darwin_align.trace.dynamics import Dynamics, dynamics_of
@@ -34,7 +34,7 @@ class Answered(NamedTuple):
     after: Population
 
 
-class Cost(Noun):
+class Cost(Record):
     """What one answer cost."""
 
     operator: OperatorName
@@ -44,7 +44,7 @@ class Cost(Noun):
     """Its seconds are those of the event."""
 
 
-class Trace(Noun):
+class Trace(Record):
     """A whole search, to look at. :meth:`to_json` and :meth:`from_json` keep it in a file.
 
     Raises:

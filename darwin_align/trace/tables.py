@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.core.budget import Usage
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import Message
 from darwin_align.trace.markup import Markup, count, cut, element, head, join, number, section
@@ -107,10 +107,10 @@ def settings(result: SearchResult) -> Markup:
     )
 
 
-def _fields(noun: Noun) -> list[tuple[str, str, bool]]:
+def _fields(noun: Record) -> list[tuple[str, str, bool]]:
     shown: list[tuple[str, str, bool]] = []
     for field, value in noun:
-        if isinstance(value, Noun):
+        if isinstance(value, Record):
             shown += [(f"{field}, {inner}", text, given) for inner, text, given in _fields(value)]
         else:
             shown.append((field.replace("_", " "), _shown(field, value), _changed(noun, field, value)))
@@ -127,7 +127,7 @@ def _shown(field: str, value: Any) -> str:
     return f"{value:,}" if type(value) is int and field != "seed" else str(value)
 
 
-def _changed(noun: Noun, field: str, value: Any) -> bool:
+def _changed(noun: Record, field: str, value: Any) -> bool:
     # Neither alone will do: JSON leaves out what is as by default, and a default may give way to a small search.
     default = type(noun).model_fields[field].get_default(call_default_factory=True)
     return field in noun.model_fields_set and value != default and not isinstance(noun, Usage)

@@ -92,7 +92,7 @@ def create_app(
 def _watch(metrics: Metrics, chats: Chats, rewards: Rewards, models: Mapping[str, DarwinChatModel]) -> None:
     for kind, gate in (("search", chats.gate), ("reward", rewards.gate)):
         metrics.busy.labels(kind).set_function(partial(getattr, gate, "busy"))
-    parts = {name: model.search.speaker() for name, model in models.items()}
+    parts = {name: model.search.policy_for() for name, model in models.items()}
     parts |= {name: getattr(scorer, "reward_model", None) for name, scorer in rewards.scorers.items()}
     for name, part in parts.items():
         if (engine := getattr(part, "engine", None)) is not None:

@@ -18,10 +18,10 @@ from darwin_align.core import Event
 from darwin_align.operators.portal import acall
 
 from .answers import DONE, Reply, darwin_of, event, headers_of
-from .asked import Asked
 from .faults import fault_of
 from .gate import ClientGone, Gate, client_left, client_of, while_connected
 from .metrics import Metrics
+from .resolved import ResolvedRequest
 from .served import SearchModel
 from .settings import ServerSettings
 from .wire import ChatRequest, ignored_names
@@ -103,7 +103,7 @@ class _Search:
         """Search for the answers, best first."""
         try:
             # Long conversations take their time.
-            asked: Asked = await acall(Asked.of, self.body, self.served, self.settings.limits)
+            asked: ResolvedRequest = await acall(ResolvedRequest.of, self.body, self.served, self.settings.limits)
             async with asyncio.timeout(asked.seconds + self.settings.late_seconds):
                 messages = await (self._committed(asked) if asked.committed else self._decided(asked))
             _check_decoded(messages[0])
@@ -118,13 +118,13 @@ class _Search:
         ignored = sorted(ignored_names(self.body))
         return {"x-darwin-ignored": ", ".join(ignored)} if ignored else {}
 
-    async def _decided(self, asked: Asked) -> list[AIMessage]:
+    async def _decided(self, asked: ResolvedRequest) -> list[AIMessage]:
         settings: dict[str, Any] = {**asked.settings, "n": asked.n, "on_event": self._on_event}
         stop = settings.pop("stop", None)
         result = await self.served.model.agenerate([asked.messages], stop, **settings)
         return [cast(AIMessage, cast(ChatGeneration, one).message) for one in result.generations[0]]
 
-    async def _committed(self, asked: Asked) -> list[AIMessage]:
+    async def _committed(self, asked: ResolvedRequest) -> list[AIMessage]:
         self.committed = True
         settings: dict[str, Any] = {**asked.settings, "streaming_mode": "committed", "on_event": self._on_event}
         whole: AIMessageChunk | None = None

@@ -208,8 +208,8 @@ async def _scored(scorer: Scorer, conversation: Conversation, texts: list[str]) 
     try:
         population = await scorer.ainvoke(population)
     finally:
-        for holder in getattr(scorer, "holders", ()):
-            if release := getattr(holder, "release", None):
+        for resource in getattr(scorer, "resources", ()):
+            if release := getattr(resource, "release", None):
                 release(population.search_id)
     rewards = {beam.text: beam.reward for beam in population.beams if beam.reward is not None}
     return rewards, population.usage.reward_tokens

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from darwin_align import DarwinChatModel, Scorer, SearchConfig
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 
 from .faults import Fault, invalid
 from .settings import SearchLimits, ServerSettings
@@ -35,7 +35,7 @@ class SearchModel:
     @property
     def card(self) -> dict[str, Any]:
         """What ``/v1/models`` tells."""
-        policy = self.model.search.speaker()
+        policy = self.model.search.policy_for()
         length = getattr(policy, "context_length", None)
         return {"max_model_len": length, "darwin": self.config.model_dump(mode="json", exclude={"seed"})}
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from darwin_align.core import PRESETS, Budget, SearchConfig
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 
 __all__ = ["LOOPBACK_NAMES", "SHORTEST_KEY", "SearchLimits", "ServerSettings", "host_name"]
 

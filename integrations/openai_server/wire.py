@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, from_json
 
 from darwin_align.core import SearchConfig
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 from darwin_align.core.types import COLDEST, Grounded
 
 from .fields import CHAT_IGNORED, CHAT_NEUTRAL, CHAT_REFUSED, IGNORED_IN_HISTORY, IGNORED_IN_PARTS, MEANT

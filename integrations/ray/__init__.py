@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from darwin_align.lazy import door
+from darwin_align.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from darwin_align.integrations.ray.answers_file import read_answers
@@ -18,4 +18,4 @@ __all__ = ["RayReport", "answer_on_ray", "read_answers"]
 
 _HOMES = {"RayReport": "job", "answer_on_ray": "job", "read_answers": "answers_file"}
 
-__getattr__ = door(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
+__getattr__ = lazy_getattr(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})

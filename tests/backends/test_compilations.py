@@ -94,7 +94,7 @@ def test_schemas_are_compiled_off_the_event_loop(monkeypatch):
     monkeypatch.setattr(Compiled, "_compile", lambda self: where.append(threading.current_thread().name) or real(self))
     tool = {"type": "function", "function": {"name": "heat", "parameters": {"type": "object", "properties": {}}}}
     model = DarwinChatModel(cycles=0, seed=1, max_tokens=8)
-    monkeypatch.setattr(model.search.speaker()._constraints, "_compiled", cache_of_grammars())
+    monkeypatch.setattr(model.search.policy_for()._constraints, "_compiled", cache_of_grammars())
 
     async def ask() -> None:
         await model.ainvoke("Hi", tools=[tool], tool_choice="auto")
@@ -109,7 +109,7 @@ def cache_of_grammars() -> Compilations:
 
 
 def test_a_grammar_that_renewals_do_not_help_is_not_compiled_for_ever(monkeypatch):
-    policy = DarwinChatModel().search.speaker()
+    policy = DarwinChatModel().search.policy_for()
     request = Request.of("x", response_format={"type": "json_schema", "json_schema": {"schema": {"const": "tea"}}})
     compiled = policy._constraints.find(request)
     before = compiled.generation
@@ -120,7 +120,7 @@ def test_a_grammar_that_renewals_do_not_help_is_not_compiled_for_ever(monkeypatc
 
 
 def test_those_who_find_a_grammar_exhausted_share_the_next():
-    policy = DarwinChatModel().search.speaker()
+    policy = DarwinChatModel().search.policy_for()
     request = Request.of("x", response_format={"type": "json_schema", "json_schema": {"schema": {"const": "milk"}}})
     compiled = policy._constraints.find(request)
     guides = [RowGuide(compiled, []) for _ in range(5)]

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import ToolCall
-from darwin_align.operators.tool_syntax import ToolSyntax, breach, functions
+from darwin_align.operators.tool_syntax import ToolSyntax, functions, schema_violation
 from darwin_align.pocket import policy_path
 
 ARGUMENTS = {"city": "北京 🍵", "days": [1, 2.5, None], "how": {"unit": '°C "exact"', "close": "}</tool_call>]"}}
@@ -358,6 +358,6 @@ def test_functions_in_both_shapes():
     ],
 )
 def test_breach(value, schema, wrong):
-    found = breach(value, schema)
+    found = schema_violation(value, schema)
     assert wrong in found
     assert bool(found) == bool(wrong)

@@ -20,7 +20,7 @@ from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.cli import main
 from darwin_align.core.terminal import PrintableFormatter, printable, printable_json
 from darwin_align.search import DarwinSearch
-from tests.backends.endpoint.fixtures.wire import Asked, wire
+from tests.backends.endpoint.fixtures.wire import ReceivedRequest, wire
 
 ATTACK = (
     "\x1b]0;owned\x07\x1b[31mred\x1b[0m \x9b31m \x7f \u202eevil\u2066 [/foo] [link=https://evil.example]here[/link]"
@@ -125,7 +125,7 @@ def test_check_scorer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert "owned" in out
 
 
-async def attack_back(asked: Asked) -> Response:
+async def attack_back(asked: ReceivedRequest) -> Response:
     return JSONResponse({"error": {"message": ATTACK, "type": ATTACK[:10]}}, status_code=400)
 
 

@@ -149,24 +149,24 @@ def test_a_candidates_end_is_the_selectors_to_settle() -> None:
     question = ask("decode", candidates=True)
     ended = {**GREW, "finish_reason": "stop"}
     with pytest.raises(
-        OperatorError, match=r"decode finished beam 1, a candidate that nobody selected yet: set ending"
+        OperatorError, match=r"decode finished beam 1, a candidate that nobody selected yet: set pending_finish_reason"
     ):
         question.answered(decoded(OPEN, **ended)(question.population))
-    answer = decoded(OPEN, **GREW, ending="stop")(question.population)
+    answer = decoded(OPEN, **GREW, pending_finish_reason="stop")(question.population)
     assert question.fold(question.answered(answer)) == answer
     first = decoded(FIRST, **ended)(question.population)  # it is no candidate
     assert question.fold(question.answered(first)) == first
 
-    asked = on(OPEN, ending="stop")(ask("select").population)
+    asked = on(OPEN, pending_finish_reason="stop")(ask("select").population)
     question = Question("select", asked)
     with pytest.raises(OperatorError, match=r"select left it open whether beam 1 ends: use Beam.settled"):
         question.answered(on(OPEN, wins=1)(asked))
     for end in (None, "length"):  # the state ends otherwise
         with pytest.raises(OperatorError, match=r"select changed finish_reason of beam 1, which is finished"):
-            question.answered(on(OPEN, ending=None, finish_reason=end)(asked))
-    settled = on(OPEN, ending=None, finish_reason="stop", wins=1)(asked)
+            question.answered(on(OPEN, pending_finish_reason=None, finish_reason=end)(asked))
+    settled = on(OPEN, pending_finish_reason=None, finish_reason="stop", wins=1)(asked)
     assert question.fold(question.answered(settled)) == settled
-    taken = on(OPEN, **TAKEN, ending=None, ancestor=Ancestor(beam=DONE, step=0))(asked)
+    taken = on(OPEN, **TAKEN, pending_finish_reason=None, ancestor=Ancestor(beam=DONE, step=0))(asked)
     assert question.fold(question.answered(taken)) == taken
 
 

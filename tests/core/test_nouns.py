@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from darwin_align import Budget, Clause, Population, Request, Response, Sampling, SearchConfig, SearchResult
 from darwin_align.backends.scripted import ScriptedPolicy
 from darwin_align.core import Ancestor, Archive, Beam, Entry, Event, Message, Step, ToolCall, Usage
-from darwin_align.core.noun import Noun
+from darwin_align.core.record import Record
 from tests.core.kit import Case, cases, reword, search_of
 
 TEXT = st.text(max_size=12)
@@ -98,7 +98,7 @@ NOUNS = st.one_of(
 
 
 @given(NOUNS)
-def test_every_noun_survives_json(noun: Noun) -> None:
+def test_every_noun_survives_json(noun: Record) -> None:
     again = type(noun).from_json(noun.to_json())
     assert again == noun
     assert type(noun).from_json(noun.to_json().encode()) == noun
@@ -114,14 +114,14 @@ def test_a_result_and_each_of_its_events_survive_json(case: Case) -> None:
 
 
 @given(NOUNS, st.data())
-def test_nouns_are_frozen(noun: Noun, data: st.DataObject) -> None:
+def test_nouns_are_frozen(noun: Record, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(type(noun).model_fields)))
     with pytest.raises(ValidationError, match="frozen"):
         setattr(noun, name, getattr(noun, name))
 
 
 @given(NOUNS)
-def test_another_schema_is_refused_by_number(noun: Noun) -> None:
+def test_another_schema_is_refused_by_number(noun: Record) -> None:
     data = json.loads(noun.to_json())
     with pytest.raises(ValueError, match=r"of schema 99; this version of darwin_align reads schema 1"):
         type(noun).from_json(json.dumps({**data, "schema": 99}))
@@ -146,7 +146,7 @@ def test_other_json_is_refused(text: str) -> None:
         (Archive, {"entries": ()}),
     ],
 )
-def test_unknown_fields_are_refused(kind: type[Noun], fields: dict[str, Any]) -> None:
+def test_unknown_fields_are_refused(kind: type[Record], fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="extra_forbidden"):
         kind(**fields, surprise=1)
     with pytest.raises(ValueError, match="surprise"):

@@ -449,10 +449,10 @@ def test_candidates_are_the_most_likely_tokens_of_one_state_each_once() -> None:
 def test_an_end_that_was_not_chosen_ends_nothing_and_one_that_was_ends_all() -> None:
     """After "b" the end is the most likely token, but with a weight on what may follow it is not taken."""
     run = traced("args", Grammar(TABLE), Valued(ends=-9.0), mutations=3, max_new_tokens=6)
-    offered = [beam.ending for _, after in run.of("decode") for beam in after.beams]
+    offered = [beam.pending_finish_reason for _, after in run.of("decode") for beam in after.beams]
     assert "stop" in offered
     chosen = [after for _, after in run.of("select")]
-    assert all(beam.ending is None for after in chosen for beam in after.beams if beam.alive)
+    assert all(beam.pending_finish_reason is None for after in chosen for beam in after.beams if beam.alive)
     assert [after.beams[0].finished for after in chosen] == [False] * (len(chosen) - 1) + [True]
     assert {beam.finish_reason for beam in chosen[-1].beams if not beam.first_response} == {"length"}
 
@@ -463,7 +463,7 @@ def test_a_candidate_that_ends_is_scored_as_a_finished_answer() -> None:
     for before, _ in run.of("score"):
         for i in before.contenders:
             beam = before.beams[i]
-            assert beam.response.finished == (beam.ending is not None or beam.finished)
+            assert beam.response.finished == (beam.pending_finish_reason is not None or beam.finished)
     assert {finished for _, finished in scorer.asked} == {True, False}
 
 

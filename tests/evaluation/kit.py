@@ -18,7 +18,7 @@ from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.seeds import uniform
 from darwin_align.evaluation.subject import Subject
 from darwin_align.search import DarwinSearch
-from tests.backends.endpoint.fixtures.wire import Asked, Wire, wire
+from tests.backends.endpoint.fixtures.wire import ReceivedRequest, Wire, wire
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data"
 """The benchmarks' own prompts, beside the checkout where there are any."""
@@ -92,7 +92,7 @@ def stars(answer: str) -> int:
     return 1 + len(answer) % 10
 
 
-async def verdict(asked: Asked) -> Response:
+async def verdict(asked: ReceivedRequest) -> Response:
     """Judge by rule: which of two answers is longer, or a grade by an answer's length."""
     content = asked.body["messages"][-1]["content"]
     if "[[" in content:

@@ -27,7 +27,7 @@ from darwin_align.evaluation.chat_judge import ChatJudge, filled
 from darwin_align.evaluation.official import instructions, is_official
 from darwin_align.operators.prompts import delimited
 from darwin_align.search import DarwinSearch
-from tests.backends.endpoint.fixtures.wire import Asked, Wire, wire
+from tests.backends.endpoint.fixtures.wire import ReceivedRequest, Wire, wire
 from tests.evaluation.kit import (
     Dies,
     judging,
@@ -273,7 +273,7 @@ def test_equal_answers_are_a_tie_and_nobody_is_asked(tmp_path: Path, judge_serve
 def test_a_judge_that_fails_is_gone_on_with(tmp_path: Path) -> None:
     answers = run(tmp_path)
 
-    async def breaks(asked: Asked) -> Response:
+    async def breaks(asked: ReceivedRequest) -> Response:
         return await verdict(asked) if asked.number < 2 else Response("bad key", 401)
 
     with wire(breaks) as served, pytest.raises(Exception, match="401"):
@@ -297,7 +297,7 @@ def test_another_judge_in_the_same_folder_is_refused(tmp_path: Path, judge_serve
 
 @pytest.mark.parametrize("mode", ["logprobs", "text"])
 def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, mode: Any) -> None:
-    async def babbles(asked: Asked) -> Response:
+    async def babbles(asked: ReceivedRequest) -> Response:
         if asked.number:
             return await verdict(asked)
         top = [{"token": "The", "logprob": -0.1}]
@@ -311,7 +311,7 @@ def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, mode: Any) -> Non
 
 
 def test_a_server_without_log_probabilities_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    async def plain(asked: Asked) -> Response:
+    async def plain(asked: ReceivedRequest) -> Response:
         return JSONResponse({"choices": [{"message": {"content": "m"}}]})
 
     with wire(plain) as served, pytest.raises(EndpointServerError, match="--judge-mode text"):
@@ -319,7 +319,7 @@ def test_a_server_without_log_probabilities_is_refused_with_the_way_out(tmp_path
 
 
 def test_fields_that_a_judge_does_not_take_are_left_out_and_said(tmp_path: Path) -> None:
-    async def strict(asked: Asked) -> Response:
+    async def strict(asked: ReceivedRequest) -> Response:
         for name in ("seed", "max_tokens"):
             if name in asked.body:
                 return JSONResponse({"error": {"message": f"Unsupported parameter: '{name}'"}}, 400)
@@ -335,7 +335,7 @@ def test_fields_that_a_judge_does_not_take_are_left_out_and_said(tmp_path: Path)
 
 
 def test_what_a_judge_refuses_for_good_is_raised(tmp_path: Path) -> None:
-    async def refuses(asked: Asked) -> Response:
+    async def refuses(asked: ReceivedRequest) -> Response:
         return JSONResponse({"error": {"message": "no such thing"}}, 400)
 
     with wire(refuses) as served, pytest.raises(EndpointRequestError, match="no such thing"):

@@ -17,7 +17,7 @@ from darwin_align.evaluation.chat_judge import ChatJudge
 from darwin_align.evaluation.mt_bench import TEMPERATURES, Conversation, answer
 from darwin_align.evaluation.mt_grades import Grades, GradingPrompts, grade, rating, references
 from darwin_align.evaluation.official import questions
-from tests.backends.endpoint.fixtures.wire import Asked, Wire, wire
+from tests.backends.endpoint.fixtures.wire import ReceivedRequest, Wire, wire
 from tests.evaluation.kit import (
     Dies,
     judging,
@@ -261,7 +261,7 @@ def write_fastchat_prompts(path: Path) -> Path:
 
 
 def test_prompts_of_fastchats_form_are_sent_as_they_are(tmp_path: Path) -> None:
-    async def five(asked: Asked) -> Response:
+    async def five(asked: ReceivedRequest) -> Response:
         return JSONResponse({"choices": [{"message": {"content": "[[5]]"}}]})
 
     conversations = run(tmp_path)
@@ -308,7 +308,7 @@ def test_a_rating_is_read_as_fastchat_reads_it(judgment: str, read: float) -> No
 
 
 def test_grades_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
-    async def shy(asked: Asked) -> Response:
+    async def shy(asked: ReceivedRequest) -> Response:
         if asked.number < 2:
             return JSONResponse({"choices": [{"message": {"content": "I would rather not say."}}]})
         return await verdict(asked)
@@ -322,7 +322,7 @@ def test_grades_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> 
     assert grades.score == pytest.approx(sum(flat) / 6)
     assert [row["score"] for row in judgments(tmp_path)][:2] == [-1, -1]
 
-    async def mute(asked: Asked) -> Response:
+    async def mute(asked: ReceivedRequest) -> Response:
         return JSONResponse({"choices": [{"message": {"content": "No."}}]})
 
     with wire(mute) as served, pytest.raises(ConfigError, match="none of 2 grades can be read"):

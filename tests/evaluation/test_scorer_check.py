@@ -158,7 +158,7 @@ def test_it_scores_along_the_path_of_a_search() -> None:
 
     class Queued(Scorer):
         @property
-        def holders(self) -> tuple[Any, ...]:
+        def resources(self) -> tuple[Any, ...]:
             return (Holder(),)
 
         def score(self, request: Request, responses: Sequence[Response]) -> list[float]:

@@ -179,16 +179,22 @@ def test_args_takes_no_invalid_candidate_and_needs_log_probabilities() -> None:
 @pytest.mark.parametrize("selector", [ARGSSelector(), TopKReplacement(survivors=1), Tournament(size=20)])
 def test_an_end_counts_once_it_is_selected(selector: Any) -> None:
     start = with_logprobs(population(1.0, 3.0, 2.0), -1.0, -1.0, -1.0)
-    ends = {"ending": "stop"}
+    ends = {"pending_finish_reason": "stop"}
     chosen = selector.invoke(start.with_beams({1: start.beams[1].model_copy(update=ends)}))
-    assert [(beam.text, beam.finish_reason, beam.ending) for beam in chosen.beams] == [("b", "stop", None)] * 3
+    assert [(beam.text, beam.finish_reason, beam.pending_finish_reason) for beam in chosen.beams] == [
+        ("b", "stop", None)
+    ] * 3
     other = selector.invoke(start.with_beams({2: start.beams[2].model_copy(update=ends)}))
-    assert [(beam.text, beam.finish_reason, beam.ending) for beam in other.beams] == [("b", None, None)] * 3
+    assert [(beam.text, beam.finish_reason, beam.pending_finish_reason) for beam in other.beams] == [
+        ("b", None, None)
+    ] * 3
 
 
 def test_an_end_stands_where_nobody_selects_another_state() -> None:
     start = population(1.0, 3.0, 2.0)
-    answer = NoSelection().invoke(start.with_beams({2: start.beams[2].model_copy(update={"ending": "length"})}))
+    answer = NoSelection().invoke(
+        start.with_beams({2: start.beams[2].model_copy(update={"pending_finish_reason": "length"})})
+    )
     assert [beam.finish_reason for beam in answer.beams] == [None, None, "length"]
 
 

@@ -18,7 +18,7 @@ from darwin_align.core import Message, ToolCall
 from darwin_align.trace import Trace
 from darwin_align.trace.markup import element, plain
 from tests.core.kit import search_of, trace
-from tests.core.test_held import Caller
+from tests.core.test_in_tool_call import Caller
 from tests.test_trace import RELAY
 from tests.trace.kit import by_id, known, of_class, parsed, said, spoken
 

@@ -23,7 +23,7 @@ from darwin_align.backends.endpoint.breaker import Breaker
 from darwin_align.backends.endpoint.faults import Fault, explained, fault_of_answer, fault_of_exception
 from darwin_align.backends.endpoint.pool import borrowed_client
 from darwin_align.core.errors import ConfigError, DarwinError, EndpointServerError, EndpointTimeoutError
-from darwin_align.core.noun import Settings
+from darwin_align.core.record import Settings
 
 __all__ = ["Endpoint", "Limits", "Reply", "gathered"]
 

@@ -20,17 +20,26 @@ from langchain_core.messages import convert_to_openai_messages
 
 from darwin_align.backends.detokenizer import first_stop
 from darwin_align.backends.endpoint.client import Endpoint
-from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Asked, Chat, Dialect, Prompt, Wire, Written
-from darwin_align.backends.endpoint.guided import Guided, ids_of
+from darwin_align.backends.endpoint.constrained import ConstrainedRow, ids_of
+from darwin_align.backends.endpoint.dialects.base import (
+    LENGTH,
+    STOP,
+    Chat,
+    Choice,
+    CompletionRequest,
+    Dialect,
+    Prompt,
+    Wire,
+)
 from darwin_align.backends.grammars import FREE, Grammars, forced, unkept
-from darwin_align.backends.matcher import Place
+from darwin_align.backends.matcher import GrammarPosition
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import EndpointError, EndpointServerError, RequestError
 from darwin_align.core.types import FinishReason, Request, Response, Sampling
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row
 
-__all__ = ["ByIds", "ByPrefill", "ByText", "Unsuited", "Way"]
+__all__ = ["ByIds", "ByPrefill", "ByText", "ContinuationStrategy", "Unsuited"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +67,7 @@ class Unsuited(Exception):  # noqa: N818 - it says that the next way is to be tr
 
 
 @dataclass
-class Way(ABC):
+class ContinuationStrategy(ABC):
     """How rows become prompts, and choices continuations."""
 
     dialect: Dialect
@@ -83,15 +92,15 @@ class Way(ABC):
         """What the server is to continue."""
 
     @abstractmethod
-    def wire(self, asked: Asked) -> Wire:
+    def wire(self, asked: CompletionRequest) -> Wire:
         """Path and body of a request."""
 
     @abstractmethod
-    def read(self, data: Any, asked: Asked) -> list[Written]:
+    def read(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """The choices of an answer."""
 
     @abstractmethod
-    def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
+    def continuation(self, row: Row, prompt: Prompt, written: Choice, asked: int) -> Continuation:
         """What a choice makes of a row that was given ``asked`` tokens."""
 
     @abstractmethod
@@ -111,7 +120,7 @@ class Way(ABC):
         if request.grounded:
             raise RequestError(_UNENFORCED.format(what=f"grounded={request.grounded!r}", why=self.name))
 
-    def guided(self, row: Row, prompt: Prompt, limit: int) -> Guided | None:  # noqa: ARG002
+    def guided(self, row: Row, prompt: Prompt, limit: int) -> ConstrainedRow | None:  # noqa: ARG002
         """A row that is to be kept to a grammar; ``None`` if whatever it writes will do."""
         return None
 
@@ -119,13 +128,15 @@ class Way(ABC):
         """Whether a row that goes on from here would be sent just as it was, and so write the same again."""
         return False
 
-    def room(self, row: Row, prompt: Prompt) -> int | None:
+    def max_response_tokens(self, row: Row, prompt: Prompt) -> int | None:
         """Tokens that still fit behind a row's prompt, or ``None`` where that is not known."""
         length = self.prompt_length(row, prompt)
         return None if length is None or self.context_length is None else self.context_length - length
 
-    async def _tried(self, endpoint: Endpoint, prompt: Prompt, max_tokens: int = 1) -> Written:
-        asked = Asked(self.model, (prompt,), max_tokens, Sampling(temperature=0.0, top_k=None), extra=self.extra)
+    async def _tried(self, endpoint: Endpoint, prompt: Prompt, max_tokens: int = 1) -> Choice:
+        asked = CompletionRequest(
+            self.model, (prompt,), max_tokens, Sampling(temperature=0.0, top_k=None), extra=self.extra
+        )
         path, body = self.wire(asked)
         try:
             reply = await endpoint.post(path, body)
@@ -138,7 +149,7 @@ class Way(ABC):
         except EndpointServerError as error:
             raise Unsuited(str(error)) from error
 
-    def _end(self, row: Row, written: Written, new_tokens: int, asked: int) -> FinishReason | None:
+    def _end(self, row: Row, written: Choice, new_tokens: int, asked: int) -> FinishReason | None:
         if written.finish in STOP:
             return "stop"
         if written.finish == "content_filter":
@@ -150,7 +161,7 @@ class Way(ABC):
 
 
 @dataclass
-class ByIds(Way):
+class ByIds(ContinuationStrategy):
     """Prompt and state are token ids: what comes back is appended, and nothing is ever tokenised again."""
 
     name: ClassVar[str] = "token ids"
@@ -175,7 +186,7 @@ class ByIds(Way):
         """Whether there is a grammar for what is asked."""
         self._grammars.check(request)
 
-    def guided(self, row: Row, prompt: Prompt, limit: int) -> Guided | None:
+    def guided(self, row: Row, prompt: Prompt, limit: int) -> ConstrainedRow | None:
         """As for local rows: what is forced is kept, calls that nobody forces are kept as far as that can be."""
         assert self.template is not None  # noqa: S101 - chosen only with one
         kept = forced(row.request) or bool(row.request.grounded)
@@ -183,7 +194,7 @@ class ByIds(Way):
         if grammar is None or (row.tokens and row.tokens[-1] in grammar.ends):
             return None
         try:
-            place = Place(grammar, row.tokens, lenient=not kept)
+            place = GrammarPosition(grammar, row.tokens, lenient=not kept)
         except RequestError as error:
             if kept:
                 raise
@@ -191,7 +202,7 @@ class ByIds(Way):
             return None
         ids = prompt if isinstance(prompt, tuple) else ()
         detokenizer, end = self.template.detokenizer, self.template.end_of_turn
-        return Guided(row, ids, limit, place, detokenizer, end, self.dialect.masks)
+        return ConstrainedRow(row, ids, limit, place, detokenizer, end, self.dialect.masks)
 
     @cached_property
     def _grammars(self) -> Grammars:
@@ -212,16 +223,16 @@ class ByIds(Way):
         """Exact."""
         return len(prompt) if isinstance(prompt, tuple) else None
 
-    def wire(self, asked: Asked) -> Wire:
+    def wire(self, asked: CompletionRequest) -> Wire:
         """As the dialect takes ids, and which of them may come next."""
         path, body = self.dialect.ids_request(asked)
         return path, body if asked.steering is None else self.dialect.steered(body, asked.steering)
 
-    def read(self, data: Any, asked: Asked) -> list[Written]:
+    def read(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """As the dialect gives them."""
         return self.dialect.read_ids(data, asked)
 
-    def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
+    def continuation(self, row: Row, prompt: Prompt, written: Choice, asked: int) -> Continuation:
         """Text is derived from the ids of the whole state."""
         assert self.template is not None  # noqa: S101
         ids = ids_of(written)
@@ -250,7 +261,7 @@ class ByIds(Way):
 
 
 @dataclass
-class _Textual(Way):
+class _Textual(ContinuationStrategy):
     """What text and begun turns share: the state is text."""
 
     echo: bool = False
@@ -263,7 +274,7 @@ class _Textual(Way):
         # are tokens of their own for the model, too.
         return row.text.removesuffix(" ")
 
-    def _added(self, given: str, written: Written) -> str:
+    def _added(self, given: str, written: Choice) -> str:
         text = written.text.removeprefix(given) if self.echo else written.text
         # Bytes of a character that is cut in the middle are held back: they are written again with the next chunk.
         return text if written.finish in STOP else _CUT.sub("", text)
@@ -273,13 +284,13 @@ class _Textual(Way):
         return found.finish_reason is None and self._state(replace(row, text=found.text)) == self._state(row)
 
     def _finished(
-        self, row: Row, text: str, new_tokens: int, written: Written, asked: int
+        self, row: Row, text: str, new_tokens: int, written: Choice, asked: int
     ) -> tuple[str, FinishReason | None]:
         if (stop := first_stop(text, row.request.stop)) is not None:
             return text[:stop], "stop"
         return text, self._end(row, written, new_tokens, asked)
 
-    def _count(self, added: str, written: Written, asked: int) -> int:
+    def _count(self, added: str, written: Choice, asked: int) -> int:
         """New tokens: the server's number, else the tokenizer's, else a guess of four characters each."""
         if written.new_tokens is not None:
             return min(written.new_tokens, asked)
@@ -290,7 +301,7 @@ class _Textual(Way):
         counted = len(added) // 4 if self.template is None else self.template.count(added)
         return max(1, min(counted + 1, asked))
 
-    def _continuation(self, row: Row, given: str, written: Written, asked: int) -> Continuation:
+    def _continuation(self, row: Row, given: str, written: Choice, asked: int) -> Continuation:
         added = self._added(given, written)
         new_tokens = self._count(added, written, asked)
         text, finish = self._finished(row, self._state(row) + added, new_tokens, written, asked)
@@ -350,15 +361,15 @@ class ByText(_Textual):
         assert self.template is not None  # noqa: S101
         return self.template.count(prompt) + self.drop_bos if isinstance(prompt, str) else None
 
-    def wire(self, asked: Asked) -> Wire:
+    def wire(self, asked: CompletionRequest) -> Wire:
         """As the dialect takes text."""
         return self.dialect.text_request(asked)
 
-    def read(self, data: Any, asked: Asked) -> list[Written]:
+    def read(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """As the dialect gives it."""
         return self.dialect.read_text(data, asked)
 
-    def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
+    def continuation(self, row: Row, prompt: Prompt, written: Choice, asked: int) -> Continuation:
         """The state's text, longer."""
         return self._continuation(row, str(prompt), written, asked)
 
@@ -398,15 +409,15 @@ class ByPrefill(_Textual):
             return None
         return self.template.count(self.template.prompt_text(row.request) + self._state(row))
 
-    def wire(self, asked: Asked) -> Wire:
+    def wire(self, asked: CompletionRequest) -> Wire:
         """As the dialect takes a begun turn."""
         return self.dialect.chat_request(asked)
 
-    def read(self, data: Any, asked: Asked) -> list[Written]:
+    def read(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """As the dialect gives it."""
         return self.dialect.read_chat(data, asked)
 
-    def continuation(self, row: Row, prompt: Prompt, written: Written, asked: int) -> Continuation:
+    def continuation(self, row: Row, prompt: Prompt, written: Choice, asked: int) -> Continuation:
         """The state's text, longer."""
         assert isinstance(prompt, Chat)  # noqa: S101 - its own
         return self._continuation(row, prompt.prefix, written, asked)

@@ -13,17 +13,17 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from darwin_align.backends.endpoint.client import Endpoint, Limits, gathered
-from darwin_align.backends.endpoint.continuation import ByIds, ByPrefill, ByText, Unsuited, Way
-from darwin_align.backends.endpoint.dialects import DIALECTS, Asked, Dialect
-from darwin_align.backends.endpoint.dialects.base import Prompt, Steering, Written
-from darwin_align.backends.endpoint.guided import Guided
+from darwin_align.backends.endpoint.constrained import ConstrainedRow
+from darwin_align.backends.endpoint.continuation import ByIds, ByPrefill, ByText, ContinuationStrategy, Unsuited
+from darwin_align.backends.endpoint.dialects import DIALECTS, CompletionRequest, Dialect
+from darwin_align.backends.endpoint.dialects.base import Choice, Prompt, TokenConstraint
 from darwin_align.backends.endpoint.server import About, Served, about
 from darwin_align.backends.endpoint.tokenizers import load_template, may_be_loaded, tokenizer_length
 from darwin_align.backends.grammars import forced
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, DarwinError, ModelLoadError, RequestError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.base import Report
@@ -37,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 ContinuationName = Literal["auto", "ids", "text", "prefill"]
 
-_WAYS: dict[str, type[Way]] = {"ids": ByIds, "text": ByText, "prefill": ByPrefill}
+_WAYS: dict[str, type[ContinuationStrategy]] = {"ids": ByIds, "text": ByText, "prefill": ByPrefill}
 _PATIENCE = 32
 """Tokens in which a text that is not white space alone shows something."""
-_NOTHING = Written(ids=(), finish="length", new_tokens=0)
+_NOTHING = Choice(ids=(), finish="length", new_tokens=0)
 _PROMPTS = {"prompt", "messages", "input_ids", "inputs", "text"}
 _OURS = frozenset({*_PROMPTS, "max_tokens", "n", "seed", "stop", "stream", "temperature", "top_p", "top_k"})
 
@@ -71,12 +71,12 @@ class _Options:
 
 
 @dataclass(frozen=True)
-class _Speech:
+class ServerProfile:
     """What was found out about the server: how it is spoken to."""
 
     dialect: Dialect
     served: Served
-    way: Way
+    way: ContinuationStrategy
     notes: tuple[str, ...]
 
 
@@ -88,12 +88,12 @@ class _Line:
     row: Row
     prompt: Prompt
     limit: int
-    steering: Steering | None = None
+    steering: TokenConstraint | None = None
     tries: int = 0
     """Requests for the same tokens before this one: a further one has other noise."""
 
     @property
-    def setting(self) -> tuple[int, Sampling, tuple[str, ...], Steering | None]:
+    def setting(self) -> tuple[int, Sampling, tuple[str, ...], TokenConstraint | None]:
         """What rows of one request share."""
         return self.limit, self.row.request.sampling, self.row.request.stop, self.steering
 
@@ -107,9 +107,9 @@ class _Line:
 class _Task:
     """A row until it has what it was to get: one request, or as many as its grammar takes."""
 
-    way: Way
+    way: ContinuationStrategy
     line: _Line
-    guided: Guided | None = None
+    guided: ConstrainedRow | None = None
     _found: Continuation | None = None
     _longer: _Line | None = None
     """The line with more tokens, where so few as were asked for lead nowhere."""
@@ -127,7 +127,7 @@ class _Task:
         prompt = (*guided.prompt, *guided.new)
         return _Line(line.place, row, prompt, question.max_tokens, question.steering, question.tries)
 
-    def take(self, line: _Line, written: Written, *, read: bool) -> None:
+    def take(self, line: _Line, written: Choice, *, read: bool) -> None:
         """Take the reply to a line; ``read`` says that its prompt was read already."""
         if self.guided is not None:
             self.guided.take(written, read=read)
@@ -144,7 +144,7 @@ class _Task:
         """Twice as many tokens, as far as the context has room and white space alone is given a chance."""
         if line.limit >= max(_PATIENCE, self.line.limit * 2):
             return 0
-        room = self.way.room(line.row, line.prompt)
+        room = self.way.max_response_tokens(line.row, line.prompt)
         return line.limit * 2 if room is None else min(line.limit * 2, room)
 
     @property
@@ -163,14 +163,14 @@ class _Task:
         return replace(whole, prefilled_tokens=self.guided.prefilled)
 
 
-_Told = tuple[_Task, _Line, Written, bool]
+_Told = tuple[_Task, _Line, Choice, bool]
 
 
 @dataclass(frozen=True)
 class _Job:
     """One request and the rows that it is for, choice by choice."""
 
-    asked: Asked
+    asked: CompletionRequest
     lines: tuple[_Line, ...]
 
 
@@ -255,7 +255,7 @@ class EndpointPolicy:
             dict(extra_body or {}),
         )
         self.endpoint = Endpoint(base_url, api_key=api_key, headers=headers, limits=limits)
-        self._speech: _Speech | None = None
+        self._speech: ServerProfile | None = None
         self._failure: DarwinError | None = None
 
     def __repr__(self) -> str:
@@ -342,7 +342,7 @@ class EndpointPolicy:
             return None
         way, row = (self._speech or call(self._spoken)).way, Row(request, 1, 0)
         way.check(request)
-        room = way.room(row, way.prompt(row))
+        room = way.max_response_tokens(row, way.prompt(row))
         if room is None or way.context_length is None:
             return None
         needed = min(max_new_tokens, max(1, way.context_length // 8))
@@ -372,7 +372,7 @@ class EndpointPolicy:
             notes=(*notes, *dict.fromkeys(one.note for one in guided if one.note)),
         )
 
-    async def _work(self, speech: _Speech, tasks: Mapping[int, _Task], job: _Job) -> None:
+    async def _work(self, speech: ServerProfile, tasks: Mapping[int, _Task], job: _Job) -> None:
         """See a job's rows through. Those that are not done after a reply go on together, as they went out together."""
         jobs = [job]
         while jobs:
@@ -388,7 +388,7 @@ class EndpointPolicy:
             again = await asyncio.to_thread(_told, told) if off_loop else _told(told)
             jobs = list(self._jobs(speech, again))
 
-    async def _ask(self, speech: _Speech, job: _Job) -> list[Written]:
+    async def _ask(self, speech: ServerProfile, job: _Job) -> list[Choice]:
         path, body = speech.way.wire(job.asked)
         try:
             reply = await self.endpoint.post(path, body)
@@ -402,7 +402,7 @@ class EndpointPolicy:
             return [_NOTHING] * len(job.lines)
         return speech.way.read(reply.data, job.asked)
 
-    def _jobs(self, speech: _Speech, lines: Sequence[_Line]) -> Iterator[_Job]:
+    def _jobs(self, speech: ServerProfile, lines: Sequence[_Line]) -> Iterator[_Job]:
         """As few requests as the server allows; no two rows share a seed unless the server tells their noise apart."""
         dialect, seeded = speech.dialect, self._options.seeded and speech.dialect.seeds
         lists = dialect.lists and not isinstance(speech.way, ByPrefill)
@@ -420,11 +420,11 @@ class EndpointPolicy:
             for start in range(0, len(setting), most):
                 yield self._job(speech, setting[start : start + most])
 
-    def _job(self, speech: _Speech, lines: Sequence[_Line], n: int = 1) -> _Job:
+    def _job(self, speech: ServerProfile, lines: Sequence[_Line], n: int = 1) -> _Job:
         first, seeded = lines[0], self._options.seeded and speech.dialect.seeds
         prompted = lines[: len(lines) // n]
         seeds = [_seed(line) for line in (prompted if speech.dialect.lists_seeded else [first])]
-        asked = Asked(
+        asked = CompletionRequest(
             model=speech.served.id,
             prompts=tuple(line.prompt for line in prompted),
             max_tokens=first.limit,
@@ -439,7 +439,7 @@ class EndpointPolicy:
 
     # -- finding out how to speak
 
-    async def _spoken(self) -> _Speech:
+    async def _spoken(self) -> ServerProfile:
         known = self._failure
         async with self.endpoint.lock():
             if self._failure is not None and self._failure is not known:
@@ -453,7 +453,7 @@ class EndpointPolicy:
                 logger.info("%s", self._speech.notes[0])
         return self._speech
 
-    async def _find_out(self) -> _Speech:
+    async def _find_out(self) -> ServerProfile:
         options, where = self._options, self.endpoint.roots[0]
         known = await about(self.endpoint)
         dialect = DIALECTS[options.dialect if options.dialect != "auto" else _dialect_of(known)]
@@ -475,7 +475,7 @@ class EndpointPolicy:
             if way.doubt:
                 logger.warning("%s: %s", where, way.doubt)
             notes = ("; not ".join([note, *reasons]), way.doubt)
-            return _Speech(dialect, served, way, tuple(filter(None, notes)))
+            return ServerProfile(dialect, served, way, tuple(filter(None, notes)))
         raise ConfigError(
             f"{where} ({dialect.name}) cannot go on with an answer that was begun, which a search needs: not "
             f"{'; not '.join(reasons)}. Use a server with /v1/completions and give tokenizer=…, or name the dialect if "
@@ -514,10 +514,10 @@ def _check_suits(name: str, dialect: Dialect, template: Any, missing: str) -> No
         raise Unsuited(missing)
 
 
-def _line(way: Way, place: int, row: Row) -> _Line:
+def _line(way: ContinuationStrategy, place: int, row: Row) -> _Line:
     """A row's prompt, and how many tokens are asked for: the row's, as far as the context has room."""
     prompt = way.prompt(row)
-    room = way.room(row, prompt)
+    room = way.max_response_tokens(row, prompt)
     if room is not None and room < 1 and not (row.text or row.tokens):
         raise ContextLengthError(
             f"the conversation leaves no room for an answer in the model's context of {way.context_length} tokens: "
@@ -526,7 +526,7 @@ def _line(way: Way, place: int, row: Row) -> _Line:
     return _Line(place, row, prompt, row.max_tokens if room is None else min(row.max_tokens, room))
 
 
-async def _tasks(way: Way, lines: Sequence[_Line]) -> dict[int, _Task]:
+async def _tasks(way: ContinuationStrategy, lines: Sequence[_Line]) -> dict[int, _Task]:
     """The rows' tasks by their places; a row that is to keep a grammar with its place in it."""
     if not any(line.row.request.tools or forced(line.row.request) for line in lines):
         return {line.place: _Task(way, line) for line in lines}
@@ -541,7 +541,7 @@ def _told(replies: Sequence[_Told]) -> list[_Line]:
     return [following for task, *_ in replies if (following := task.next()) is not None]
 
 
-def _nothing(way: Way, line: _Line) -> Continuation:
+def _nothing(way: ContinuationStrategy, line: _Line) -> Continuation:
     """Of a row that wants no token, or has no room for any."""
     return replace(way.continuation(line.row, line.prompt, _NOTHING, 0), prefilled_tokens=0)
 

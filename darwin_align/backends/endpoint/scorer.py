@@ -14,8 +14,8 @@ from pydantic import Field, field_validator
 
 from darwin_align.backends.endpoint.client import Endpoint, gathered
 from darwin_align.backends.endpoint.rewards import REWARD_DIALECTS, Form, Item, RewardDialect, Unread
+from darwin_align.backends.endpoint.rewards.input_format import RewardInputFormat, form_of
 from darwin_align.backends.endpoint.rewards.remote import RemoteScorer
-from darwin_align.backends.endpoint.rewards.way import Way, form_of
 from darwin_align.backends.endpoint.server import About, Served, about
 from darwin_align.backends.endpoint.tokenizers import load_tokenizer, may_be_loaded
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
@@ -29,7 +29,7 @@ from darwin_align.core.errors import (
     ModelLoadError,
     RewardError,
 )
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.base import Report
 from darwin_align.operators.portal import acall, call
@@ -112,13 +112,13 @@ class EndpointScorer(RemoteScorer):
         """
         return await acall(self._score, request, responses)  # type: ignore[no-any-return]
 
-    def room(self, request: Request) -> int | None:
+    def max_response_tokens(self, request: Request) -> int | None:
         """Tokens of an answer that still fit, where the tokenizer and the context length are known.
 
         The first call asks the server, which takes a moment; on a thread that runs an event loop it does not wait for
         that, and knows no limit as long as the server was not asked.
         """
-        way: Way | None = self._state.facts.get("way")
+        way: RewardInputFormat | None = self._state.facts.get("way")
         if way is None:
             if _in_a_loop():
                 return None
@@ -154,7 +154,7 @@ class EndpointScorer(RemoteScorer):
         )
 
     def _checked(
-        self, way: Way, request: Request, responses: Sequence[Response], items: Sequence[Item]
+        self, way: RewardInputFormat, request: Request, responses: Sequence[Response], items: Sequence[Item]
     ) -> list[int] | None:
         """Lengths of the inputs, none of which is too long."""
         lengths = [len(item.ids) for item in items] if way.form == "ids" else way.lengths(request, responses)
@@ -166,7 +166,7 @@ class EndpointScorer(RemoteScorer):
             )
         return lengths
 
-    async def _ask(self, way: Way, items: Sequence[Item]) -> tuple[list[float], int | None]:
+    async def _ask(self, way: RewardInputFormat, items: Sequence[Item]) -> tuple[list[float], int | None]:
         path, body = way.dialect.request(way.model, items)
         try:
             reply = await self._endpoint.post(path, body)
@@ -190,7 +190,7 @@ class EndpointScorer(RemoteScorer):
             raise RewardError(f"{asked} gave the reward {wrong[0]}: rewards must be finite numbers")
         return rewards, tokens
 
-    def _suspicions(self, way: Way, rewards: Mapping[Item, float]) -> Iterator[str]:
+    def _suspicions(self, way: RewardInputFormat, rewards: Mapping[Item, float]) -> Iterator[str]:
         """Warnings once enough rewards were seen that tell no answers apart, or look like a sigmoid's."""
         facts, where = self._state.facts, f"{way.where} ({way.dialect.name})"
         seen, between = facts.get("seen", (0, True))
@@ -223,15 +223,15 @@ class EndpointScorer(RemoteScorer):
         assert endpoint is not None  # noqa: S101 - base_url is required
         return endpoint
 
-    async def _found_way(self) -> Way:
+    async def _found_way(self) -> RewardInputFormat:
         async with self._endpoint.lock():
             facts = self._state.facts
             if "way" not in facts:
                 facts["way"] = await self._find_way()
-            way: Way = facts["way"]
+            way: RewardInputFormat = facts["way"]
         return way
 
-    async def _find_way(self) -> Way:
+    async def _find_way(self) -> RewardInputFormat:
         where = self._endpoint.roots[0]
         known = await self._asked_about()
         dialect = self._dialect_for(known, where)
@@ -253,7 +253,7 @@ class EndpointScorer(RemoteScorer):
         notes = [f"{where}: {dialect.caution}"] if dialect.caution and self.context_length is None else []
         if form == "messages" and "ids" in dialect.takes():
             notes.append(f"{where} ({dialect.name}) renders the chats itself, because here {missing}")
-        way = Way(
+        way = RewardInputFormat(
             dialect=dialect,
             model=served.id,
             where=where,

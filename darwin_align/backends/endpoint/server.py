@@ -13,7 +13,7 @@ from darwin_align.core.errors import (
     EndpointRequestError,
     EndpointServerError,
 )
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 
 __all__ = ["About", "Served", "about"]
 

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from darwin_align.backends.grammars import Compiled, Grammars, forced, unkept
-from darwin_align.backends.matcher import Walk
+from darwin_align.backends.matcher import GrammarState
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Request
 
 __all__ = ["Constraints", "RowGuide"]
 
 
-class RowGuide(Walk):
+class RowGuide(GrammarState):
     """A row's place in its grammar: a :class:`~darwin_align.backends.local.sampling.Guide`.
 
     A row that cannot go on is ended, unless it is lenient.

@@ -289,7 +289,7 @@ class RewardModel(SharedModel):
         """Let the rows of a search go."""
         self.engine.release(search_id)
 
-    def room(self, request: Request) -> int | None:
+    def max_response_tokens(self, request: Request) -> int | None:
         """Tokens of an answer that fit into the context behind the conversation; ``None`` if the model counts itself.
 
         They are tokens of this model's tokenizer: a policy with another one may need more or fewer for the same text.
@@ -380,9 +380,9 @@ class LocalScorer(Scorer):
         """
         return cls(reward_model=RewardModel.from_pretrained(path, **options))
 
-    def room(self, request: Request) -> int | None:
+    def max_response_tokens(self, request: Request) -> int | None:
         """Tokens of an answer that the model can still read."""
-        return self.reward_model.room(request)
+        return self.reward_model.max_response_tokens(request)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Score the responses and report how many tokens were read."""
@@ -401,7 +401,7 @@ class LocalScorer(Scorer):
         return off_loop(queued) if takes_long(request, (one.text for one in responses)) else queued()
 
     @property
-    def holders(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Any, ...]:
         """The reward model."""
         return (self.reward_model,)
 

@@ -39,7 +39,7 @@ from darwin_align.core.errors import (
     EndpointTimeoutError,
 )
 from darwin_align.operators.portal import call
-from tests.backends.endpoint.fixtures.wire import Asked, scripted, wire
+from tests.backends.endpoint.fixtures.wire import ReceivedRequest, scripted, wire
 
 OK = {"fine": True}
 PATH = "/v1/completions"
@@ -81,7 +81,7 @@ def at_rest(endpoint: Endpoint) -> bool:
 
 
 def test_what_is_sent_and_what_comes_back() -> None:
-    async def answer(asked: Asked) -> Response:
+    async def answer(asked: ReceivedRequest) -> Response:
         return JSONResponse({"method": asked.method, "path": asked.path, "body": asked.body}, headers={"X-Kind": "b"})
 
     with wire(answer) as served:
@@ -233,7 +233,7 @@ def test_retry_after_in_seconds_is_waited_for() -> None:
 
 
 def test_retry_after_as_a_date_is_waited_for() -> None:
-    async def answer(asked: Asked) -> Response:
+    async def answer(asked: ReceivedRequest) -> Response:
         if asked.number:
             return JSONResponse(OK)
         date = format_datetime(datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2), usegmt=True)
@@ -293,7 +293,7 @@ def drip(seconds: float) -> Response:
 def later(seconds: float, first: int = 10**6) -> Any:
     """Answer late, the first so many times."""
 
-    async def answer(asked: Asked) -> Response:
+    async def answer(asked: ReceivedRequest) -> Response:
         if asked.number < first:
             await asyncio.sleep(seconds)
         return JSONResponse(OK)
@@ -302,7 +302,7 @@ def later(seconds: float, first: int = 10**6) -> Any:
 
 
 def test_a_drip_ends_with_the_attempt() -> None:
-    async def answer(asked: Asked) -> Response:
+    async def answer(asked: ReceivedRequest) -> Response:
         return drip(0.02) if asked.number == 0 else JSONResponse(OK)
 
     with wire(answer) as served:
@@ -581,7 +581,7 @@ def test_the_breaker_leaves_one_of_two_alone(caplog: pytest.LogCaptureFixture) -
 def test_the_breaker_tries_again_with_one_call() -> None:
     """Three fail and open it; of the twelve that wait, one tries; once it has its answer, all the others go."""
 
-    async def answer(asked: Asked) -> Response:
+    async def answer(asked: ReceivedRequest) -> Response:
         if asked.number == 3:
             await asyncio.sleep(0.3)
         return Response(status_code=503) if asked.number < 3 else JSONResponse(OK)
@@ -654,7 +654,7 @@ def test_a_cancelled_call_gives_its_place_back() -> None:
 
 
 def test_a_cancelled_trial_lets_another_one_try() -> None:
-    async def answer(asked: Asked) -> Response:
+    async def answer(asked: ReceivedRequest) -> Response:
         if asked.number == 1:
             await asyncio.sleep(20)
         return Response(status_code=503) if asked.number == 0 else JSONResponse(OK)
@@ -735,7 +735,7 @@ def sent(endpoint: Endpoint) -> dict[str, str]:
     return call(endpoint.get, "/").data  # type: ignore[no-any-return]
 
 
-async def mirror(asked: Asked) -> Response:
+async def mirror(asked: ReceivedRequest) -> Response:
     return JSONResponse(dict(asked.headers))
 
 
@@ -830,7 +830,7 @@ ECHOES: list[Any] = [
 
 @pytest.mark.parametrize("echo", ECHOES)
 def test_a_server_that_repeats_the_key(echo: Any, caplog: pytest.LogCaptureFixture) -> None:
-    async def answer(asked: Asked) -> Response:
+    async def answer(asked: ReceivedRequest) -> Response:
         return echo(f"{asked.headers['authorization']} {asked.headers['x-tenant']}")  # type: ignore[no-any-return]
 
     with wire(answer) as served, caplog.at_level(logging.DEBUG):

@@ -17,12 +17,12 @@ from benchmarks.servers.proxy import FaultProxy
 from darwin_align.backends.endpoint.client import Endpoint, Limits, gathered
 from darwin_align.operators.portal import acall, call
 from darwin_align.pocket import held_out
-from tests.backends.endpoint.fixtures.wire import Asked, wire
+from tests.backends.endpoint.fixtures.wire import ReceivedRequest, wire
 
 LIMIT = 7
 
 
-async def echo(asked: Asked) -> Response:
+async def echo(asked: ReceivedRequest) -> Response:
     await asyncio.sleep(0.01)
     return JSONResponse(asked.body)
 

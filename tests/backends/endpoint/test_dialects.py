@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from darwin_align.backends.endpoint import EndpointPolicy
-from darwin_align.backends.endpoint.dialects import DIALECTS, Asked, Chat, Dialect, Written
+from darwin_align.backends.endpoint.dialects import DIALECTS, Chat, Choice, CompletionRequest, Dialect
 from darwin_align.backends.endpoint.dialects.base import merged
 from darwin_align.core.errors import ConfigError, EndpointServerError
 from darwin_align.core.types import Request, Sampling
@@ -38,18 +38,18 @@ PROMPTS = {
 QUESTION = Request.of("How do I brew green tea?", sampling=GREEDY)
 
 
-def asked(way: str, sampling: Sampling = ALL, **changes: Any) -> Asked:
+def asked(way: str, sampling: Sampling = ALL, **changes: Any) -> CompletionRequest:
     usual: dict[str, Any] = {"max_tokens": 2, "seeds": (7,), "stop": ("\n", "END")}
-    return Asked("m", (PROMPTS[way],), sampling=sampling, **{**usual, **changes})
+    return CompletionRequest("m", (PROMPTS[way],), sampling=sampling, **{**usual, **changes})
 
 
-def wire(dialect: Dialect, way: str, asked: Asked) -> tuple[str, dict[str, Any]]:
+def wire(dialect: Dialect, way: str, asked: CompletionRequest) -> tuple[str, dict[str, Any]]:
     method = {"ids": dialect.ids_request, "text": dialect.text_request, "prefill": dialect.chat_request}[way]
     path, body = method(asked)
     return path, json.loads(json.dumps(body))
 
 
-def read(dialect: Dialect, way: str, data: Any, asked: Asked) -> list[Written]:
+def read(dialect: Dialect, way: str, data: Any, asked: CompletionRequest) -> list[Choice]:
     method = {"ids": dialect.read_ids, "text": dialect.read_text, "prefill": dialect.read_chat}[way]
     return method(data, asked)
 
@@ -117,7 +117,7 @@ def test_requests_and_answers_as_documented(name):
     assert violations(body, about["fields"]) == []
     [written] = read(dialect, way, about["response"], one)
     expected = about["written"]
-    assert written == Written(**{**expected, "ids": tuple(expected["ids"]) if "ids" in expected else None})
+    assert written == Choice(**{**expected, "ids": tuple(expected["ids"]) if "ids" in expected else None})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -271,7 +271,7 @@ def _seeds(body: Any) -> list[int]:
 
 
 def test_sglang_takes_settings_for_each_prompt_of_a_list():
-    two = Asked("m", ((1, 2), (3,)), 4, OFF, seeds=(7, 8))
+    two = CompletionRequest("m", ((1, 2), (3,)), 4, OFF, seeds=(7, 8))
     _, body = wire(DIALECTS["sglang"], "ids", two)
     assert body["input_ids"] == [[1, 2], [3]]
     assert [setting["sampling_seed"] for setting in body["sampling_params"]] == [7, 8]
@@ -281,12 +281,12 @@ def test_sglang_takes_settings_for_each_prompt_of_a_list():
 
 
 def test_lists_and_choices_in_a_request():
-    two = Asked("m", ((1, 2), (3,)), 4, OFF, n=3)
+    two = CompletionRequest("m", ((1, 2), (3,)), 4, OFF, n=3)
     path, body = wire(DIALECTS["vllm"], "ids", two)
     assert (path, body["prompt"], body["n"], body["return_token_ids"]) == ("/v1/completions", [[1, 2], [3]], 3, True)
     path, body = wire(DIALECTS["llama.cpp"], "ids", replace(two, n=1))
     assert (path, body["prompt"], body["n_predict"], body["return_tokens"]) == ("/completion", [[1, 2], [3]], 4, True)
-    _, body = wire(DIALECTS["vllm"], "text", Asked("m", ("a", "b"), 4, OFF))
+    _, body = wire(DIALECTS["vllm"], "text", CompletionRequest("m", ("a", "b"), 4, OFF))
     assert (body["prompt"], body["add_special_tokens"]) == (["a", "b"], False)
 
 

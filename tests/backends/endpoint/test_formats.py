@@ -17,7 +17,7 @@ from benchmarks.servers.launch import Server, llama_server
 from benchmarks.servers.proxy import FaultProxy
 from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig, SearchResult
 from darwin_align.backends.endpoint import EndpointPolicy, Limits
-from darwin_align.backends.endpoint.guided import most_requests
+from darwin_align.backends.endpoint.constrained import most_requests
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators import ToolCallScorer, WeightedSum

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from benchmarks.servers.launch import ROOT
 from darwin_align.backends.endpoint.client import Endpoint, Limits, Reply, gathered
 from darwin_align.operators.portal import call
-from tests.backends.endpoint.fixtures.wire import Asked, Wire, scripted, wire
+from tests.backends.endpoint.fixtures.wire import ReceivedRequest, Wire, scripted, wire
 
 OK = {"fine": True}
 
@@ -26,7 +26,7 @@ def ask(endpoint: Endpoint, n: int = 1) -> list[Any]:
     return [reply.data for reply in call(all_at_once)]
 
 
-async def a_moment(asked: Asked) -> Response:
+async def a_moment(asked: ReceivedRequest) -> Response:
     await asyncio.sleep(1.5 if asked.path == "/slow" else 0.02)
     return JSONResponse(OK)
 

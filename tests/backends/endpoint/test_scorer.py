@@ -302,7 +302,7 @@ def test_messages_where_no_tokenizer_is_found(caplog):
     assert "there is none here by the name of '/models/reward' or 'reward'" in note
     assert second.notes == ()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [note]
-    assert one.room(REQUEST) is None
+    assert one.max_response_tokens(REQUEST) is None
 
 
 def test_tools_that_a_server_does_not_see():
@@ -345,7 +345,7 @@ def test_notes_come_once_a_search():
         [note] = notes("a")
         assert "--max_len" in note
         assert (notes("a"), notes("b"), notes("b")) == ((), (note,), ())
-        [holder] = one.holders
+        [holder] = one.resources
         holder.release("a")
         assert (notes("a"), notes("b")) == ((note,), ())
         knows = one.model_copy(update={"context_length": 600})
@@ -419,10 +419,10 @@ def test_pairs(tmp_path):
     with serving(answer) as server:
         one = scorer(server, recipe="pair", tokenizer=None)
         assert call(one.score, REQUEST, [Response(text="Hi")]).answer == [len(question) - 2]
-        assert one.room(REQUEST) is None
+        assert one.max_response_tokens(REQUEST) is None
         two = scorer(server, recipe="pair")
         expected = len(tokenizer()(question, "")["input_ids"])
-        assert two.room(REQUEST) == 512 - expected
+        assert two.max_response_tokens(REQUEST) == 512 - expected
         for turn in ("open",):
             with pytest.raises(ConfigError, match="turn='open' cannot be had"):
                 call(scorer(server, recipe="pair", turn=turn).score, REQUEST, [])
@@ -529,7 +529,7 @@ def test_a_wrong_key_is_named_but_not_shown(caplog):
         assert server.headers[0]["authorization"] == f"Bearer {GATEWAY_KEY}"
         assert server.headers[0]["x-gateway"] == GATEWAY_KEY
     shown = [repr(one), str(one), f"{one}", str(caught.value), repr(one.model_dump()), one.model_dump_json()]
-    shown += [str(one.with_config(tags=["a"])), repr(one.get_graph()), caplog.text, repr(one.holders)]
+    shown += [str(one.with_config(tags=["a"])), repr(one.get_graph()), caplog.text, repr(one.resources)]
     assert not any(GATEWAY_KEY in text for text in shown)
     assert repr(one) == f"EndpointScorer('{server.url}', tokenizer={REWARD!r})"
 
@@ -647,19 +647,19 @@ def test_raw_scores_are_not_warned_of(served, caplog):
 
 def test_room_is_the_local_scorer_s(served):
     one = scorer(served, context_length=1024)
-    assert one.room(REQUEST) == local().room(REQUEST)
-    assert scorer(served).room(REQUEST) == local().room(REQUEST) - 512
+    assert one.max_response_tokens(REQUEST) == local().max_response_tokens(REQUEST)
+    assert scorer(served).max_response_tokens(REQUEST) == local().max_response_tokens(REQUEST) - 512
 
 
 def test_room_never_waits_on_a_loop(served):
     async def on_a_loop(one: EndpointScorer) -> int | None:
-        return one.room(REQUEST)
+        return one.max_response_tokens(REQUEST)
 
     one = scorer(served)
     assert asyncio.run(on_a_loop(one)) is None
     assert call(on_a_loop, one) is None  # the portal's own
     call(one.score, REQUEST, responses()[:1])
-    assert asyncio.run(on_a_loop(one)) == call(on_a_loop, one) == one.room(REQUEST)
+    assert asyncio.run(on_a_loop(one)) == call(on_a_loop, one) == one.max_response_tokens(REQUEST)
 
 
 # -- drivers
@@ -710,7 +710,7 @@ def test_a_search_is_cut_to_the_room(served):
         guard=None,
     )
     result = search.invoke("How do I brew green tea?")
-    assert result.config.max_new_tokens == one.room(Request.of("How do I brew green tea?")) < 50
+    assert result.config.max_new_tokens == one.max_response_tokens(Request.of("How do I brew green tea?")) < 50
     assert result.best.reward is not None
     assert result.usage.reward_tokens > 0
 

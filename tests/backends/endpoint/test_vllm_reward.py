@@ -82,8 +82,8 @@ def _nowhere(path: str) -> None:
 
 def test_it_tells_its_context_and_its_models(vllm):
     scorer = EndpointScorer(base_url=vllm.url, tokenizer=reward_path())
-    local = LocalScorer.from_pretrained(reward_path(), dtype="float32", threads=1).room(REQUEST)
-    assert scorer.room(REQUEST) == local - 512  # the server was started with half the context
+    local = LocalScorer.from_pretrained(reward_path(), dtype="float32", threads=1).max_response_tokens(REQUEST)
+    assert scorer.max_response_tokens(REQUEST) == local - 512  # the server was started with half the context
     with pytest.raises(ContextLengthError, match="is 512"):
         call(scorer.score, REQUEST, [Response(text="tea " * 600)])
     unaware = EndpointScorer(base_url=vllm.url, tokenizer=reward_path(), context_length=4096)

@@ -73,7 +73,7 @@ def test_answers_are_cut_where_the_reward_model_can_read_no_further(folders, cap
     policy = LocalPolicy.from_pretrained(folders["llama"], device="cpu", threads=1)
     scorer = LocalScorer.from_pretrained(folders["llama-rm"], device="cpu", threads=1)
     question = Request.of("How do I brew green tea?")
-    whole = scorer.reward_model.context_length - scorer.room(question)
+    whole = scorer.reward_model.context_length - scorer.max_response_tokens(question)
     scorer.reward_model.context_length = whole + 7
     model = DarwinChatModel(policy=policy, scorer=scorer, config=QUICK)
     with caplog.at_level(logging.WARNING, "darwin_align"):
@@ -93,7 +93,7 @@ def test_a_search_ends_well_where_the_reward_model_reads_other_tokens_than_the_p
     policy = LocalPolicy.from_pretrained(folders["llama"], device="cpu", threads=1)
     scorer = LocalScorer.from_pretrained(folders["gpt2-rm"], device="cpu", threads=1)
     question = Request.of("How do I brew green tea?")
-    whole = scorer.reward_model.context_length - scorer.room(question)
+    whole = scorer.reward_model.context_length - scorer.max_response_tokens(question)
     scorer.reward_model.context_length = whole + 24
     config = SearchConfig(mutator="identity", mutations=2, cycles=1, replacement_period=4, max_new_tokens=200, seed=1)
     search = DarwinSearch(policy=policy, scorer=scorer, config=config)

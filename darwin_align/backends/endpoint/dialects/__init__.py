@@ -1,6 +1,6 @@
 """Dialects: what one kind of server wants to hear, one a file."""
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Chat, Dialect, Written
+from darwin_align.backends.endpoint.dialects.base import Chat, Choice, CompletionRequest, Dialect
 from darwin_align.backends.endpoint.dialects.deepseek import DeepSeek
 from darwin_align.backends.endpoint.dialects.llama_cpp import LlamaCpp
 from darwin_align.backends.endpoint.dialects.mistral import Mistral
@@ -12,7 +12,7 @@ from darwin_align.backends.endpoint.dialects.together import Together
 from darwin_align.backends.endpoint.dialects.transformers_serve import TransformersServe
 from darwin_align.backends.endpoint.dialects.vllm import VLLM
 
-__all__ = ["DIALECTS", "Asked", "Chat", "Dialect", "Written"]
+__all__ = ["DIALECTS", "Chat", "Choice", "CompletionRequest", "Dialect"]
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect()

@@ -16,13 +16,13 @@ __all__ = [
     "BIAS",
     "LENGTH",
     "STOP",
-    "Asked",
     "Chat",
+    "Choice",
+    "CompletionRequest",
     "Dialect",
     "Prompt",
-    "Steering",
+    "TokenConstraint",
     "Wire",
-    "Written",
     "are_ids",
     "biases",
     "merged",
@@ -53,7 +53,7 @@ Prompt = tuple[int, ...] | str | Chat
 
 
 @dataclass(frozen=True)
-class Steering:
+class TokenConstraint:
     """Which tokens may come next."""
 
     tokens: tuple[int, ...]
@@ -62,7 +62,7 @@ class Steering:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompletionRequest:
     """One request: prompts of one kind to be continued under one setting."""
 
     model: str
@@ -76,7 +76,7 @@ class Asked:
     stop: tuple[str, ...] = ()
     extra: Mapping[str, Any] | None = None
     """What the user wants in every body."""
-    steering: Steering | None = None
+    steering: TokenConstraint | None = None
     """Of a request by token ids for one token."""
 
     @property
@@ -96,7 +96,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Written:
+class Choice:
     """One choice of an answer. What the server does not tell is ``None``."""
 
     text: str = ""
@@ -145,20 +145,20 @@ class Dialect:
 
     # -- asking
 
-    def ids_request(self, asked: Asked) -> Wire:
+    def ids_request(self, asked: CompletionRequest) -> Wire:
         """Ask for continuations of token ids."""
         return self.text_request(asked)
 
-    def steered(self, body: dict[str, Any], steering: Steering) -> dict[str, Any]:
+    def steered(self, body: dict[str, Any], steering: TokenConstraint) -> dict[str, Any]:
         """A body that also says which tokens may come next."""
         return {**body, "logit_bias": {**(body.get("logit_bias") or {}), **biases(steering)}}
 
-    def text_request(self, asked: Asked) -> Wire:
+    def text_request(self, asked: CompletionRequest) -> Wire:
         """Ask for continuations of texts."""
         prompts = [list(prompt) if isinstance(prompt, tuple) else prompt for prompt in asked.prompts]
         return "/v1/completions", {**self.common(asked), "prompt": prompts if len(prompts) > 1 else prompts[0]}
 
-    def chat_request(self, asked: Asked) -> Wire:
+    def chat_request(self, asked: CompletionRequest) -> Wire:
         """Ask for the rest of an assistant's turn."""
         (chat,) = asked.prompts
         assert isinstance(chat, Chat)  # noqa: S101 - the caller's own rule
@@ -176,7 +176,7 @@ class Dialect:
         """What else says that the last message is to be continued."""
         return {}
 
-    def common(self, asked: Asked) -> dict[str, Any]:
+    def common(self, asked: CompletionRequest) -> dict[str, Any]:
         """What a request holds beside its prompts."""
         body: dict[str, Any] = {
             "model": asked.model,
@@ -220,15 +220,15 @@ class Dialect:
 
     # -- reading
 
-    def read_ids(self, data: Any, asked: Asked) -> list[Written]:
+    def read_ids(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """Read the answer to :meth:`ids_request`."""
         return self.read_text(data, asked)
 
-    def read_text(self, data: Any, asked: Asked) -> list[Written]:
+    def read_text(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """Read the answer to :meth:`text_request`: one choice for each prompt and n, prompt by prompt."""
         return self._read(data, asked, lambda choice: choice.get("text"))
 
-    def read_chat(self, data: Any, asked: Asked) -> list[Written]:
+    def read_chat(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """Read the answer to :meth:`chat_request`."""
         return self._read(data, asked, self._said)
 
@@ -246,7 +246,7 @@ class Dialect:
             )
         return text
 
-    def _read(self, data: Any, asked: Asked, said: Any) -> list[Written]:
+    def _read(self, data: Any, asked: CompletionRequest, said: Any) -> list[Choice]:
         choices = data.get("choices") if isinstance(data, Mapping) else None
         if not isinstance(choices, list) or not all(isinstance(choice, Mapping) for choice in choices):
             raise EndpointServerError(f"the server's answer has no list of choices: {str(data)[:200]}")
@@ -260,14 +260,16 @@ class Dialect:
         ordered = sorted(choices, key=lambda choice: choice.get("index") or 0)
         return [self._written(choice, said(choice), usage, asked) for choice in ordered]
 
-    def _written(self, choice: Mapping[str, Any], text: Any, usage: Mapping[str, Any], asked: Asked) -> Written:
+    def _written(
+        self, choice: Mapping[str, Any], text: Any, usage: Mapping[str, Any], asked: CompletionRequest
+    ) -> Choice:
         if not isinstance(text, str):
             raise EndpointServerError(f"a choice of the server's answer has no text: {str(dict(choice))[:200]}")
         ids = choice.get("token_ids")
         # The usage is the whole request's: it says nothing of a row among others.
         one_prompt, details = len(asked.prompts) == 1, usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if one_prompt and isinstance(details, Mapping) else None
-        return Written(
+        return Choice(
             text=text,
             ids=tuple(ids) if are_ids(ids) else None,
             finish=choice.get("finish_reason"),
@@ -277,8 +279,8 @@ class Dialect:
         )
 
 
-def biases(steering: Steering) -> dict[str, float]:
-    """Steering as OpenAI's ``logit_bias``."""
+def biases(steering: TokenConstraint) -> dict[str, float]:
+    """The constraint as OpenAI's ``logit_bias``."""
     return {str(token): BIAS if steering.only else -BIAS for token in steering.tokens}
 
 

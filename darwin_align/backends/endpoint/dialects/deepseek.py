@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire
+from darwin_align.backends.endpoint.dialects.base import CompletionRequest, Dialect, Wire
 
 __all__ = ["DeepSeek"]
 
@@ -26,7 +26,7 @@ class DeepSeek(Dialect):
         """Marked as prefix."""
         return {"role": "assistant", "content": prefix, "prefix": True}
 
-    def chat_request(self, asked: Asked) -> Wire:
+    def chat_request(self, asked: CompletionRequest) -> Wire:
         """Prefixes are a feature of the beta path."""
         _, body = super().chat_request(asked)
         return "/beta/chat/completions", body

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import BIAS, Asked, Dialect, Steering, Wire, Written, are_ids
+from darwin_align.backends.endpoint.dialects.base import (
+    BIAS,
+    Choice,
+    CompletionRequest,
+    Dialect,
+    TokenConstraint,
+    Wire,
+    are_ids,
+)
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
 
@@ -40,7 +48,7 @@ class LlamaCpp(Dialect):
             wanted["repeat_last_n"] = 2**17  # its own window is the last 64 tokens; -1 is refused
         return {**wanted, "samplers": ["penalties", "temperature", "top_k", "top_p"], "min_p": 0.0}
 
-    def ids_request(self, asked: Asked) -> Wire:
+    def ids_request(self, asked: CompletionRequest) -> Wire:
         """``prompt`` holds ids, and ``return_tokens`` gives them back."""
         common = self.common(asked)
         prompts = asked.ids
@@ -52,7 +60,7 @@ class LlamaCpp(Dialect):
         }
         return "/completion", body
 
-    def steered(self, body: dict[str, Any], steering: Steering) -> dict[str, Any]:
+    def steered(self, body: dict[str, Any], steering: TokenConstraint) -> dict[str, Any]:
         """Its ``logit_bias`` is a list of pairs; ``false`` rules a token out."""
         given = body.get("logit_bias") or []
         if isinstance(given, Mapping):
@@ -62,7 +70,7 @@ class LlamaCpp(Dialect):
             "logit_bias": [*given, *([token, BIAS if steering.only else False] for token in steering.tokens)],
         }
 
-    def read_ids(self, data: Any, asked: Asked) -> list[Written]:
+    def read_ids(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """One object a choice, with ``tokens`` and ``stop_type``."""
         answers = data if isinstance(data, list) else [data]
         if len(answers) != asked.choices or not all(isinstance(answer, Mapping) for answer in answers):
@@ -72,11 +80,11 @@ class LlamaCpp(Dialect):
         return [_written(answer) for answer in sorted(answers, key=lambda answer: answer.get("index") or 0)]
 
 
-def _written(answer: Mapping[str, Any]) -> Written:
+def _written(answer: Mapping[str, Any]) -> Choice:
     tokens, timings = answer.get("tokens"), answer.get("timings")
     if not isinstance(answer.get("content"), str):
         raise EndpointServerError(f"an answer without content: {str(dict(answer))[:200]}")
-    return Written(
+    return Choice(
         text=answer["content"],
         ids=tuple(tokens) if are_ids(tokens) else None,
         finish=_FINISH.get(str(answer.get("stop_type")), answer.get("stop_type")),

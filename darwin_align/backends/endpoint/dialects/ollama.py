@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written, merged
+from darwin_align.backends.endpoint.dialects.base import Choice, CompletionRequest, Dialect, Wire, merged
 from darwin_align.core.errors import EndpointServerError
 
 __all__ = ["Ollama"]
@@ -32,17 +32,17 @@ class Ollama(Dialect):
         "repetition_penalty": ("repeat_penalty", 1.0),
     }
 
-    def text_request(self, asked: Asked) -> Wire:
+    def text_request(self, asked: CompletionRequest) -> Wire:
         """``raw`` leaves the template to us."""
         (prompt,) = asked.prompts
         return "/api/generate", {**self._body(asked), "prompt": prompt, "raw": True}
 
-    def chat_request(self, asked: Asked) -> Wire:
+    def chat_request(self, asked: CompletionRequest) -> Wire:
         """The native chat, which takes all sampling settings."""
         _, body = super().chat_request(asked)
         return "/api/chat", {**self._body(asked), "messages": body["messages"]}
 
-    def _body(self, asked: Asked) -> dict[str, Any]:
+    def _body(self, asked: CompletionRequest) -> dict[str, Any]:
         options: dict[str, Any] = {
             "num_predict": asked.max_tokens,
             "temperature": asked.sampling.temperature,
@@ -55,19 +55,19 @@ class Ollama(Dialect):
         body = {"model": asked.model, "stream": False, "truncate": False, "shift": False, "options": options}
         return merged(body, asked.extra)
 
-    def read_text(self, data: Any, asked: Asked) -> list[Written]:  # noqa: ARG002
+    def read_text(self, data: Any, asked: CompletionRequest) -> list[Choice]:  # noqa: ARG002
         """``response``, ``done_reason`` and counts."""
         return [_written(data, data.get("response") if isinstance(data, Mapping) else None)]
 
-    def read_chat(self, data: Any, asked: Asked) -> list[Written]:  # noqa: ARG002
+    def read_chat(self, data: Any, asked: CompletionRequest) -> list[Choice]:  # noqa: ARG002
         """The same around a message."""
         return [_written(data, self._said(data) if isinstance(data, Mapping) else None)]
 
 
-def _written(data: Any, text: Any) -> Written:
+def _written(data: Any, text: Any) -> Choice:
     if not isinstance(text, str):
         raise EndpointServerError(f"an answer without a text: {str(data)[:200]}")
-    return Written(
+    return Choice(
         text,
         finish=data.get("done_reason"),
         new_tokens=data.get("eval_count"),

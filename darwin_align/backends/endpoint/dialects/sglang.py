@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from darwin_align.backends.endpoint.dialects.base import (
-    Asked,
+    Choice,
+    CompletionRequest,
     Dialect,
-    Steering,
+    TokenConstraint,
     Wire,
-    Written,
     are_ids,
     biases,
     merged,
@@ -50,11 +50,11 @@ class SGLang(Dialect):
         """The model's own generation config would decide what is left out."""
         return {**super().sampling(sampling), "min_p": 0.0}
 
-    def ids_request(self, asked: Asked) -> Wire:
+    def ids_request(self, asked: CompletionRequest) -> Wire:
         """``input_ids`` and ``sampling_params``."""
         return self._generate(asked, "input_ids", asked.ids)
 
-    def steered(self, body: dict[str, Any], steering: Steering) -> dict[str, Any]:
+    def steered(self, body: dict[str, Any], steering: TokenConstraint) -> dict[str, Any]:
         """``logit_bias`` is one of the ``sampling_params``, which may be one for each prompt."""
         given = body["sampling_params"]
         each = [
@@ -63,11 +63,11 @@ class SGLang(Dialect):
         ]
         return {**body, "sampling_params": each if isinstance(given, list) else each[0]}
 
-    def text_request(self, asked: Asked) -> Wire:
+    def text_request(self, asked: CompletionRequest) -> Wire:
         """``text`` and ``sampling_params``."""
         return self._generate(asked, "text", [prompt for prompt in asked.prompts if isinstance(prompt, str)])
 
-    def _generate(self, asked: Asked, name: str, prompts: Sequence[Any]) -> Wire:
+    def _generate(self, asked: CompletionRequest, name: str, prompts: Sequence[Any]) -> Wire:
         extra = dict(asked.extra or {})
         parameters: dict[str, Any] = {
             "max_new_tokens": asked.max_tokens,
@@ -82,7 +82,7 @@ class SGLang(Dialect):
             body = {name: list(prompts), "sampling_params": seeded if len(seeded) > 1 else seeded[0]}
         return "/generate", merged(body, extra)
 
-    def read_text(self, data: Any, asked: Asked) -> list[Written]:
+    def read_text(self, data: Any, asked: CompletionRequest) -> list[Choice]:
         """One object a prompt, with ``output_ids`` and ``meta_info``."""
         answers = data if isinstance(data, list) else [data]
         if len(answers) != asked.choices or not all(isinstance(answer, Mapping) for answer in answers):
@@ -96,12 +96,12 @@ class SGLang(Dialect):
         return {"continue_final_message": True}
 
 
-def _written(answer: Mapping[str, Any]) -> Written:
+def _written(answer: Mapping[str, Any]) -> Choice:
     about, text, ids = answer.get("meta_info"), answer.get("text"), answer.get("output_ids")
     if not isinstance(about, Mapping) or not (isinstance(text, str) or are_ids(ids)):
         raise EndpointServerError(f"an answer without meta_info, or without text and ids: {str(dict(answer))[:200]}")
     finish = about.get("finish_reason")
-    return Written(
+    return Choice(
         text=text or "",
         ids=tuple(ids) if are_ids(ids) else None,
         finish=finish.get("type") if isinstance(finish, Mapping) else finish,

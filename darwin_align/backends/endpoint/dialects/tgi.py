@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Wire, Written, merged
+from darwin_align.backends.endpoint.dialects.base import Choice, CompletionRequest, Dialect, Wire, merged
 from darwin_align.core.errors import EndpointServerError
 
 __all__ = ["TGI"]
@@ -26,7 +26,7 @@ class TGI(Dialect):
         "repetition_penalty": ("repetition_penalty", None),
     }
 
-    def text_request(self, asked: Asked) -> Wire:
+    def text_request(self, asked: CompletionRequest) -> Wire:
         """``inputs`` and ``parameters``. A temperature of 0 is ``do_sample: false``; a top_p of 1 is refused there."""
         (prompt,) = asked.prompts
         greedy = asked.sampling.temperature == 0
@@ -45,11 +45,11 @@ class TGI(Dialect):
         }
         return "/generate", merged({"inputs": prompt, "parameters": parameters}, asked.extra)
 
-    def read_text(self, data: Any, asked: Asked) -> list[Written]:  # noqa: ARG002
+    def read_text(self, data: Any, asked: CompletionRequest) -> list[Choice]:  # noqa: ARG002
         """``generated_text`` and ``details``."""
         answer = data[0] if isinstance(data, list) and len(data) == 1 else data
         details = answer.get("details") if isinstance(answer, Mapping) else None
         if not isinstance(details, Mapping) or not isinstance(answer.get("generated_text"), str):
             raise EndpointServerError(f"an answer without generated_text and details: {str(data)[:200]}")
         tokens = details.get("generated_tokens")
-        return [Written(answer["generated_text"], finish=details.get("finish_reason"), new_tokens=tokens)]
+        return [Choice(answer["generated_text"], finish=details.get("finish_reason"), new_tokens=tokens)]

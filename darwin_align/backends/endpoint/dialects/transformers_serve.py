@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect
+from darwin_align.backends.endpoint.dialects.base import CompletionRequest, Dialect
 
 __all__ = ["TransformersServe"]
 
@@ -23,7 +23,7 @@ class TransformersServe(Dialect):
         "repetition_penalty": ("repetition_penalty", 1.0),
     }
 
-    def common(self, asked: Asked) -> dict[str, Any]:
+    def common(self, asked: CompletionRequest) -> dict[str, Any]:
         """Most settings travel inside a generation config; as fields of their own they are refused."""
         body = super().common(asked)
         greedy = asked.sampling.temperature == 0

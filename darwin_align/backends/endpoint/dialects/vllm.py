@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from darwin_align.backends.endpoint.dialects.base import Asked, Dialect, Steering, Wire, merged
+from darwin_align.backends.endpoint.dialects.base import CompletionRequest, Dialect, TokenConstraint, Wire, merged
 from darwin_align.core.types import Sampling
 
 __all__ = ["VLLM"]
@@ -33,18 +33,18 @@ class VLLM(Dialect):
         """The model's own generation config would decide what is left out."""
         return {**super().sampling(sampling), "min_p": 0.0}
 
-    def ids_request(self, asked: Asked) -> Wire:
+    def ids_request(self, asked: CompletionRequest) -> Wire:
         """Ids come back by ``return_token_ids``."""
         path, body = super().ids_request(asked)
         return path, {**body, "return_token_ids": True}
 
-    def steered(self, body: dict[str, Any], steering: Steering) -> dict[str, Any]:
+    def steered(self, body: dict[str, Any], steering: TokenConstraint) -> dict[str, Any]:
         """``allowed_token_ids`` masks all others; -100 is as good as a mask for a few."""
         if steering.only:
             return {**body, "allowed_token_ids": list(steering.tokens)}
         return super().steered(body, steering)
 
-    def text_request(self, asked: Asked) -> Wire:
+    def text_request(self, asked: CompletionRequest) -> Wire:
         """The template is rendered already, with its special tokens."""
         path, body = super().text_request(asked)
         return path, merged({"add_special_tokens": False}, body)

@@ -18,7 +18,7 @@ from darwin_align.backends.endpoint.rewards.base import (
     rows,
 )
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 
 __all__ = ["JsonMapping", "picked"]
 

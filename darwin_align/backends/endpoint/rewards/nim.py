@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Unread, Wire, found, number, rows
-from darwin_align.core.noun import did_you_mean
+from darwin_align.core.record import did_you_mean
 
 __all__ = ["NIM"]
 

@@ -98,7 +98,7 @@ class RemoteScorer(Scorer):
         return copied
 
     @property
-    def holders(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Any, ...]:
         """What it remembers of a search."""
         return (self._state,)
 

@@ -1,7 +1,7 @@
 """The engine: rows of many searches on one model, every token read once.
 
-``book``, ``buckets`` and ``patience`` decide as plain data; ``slots``, ``state`` and ``forward`` hold the tensors;
-``engine`` is the loop, ``rows`` its work in hand and ``worker`` its thread; ``lines`` is what callers give it.
+``slot_manager``, ``buckets`` and ``admission`` decide as plain data; ``slots``, ``state`` and ``forward`` hold the
+tensors; ``engine`` is the loop, ``rows`` its work in hand and ``worker`` its thread; ``lines`` is what callers give it.
 """
 
 from darwin_align.backends.local.engine.engine import Engine

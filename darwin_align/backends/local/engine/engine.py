@@ -20,13 +20,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from darwin_align.backends.local.engine.book import Book, Slot, fronted, gathered, packed
+from darwin_align.backends.local.engine.admission import AdmissionDelay
 from darwin_align.backends.local.engine.buckets import next_bucket
 from darwin_align.backends.local.engine.forward import Piece, SlotForward, forward_for
 from darwin_align.backends.local.engine.lines import Line
 from darwin_align.backends.local.engine.memory import device_memory, half_as_many, out_of_memory
-from darwin_align.backends.local.engine.patience import Patience
-from darwin_align.backends.local.engine.rows import Batch, Intake, Job, Row
+from darwin_align.backends.local.engine.rows import Batch, Job, PrefillGroup, Row
+from darwin_align.backends.local.engine.slot_manager import Slot, SlotManager, fronted, gathered, packed
 from darwin_align.backends.local.engine.state import SlotState, to_host
 from darwin_align.backends.local.engine.worker import Worker, cores, limit_threads
 from darwin_align.backends.local.sampling import Sampler, penalises
@@ -96,7 +96,7 @@ class Engine:
         self._full = False
         """Whether somebody waits for memory, and nobody has left since."""
         self._jobs: set[Job[Any]] = set()
-        self._patience = Patience()
+        self._patience = AdmissionDelay()
         if self._device.type == "cpu":
             _on_cpu.add(self)
         self._batch: Batch | None = None
@@ -153,7 +153,7 @@ class Engine:
 
     # -- the engine's thread
 
-    def take_in(self, message: Any) -> None:
+    def enqueue(self, message: Any) -> None:
         """Take one message from the queue: a job, or the owner whose rows may go."""
         if isinstance(message, str):
             if self._forward is not None:
@@ -180,7 +180,7 @@ class Engine:
         job.left, job.since = len(job.lines), self._book.now + 1
         job.came = perf_counter()
         self._patience.came(job.owner, job.came)
-        self._patience.share = 1.0 if self._shares_its_cores(job) else Patience.share
+        self._patience.share = 1.0 if self._shares_its_cores(job) else AdmissionDelay.share
         self._jobs.add(job)
         self._waiting.extend(rows)
 
@@ -246,7 +246,7 @@ class Engine:
 
     def _start(self, forward: SlotForward) -> None:
         self._budget = device_memory(self._device) // 4 if self._row_memory is None else self._row_memory
-        self._book, self._state = Book(forward.position_bytes, self._budget), SlotState(self._device)
+        self._book, self._state = SlotManager(forward.position_bytes, self._budget), SlotState(self._device)
         if self._compiled:
             forward.compile()
         forward.cache.lay_out([], 0, 0)
@@ -330,9 +330,9 @@ class Engine:
     def _begin(self, placed: list[Row], rows: list[Row]) -> None:
         self._placed.update((row.slot, row) for row in placed)
         self._state.enter([row.entry for row in placed])
-        intakes: dict[int, Intake] = {}
+        intakes: dict[int, PrefillGroup] = {}
         for row in placed:
-            row.intake = intakes.setdefault(id(row.job), Intake())
+            row.intake = intakes.setdefault(id(row.job), PrefillGroup())
             row.intake.rows.append(row)
             row.intake.unread += 1
             if not row.seen:

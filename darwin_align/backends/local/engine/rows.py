@@ -10,12 +10,12 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from darwin_align.backends.local.engine.book import Place, Slot, Want, packed
 from darwin_align.backends.local.engine.lines import Line
+from darwin_align.backends.local.engine.slot_manager import Slot, SlotAllocation, SlotRequest, packed
 from darwin_align.backends.local.engine.state import Entry
 from darwin_align.backends.local.sampling import Sampler
 
-__all__ = ["Batch", "Intake", "Job", "Row"]
+__all__ = ["Batch", "Job", "PrefillGroup", "Row"]
 
 T = TypeVar("T")
 _MOST_READ = 1024
@@ -72,7 +72,7 @@ class Job(Generic[T]):
 
 
 @dataclass(eq=False)
-class Intake:
+class PrefillGroup:
     """Rows of one job that were placed together: they begin to write together."""
 
     rows: list[Row] = field(default_factory=list)
@@ -85,8 +85,8 @@ class Row:
 
     line: Line
     job: Job[Any]
-    place: Place = None  # type: ignore[assignment] # set when it gets one
-    intake: Intake = None  # type: ignore[assignment]
+    place: SlotAllocation = None  # type: ignore[assignment] # set when it gets one
+    intake: PrefillGroup = None  # type: ignore[assignment]
     followers: list[Row] = field(default_factory=list)
     """Rows that copy from this one once it is read."""
     issued: int = 0
@@ -122,9 +122,9 @@ class Row:
         return min(self.unread, _MOST_READ)
 
     @property
-    def want(self) -> Want:
+    def want(self) -> SlotRequest:
         """What it asks of the book."""
-        return Want(packed(self.line.ids), self.job.owner, self.job.since)
+        return SlotRequest(packed(self.line.ids), self.job.owner, self.job.since)
 
     @property
     def entry(self) -> Entry:

@@ -18,7 +18,7 @@ class _Served(Protocol):
     @property
     def busy(self) -> bool: ...
 
-    def take_in(self, message: Any) -> None: ...
+    def enqueue(self, message: Any) -> None: ...
 
     def round(self) -> float: ...
 
@@ -94,7 +94,7 @@ class Worker:
             try:
                 while self._messages:
                     message = self._messages.popleft()[0]
-                    engine.take_in(message)
+                    engine.enqueue(message)
                 if engine.busy and (seconds := engine.round()):
                     self._pause(seconds)
             except BaseException as error:  # noqa: BLE001 - without this thread every later caller would wait for ever

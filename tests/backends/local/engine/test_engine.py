@@ -366,7 +366,7 @@ def test_only_a_model_on_the_same_cores_is_waited_for_long(policy, row, monkeypa
     monkeypatch.setattr(module, "cores", lambda: 1)
     monkeypatch.setattr(module, "_on_cpu", {policy.engine})
     policy.generate([row(max_tokens=1)])
-    assert policy.engine._patience.share == module.Patience.share
+    assert policy.engine._patience.share == module.AdmissionDelay.share
     monkeypatch.setattr(module, "_on_cpu", {policy.engine, object()})
     policy.generate([row(max_tokens=1)])
     assert policy.engine._patience.share == 1.0

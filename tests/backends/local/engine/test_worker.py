@@ -35,7 +35,7 @@ class Engine:
     def busy(self):
         return self.work > 0
 
-    def take_in(self, message):
+    def enqueue(self, message):
         with self.changed:
             self.taken.append(message)
             self.modes.append(torch.is_inference_mode_enabled())
@@ -279,7 +279,7 @@ from darwin_align.backends.local.engine.worker import Worker
 class Engine:
     busy = False
     def __init__(self): self.taken, self.forgot, self.came = [], 0, threading.Event()
-    def take_in(self, message): self.taken.append((message, threading.current_thread())); self.came.set()
+    def enqueue(self, message): self.taken.append((message, threading.current_thread())); self.came.set()
     def round(self): time.sleep(0.01)
     def forget(self): self.forgot += 1
 

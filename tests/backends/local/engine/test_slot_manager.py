@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darwin_align.backends.local.engine.book import (
+from darwin_align.backends.local.engine.slot_manager import (
     SLACK,
     STRANGERS,
-    Book,
-    Place,
     Slot,
-    Want,
+    SlotAllocation,
+    SlotManager,
+    SlotRequest,
     common_prefix,
     fronted,
     gathered,
@@ -46,7 +46,7 @@ def held(slot):
 
 
 def want(ids, owner="one", since=0):
-    return Want(packed(ids), owner, since)
+    return SlotRequest(packed(ids), owner, since)
 
 
 def anew(book, *rows, owner="one"):
@@ -56,7 +56,7 @@ def anew(book, *rows, owner="one"):
 
 def ample(slots=100):
     """A book with room for so many slots."""
-    book = Book(1, slots)
+    book = SlotManager(1, slots)
     book.fit(1)
     return book
 
@@ -96,13 +96,13 @@ class World:
     def __init__(self, rng, pending):
         self.rng = rng
         self.pending = pending  # last tokens that are not in a row's slot yet when it is read
-        self.book = Book(2, 1200)
+        self.book = SlotManager(2, 1200)
         assert self.book.fit(rng.choice([60, 100, 150, 300, 1000])) == []
         self.holds: dict[Slot, list[int]] = {}
         self.rows: dict[Slot, list[int]] = {}
-        self.unread: list[Place] = []
+        self.unread: list[SlotAllocation] = []
         self.written: list[Slot] = []
-        self.followers: dict[Slot, list[Place]] = {}
+        self.followers: dict[Slot, list[SlotAllocation]] = {}
 
     def some_rows(self, least):
         owner = self.rng.choice(OWNERS)
@@ -381,7 +381,7 @@ def test_a_source_outlives_its_copies_while_others_can_be_overwritten():
 
 
 def test_one_row_is_served_whatever_the_budget():
-    book = Book(1000, 1)
+    book = SlotManager(1000, 1)
     assert book.fit(10**6) == []
     [place, none] = book.place([want([1, 2]), want([1, 2])])
     assert none is None

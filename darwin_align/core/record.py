@@ -1,4 +1,4 @@
-"""What every noun shares: frozen, without unknown fields, to JSON and back."""
+"""What every record shares: frozen, without unknown fields, to JSON and back."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.suggestions import did_you_mean
 
-__all__ = ["SCHEMA", "Noun", "Settings", "did_you_mean", "plain_errors"]
+__all__ = ["SCHEMA", "Record", "Settings", "did_you_mean", "plain_errors"]
 
 SCHEMA = 1
 """Number of the JSON layout. It changes only when old files can no longer be read."""
 
 
-class Noun(BaseModel):
+class Record(BaseModel):
     """Plain frozen data that survives a trip through JSON unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -45,7 +45,7 @@ class Noun(BaseModel):
         return cls.model_validate(data)
 
 
-class Settings(Noun):
+class Settings(Record):
     """A noun that users write by hand: a mistake is answered by one sentence, not by a dump."""
 
     def __init__(self, **settings: Any) -> None:

@@ -88,7 +88,7 @@ def test_the_decoder_holds_what_ends_within_a_call_and_nothing_else(case: Case, 
         for i in before.open:
             beam = after.beams[i]
             found, ended = parsed(beam.text, finished=beam.finished), beam.finish_reason not in (None, "length")
-            assert beam.held == (found.open and not beam.finished)
+            assert beam.in_tool_call == (found.open and not beam.finished)
             assert beam.valid == (not found.invalid)
             assert (beam.finish_reason == "tool_calls") == (bool(found.calls) and ended)
 
@@ -96,7 +96,7 @@ def test_the_decoder_holds_what_ends_within_a_call_and_nothing_else(case: Case, 
 @given(cases(DRAWN), chances, chances)
 def test_a_held_beam_neither_gives_nor_takes(case: Case, calls: float, bad: float) -> None:
     for before, after in calling(case, calls, bad).of("select"):
-        held = [i for i in before.contenders if before.beams[i].held]
+        held = [i for i in before.contenders if before.beams[i].in_tool_call]
         assert set(before.selectable) == set(before.contenders) - set(held)
         assert before.selectable
         for i in held:
@@ -124,7 +124,7 @@ def test_a_call_that_cannot_be_made_loses_to_any_answer_that_can(case: Case, cal
     found = calling(case, calls, bad)
     beams = [beam for _, after in found.steps for beam in after.beams if beam.finished]
     assert found.result.best.valid == any(beam.valid for beam in beams)
-    assert not any(beam.held for beam in found.result.ranking)
+    assert not any(beam.in_tool_call for beam in found.result.ranking)
     for entry in found.result.archive.entries[1:]:
         assert any(beam.valid for beam in beams if beam.instruction == entry.instruction)
 
@@ -151,7 +151,7 @@ def replayed(config: SearchConfig, events: Sequence[Event]) -> SearchResult:
 def test_without_tools_nothing_is_held_and_nothing_new_is_recorded(case: Case) -> None:
     policy = Caller(case.ends)
     for event in trace(search_of(policy=policy, levels=case.levels), case.config).result.events:
-        assert not any(fields.keys() & {"held", "valid"} for fields in event.delta.beams.values())
+        assert not any(fields.keys() & {"in_tool_call", "valid"} for fields in event.delta.beams.values())
 
 
 def test_a_spent_budget_prefers_an_answer_without_an_open_call() -> None:
@@ -172,7 +172,7 @@ def test_a_spent_budget_prefers_an_answer_without_an_open_call() -> None:
     alone = search_of(policy=OneCalls(), mutator=lambda *_: ["1"], scorer=scorer)
     result = alone.invoke(Request.of("1", tools=TOOLS), **{**settings, "mutations": 1})
     best = result.best
-    assert (best.text, best.valid, best.held, best.finish_reason) == ("<", False, False, "length")
+    assert (best.text, best.valid, best.in_tool_call, best.finish_reason) == ("<", False, False, "length")
 
 
 def population(*beams: Beam) -> Population:
@@ -180,7 +180,7 @@ def population(*beams: Beam) -> Population:
 
 
 OPEN = Beam(instruction=ASKED, text="ab", length=2, reward=1.0)
-HELD = Beam(instruction=ASKED, text="<", length=1, reward=5.0, held=True)
+HELD = Beam(instruction=ASKED, text="<", length=1, reward=5.0, in_tool_call=True)
 Selecting = Callable[[], Any]
 
 
@@ -242,5 +242,5 @@ def test_a_decoder_by_hand_judges_too() -> None:
     whole = population(OPEN.model_copy(update={"reward": None}))
     held = decoder.invoke(whole.model_copy(update={"step": whole.step.model_copy(update={"tokens": 3})}))
     assert held.beams[0].text.startswith("ab<")
-    assert held.beams[0].held
+    assert held.beams[0].in_tool_call
     assert Letters()("ab") == 0.0

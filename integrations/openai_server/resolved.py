@@ -16,13 +16,13 @@ from .served import SearchModel
 from .settings import SearchLimits
 from .wire import ChatRequest
 
-__all__ = ["Asked"]
+__all__ = ["ResolvedRequest"]
 
 _ALIKE = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "parallel_tool_calls")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResolvedRequest:
     """A request that may be searched for."""
 
     served: SearchModel
@@ -36,7 +36,7 @@ class Asked:
     """After which the search ends by itself."""
 
     @classmethod
-    def of(cls, request: ChatRequest, served: SearchModel, limits: SearchLimits) -> Asked:
+    def of(cls, request: ChatRequest, served: SearchModel, limits: SearchLimits) -> ResolvedRequest:
         """Check a request against what the model can do and what the operator allows.
 
         Raises:

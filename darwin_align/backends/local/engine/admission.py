@@ -7,16 +7,16 @@ usually short beside what they stay. Where the same core writes and rewards, not
 
 from __future__ import annotations
 
-__all__ = ["Patience"]
+__all__ = ["AdmissionDelay"]
 
 _FORGOTTEN = 600.0
 """Seconds."""
 
 
-class Patience:
+class AdmissionDelay:
     """Knows who is away and how long that usually takes.
 
-    >>> patience = Patience()
+    >>> patience = AdmissionDelay()
     >>> patience.left("a", now=10.0, stayed=9.0)
     >>> patience.came("a", now=10.5)  # so half a second is usual
     >>> patience.left("b", now=20.0, stayed=9.0)

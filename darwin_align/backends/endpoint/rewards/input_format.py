@@ -17,13 +17,13 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.messages import to_langchain
 
-__all__ = ["Way", "form_of"]
+__all__ = ["RewardInputFormat", "form_of"]
 
 _TRIAL = Request.of("Which colour has the sky?"), Response(text="It is blue.")
 
 
 @dataclass(frozen=True)
-class Way:
+class RewardInputFormat:
     """How a server is asked and what it is sent: found out once."""
 
     dialect: RewardDialect

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from darwin_align import DarwinSearch, SearchConfig
-from darwin_align.backends.endpoint import EndpointPolicy, guided
-from darwin_align.backends.endpoint.guided import most_requests
+from darwin_align.backends.endpoint import EndpointPolicy, constrained
+from darwin_align.backends.endpoint.constrained import most_requests
 from darwin_align.backends.endpoint.tokenizers import load_template, load_tokenizer
 from darwin_align.backends.local.constraints import Constraints
 from darwin_align.backends.scripted import ScriptedScorer
@@ -208,9 +208,9 @@ def posts(served: Served) -> list[Any]:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("listed", [guided._LISTED, 5], ids=["short lists", "long lists"])
+@pytest.mark.parametrize("listed", [constrained._LISTED, 5], ids=["short lists", "long lists"])
 def test_an_erratic_server_writes_what_it_would_write_token_by_token(monkeypatch, dialect, listed):
-    monkeypatch.setattr(guided, "_LISTED", listed)
+    monkeypatch.setattr(constrained, "_LISTED", listed)
     third = list(SCHEMAS.items())[DIALECTS.index(dialect) :: 3]
     for seed, (name, schema) in enumerate(third):
         row = asking(response_format=formed(schema))
@@ -460,7 +460,7 @@ def test_a_call_that_nobody_forces_is_let_go_there():
 
 
 def test_a_row_that_takes_too_many_requests_ends_and_loses(monkeypatch):
-    monkeypatch.setattr(guided, "most_requests", lambda _: 2)
+    monkeypatch.setattr(constrained, "most_requests", lambda _: 2)
     schema = {"type": "array", "items": {"type": "boolean"}, "minItems": 2}
     with serving(Fake(saying("no"))) as served:
         policy = policy_of(served)

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Book", "Place", "Slot", "Want", "common_prefix", "fronted", "gathered", "packed"]
+__all__ = ["Slot", "SlotAllocation", "SlotManager", "SlotRequest", "common_prefix", "fronted", "gathered", "packed"]
 
 _WORD = array("i").itemsize
 STRANGERS = 64
@@ -65,14 +65,14 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class SlotRequest:
     """A row that asks for a slot."""
 
     key: bytes
     """All its token ids so far. The last one is always read anew: from it comes the answer."""
     owner: str = ""
     since: int = 0
-    """:attr:`Book.now` when its call began: what its search placed earlier and does not go on with is dead."""
+    """:attr:`SlotManager.now` when its call began: what its search placed earlier and does not go on with is dead."""
 
     @property
     def length(self) -> int:
@@ -81,7 +81,7 @@ class Want:
 
 
 @dataclass(slots=True)
-class Place:
+class SlotAllocation:
     """Where a row goes, and what is there already."""
 
     slot: Slot
@@ -99,7 +99,7 @@ class _Match:
     shared: int = 0
 
 
-class Book:
+class SlotManager:
     """Keeps the slots of one model.
 
     Args:
@@ -163,7 +163,7 @@ class Book:
 
     # -- places
 
-    def place(self, wants: Sequence[Want], later: Sequence[Want] = ()) -> list[Place | None]:
+    def place(self, wants: Sequence[SlotRequest], later: Sequence[SlotRequest] = ()) -> list[SlotAllocation | None]:
         """Give slots to wants; ``None`` to those that find none free. What ``later`` wants go on with is spared.
 
         A want takes over the slot with its longest common prefix if that is its search's own, and copies the prefix
@@ -173,7 +173,7 @@ class Book:
         matches = [self._match(want) for want in wants]
         taken = self._taken_over(wants, matches)
         sources = {id(match.slot) for match in (*matches, *map(self._match, later)) if match.slot is not None}
-        places: list[Place | None] = []
+        places: list[SlotAllocation | None] = []
         for i, (want, match) in enumerate(zip(wants, matches, strict=True)):
             slot = taken.get(i) or self._victim(want, sources)
             place = self._last_resort(taken.values(), match) if slot is None else _placed(slot, match)
@@ -187,7 +187,7 @@ class Book:
                 place.slot.key = want.key[: valid * _WORD]
         return places
 
-    def _match(self, want: Want) -> _Match:
+    def _match(self, want: SlotRequest) -> _Match:
         """The slot with the longest prefix of a want: among the search's own, among all if those hold little of it."""
         own = [slot for slot in self.slots if slot.owner == want.owner]
         best = _longest(want, own)
@@ -198,7 +198,7 @@ class Book:
         return best
 
     @staticmethod
-    def _taken_over(wants: Sequence[Want], matches: Sequence[_Match]) -> dict[int, Slot]:
+    def _taken_over(wants: Sequence[SlotRequest], matches: Sequence[_Match]) -> dict[int, Slot]:
         """The slots whose content a want goes on with in place: each goes to the want that shares most."""
         taken: dict[int, Slot] = {}
         gone: set[int] = set()
@@ -211,7 +211,7 @@ class Book:
                 gone.add(id(slot))
         return taken
 
-    def _victim(self, want: Want, sources: Collection[int]) -> Slot | None:
+    def _victim(self, want: SlotRequest, sources: Collection[int]) -> Slot | None:
         """A slot to overwrite: one of the search's own that nothing of it goes on with, a free one, a new one, any."""
         idle = [slot for slot in self.slots if not slot.busy and id(slot) not in sources]
         if dead := [slot for slot in idle if slot.owner == want.owner and slot.used < want.since]:
@@ -223,23 +223,23 @@ class Book:
             return self.slots[-1]
         return min(idle, key=lambda slot: slot.used, default=None)
 
-    def _last_resort(self, taken: Collection[Slot], match: _Match) -> Place | None:
+    def _last_resort(self, taken: Collection[Slot], match: _Match) -> SlotAllocation | None:
         """A slot that others copy from (they do so first): the want's own match, or any, and then without its match."""
         idle = [slot for slot in self.slots if not slot.busy and slot not in taken]
         if match.slot in idle:
-            return Place(match.slot, match.shared)
-        return Place(min(idle, key=lambda slot: slot.used), 0) if idle else None
+            return SlotAllocation(match.slot, match.shared)
+        return SlotAllocation(min(idle, key=lambda slot: slot.used), 0) if idle else None
 
 
-def _placed(slot: Slot, match: _Match) -> Place:
-    return Place(slot, match.shared, None if match.slot is slot or not match.shared else match.slot)
+def _placed(slot: Slot, match: _Match) -> SlotAllocation:
+    return SlotAllocation(slot, match.shared, None if match.slot is slot or not match.shared else match.slot)
 
 
-def _may_take_over(want: Want, shared: int, slot: Slot) -> bool:
+def _may_take_over(want: SlotRequest, shared: int, slot: Slot) -> bool:
     return slot.owner == want.owner and (slot.used < want.since or shared == slot.length)
 
 
-def _longest(want: Want, slots: Sequence[Slot]) -> _Match:
+def _longest(want: SlotRequest, slots: Sequence[Slot]) -> _Match:
     best, most = _Match(), want.length - 1
     for slot in slots:
         shared = min(common_prefix(want.key, slot.key), most)
@@ -250,7 +250,7 @@ def _longest(want: Want, slots: Sequence[Slot]) -> _Match:
     return best
 
 
-def _share(wants: Sequence[Want], places: Sequence[Place | None]) -> None:
+def _share(wants: Sequence[SlotRequest], places: Sequence[SlotAllocation | None]) -> None:
     """Let wants wait for others of the same call that they share more with than with what is held.
 
     In sorted order a row shares most with its neighbour, and the further away the less.

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from darwin_align.backends.detokenizer import Detokenizer
-from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Steering, Written
-from darwin_align.backends.matcher import Place, members
+from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Choice, TokenConstraint
+from darwin_align.backends.matcher import GrammarPosition, members
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
 from darwin_align.operators.policy import Row
 
-__all__ = ["Guided", "Question", "ids_of", "most_requests"]
+__all__ = ["ConstrainedRow", "Question", "ids_of", "most_requests"]
 
 _FEW = 64
 """Tokens among which a row that was led astray at once chooses before anything is written freely."""
@@ -47,13 +47,13 @@ class Question:
     """What a row asks next."""
 
     max_tokens: int
-    steering: Steering | None
+    steering: TokenConstraint | None
     tries: int
     """Requests before this one that brought nothing: it wants other noise than they."""
 
 
 @dataclass(eq=False)
-class Guided:
+class ConstrainedRow:
     """A row on its way through its grammar, from request to request.
 
     Args:
@@ -69,7 +69,7 @@ class Guided:
     row: Row
     prompt: tuple[int, ...]
     limit: int
-    place: Place
+    place: GrammarPosition
     detokenizer: Detokenizer
     end: int | None
     masks: bool
@@ -101,9 +101,9 @@ class Guided:
         return 0 if self.finish is not None else self.limit - len(self.new)
 
     @property
-    def written(self) -> Written:
+    def written(self) -> Choice:
         """All that was written, as if it had come at once."""
-        return Written(ids=tuple(self.new), finish=self.finish or "length")
+        return Choice(ids=tuple(self.new), finish=self.finish or "length")
 
     # -- asking
 
@@ -121,7 +121,7 @@ class Guided:
         mask = self.place.mask
         return self.limit + _LISTED if mask is None else int.from_bytes(mask, "little").bit_count()
 
-    def _steering(self) -> Steering:
+    def _steering(self) -> TokenConstraint:
         """Which tokens may come, by whichever list is short enough; else what must not come again."""
         allowed = members(self.place.mask or b"")
         if len(allowed) > 1 and self.place.call_mark is not None:
@@ -130,16 +130,16 @@ class Guided:
         known = {*allowed}
         forbidden = {*range(self.place.size), *self._refused} - known
         if self._biased and len(allowed) <= _LISTED:
-            return Steering(tuple(allowed), only=True)
+            return TokenConstraint(tuple(allowed), only=True)
         if len(forbidden) > _LISTED and self._tries <= _BANS:
-            return Steering(tuple(sorted(({*self._refused, *self.place.ends}) - known)), only=False)
+            return TokenConstraint(tuple(sorted(({*self._refused, *self.place.ends}) - known)), only=False)
         if self._biased and (self.masks or len(allowed) <= len(forbidden)):
-            return Steering(tuple(allowed), only=True)
-        return Steering(tuple(sorted(forbidden)), only=False)
+            return TokenConstraint(tuple(allowed), only=True)
+        return TokenConstraint(tuple(sorted(forbidden)), only=False)
 
     # -- being answered
 
-    def take(self, written: Written, *, read: bool = False) -> None:
+    def take(self, written: Choice, *, read: bool = False) -> None:
         """Take a reply to the last question, as far as the grammar goes along.
 
         Args:
@@ -188,7 +188,7 @@ class Guided:
         else:
             self.place.push(token)
 
-    def _note_end(self, written: Written, kept: int) -> None:
+    def _note_end(self, written: Choice, kept: int) -> None:
         """Whether the server ended the answer behind its last id, which may come."""
         if written.finish in STOP:
             if self.place.complete:
@@ -240,7 +240,7 @@ def _can_be_biased(sampling: Sampling) -> bool:
     return sampling.repetition_penalty in (None, 1.0) and sampling.temperature <= _HOTTEST
 
 
-def ids_of(written: Written) -> tuple[int, ...]:
+def ids_of(written: Choice) -> tuple[int, ...]:
     """The ids of a choice.
 
     Raises:

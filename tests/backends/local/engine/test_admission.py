@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from darwin_align.backends.local.engine.patience import Patience
+from darwin_align.backends.local.engine.admission import AdmissionDelay
 
 
-def returned(patience: Patience, owner: str, away: float, stayed: float = 8.0, at: float = 0.0) -> None:
+def returned(patience: AdmissionDelay, owner: str, away: float, stayed: float = 8.0, at: float = 0.0) -> None:
     patience.left(owner, now=at, stayed=stayed)
     patience.came(owner, now=at + away)
 
 
 def test_nobody_is_waited_for_before_anybody_came_back():
-    patience = Patience()
+    patience = AdmissionDelay()
     patience.left("a", now=0.0, stayed=8.0)
     assert patience.hold(now=0.0) == 0.0
 
 
 def test_the_last_to_leave_is_waited_for_as_long_as_the_longest_absence():
-    patience = Patience()
+    patience = AdmissionDelay()
     returned(patience, "a", away=0.5)
     returned(patience, "b", away=0.25)
     patience.left("a", now=10.0, stayed=8.0)
@@ -31,7 +31,7 @@ def test_the_last_to_leave_is_waited_for_as_long_as_the_longest_absence():
 
 
 def test_a_slow_reward_is_not_waited_for():
-    patience = Patience()
+    patience = AdmissionDelay()
     returned(patience, "a", away=1.5, stayed=8.0)
     patience.left("a", now=10.0, stayed=8.0)
     assert patience.hold(now=10.0) == 0.0
@@ -40,7 +40,7 @@ def test_a_slow_reward_is_not_waited_for():
 
 
 def test_who_is_over_or_unnamed_is_not_waited_for():
-    patience = Patience()
+    patience = AdmissionDelay()
     returned(patience, "a", away=0.5)
     for owner in ("a", ""):
         patience.left(owner, now=10.0, stayed=8.0)
@@ -49,7 +49,7 @@ def test_who_is_over_or_unnamed_is_not_waited_for():
 
 
 def test_who_never_comes_back_is_forgotten():
-    patience = Patience()
+    patience = AdmissionDelay()
     for i in range(50):
         patience.left(f"search {i}", now=1000.0 * i, stayed=1.0)
     assert len(patience._away) == 1
