@@ -36,7 +36,7 @@ FULL = (
     "tests/test_readme.py",
     "integrations/openai_server/tests",
 )
-TOOLS = {"short": ("pytest", "pytest-asyncio", "hypothesis", "gguf"), "full": ()}
+TOOLS = {"short": ("pytest", "pytest-asyncio", "pytest-xdist", "hypothesis", "gguf"), "full": ()}
 EXTRAS = {"short": "cli,constrained,serve", "full": "dev"}
 SHOWN = re.compile(r"^(torch|transformers|tokenizers|lang|openai|pydantic|httpx|tenacity|fastapi|llguid)")
 COMPARED = ("answer", "reward", "first_response", "first_reward", "gold", "winning_instruction", "seed", "stop_reason")
@@ -128,6 +128,7 @@ def _run_tests(python: Path, folder: Path, paths: Iterable[str]) -> int:
             shutil.copy(source, target)
     # What is deprecated upstream is a matter for the tested versions, which `make test` runs with warnings as errors.
     options = ("-q", "-m", "not slow and not gpu", "-o", "filterwarnings=default", "-p", "no:cacheprovider")
+    options += ("-n", "auto", "--dist", "loadfile")
     tests = [str(python), "-m", "pytest", *options, *paths]
     return subprocess.run(tests, cwd=beside, env=_environment(), check=False).returncode
 
