@@ -43,7 +43,7 @@ class Answers:
         self.path = path
         self.count = 0
         """Answers in the file."""
-        self._journal = Journal(path, line_starts=(b'{"id":',), sync_seconds=_SYNC_SECONDS)
+        self._journal = Journal(path, line_starts=(b'{"id":"',), sync_seconds=_SYNC_SECONDS)
 
     def load(self, index: Index, asked_to_stop: Callable[[], bool] = bool) -> None:
         """Tell the index what is answered already, and take off a last line that is not whole.

@@ -18,6 +18,7 @@ __all__ = ["Ledger"]
 Record = dict[str, Any]
 
 _SCHEMA = 1
+_LINE_STARTS = (b'{"schema":%d,' % _SCHEMA, b'{"key":"')
 _ADVICE = "give another --out"
 
 
@@ -41,7 +42,7 @@ class Ledger:
         self.records: dict[str, Record] = {}
         self._settings = json.loads(json.dumps(settings))
         self._making: dict[str, asyncio.Lock] = {}
-        self._journal = Journal(self.path, line_starts=(b'{"schema":', b'{"key":'), advice=_ADVICE)
+        self._journal = Journal(self.path, line_starts=_LINE_STARTS, advice=_ADVICE)
         try:
             self._load()
         except BaseException:

@@ -1,8 +1,10 @@
-"""What the tests of durable files share: disks that are full."""
+"""What the tests of durable files share: disks that are full, and paths that are no files."""
 
 import errno
 import os
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -44,3 +46,17 @@ def files_synced(monkeypatch: Any) -> list[str]:
 
     monkeypatch.setattr(os, "fsync", fsync)
     return synced
+
+
+def irregular(kind: str, path: Path) -> Path:
+    """Make a device, folder, pipe or socket of this path (a device has its own)."""
+    if kind == "device":
+        return Path("/dev/full")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    return path

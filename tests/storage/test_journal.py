@@ -2,7 +2,6 @@
 
 import errno
 import os
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from darwin_align.core.errors import ConfigError, DarwinError
 from darwin_align.storage.journal import Journal
-from tests.storage.kit import FailsFrom, files_synced, half_then_full, no_space
+from tests.storage.kit import FailsFrom, files_synced, half_then_full, irregular, no_space
 
 LINES = [b'{"id":"%d"}' % n for n in range(5)]
 WHOLE = b"".join(line + b"\n" for line in LINES)
@@ -291,19 +290,6 @@ def test_so_is_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot write to"):
         Journal(tmp_path / "file" / "journal.jsonl")
-
-
-def irregular(kind: str, path: Path) -> Path:
-    if kind == "device":
-        return Path("/dev/full")
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    else:
-        with socket.socket(socket.AF_UNIX) as bound:
-            bound.bind(str(path))
-    return path
 
 
 @pytest.mark.parametrize("kind", ["device", "folder", "pipe", "socket"])
