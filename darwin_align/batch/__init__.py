@@ -62,31 +62,33 @@ from darwin_align.lazy import lazy_getattr
 if TYPE_CHECKING:
     from darwin_align.batch.answers import Answer, Answerer, fingerprint, settings_of
     from darwin_align.batch.index import Index
-    from darwin_align.batch.job import BatchReport, Stop, run_batch
-    from darwin_align.batch.output import Errors, RunFile, lock
+    from darwin_align.batch.job import BatchReport, run_batch
+    from darwin_align.batch.output import Errors, RunFile
     from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
     from darwin_align.batch.sieve import bad, refuse_strangers, sift
     from darwin_align.batch.source import prompts
+    from darwin_align.storage.lock import lock
+    from darwin_align.storage.workers import Stop
 
 _HOMES = {
-    "Answer": "answers",
-    "Answerer": "answers",
-    "BadPromptError": "prompt",
-    "BatchReport": "job",
-    "Errors": "output",
-    "Fields": "prompt",
-    "Index": "index",
-    "Prompt": "prompt",
-    "RunFile": "output",
-    "Stop": "job",
-    "bad": "sieve",
-    "fingerprint": "answers",
-    "lock": "output",
-    "prompts": "source",
-    "refuse_strangers": "sieve",
-    "run_batch": "job",
-    "settings_of": "answers",
-    "sift": "sieve",
+    "Answer": f"{__name__}.answers",
+    "Answerer": f"{__name__}.answers",
+    "BadPromptError": f"{__name__}.prompt",
+    "BatchReport": f"{__name__}.job",
+    "Errors": f"{__name__}.output",
+    "Fields": f"{__name__}.prompt",
+    "Index": f"{__name__}.index",
+    "Prompt": f"{__name__}.prompt",
+    "RunFile": f"{__name__}.output",
+    "Stop": "darwin_align.storage.workers",
+    "bad": f"{__name__}.sieve",
+    "fingerprint": f"{__name__}.answers",
+    "lock": "darwin_align.storage.lock",
+    "prompts": f"{__name__}.source",
+    "refuse_strangers": f"{__name__}.sieve",
+    "run_batch": f"{__name__}.job",
+    "settings_of": f"{__name__}.answers",
+    "sift": f"{__name__}.sieve",
 }
 
 __all__ = [
@@ -112,7 +114,7 @@ __all__ = [
 
 
 # The command line must not wait for LangChain before it knows its options.
-__getattr__ = lazy_getattr(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
+__getattr__ = lazy_getattr(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

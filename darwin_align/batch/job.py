@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from darwin_align.batch.answers import Answer, Answerer
 from darwin_align.batch.index import Index
-from darwin_align.batch.output import Answers, Errors, RunFile, refuse_irregular
+from darwin_align.batch.output import Answers, Errors, RunFile
 from darwin_align.batch.progress import ProgressReporter, telling
 from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
 from darwin_align.batch.sieve import bad, refuse_strangers, sift
@@ -23,6 +22,8 @@ from darwin_align.core import Usage
 from darwin_align.core.errors import ConfigError
 from darwin_align.langchain.model_errors import message_of
 from darwin_align.operators.portal import acall, call
+from darwin_align.storage.files import refuse_irregular
+from darwin_align.storage.workers import Stop, Workers
 
 if TYPE_CHECKING:
     from darwin_align.chat_model import DarwinChatModel
@@ -31,29 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["BatchReport", "Stop", "check_sink", "paths_beside", "run_batch"]
 
 _CLOSING_SECONDS = 60.0
-
-
-class Stop:
-    """Asks a run to end: first after the prompts under way, then at once. Safe to call from a signal handler.
-
-    >>> stop = Stop()
-    >>> stop.ask()
-    >>> stop.asked, stop.dropping
-    (True, False)
-    """
-
-    def __init__(self) -> None:
-        self.asked = self.dropping = False
-        self._drop: Callable[[], object] | None = None
-
-    def ask(self) -> None:
-        """Begin no further prompt; asked once more, drop those under way. The next run answers them."""
-        self.dropping, self.asked = self.asked, True
-        if self.dropping and self._drop is not None:
-            self._drop()
-
-    def _when_dropping(self, drop: Callable[[], object]) -> None:
-        self._drop = drop
 
 
 @dataclass
@@ -193,10 +171,9 @@ class _Job:
         self._reading = threading.Lock()
         self._telling = threading.Lock()
         """Who reads rows and who keeps answers are two threads, and both tell."""
-        self._under_way: set[asyncio.Task[Answer]] = set()
         self._failures = 0
-        self._through = self._dropped = False
-        """Whether all rows were read, and whether a prompt was dropped."""
+        self._through = False
+        """Whether all rows were read."""
         self._answers: Answers
         self._errors: Errors
         self._index: Index
@@ -204,20 +181,28 @@ class _Job:
 
     async def run(self, concurrency: int) -> None:
         """Answer what has no answer yet."""
-        start, loop = monotonic(), asyncio.get_running_loop()
-        self.stop._when_dropping(lambda: loop.call_soon_threadsafe(self._drop))
+        start, workers = monotonic(), self._workers(concurrency)
         try:
             with ExitStack() as files:
                 await acall(self._open, files)
-                await self._work(concurrency)
+                await workers.run()
                 await acall(self._answers.sync)
                 self.report.answered = self._answers.count
         finally:
-            self.stop._when_dropping(lambda: None)
-            self.report.interrupted = self.stop.asked and (self._dropped or not self._through)
+            self.report.interrupted = self.stop.asked and (workers.dropped or not self._through)
             self.report.unused = tuple(sorted(self.source.unused))
             self.report.seconds = monotonic() - start
             self.ended.set()
+
+    def _workers(self, concurrency: int) -> Workers[Prompt, Answer]:
+        return Workers(
+            partial(acall, self._next),
+            self.answerer.answer,
+            done=lambda _, answer: self._keep(answer),
+            failed=self._fail,
+            concurrency=concurrency,
+            stop=self.stop,
+        )
 
     def _open(self, files: ExitStack) -> None:
         self._answers = files.enter_context(closing(Answers(self.sink)))
@@ -251,28 +236,6 @@ class _Job:
         self._index.begin_pass()
         return total + strangers
 
-    async def _work(self, concurrency: int) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(self._worker())
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from None
-
-    async def _worker(self) -> None:
-        while (prompt := await acall(self._next)) is not None:
-            if self.stop.dropping:
-                self._dropped = True
-                return
-            task = asyncio.ensure_future(self.answerer.answer(prompt))
-            self._under_way.add(task)
-            try:
-                await asyncio.wait([task])
-            finally:
-                self._under_way.discard(task)
-                task.cancel()
-            self._keep(prompt, task)
-
     def _next(self) -> Prompt | None:
         """The next prompt without an answer; rows that cannot be answered are told on the way."""
         with self._reading:
@@ -288,25 +251,20 @@ class _Job:
                         self._tell_bad(error)
         return None
 
-    def _keep(self, prompt: Prompt, task: asyncio.Task[Answer]) -> None:
-        if task.cancelled():
-            self._dropped = True
-            return
-        error = task.exception()
-        if error is None:
-            record, usage = task.result()
-            self._answers.append(record)
-            self.report.new += 1
-            self.report.usage += usage
-            self._failures = 0
-            with self._telling:
-                self.tells.step(answered=True)
-        elif isinstance(error, BadPromptError):
+    def _keep(self, answer: Answer) -> None:
+        record, usage = answer
+        self._answers.append(record)
+        self.report.new += 1
+        self.report.usage += usage
+        self._failures = 0
+        with self._telling:
+            self.tells.step(answered=True)
+
+    def _fail(self, prompt: Prompt, error: Exception) -> None:
+        if isinstance(error, BadPromptError):
             self._tell_bad(bad(prompt.line, prompt.key, str(error)))
-        elif isinstance(error, Exception):
-            self._tell_failed(prompt, error)
         else:
-            raise error
+            self._tell_failed(prompt, error)
 
     def _tell_bad(self, error: dict[str, Any]) -> None:
         self._tell(error)
@@ -326,14 +284,3 @@ class _Job:
         self._errors.append(record)
         with self._telling:
             self.tells.step(answered=False)
-
-    def _drop(self) -> None:
-        for task in self._under_way:
-            task.cancel()
-
-
-def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -72,9 +72,9 @@ def add_world(benchmarks: Any) -> None:
 def _world(arguments: argparse.Namespace) -> int:
     _check(arguments)
     with working("starting"):
-        from darwin_align.evaluation.ledger import write_atomically
         from darwin_align.evaluation.world import Contender, check_labels, measure, summary
         from darwin_align.evaluation.world_page import page, plain, table
+        from darwin_align.storage.atomic import write_atomically
     if find_spec("matplotlib") is None:
         sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'\n")
     texts = arguments.contenders or ([arguments.preset] if arguments.preset else _FAMILY)

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from darwin_align.core.types import Message
-from darwin_align.evaluation.ledger import Ledger, write_atomically
+from darwin_align.evaluation.ledger import Ledger
 from darwin_align.evaluation.official import Instruction, digest
 from darwin_align.evaluation.runner import run_jobs
 from darwin_align.evaluation.subject import Subject
+from darwin_align.storage.atomic import write_atomically
 
 __all__ = ["Answers", "Output", "answer"]
 

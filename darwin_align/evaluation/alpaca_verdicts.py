@@ -16,12 +16,13 @@ from darwin_align.core.errors import ConfigError, EndpointServerError
 from darwin_align.core.seeds import derive
 from darwin_align.evaluation.alpaca_eval import Answers, Output
 from darwin_align.evaluation.chat_judge import ChatJudge, Said, filled
-from darwin_align.evaluation.ledger import Ledger, write_atomically
+from darwin_align.evaluation.ledger import Ledger
 from darwin_align.evaluation.official import ALPACA_EVAL, digest, found, rows
 from darwin_align.evaluation.options import need_packages
 from darwin_align.evaluation.runner import run_jobs
 from darwin_align.evaluation.win_rates import WIN_RATES_NEED, WinRates, win_rates
 from darwin_align.operators.prompts import delimited
+from darwin_align.storage.atomic import write_atomically
 
 __all__ = ["JudgeMode", "Template", "compare", "reference_outputs"]
 

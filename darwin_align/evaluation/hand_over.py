@@ -12,8 +12,8 @@ from pathlib import Path
 
 from darwin_align.core.errors import ConfigError, DarwinError
 from darwin_align.evaluation.alpaca_eval import Output
-from darwin_align.evaluation.ledger import write_atomically
 from darwin_align.evaluation.mt_bench import data_folder
+from darwin_align.storage.atomic import write_atomically
 
 __all__ = ["to_alpaca_eval", "to_fastchat"]
 

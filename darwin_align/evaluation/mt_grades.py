@@ -13,12 +13,13 @@ from typing import Any
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.evaluation.chat_judge import ChatJudge, filled
-from darwin_align.evaluation.ledger import Ledger, write_atomically
+from darwin_align.evaluation.ledger import Ledger
 from darwin_align.evaluation.mt_bench import Conversation, data_folder, write_lines
 from darwin_align.evaluation.official import digest, rows
 from darwin_align.evaluation.options import need_packages
 from darwin_align.evaluation.runner import run_jobs
 from darwin_align.operators.prompts import delimited
+from darwin_align.storage.atomic import write_atomically
 
 __all__ = ["GRADES_NEED", "NEED_REFERENCE", "Grades", "GradingPrompts", "grade", "rating", "references"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from time import monotonic
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.terminal import printable
 from darwin_align.operators.portal import call
+from darwin_align.storage.workers import Workers
 
 __all__ = ["Job", "run_jobs"]
 
@@ -49,21 +49,18 @@ async def _run(jobs: Sequence[Job], concurrency: int, tick: Tick) -> None:
     waiting, failed = deque(jobs), list[Exception]()
     done = 0
 
-    async def work() -> None:
-        nonlocal done
-        while waiting and not failed:
-            job = waiting.popleft()
-            try:
-                await job()
-            except Exception as error:  # noqa: BLE001 - it is raised once the others are through
-                failed.append(error)
-                return
-            done += 1
-            tick()
+    async def take() -> Job | None:
+        return waiting.popleft() if waiting and not failed else None
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(jobs))):
-            group.create_task(work())
+    def count(*_: object) -> None:
+        nonlocal done
+        done += 1
+        tick()
+
+    def fail(_: Job, error: Exception) -> None:
+        failed.append(error)
+
+    await Workers(take, lambda job: job(), done=count, failed=fail, concurrency=min(concurrency, len(jobs))).run()
     if failed:
         also = f"; {len(failed) - 1} others failed beside it" if failed[1:] else ""
         failed[0].add_note(f"{done} of {len(jobs)} prompts are done and kept{also}: run the command again to go on")

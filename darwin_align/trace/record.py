@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
@@ -15,6 +14,7 @@ from darwin_align.core.events import Event, Question
 from darwin_align.core.record import Record
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import OperatorName, Population, Request
+from darwin_align.storage.atomic import replace_file
 from darwin_align.trace.dynamics import Dynamics, dynamics_of
 from darwin_align.trace.lineage import Lineage, lineage_of
 
@@ -147,17 +147,9 @@ def write_html(result: SearchResult | Trace, path: str | Path) -> Path:
         The path.
 
     Raises:
-        OSError: the folder is missing or cannot be written to.
+        OSError: the folder is missing or cannot be written to, or the disk is full.
     """
     trace = result if isinstance(result, Trace) else Trace.of(result)
     target = Path(path)
-    page = trace.to_html().encode()
-    beside = target.with_name(f".{secrets.token_hex(8)}.html")
-    try:
-        with beside.open("xb") as file:
-            file.write(page)
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    replace_file(target, trace.to_html().encode())
     return target
