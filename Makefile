@@ -49,7 +49,6 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.held_out
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.tools
-	$(BIN)/python -m benchmarks.committed
 
 # The README's table of the family: gold, cost and paired differences over two seeds.
 bench-quality: $(READY)

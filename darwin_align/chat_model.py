@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -21,11 +21,10 @@ from langchain_core.runnables.utils import AnyConfigurableField, ConfigurableFie
 from langchain_core.utils.utils import LC_ID_PREFIX
 from pydantic import ConfigDict, Field, model_validator
 
-from darwin_align.core import Beam, Event, Population, SearchResult
+from darwin_align.core import Beam, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean, plain_errors
 from darwin_align.core.setting_names import explain_unknown
-from darwin_align.langchain.committed import Committed
 from darwin_align.langchain.configurable import CONFIGURABLE, chosen_settings, setting_specs
 from darwin_align.langchain.given_models import is_loadable
 from darwin_align.langchain.identity import identity
@@ -44,9 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["DarwinChatModel"]
 
 Bypass = Callable[[list[BaseMessage]], bool]
-StreamingMode = Literal["final", "committed"]
 
-_TOLD = {"search", "model_name", "stop", "streaming", "streaming_mode"}
+_TOLD = {"search", "model_name", "stop", "streaming"}
 _UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _TOLD | {"configurable_settings"}
 """Fields of a chat model that decide no answer, and those that are told by themselves."""
 
@@ -77,8 +75,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
     Stream:
         The answer comes once it is decided, for until then every word may still be replaced; custom events named
-        ``darwin_progress`` and ``on_event`` tell how the search stands. ``streaming_mode="committed"`` tells what can
-        no longer change.
+        ``darwin_progress`` carry the best answer so far, and ``on_event`` is called after every answered question.
 
         >>> "".join(chunk.text for chunk in model.stream("How do I brew green tea?")).count("green tea") > 2
         True
@@ -131,10 +128,6 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     search: DarwinSearch
     bypass: Bypass | None = None
     """Says of a conversation that it is answered by one plain sample, without a search. Never, by default."""
-    streaming_mode: StreamingMode = "final"
-    """"final": a stream's text comes once the answer is decided, for until then every word may still be replaced.
-    "committed": text comes as soon as every answer that is still possible begins with it, which is rarely long before
-    the end. Settings under which that never happens before the end are refused."""
     model_name: str = "darwin"
     stop: tuple[str, ...] = ()
     """Texts that end an answer, where a call gives none."""
@@ -386,7 +379,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
         Answers that do not keep the schema lose to those that do. A local model cannot break it. An answer that is cut
         at ``max_tokens``, or that does not keep the schema, is a parsing error: an object is only made of a complete
-        answer. While an answer is streamed, partial objects may come before.
+        answer.
 
         Args:
             schema: a pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function.
@@ -476,13 +469,10 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = _Call(self, messages, stop, _streamable(kwargs))
-        committed = call.committed(self, messages)
         with model_errors(), closing(self.search.steps(messages, call.config(run_manager), **call.settings)) as steps:
             for step in steps:
                 if isinstance(step, SearchResult):
-                    yield _chunk(self._chat_result(step, call), committed.rest(step) if committed else None)
-                elif committed and (text := committed.fresh()):
-                    yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+                    yield _chunk(self._chat_result(step, call))
 
     async def _astream(
         self,
@@ -492,15 +482,11 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = _Call(self, messages, stop, _streamable(kwargs))
-        committed = call.committed(self, messages)
         with model_errors():
             async with aclosing(self.search.asteps(messages, call.config(run_manager), **call.settings)) as steps:
                 async for step in steps:
                     if isinstance(step, SearchResult):
-                        rest = committed.rest(step) if committed else None
-                        yield _chunk(await acall(self._chat_result, step, call), rest)
-                    elif committed and (text := committed.fresh()):
-                        yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+                        yield _chunk(await acall(self._chat_result, step, call))
 
     def _answer(
         self, messages: list[BaseMessage], stop: list[str] | None, run_manager: Any, kwargs: dict[str, Any]
@@ -626,41 +612,21 @@ class _Call:
             known = [spec.id for spec in model.search.config_specs]
             if unknown := sorted(self.configurable.keys() - set(known)):
                 raise ConfigError(f"no operator has a configurable {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
-        self.mode: StreamingMode = self.settings.pop("streaming_mode", None) or model.streaming_mode
-        if self.mode not in (modes := get_args(StreamingMode)):
-            raise ConfigError(f"unknown streaming_mode {self.mode!r}: {did_you_mean(str(self.mode), modes)}")
         n = self.settings.pop("n", None)
         self.n: int = 1 if n is None else n
         if not isinstance(self.n, int) or self.n < 1:
             raise ConfigError(f"n = {n!r}: it is the number of answers to return, best first, so at least 1")
         if model.bypass is not None and model.bypass(messages):
             self.settings.update(cycles=0, lookahead=0)
-            self.mode = "final"  # one plain sample: it is decoded in one piece
 
     def config(self, run_manager: Any) -> RunnableConfig:
         """Run the operators as children of the model's own run."""
         return patch_config(children_of(run_manager), configurable=self.configurable)
 
-    def committed(self, model: DarwinChatModel, messages: list[BaseMessage]) -> Committed | None:
-        """What follows the search to tell what is safe, if that is wanted."""
-        if self.mode == "final":
-            return None
-        own = ("replay", "on_event")
-        asked = model.search.request(messages, {n: v for n, v in self.settings.items() if n not in own})
-        committed, watching = Committed(*asked), self.settings.get("on_event")
-
-        def watch(event: Event, population: Population) -> None:
-            committed.after(event, population)
-            if watching:
-                watching(event, population)
-
-        self.settings["on_event"] = watch
-        return committed
-
 
 def _deciding(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call that may decide its answer."""
-    return {name: value for name, value in kwargs.items() if name not in ("on_event", "stream", "streaming_mode")}
+    return {name: value for name, value in kwargs.items() if name not in ("on_event", "stream")}
 
 
 def _streamable(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -715,12 +681,12 @@ def _darwin_metadata(result: SearchResult, beam: Beam) -> dict[str, Any]:
     }
 
 
-def _chunk(result: ChatResult, text: str | None) -> ChatGenerationChunk:
-    """The answer as one chunk, or what is left of it; usage and metadata are on no other."""
+def _chunk(result: ChatResult) -> ChatGenerationChunk:
+    """The whole answer as one chunk."""
     message = result.generations[0].message
     assert isinstance(message, AIMessage)  # noqa: S101 - built by _chat_result
     chunk = AIMessageChunk(
-        content=message.content if text is None else text,
+        content=message.content,
         tool_call_chunks=call_chunks(message),
         response_metadata=message.response_metadata,
         usage_metadata=message.usage_metadata,
