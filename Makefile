@@ -40,6 +40,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -49,7 +50,6 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.held_out
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.tools
-	$(BIN)/python -m benchmarks.committed
 
 # The README's table of the family: gold, cost and paired differences over two seeds.
 bench-quality: $(READY)

@@ -43,7 +43,8 @@ from benchmarks.servers.gguf_file import write_gguf
 from benchmarks.servers.launch import Server, llama_server
 from benchmarks.servers.proxy import FAULTS, FaultProxy
 from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig, SearchResult, __version__
-from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, JsonMapping, Limits
+from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, Limits, RewardDialect
+from darwin_align.backends.endpoint.rewards import Item, Wire, found, in_order, number, rows
 from darwin_align.core import Event, Sampling
 from darwin_align.pocket import held_out, policy_path
 from darwin_align.pocket.pair import pocket_search
@@ -241,17 +242,29 @@ def quantile(values: Sequence[float], percent: float) -> float:
 # -- latency
 
 
+class Likelihood(RewardDialect):
+    """The log-probability of the token that llama.cpp would write behind an answer."""
+
+    name = "likelihood"
+    forms = ("pair",)
+    has_models = False
+
+    def request(self, model: str, items: Sequence[Item]) -> Wire:  # noqa: ARG002
+        """All answers as prompts."""
+        prompts = [item.answer for item in items]
+        return "/v1/completions", {"prompt": prompts, "max_tokens": 1, "logprobs": 1, "temperature": 0}
+
+    def read(self, data: Any) -> list[float]:
+        """One choice a prompt."""
+        choices = in_order(rows(data, "choices"))
+        return [number(found(choice, "logprobs", "content", 0, "logprob")) for choice in choices]
+
+
 def chat_model(policy_url: str | Sequence[str], scorer_url: str, limits: Limits) -> DarwinChatModel:
     """Policy and scorer behind URLs of llama.cpp servers."""
-    likelihood = JsonMapping(
-        "/v1/completions",
-        request={"prompt": {"{each}": "{response}"}, "max_tokens": 1, "logprobs": 1, "temperature": 0},
-        reward="choices.*.logprobs.content.0.logprob",
-        index="choices.*.index",
-    )
     return DarwinChatModel(
         policy=EndpointPolicy(policy_url, tokenizer=policy_path(), limits=limits),
-        scorer=EndpointScorer(base_url=scorer_url, dialect=likelihood, limits=limits),
+        scorer=EndpointScorer(base_url=scorer_url, dialect=Likelihood(), limits=limits),
         config=LATENCY,
         sampling=HOT,
     )

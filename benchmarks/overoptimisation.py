@@ -28,11 +28,11 @@ import torch
 
 from benchmarks.held_out import RESULTS
 from benchmarks.quality import table
-from darwin_align import SearchConfig, __version__
+from darwin_align import SearchConfig, __version__, trace
 from darwin_align.evaluation.world import Contender, Difference, Standing, measure, summary
 from darwin_align.pocket import held_out, policy_path, reward_path
 from darwin_align.pocket.pair import pocket_search
-from darwin_align.trace import Dynamics
+from darwin_align.traces import Dynamics
 from training.measures import load, reward_figures, sampled_figures
 
 FINAL_ONLY = Path("training/ablation/reward_final_only")
@@ -154,7 +154,7 @@ def dynamics(settings: dict[str, Any], n: int, seed: int) -> list[dict[str, Any]
     """Likeness of consecutive sets of best beams, and the winner's place among them, by step."""
     search = pocket_search(SearchConfig.preset("darwin", **settings))
     results = search.batch(list(held_out(n)), {"max_concurrency": 32}, seed=seed)
-    return [change.model_dump() for change in Dynamics.joined(result.trace.dynamics() for result in results).by_step()]
+    return [change.model_dump() for change in Dynamics.joined(trace(result).dynamics() for result in results).by_step()]
 
 
 # -- what is printed

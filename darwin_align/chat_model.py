@@ -1,11 +1,11 @@
-"""DarwinChatModel: a thin LangChain face over :class:`~darwin_align.search.DarwinSearch`."""
+"""DarwinChatModel, a thin LangChain face over DarwinSearch: one class, half of it the documentation of its methods."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
-from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -13,27 +13,28 @@ from langchain_core.language_models.base import LangSmithParams, LanguageModelIn
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
-from langchain_core.runnables.config import ensure_config, patch_config
+from langchain_core.runnables.config import ensure_config
 from langchain_core.runnables.utils import AnyConfigurableField, ConfigurableFieldSpec, get_unique_config_specs
 from langchain_core.utils.utils import LC_ID_PREFIX
 from pydantic import ConfigDict, Field, model_validator
 
-from darwin_align.core import Beam, Event, Population, SearchResult
+from darwin_align.core import SearchResult
 from darwin_align.core.errors import ConfigError
-from darwin_align.core.record import did_you_mean, plain_errors
+from darwin_align.core.record import plain_errors
 from darwin_align.core.setting_names import explain_unknown
-from darwin_align.langchain.committed import Committed
-from darwin_align.langchain.configurable import CONFIGURABLE, chosen_settings, setting_specs
-from darwin_align.langchain.given_models import is_loadable
-from darwin_align.langchain.identity import identity
+from darwin_align.langchain.answers import as_chunk, chat_result, end_chunk, with_id
+from darwin_align.langchain.arguments import Bypass, CommonArguments, PolicyLike, ScorerLike
+from darwin_align.langchain.call import Call, deciding, streamable
+from darwin_align.langchain.configurable import setting_specs, split_fields, with_configured
+from darwin_align.langchain.given_models import loaded_pair
+from darwin_align.langchain.identity import identifying_params
 from darwin_align.langchain.model_errors import model_errors
-from darwin_align.langchain.runs import adopted, ahanding, children_of, handing
-from darwin_align.langchain.settings import ALIASES, SETTINGS, joined
-from darwin_align.langchain.structured import Method, Schema, Structure, as_response_format
-from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, call_chunks, message_of, profile_of
+from darwin_align.langchain.runs import adopted, ahanding, handing
+from darwin_align.langchain.settings import SETTINGS, joined
+from darwin_align.langchain.structured import Method, Schema, Structure
+from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, profile_of
 from darwin_align.operators.portal import acall
 from darwin_align.operators.together import RunsTogether
 from darwin_align.search import DarwinSearch
@@ -41,14 +42,16 @@ from darwin_align.search import DarwinSearch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DarwinChatModel"]
+__all__ = ["ChatModelArguments", "DarwinChatModel"]
 
-Bypass = Callable[[list[BaseMessage]], bool]
-StreamingMode = Literal["final", "committed"]
 
-_TOLD = {"search", "model_name", "stop", "streaming", "streaming_mode"}
-_UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _TOLD | {"configurable_settings"}
-"""Fields of a chat model that decide no answer, and those that are told by themselves."""
+class ChatModelArguments(CommonArguments, total=False):
+    """Arguments of :class:`DarwinChatModel`."""
+
+    search: DarwinSearch
+    """A search that holds its parts and its settings already."""
+    policy: PolicyLike | None
+    scorer: ScorerLike
 
 
 class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel):
@@ -77,8 +80,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
     Stream:
         The answer comes once it is decided, for until then every word may still be replaced; custom events named
-        ``darwin_progress`` and ``on_event`` tell how the search stands. ``streaming_mode="committed"`` tells what can
-        no longer change.
+        ``darwin_progress`` carry the best answer so far, and ``on_event`` is called after every answered question.
 
         >>> "".join(chunk.text for chunk in model.stream("How do I brew green tea?")).count("green tea") > 2
         True
@@ -87,28 +89,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         ``ainvoke``, ``astream``, ``abatch`` and ``astream_events``. The searches of one batch, and all others that run
         at that time, share the models' batches.
 
-        >>> import asyncio
-        >>> answers = asyncio.run(model.abatch(["How do I bake bread?", "How do I grow basil?"]))
-        >>> ["dough" in answers[0].content, "basil" in answers[1].content]
-        [True, True]
-
-    Tool calling:
-        >>> def set_light(room: str, color: str) -> str:
-        ...     "Change the color of a lamp."
-        ...     return f"The lamp in the {room} is {color}."
-        >>> called = model.bind_tools([set_light]).invoke("Make the lamp in the kitchen blue.")
-        >>> [(call["name"], call["args"]) for call in called.tool_calls]
-        [('set_light', {'room': 'kitchen', 'color': 'blue'})]
-
-    Structured output:
-        By three methods, with pydantic classes, TypedDicts and JSON schemas; see :meth:`with_structured_output`.
-
-        >>> from pydantic import BaseModel
-        >>> class Lamp(BaseModel):
-        ...     room: str
-        ...     color: str
-        >>> type(model.with_structured_output(Lamp).invoke("Make the lamp in the kitchen blue.")).__name__
-        'Lamp'
+    Tool calling and structured output:
+        See :meth:`bind_tools` and :meth:`with_structured_output`.
 
     Response metadata:
         What was found and at what cost. ``usage_metadata`` counts tokens of all beams.
@@ -131,10 +113,6 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     search: DarwinSearch
     bypass: Bypass | None = None
     """Says of a conversation that it is answered by one plain sample, without a search. Never, by default."""
-    streaming_mode: StreamingMode = "final"
-    """"final": a stream's text comes once the answer is decided, for until then every word may still be replaced.
-    "committed": text comes as soon as every answer that is still possible begins with it, which is rarely long before
-    the end. Settings under which that never happens before the end are refused."""
     model_name: str = "darwin"
     stop: tuple[str, ...] = ()
     """Texts that end an answer, where a call gives none."""
@@ -143,9 +121,10 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     configurable_settings: dict[str, AnyConfigurableField] = Field(default_factory=dict, exclude=True, repr=False)
     """Settings that a run's config may change, as :meth:`configurable_fields` adds them."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, **arguments: Unpack[ChatModelArguments]) -> None:
+        given: dict[str, Any] = {**arguments}
         with plain_errors(type(self)):
-            super().__init__(**arguments)
+            super().__init__(**given)
 
     @model_validator(mode="before")
     @classmethod
@@ -165,8 +144,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     @classmethod
     def from_pretrained(
         cls,
-        policy: Any,
-        reward: Any,
+        policy: str | Path | PolicyLike,
+        reward: str | Path | ScorerLike,
         *,
         device: str = "auto",
         dtype: str | torch.dtype = "auto",
@@ -174,7 +153,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         trust_remote_code: bool = False,
         policy_options: Mapping[str, Any] | None = None,
         reward_options: Mapping[str, Any] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[CommonArguments],
     ) -> Self:
         """Load a policy and a reward model from folders or hub ids; either may also be an object that exists already.
 
@@ -213,24 +192,11 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded as asked.
             ConfigError: an unknown argument or option, or options that contradict each other.
         """
-        from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel
-
-        how = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
-        policy_how = _overruled(how, "policy_options", policy_options or {}, LocalPolicy.from_pretrained)
-        reward_how = _overruled(how, "reward_options", reward_options or {}, RewardModel.from_pretrained)
-        shared = {name for name, value in how.items() if value not in ("auto", None, False)}
-        loaded = [is_loadable("policy", policy, policy_options), is_loadable("reward", reward, reward_options)]
-        if shared and not any(loaded):
-            raise ConfigError(
-                f"{min(shared)} would be ignored: policy and reward are objects, so that nothing is loaded"
-            )
-        if loaded[0]:
+        shared = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
+        loaded = loaded_pair(policy, reward, shared, policy_options, reward_options)
+        if isinstance(policy, str | Path):
             arguments.setdefault("model_name", str(policy))
-        return cls(
-            policy=LocalPolicy.from_pretrained(policy, **policy_how) if loaded[0] else policy,
-            scorer=LocalScorer.from_pretrained(reward, **reward_how) if loaded[1] else reward,
-            **arguments,
-        )
+        return cls(policy=loaded[0], scorer=loaded[1], **arguments)
 
     def invoke(
         self,
@@ -328,17 +294,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         >>> short.usage_metadata["output_tokens"]
         3
         """
-        settings = {name: field for name, field in kwargs.items() if name in CONFIGURABLE}
-        fields = {name: field for name, field in kwargs.items() if name not in settings}
-        for name in fields.keys() - type(self).model_fields.keys():
-            if name in DarwinSearch.model_fields:
-                raise ConfigError(
-                    f"{name} is a part of the search: make the part itself configurable, e.g. "
-                    "scorer.configurable_alternatives(ConfigurableField(id='scorer'), other=…), or one setting of it"
-                )
-            known = CONFIGURABLE | type(self).model_fields.keys()
-            hint = explain_unknown(name, known, "DarwinChatModel")
-            raise ConfigError(f"DarwinChatModel has no setting {name!r}: {hint}")
+        settings, fields = split_fields(kwargs, type(self).model_fields.keys(), DarwinSearch.model_fields.keys())
         model = self.model_copy(update={"configurable_settings": {**self.configurable_settings, **settings}})
         return super(DarwinChatModel, model).configurable_fields(**fields) if fields else model
 
@@ -386,7 +342,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
         Answers that do not keep the schema lose to those that do. A local model cannot break it. An answer that is cut
         at ``max_tokens``, or that does not keep the schema, is a parsing error: an object is only made of a complete
-        answer. While an answer is streamed, partial objects may come before.
+        answer.
 
         Args:
             schema: a pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function.
@@ -442,12 +398,15 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         **kwargs: Any,
     ) -> ChatResult:
         if run_manager is None or not self._is_watched(run_manager, kwargs):
-            return self._answer(messages, stop, run_manager, kwargs)
+            call = self._call(messages, stop, kwargs)
+            with model_errors():
+                result = self.search.run(messages, call.config(run_manager), **call.settings)
+                return self._chat_result(result, call)
         message_id, chunks = f"{LC_ID_PREFIX}-{run_manager.run_id}", []
         for chunk in self._stream(messages, stop, run_manager, **kwargs):
-            chunks.append(_told(chunk, message_id))
+            chunks.append(with_id(chunk, message_id))
             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-        chunks.append(_told(_end(), message_id))
+        chunks.append(with_id(end_chunk(), message_id))
         run_manager.on_llm_new_token("", chunk=chunks[-1])
         return generate_from_stream(iter(chunks))
 
@@ -459,12 +418,16 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         **kwargs: Any,
     ) -> ChatResult:
         if run_manager is None or not self._is_watched(run_manager, kwargs):
-            return await self._aanswer(messages, stop, run_manager, kwargs)
+            call = self._call(messages, stop, kwargs)
+            with model_errors():
+                result = await self.search.arun(messages, call.config(run_manager), **call.settings)
+                answer: ChatResult = await acall(self._chat_result, result, call)
+            return answer
         message_id, chunks = f"{LC_ID_PREFIX}-{run_manager.run_id}", []
         async for chunk in self._astream(messages, stop, run_manager, **kwargs):
-            chunks.append(_told(chunk, message_id))
+            chunks.append(with_id(chunk, message_id))
             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-        chunks.append(_told(_end(), message_id))
+        chunks.append(with_id(end_chunk(), message_id))
         await run_manager.on_llm_new_token("", chunk=chunks[-1])
         return generate_from_stream(iter(chunks))
 
@@ -475,14 +438,11 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = _Call(self, messages, stop, _streamable(kwargs))
-        committed = call.committed(self, messages)
+        call = self._call(messages, stop, streamable(kwargs))
         with model_errors(), closing(self.search.steps(messages, call.config(run_manager), **call.settings)) as steps:
             for step in steps:
                 if isinstance(step, SearchResult):
-                    yield _chunk(self._chat_result(step, call), committed.rest(step) if committed else None)
-                elif committed and (text := committed.fresh()):
-                    yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+                    yield as_chunk(self._chat_result(step, call))
 
     async def _astream(
         self,
@@ -491,37 +451,20 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = _Call(self, messages, stop, _streamable(kwargs))
-        committed = call.committed(self, messages)
+        call = self._call(messages, stop, streamable(kwargs))
         with model_errors():
             async with aclosing(self.search.asteps(messages, call.config(run_manager), **call.settings)) as steps:
                 async for step in steps:
                     if isinstance(step, SearchResult):
-                        rest = committed.rest(step) if committed else None
-                        yield _chunk(await acall(self._chat_result, step, call), rest)
-                    elif committed and (text := committed.fresh()):
-                        yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+                        yield as_chunk(await acall(self._chat_result, step, call))
 
-    def _answer(
-        self, messages: list[BaseMessage], stop: list[str] | None, run_manager: Any, kwargs: dict[str, Any]
-    ) -> ChatResult:
-        call = _Call(self, messages, stop, kwargs)
-        with model_errors():
-            result = self.search.run(messages, call.config(run_manager), **call.settings)
-            return self._chat_result(result, call)
+    def _call(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> Call:
+        call = Call(given, stop or self.stop, lambda: [spec.id for spec in self.search.config_specs])
+        return call.plain() if self.bypass is not None and self.bypass(messages) else call
 
-    async def _aanswer(
-        self, messages: list[BaseMessage], stop: list[str] | None, run_manager: Any, kwargs: dict[str, Any]
-    ) -> ChatResult:
-        call = _Call(self, messages, stop, kwargs)
-        with model_errors():
-            result = await self.search.arun(messages, call.config(run_manager), **call.settings)
-            answer: ChatResult = await acall(self._chat_result, result, call)
-        return answer
-
-    def _chat_result(self, result: SearchResult, call: _Call) -> ChatResult:
+    def _chat_result(self, result: SearchResult, call: Call) -> ChatResult:
         # Plain code: how calls are written may have to be asked of a server.
-        return _chat_result(result, call.n, self.model_name, self.search.policy_for(call.config(None)))
+        return chat_result(result, call.n, self.model_name, self.search.policy_for(call.config(None)))
 
     def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
         # Where there is a run manager LangChain would call `_stream` without it, and the search's runs would have no
@@ -535,26 +478,16 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
     def _chosen(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments with what the config chooses: LangChain gives ``_generate`` no config."""
-        configurable = {**ensure_config(config).get("configurable", {}), **kwargs.get("configurable", {})}
-        settings = chosen_settings(self.configurable_settings, configurable)
-        given = {ALIASES.get(name, name) for name, value in kwargs.items() if value is not None}
-        settings = {name: value for name, value in settings.items() if ALIASES.get(name, name) not in given}
-        operators = {spec.id: configurable[spec.id] for spec in self.search.config_specs if spec.id in configurable}
-        ids = {field.id for field in self.configurable_settings.values()} - operators.keys()
-        own = {name: value for name, value in kwargs.get("configurable", {}).items() if name not in ids}
-        chosen = {**operators, **own}
-        return {**kwargs, **settings, **({"configurable": chosen} if chosen or "configurable" in kwargs else {})}
+        operators = [spec.id for spec in self.search.config_specs]
+        return with_configured(self.configurable_settings, operators, ensure_config(config), kwargs)
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """What ``{"configurable": {...}}`` may change in a call: settings made configurable, and the operators'."""
-        settings = setting_specs(self.configurable_settings, self._setting)
+        settings = setting_specs(
+            self.configurable_settings, (self.search.config, self.search.sampling, self.search, self)
+        )
         return get_unique_config_specs([*settings, *self.search.config_specs])
-
-    def _setting(self, name: str) -> Any:
-        """The value that a setting has in a call that does not give it."""
-        owners = (self.search.config, self.search.sampling, self.search, self)
-        return next((getattr(owner, name) for owner in owners if name in type(owner).model_fields), None)
 
     @property
     def _llm_type(self) -> str:
@@ -563,19 +496,16 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Every setting that decides the answer: LangChain's cache keys are made of it."""
-        own = {name: getattr(self, name) for name in type(self).model_fields if name not in _UNDECIDING}
-        search = {name: getattr(self.search, name) for name in type(self.search).model_fields if name != "name"}
-        told = {"model_name": self.model_name, "default_stop": identity(self.stop)}  # "stop" is the call's own
-        return {**told, **{name: identity(value) for name, value in {**search, **own}.items()}}
+        return identifying_params(self, self.search, model_name=self.model_name, stop=self.stop)
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        params = super()._get_invocation_params(stop=stop, **_deciding(kwargs))
+        params = super()._get_invocation_params(stop=stop, **deciding(kwargs))
         if replay := params.get("replay"):
             params["replay"] = f"{len(replay)} recorded events"
         return params
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        return super()._get_llm_string(stop=stop, **_deciding(kwargs))
+        return super()._get_llm_string(stop=stop, **deciding(kwargs))
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -591,15 +521,6 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         return profile_of(self.search.policy_for(), self.search.config)
 
 
-def _overruled(shared: dict[str, Any], name: str, own: Mapping[str, Any], loader: Callable[..., Any]) -> dict[str, Any]:
-    """The shared options for a loader, overruled by its own."""
-    known = signature(loader).parameters.keys() - {"path"}
-    if unknown := sorted(own.keys() - known):
-        raise ConfigError(f"{name} has no {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
-    placed = {"device": "auto"} if own.get("device_map") is not None else {}
-    return {**shared, **placed, **own}
-
-
 def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
     parts = {name: part for name, part in parts.items() if part is not None or name not in ("policy", "decoder")}
     if parts.keys() & {"policy", "decoder"}:
@@ -607,122 +528,3 @@ def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
     from darwin_align.pocket.pair import pocket_search
 
     return {"model_name": own.get("model_name", "pocket"), "search": pocket_search(**parts)}
-
-
-class _Call:
-    """What is asked of the search in one call."""
-
-    def __init__(
-        self, model: DarwinChatModel, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]
-    ) -> None:
-        self.settings = {**given, **({"stop": stop} if (stop := stop or list(model.stop)) else {})}
-        self.settings.pop("stream", None)  # says whether, not what
-        if isinstance(form := self.settings.get("response_format"), type):
-            self.settings["response_format"] = as_response_format(form)
-        if (tools := self.settings.get("tools")) and not all(isinstance(tool, dict) for tool in tools):
-            self.settings.update(bound_tools(tools))
-        self.configurable = self.settings.pop("configurable", None)
-        if self.configurable:
-            known = [spec.id for spec in model.search.config_specs]
-            if unknown := sorted(self.configurable.keys() - set(known)):
-                raise ConfigError(f"no operator has a configurable {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
-        self.mode: StreamingMode = self.settings.pop("streaming_mode", None) or model.streaming_mode
-        if self.mode not in (modes := get_args(StreamingMode)):
-            raise ConfigError(f"unknown streaming_mode {self.mode!r}: {did_you_mean(str(self.mode), modes)}")
-        n = self.settings.pop("n", None)
-        self.n: int = 1 if n is None else n
-        if not isinstance(self.n, int) or self.n < 1:
-            raise ConfigError(f"n = {n!r}: it is the number of answers to return, best first, so at least 1")
-        if model.bypass is not None and model.bypass(messages):
-            self.settings.update(cycles=0, lookahead=0)
-            self.mode = "final"  # one plain sample: it is decoded in one piece
-
-    def config(self, run_manager: Any) -> RunnableConfig:
-        """Run the operators as children of the model's own run."""
-        return patch_config(children_of(run_manager), configurable=self.configurable)
-
-    def committed(self, model: DarwinChatModel, messages: list[BaseMessage]) -> Committed | None:
-        """What follows the search to tell what is safe, if that is wanted."""
-        if self.mode == "final":
-            return None
-        own = ("replay", "on_event")
-        asked = model.search.request(messages, {n: v for n, v in self.settings.items() if n not in own})
-        committed, watching = Committed(*asked), self.settings.get("on_event")
-
-        def watch(event: Event, population: Population) -> None:
-            committed.after(event, population)
-            if watching:
-                watching(event, population)
-
-        self.settings["on_event"] = watch
-        return committed
-
-
-def _deciding(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call that may decide its answer."""
-    return {name: value for name, value in kwargs.items() if name not in ("on_event", "stream", "streaming_mode")}
-
-
-def _streamable(kwargs: dict[str, Any]) -> dict[str, Any]:
-    if kwargs.get("n") not in (None, 1):
-        raise ConfigError(f"n = {kwargs['n']!r}: a stream carries one answer; leave n out, or call generate(…, n=…)")
-    return kwargs
-
-
-def _told(chunk: ChatGenerationChunk, message_id: str) -> ChatGenerationChunk:
-    """The chunk with its message's id, so that whoever has seen the tokens knows the message again."""
-    chunk.message.id = message_id
-    return chunk
-
-
-def _end() -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=AIMessageChunk(content="", chunk_position="last"))
-
-
-def _chat_result(result: SearchResult, n: int, model_name: str, policy: Any) -> ChatResult:
-    beams = result.ranking[:n] or (result.best,)
-    usage = UsageMetadata(
-        input_tokens=result.usage.prefilled_tokens,
-        output_tokens=result.usage.decoded_tokens,
-        total_tokens=result.usage.prefilled_tokens + result.usage.decoded_tokens,
-    )
-    generations = []
-    for rank, beam in enumerate(beams):
-        metadata = {
-            "model_name": model_name,
-            "finish_reason": beam.finish_reason,
-            "darwin": _darwin_metadata(result, beam),
-        }
-        # What the whole search spent is counted once, on its best answer.
-        told: dict[str, Any] = {"response_metadata": metadata, "usage_metadata": usage if rank == 0 else None}
-        message = message_of(result, beam, policy, **told)
-        generations.append(ChatGeneration(message=message, generation_info={"finish_reason": beam.finish_reason}))
-    return ChatResult(generations=generations, llm_output={"model_name": model_name, "usage": usage})
-
-
-def _darwin_metadata(result: SearchResult, beam: Beam) -> dict[str, Any]:
-    return {
-        "reward": beam.reward,
-        "first_response": result.first_response.text,
-        "first_reward": result.first_response.reward,
-        "instruction": beam.instruction,
-        "cycles": result.cycles,
-        "stop_reason": result.stop_reason,
-        "failure": result.failure,
-        "max_new_tokens": result.config.max_new_tokens,
-        "seed": result.config.seed,
-        "usage": result.usage.model_dump(),
-    }
-
-
-def _chunk(result: ChatResult, text: str | None) -> ChatGenerationChunk:
-    """The answer as one chunk, or what is left of it; usage and metadata are on no other."""
-    message = result.generations[0].message
-    assert isinstance(message, AIMessage)  # noqa: S101 - built by _chat_result
-    chunk = AIMessageChunk(
-        content=message.content if text is None else text,
-        tool_call_chunks=call_chunks(message),
-        response_metadata=message.response_metadata,
-        usage_metadata=message.usage_metadata,
-    )
-    return ChatGenerationChunk(message=chunk, generation_info=result.generations[0].generation_info)

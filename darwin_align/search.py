@@ -25,6 +25,7 @@ from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec, coro_with_context, get_unique_config_specs
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
+import darwin_align.traces  # noqa: F401 - results show themselves in notebooks
 from darwin_align.core import (
     Event,
     Message,

@@ -17,6 +17,7 @@ from darwin_align.core.types import Request, Response
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.pocket import policy_path
 from darwin_align.pocket.pair import pocket_search
+from darwin_align.traces import Trace
 from tests.core.kit import timeless
 
 QUESTION = "How do I brew green tea?"
@@ -133,8 +134,8 @@ def test_a_search_that_was_interrupted_replays() -> None:
     result = search.invoke("Hi")
     again = search.invoke("Hi", replay=result.events)
     assert timeless(again) == timeless(result)
-    assert result.trace.lineage().answer.text == result.text
-    assert "<html" in result.trace.to_html()
+    assert Trace.of(result).lineage().answer.text == result.text
+    assert "<html" in Trace.of(result).to_html()
 
 
 # -- the embedded pair

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 from uuid import UUID
 
 import pytest
@@ -21,10 +21,13 @@ from langchain_core.messages import (
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
-from darwin_align import DarwinChatModel, Request, Response, Sampling, SearchConfig
+from darwin_align import DarwinChatModel, DarwinSearch, Request, Response, Sampling, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
+from darwin_align.chat_model import ChatModelArguments
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError, RequestError, RewardError
+from darwin_align.langchain.arguments import CommonArguments
+from darwin_align.langchain.settings import SETTINGS
 from darwin_align.operators import NoSelection, TopKReplacement
 from tests.core.kit import ASKED, Babbler, Letters, preset_of, reword, search_of
 
@@ -34,6 +37,15 @@ SMALL: dict[str, Any] = {"max_new_tokens": 20, "replacement_period": 6, "cycles"
 def model_of(**arguments: Any) -> DarwinChatModel:
     bypass = {name: arguments.pop(name) for name in ("bypass", "cache", "model_name") if name in arguments}
     return DarwinChatModel(search=search_of(**{"config": SearchConfig(**SMALL), **arguments}), **bypass)
+
+
+def test_the_typed_arguments_are_those_that_are_accepted() -> None:
+    own = DarwinChatModel.model_fields.keys() - {"configurable_settings"}  # configurable_fields() writes it
+    accepted = own | DarwinSearch.model_fields.keys() | SETTINGS
+    assert get_type_hints(ChatModelArguments).keys() == accepted
+    assert CommonArguments.__optional_keys__ == accepted - {"search", "policy", "scorer"}
+    for kind in (ChatModelArguments, CommonArguments):
+        assert not kind.__required_keys__
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -41,6 +41,18 @@ def test_what_tells_errors_apart_loads_httpx_only_for_one(module: str) -> None:
     assert json.loads(done.stdout)[1] == []
 
 
+USED = """DarwinChatModel DarwinSearch SearchConfig Budget LocalPolicy LocalScorer EndpointPolicy EndpointScorer
+JudgeScorer Mutator Decoder Scorer Selector PolicyMutator ClauseMutator RuleMutator IdentityMutator TopKReplacement
+Policy Row Continuation Message Request check trace DarwinError ConfigError EndpointError"""
+
+
+def test_what_people_use_is_at_the_top() -> None:
+    import darwin_align
+
+    assert set(USED.split()) <= set(darwin_align.__all__)
+    assert len(darwin_align.__all__) == len(set(darwin_align.__all__))
+
+
 def test_every_public_name_loads_and_others_are_refused() -> None:
     import darwin_align
 

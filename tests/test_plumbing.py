@@ -448,7 +448,7 @@ def test_every_setting_is_among_the_variants() -> None:
         SearchConfig.model_fields
     )
     own = DarwinChatModel.model_fields.keys() - BaseChatModel.model_fields.keys()
-    assert own - {"search", "streaming", "streaming_mode", "configurable_settings"} == {"bypass", "model_name", "stop"}
+    assert own - {"search", "streaming", "configurable_settings"} == {"bypass", "model_name", "stop"}
 
 
 def test_what_decides_nothing_is_in_no_key() -> None:
@@ -456,9 +456,9 @@ def test_what_decides_nothing_is_in_no_key() -> None:
     other = {"policy": EndpointPolicy("http://127.0.0.1:9", model="m", api_key="two")}
     assert key(**named) == key(**other)
     assert key(tags=["a"], metadata={"b": 1}, rate_limiter=Counting(), callbacks=[BaseCallbackHandler()]) == key()
-    assert key(streaming_mode="committed") == key(streaming=True) == key()
+    assert key(streaming=True) == key()
     model = model_of(**BASE)
-    assert model._get_llm_string(on_event=print, streaming_mode="final", seed=1) == model._get_llm_string(seed=1)
+    assert model._get_llm_string(on_event=print, seed=1) == model._get_llm_string(seed=1)
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke", "batch", "chain"])

@@ -33,8 +33,8 @@ from darwin_align.operators import (
     TopKReplacement,
     Tournament,
 )
-from darwin_align.trace import Trace
-from darwin_align.trace.page import page
+from darwin_align.traces import Trace
+from darwin_align.traces.page import page
 from tests.core.kit import (
     ASKED,
     CLAUSES,

@@ -384,21 +384,17 @@ def test_a_whole_answer_within_a_code_block_is_read() -> None:
         model_of(f"Here: {GOOD}, as you wished").with_structured_output(Tea).invoke("How long?")
 
 
-def test_partial_objects_stream_before_the_whole_one() -> None:
+def test_a_stream_yields_the_complete_object_alone() -> None:
     text = '{"name": "sencha of the first flush", "minutes": 12}'
     chain = model_of(text, mutations=1).with_structured_output(Brew)
-    parts = list(chain.stream("Which tea?", streaming_mode="committed"))
-    assert len(parts) > 2
-    assert parts[-1] == Brew(name="sencha of the first flush", minutes=12)
+    assert list(chain.stream("Which tea?")) == [Brew(name="sencha of the first flush", minutes=12)]
 
 
-def test_a_committed_stream_of_a_cut_answer_ends_in_an_error() -> None:
+def test_a_stream_of_a_cut_answer_is_an_error() -> None:
     text = '{"name": "sencha of the first flush", "minutes": 12}'
     chain = model_of(text, mutations=1, max_new_tokens=len(text) - 2).with_structured_output(Brew)
-    parts = []
     with pytest.raises(OutputParserException, match="raise max_tokens"):
-        parts.extend(chain.stream("Which tea?", streaming_mode="committed"))
-    assert all(part.name in text for part in parts)
+        list(chain.stream("Which tea?"))
 
 
 def test_an_agents_cut_answer_is_no_object() -> None:

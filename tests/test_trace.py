@@ -14,9 +14,9 @@ from darwin_align import Budget, Request, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import PRESETS, Usage
 from darwin_align.core.errors import ConfigError, ReplayError
-from darwin_align.trace import Dynamics, Lane, Trace, jaccard, rank_biased_overlap, write_html
+from darwin_align.traces import Dynamics, Lane, Trace, jaccard, rank_biased_overlap, write_html
 from tests.core.kit import Case, cases, mutator_of, preset_of, search_of, trace
-from tests.trace.kit import known, spoken
+from tests.traces.kit import known, spoken
 
 # Who is ahead: b after step 1, then a that goes on with b's text, then c that goes on with both.
 RELAY = {"bb": 3.0, "bbaa": 5.0, "bbaacc": 9.0, "bbaabb": 7.0}
@@ -27,7 +27,7 @@ def parts(lane: Lane) -> list[tuple[int, int, str]]:
 
 
 def test_a_relay_is_told_as_it_was() -> None:
-    lineage = known(RELAY).trace.lineage()
+    lineage = Trace.of(known(RELAY)).lineage()
     assert lineage.winner == (0, 2)
     assert parts(lineage.answer) == [(0, 1, "bb"), (1, 0, "aa"), (2, 2, "cc")]
     [cycle] = lineage.cycles
@@ -48,7 +48,7 @@ def test_a_relay_is_told_as_it_was() -> None:
 
 
 def test_a_beam_that_takes_a_finished_state_ends_with_it() -> None:
-    lineage = known({"aa": 3.0}, ends={"a": 2}).trace.lineage()
+    lineage = Trace.of(known({"aa": 3.0}, ends={"a": 2})).lineage()
     [cycle] = lineage.cycles
     assert cycle.steps == 3  # the first response alone goes on
     for lane in cycle.lanes[:3]:
@@ -120,14 +120,14 @@ def test_a_search_that_failed_is_told_as_it_ended(case: Case, number: int) -> No
 def test_costs_add_up_to_the_usage(case: Case) -> None:
     result = case.trace(seconds=0.25).result
     total = Usage()
-    for cost in result.trace.costs():
+    for cost in Trace.of(result).costs():
         total += cost.usage
     assert total == result.usage
 
 
 def test_a_trace_goes_to_json_and_back() -> None:
     result = spoken()
-    told = result.trace
+    told = Trace.of(result)
     again = Trace.from_json(told.to_json())
     assert again == told
     assert again.result == result
@@ -139,11 +139,11 @@ def test_a_resumed_search_is_told_like_one_that_was_never_interrupted() -> None:
     search = search_of()
     whole = search.invoke("Hi", seed=2)
     resumed = search.invoke("Hi", seed=2, replay=whole.events[:7])
-    assert resumed.trace.lineage() == whole.trace.lineage()
+    assert Trace.of(resumed).lineage() == Trace.of(whole).lineage()
 
 
 def test_events_that_do_not_belong_or_do_not_suffice_are_refused() -> None:
-    told = spoken().trace
+    told = Trace.of(spoken())
     short = told.model_copy(update={"events": told.events[:-3]})
     with pytest.raises(ReplayError, match="the events end before the search does: next comes"):
         short.lineage()
@@ -170,15 +170,15 @@ def test_every_kind_of_search_has_a_page(settings: dict) -> None:  # type: ignor
     result = trace(
         search_of(), SearchConfig(**{"seed": 4, "max_new_tokens": 20, "replacement_period": 4, **settings})
     ).result
-    assert result.trace.lineage().answer.text == result.text
-    assert "<h1" in result.trace.to_html()
+    assert Trace.of(result).lineage().answer.text == result.text
+    assert "<h1" in Trace.of(result).to_html()
     assert result._repr_html_().startswith("<iframe sandbox srcdoc=")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_trace_read_back_from_json_draws_the_same_page(preset: str) -> None:
     config = preset_of(preset, seed=3, max_new_tokens=30, budget=Budget(tokens=100_000))
-    told = trace(search_of(mutator=mutator_of(config)), config).result.trace
+    told = Trace.of(trace(search_of(mutator=mutator_of(config)), config).result)
     again = Trace.from_json(told.to_json())
     assert again == told
     assert again.to_html() == told.to_html()
@@ -186,7 +186,7 @@ def test_a_trace_read_back_from_json_draws_the_same_page(preset: str) -> None:
 
 def test_what_differs_from_the_defaults_is_marked() -> None:
     given = {"mutations": 2, "cycles": 3, "max_new_tokens": 30, "seed": 3}
-    page = trace(search_of(), SearchConfig(**given)).result.trace.to_html()
+    page = Trace.of(trace(search_of(), SearchConfig(**given)).result).to_html()
     rows = dict(re.findall(r'<th scope="row">([\w ]+)</th><td( class="given")?>', page))
     assert {name for name, mark in rows.items() if mark} >= {"mutations", "max new tokens", "seed"}
     assert not rows["cycles"], "the default, though given by hand"
@@ -197,15 +197,15 @@ def test_what_differs_from_the_defaults_is_marked() -> None:
 def test_every_preset_has_a_page(preset: str) -> None:
     config = preset_of(preset, seed=3, max_new_tokens=30)
     result = trace(search_of(mutator=mutator_of(config)), config).result
-    assert result.trace.lineage().answer.text == result.text
-    assert "<h1" in result.trace.to_html()
+    assert Trace.of(result).lineage().answer.text == result.text
+    assert "<h1" in Trace.of(result).to_html()
 
 
 def test_dynamics_by_hand() -> None:
     # Two of three are the best. Step 1: b, a. Step 2: the two that go on from there with c's letters or their own.
     rewards = {"aa": 2.0, "bb": 3.0, "cc": 1.0, "aaaa": 1.0, "bbbb": 4.0, "aacc": 2.5, "bbcc": 2.5}
     result = known(rewards, survivors=2, length=4)
-    told = result.trace.dynamics(p=0.5)
+    told = Trace.of(result).dynamics(p=0.5)
     one, two = told.moments
     assert (one.best, one.jaccard, one.overlap) == ((1, 0), None, None)
     assert two.best == (1, 2)  # b with bbbb, then c with its donor's text
@@ -219,7 +219,7 @@ def test_dynamics_by_hand() -> None:
 
 
 def test_dynamics_of_many_searches_are_means() -> None:
-    told = [spoken(seed=seed).trace.dynamics() for seed in range(3)]
+    told = [Trace.of(spoken(seed=seed)).dynamics() for seed in range(3)]
     joined = Dynamics.joined(told)
     assert len(joined.moments) == sum(len(one.moments) for one in told)
     first = joined.by_step()[0]
@@ -227,7 +227,7 @@ def test_dynamics_of_many_searches_are_means() -> None:
     assert first.jaccard is None
     assert 0 <= first.has_winner <= 1
     with pytest.raises(ConfigError, match="different p"):
-        Dynamics.joined([told[0], spoken().trace.dynamics(p=0.5)])
+        Dynamics.joined([told[0], Trace.of(spoken()).dynamics(p=0.5)])
     assert Dynamics.joined([]).by_step() == ()
 
 
@@ -270,20 +270,11 @@ def test_a_persistence_out_of_range_is_refused(p: float) -> None:
         rank_biased_overlap("ab", "ab", p)
 
 
-def test_plots_are_drawn_without_pyplot(tmp_path: Path) -> None:
-    told = spoken().trace
-    for kind in ("rewards", "lineage", "dynamics"):
-        told.plot(kind).savefig(tmp_path / f"{kind}.svg")
-        assert (tmp_path / f"{kind}.svg").stat().st_size > 5000
-    with pytest.raises(ConfigError, match="did you mean 'lineage'"):
-        told.plot("lineages")  # type: ignore[arg-type]
-
-
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, target = spoken(), tmp_path / "trace.html"
     assert write_html(result, target) == target
     whole = target.read_text(encoding="utf-8")
-    assert whole == result.trace.to_html()
+    assert whole == Trace.of(result).to_html()
     assert oct(target.stat().st_mode & 0o777) == oct(_plain(tmp_path).stat().st_mode & 0o777)
 
     def full(self: Path, other: Path) -> Path:
@@ -291,7 +282,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="disk is full"):
-        write_html(result.trace, str(target))
+        write_html(Trace.of(result), str(target))
     assert target.read_text(encoding="utf-8") == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "trace.html"]
     with pytest.raises(FileNotFoundError):
@@ -306,14 +297,16 @@ def _plain(folder: Path) -> Path:
 SCRIPT = """
 import sys
 from darwin_align.core import SearchResult
-assert "darwin_align.trace" not in sys.modules
 result = SearchResult.from_json(open(sys.argv[1], encoding="utf-8").read())
-assert result.trace.to_html() and result._repr_html_() and result.trace.dynamics()
-print([name for name in ("torch", "transformers", "httpx", "langchain_core", "matplotlib") if name in sys.modules])
+assert "darwin_align.traces" not in sys.modules and result._repr_html_() is None
+from darwin_align import trace
+assert trace(result).to_html() and trace(result).dynamics()
+assert result._repr_html_() == trace(result).to_snippet()
+print([name for name in ("torch", "transformers", "httpx", "langchain_core") if name in sys.modules])
 """
 
 
-def test_core_opens_the_room_above_it_only_when_asked_and_the_room_needs_nothing_else(tmp_path: Path) -> None:
+def test_core_knows_no_page_until_traces_are_imported_and_they_need_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(spoken().to_json(), encoding="utf-8")
     command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path / "result.json")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
@@ -328,4 +321,4 @@ def test_first_responses_that_decode_alone_are_no_lookahead() -> None:
     result = search_of(
         policy=ScriptedPolicy(length=30, replies={"Say Version 1.": "good"}), scorer=ScriptedScorer()
     ).invoke("Say", seed=3, cycles=1, replacement_period=5)
-    assert result.trace.lineage().first_response.text == result.first_response.text
+    assert Trace.of(result).lineage().first_response.text == result.first_response.text

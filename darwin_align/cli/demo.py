@@ -101,7 +101,7 @@ def _check_page(path: str | None) -> None:
 
 def _write_page(result: SearchResult, path: str | None) -> None:
     if path is not None:
-        from darwin_align.trace import write_html
+        from darwin_align.traces import write_html
 
         write_html(result, path)
 

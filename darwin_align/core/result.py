@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 from darwin_align.core.archive import Archive
 from darwin_align.core.budget import Usage
@@ -13,10 +12,15 @@ from darwin_align.core.events import Event
 from darwin_align.core.record import Record
 from darwin_align.core.types import Beam, Request
 
-if TYPE_CHECKING:
-    from darwin_align.trace import Trace
+__all__ = ["SearchResult", "register_html"]
 
-__all__ = ["SearchResult"]
+_html: list[Callable[[SearchResult], str]] = []
+"""How results show themselves in notebooks: empty, or one function."""
+
+
+def register_html(render: Callable[[SearchResult], str]) -> None:
+    """Let results show themselves in notebooks by what ``render`` returns; it replaces an earlier function."""
+    _html[:] = [render]
 
 
 class SearchResult(Record):
@@ -65,15 +69,8 @@ class SearchResult(Record):
         about = f"reward={self.reward}, cycles={self.cycles}, stop_reason={self.stop_reason!r}"
         return f"{type(self).__name__}(text={self.text!r:.80}, {about})"
 
-    @property
-    def trace(self) -> Trace:
-        """The search, to look at: its lineage, its costs, plots and a page."""
-        from darwin_align.trace import Trace  # a door to the room upstairs, which stands on core alone
-
-        return Trace.of(self)
-
     def _repr_html_(self) -> str | None:
-        return self.trace.to_snippet() if self.events else None
+        return _html[0](self) if _html and self.events else None
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -19,14 +19,19 @@ from hashlib import sha256
 from pathlib import PurePath
 from typing import Any
 
+from langchain_core.language_models import BaseChatModel
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-__all__ = ["identity"]
+__all__ = ["identifying_params", "identity"]
 
 _PLAIN = (bool, int, float, complex, bytes, type(None), Enum, PurePath)
 _LONGEST = 240
 _TELLING = ("darwin_align", "torch")
 """Packages whose own ``repr`` names every setting."""
+
+_OTHERWISE = frozenset({"search", "model_name", "stop", "streaming", "configurable_settings"})
+"""Fields of a chat model that decide no answer, or that are named in another way."""
+_UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _OTHERWISE
 
 _lock = threading.Lock()
 _names: dict[int, tuple[Callable[[], Any], str]] = {}
@@ -45,6 +50,16 @@ def identity(value: Any) -> str:
     (True, False)
     """
     return _plain(value) or _listed(value) or _named(value) or _opaque(value)
+
+
+def identifying_params(
+    model: BaseChatModel, search: BaseModel, *, model_name: str, stop: tuple[str, ...]
+) -> dict[str, Any]:
+    """Name every setting that decides a chat model's answer: LangChain's cache keys are made of it."""
+    own = {name: getattr(model, name) for name in type(model).model_fields if name not in _UNDECIDING}
+    parts = {name: getattr(search, name) for name in type(search).model_fields if name != "name"}
+    told = {"model_name": model_name, "default_stop": identity(stop)}  # "stop" is the call's own
+    return {**told, **{name: identity(value) for name, value in {**parts, **own}.items()}}
 
 
 def _plain(value: Any) -> str | None:

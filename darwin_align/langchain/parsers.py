@@ -1,15 +1,17 @@
 """Parsers of structured answers that refuse an incomplete one.
 
 LangChain's JSON parsers complete JSON that was cut, also at the end of an answer: ``{"age": 21`` becomes 21 where the
-model was about to write 214. These parse partial JSON only while an answer is streamed; what they return at last is
-parsed strictly, and an answer that was cut at its token limit is an error.
+model was about to write 214. These parse whole answers strictly, and an answer that was cut at its token limit is an
+error. A stream of one yields one object, for an answer comes in one piece.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Generic
 
 from langchain_core.exceptions import OutputParserException
@@ -30,14 +32,14 @@ _SHOWN = 200
 
 
 class _CompleteAnswerParser(BaseCumulativeTransformOutputParser[Any]):
-    """Parses an answer strictly once it has ended, and only before that from partial JSON."""
+    """Parses an answer strictly, once it has ended."""
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """Parse an answer.
 
         Args:
             result: one generation.
-            partial: the answer is still being streamed, and its JSON may be completed.
+            partial: the answer is not complete yet, and its JSON may be completed.
 
         Raises:
             OutputParserException: the answer is cut, is not valid JSON, makes no call, or does not match the schema.
@@ -58,18 +60,12 @@ class _CompleteAnswerParser(BaseCumulativeTransformOutputParser[Any]):
         return super().parse_result(result)
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
-        stream = _Stream(self)
-        for chunk in input:
-            yield from stream.add(chunk)
-        yield from stream.end()
+        if received := _joined([_as_chunk(chunk) for chunk in input]):
+            yield self.parse_result([received])
 
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
-        stream = _Stream(self)
-        async for chunk in input:
-            for parsed in stream.add(chunk):
-                yield parsed
-        for parsed in stream.end():
-            yield parsed
+        if received := _joined([_as_chunk(chunk) async for chunk in input]):
+            yield self.parse_result([received])
 
 
 class JsonAnswerParser(_CompleteAnswerParser, JsonOutputParser):
@@ -116,40 +112,17 @@ class PydanticCallParser(_CompleteAnswerParser, PydanticToolsParser):
         return parsed
 
 
-class _Stream:
-    """Parses an answer while it is streamed: partial objects first, at last the complete one."""
-
-    def __init__(self, parser: _CompleteAnswerParser) -> None:
-        self.parser = parser
-        self.received: Any = None
-        self.parsed: Any = None
-
-    def add(self, chunk: str | BaseMessage) -> Iterator[Any]:
-        """Yield the object that is read so far, if it changed."""
-        generation = _as_chunk(chunk)
-        self.received = generation if self.received is None else self.received + generation
-        if _metadata(self.received).get("finish_reason"):
-            return  # nothing follows: the end decides
-        parsed = self.parser.parse_result([self.received], partial=True)
-        if parsed is not None and parsed != self.parsed:
-            self.parsed = parsed
-            yield parsed
-
-    def end(self) -> Iterator[Any]:
-        """Yield the complete object, unless it was the last one yielded; raise if there is none."""
-        if self.received is None:
-            return
-        parsed = self.parser.parse_result([self.received])
-        if self.parsed is None or parsed != self.parsed:
-            yield parsed
-
-
 def _as_chunk(chunk: str | BaseMessage) -> ChatGenerationChunk | GenerationChunk:
     if isinstance(chunk, BaseMessageChunk):
         return ChatGenerationChunk(message=chunk)
     if isinstance(chunk, BaseMessage):
         return ChatGenerationChunk(message=AIMessageChunk(**{**chunk.model_dump(), "type": "AIMessageChunk"}))
     return GenerationChunk(text=chunk)
+
+
+def _joined(chunks: Sequence[Any]) -> Any:
+    """The generation that chunks add up to; ``None`` if there is none."""
+    return reduce(add, chunks) if chunks else None
 
 
 def _metadata(generation: Generation) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf, nextafter
 from operator import index
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
+from typing import Any, ClassVar, TypeVar, Union
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
@@ -40,9 +40,6 @@ from darwin_align.operators.timed import generate_call
 from darwin_align.operators.tracing import TracedRunnable, cut, summary
 from darwin_align.operators.usage import with_policy_usage
 from darwin_align.operators.verdicts import check_asked, judged
-
-if TYPE_CHECKING:
-    from darwin_align.evaluation import Pair, ScorerReport
 
 __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Scorer", "Selector"]
 
@@ -270,21 +267,6 @@ class Scorer(Operator):
     def max_response_tokens(self, request: Request) -> int | None:  # noqa: ARG002
         """Tokens of an answer that this scorer can still read behind the conversation; ``None`` knows no limit."""
         return None
-
-    def check(self, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, **options: Any) -> ScorerReport:
-        """Check whether this scorer is wired rightly, on pairs of answers of which the better one is known.
-
-        Arguments and errors are those of :func:`darwin_align.evaluation.check`.
-        """
-        from darwin_align.evaluation.scorer_check import check
-
-        return check(self, pairs, **options)
-
-    async def acheck(self, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, **options: Any) -> ScorerReport:
-        """Check as :meth:`check` does, without blocking the event loop."""
-        from darwin_align.evaluation.scorer_check import acheck
-
-        return await acheck(self, pairs, **options)
 
     def _dialogue(self, population: Population) -> Dialogue:
         indices = population.unscored

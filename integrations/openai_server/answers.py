@@ -81,9 +81,9 @@ class Reply:
         """The first chunk of an answer."""
         return self._chunk([_choice(index, {"role": "assistant", "content": ""})])
 
-    def body(self, message: AIMessage, index: int, *, with_text: bool) -> Iterator[bytes]:
-        """An answer's text and calls, as far as they were not told yet, and its end."""
-        if text := (message.text if with_text else "") + invalid_text(message):
+    def body(self, message: AIMessage, index: int) -> Iterator[bytes]:
+        """An answer's text and calls, and its end."""
+        if text := message.text + invalid_text(message):
             yield self.piece(text, index)
         if calls := call_chunks(message):
             yield self._chunk([_choice(index, {"tool_calls": calls})])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
 from typing import Any, cast
 
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -95,20 +94,14 @@ class _Search:
         self.served, self.body, self.settings, self.metrics = served, body, owner.settings, owner.metrics
         self.begun = asyncio.Event()
         """Set once anything is scored."""
-        self.committed = False
-        """Whether the text is told before the answer is decided."""
-        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
     async def run(self) -> list[AIMessage]:
         """Search for the answers, best first."""
-        try:
-            # Long conversations take their time.
-            asked: ResolvedRequest = await acall(ResolvedRequest.of, self.body, self.served, self.settings.limits)
-            async with asyncio.timeout(asked.seconds + self.settings.late_seconds):
-                messages = await (self._committed(asked) if asked.committed else self._decided(asked))
-            _check_decoded(messages[0])
-        finally:
-            self._pieces.put_nowait(None)
+        # Long conversations take their time.
+        asked: ResolvedRequest = await acall(ResolvedRequest.of, self.body, self.served, self.settings.limits)
+        async with asyncio.timeout(asked.seconds + self.settings.late_seconds):
+            messages = await self._searched(asked)
+        _check_decoded(messages[0])
         self.metrics.searched(self.served.id, darwin_of(messages[0]))
         return messages
 
@@ -118,23 +111,11 @@ class _Search:
         ignored = sorted(ignored_names(self.body))
         return {"x-darwin-ignored": ", ".join(ignored)} if ignored else {}
 
-    async def _decided(self, asked: ResolvedRequest) -> list[AIMessage]:
+    async def _searched(self, asked: ResolvedRequest) -> list[AIMessage]:
         settings: dict[str, Any] = {**asked.settings, "n": asked.n, "on_event": self._on_event}
         stop = settings.pop("stop", None)
         result = await self.served.model.agenerate([asked.messages], stop, **settings)
         return [cast(AIMessage, cast(ChatGeneration, one).message) for one in result.generations[0]]
-
-    async def _committed(self, asked: ResolvedRequest) -> list[AIMessage]:
-        self.committed = True
-        settings: dict[str, Any] = {**asked.settings, "streaming_mode": "committed", "on_event": self._on_event}
-        whole: AIMessageChunk | None = None
-        stream = self.served.model.astream(asked.messages, **settings)
-        async with aclosing(cast(Any, stream)) as chunks:
-            async for chunk in chunks:
-                whole = chunk if whole is None else whole + chunk
-                if chunk.text:
-                    self._pieces.put_nowait(chunk.text)
-        return [cast(AIMessage, whole)]
 
     def _on_event(self, told: Event, _: Population) -> None:
         if told.operator == "score":  # what fails later ends the search with the best so far
@@ -146,8 +127,8 @@ class _Search:
         """The answer as server-sent events."""
         reply = Reply(self.served.id)
         yield reply.begin()
-        async for piece in self._told():
-            yield _SILENCE if piece is None else reply.piece(piece)
+        while not (await asyncio.wait({task}, timeout=self.settings.silence_seconds))[0]:
+            yield _SILENCE
         try:
             messages = await task
         except Exception as error:  # noqa: BLE001 - the head is sent: the client is told in the stream
@@ -156,24 +137,11 @@ class _Search:
         for index, message in enumerate(messages):
             if index:
                 yield reply.begin(index)
-            for chunk in reply.body(message, index, with_text=not self.committed):
+            for chunk in reply.body(message, index):
                 yield chunk
         if include_usage:
             yield reply.usage(messages[0])
         yield DONE
-
-    async def _told(self) -> AsyncIterator[str | None]:
-        """Texts as they are committed; ``None`` after every silence."""
-        while True:
-            try:
-                async with asyncio.timeout(self.settings.silence_seconds):
-                    piece = await self._pieces.get()
-            except TimeoutError:
-                yield None
-                continue
-            if piece is None:
-                return
-            yield piece
 
 
 def _check_decoded(message: AIMessage) -> None:

@@ -30,8 +30,6 @@ class ResolvedRequest:
     settings: Mapping[str, Any]
     """Arguments of the model's call."""
     n: int
-    committed: bool
-    """Whether a stream tells text that can no longer change before the answer is decided."""
     seconds: float
     """After which the search ends by itself."""
 
@@ -54,7 +52,7 @@ class ResolvedRequest:
             param, sentence = too_much
             raise invalid(sentence, param)
         settings["budget"] = budget = limits.bounded(config.budget)
-        return cls(served, messages, settings, n, _commits(request), budget.seconds or limits.seconds)
+        return cls(served, messages, settings, n, budget.seconds or limits.seconds)
 
 
 def _schemas(request: ChatRequest) -> list[Any]:
@@ -75,14 +73,3 @@ def _settings(request: ChatRequest) -> dict[str, Any]:
     if request.response_format is not None:
         given["response_format"] = request.response_format.model_dump(by_alias=True, exclude_none=True)
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _commits(request: ChatRequest) -> bool:
-    mode = request.darwin.streaming_mode if request.darwin else None
-    if mode is None:
-        return False
-    if not request.stream:
-        raise invalid("streaming_mode is for streams: set stream=true, or leave it out", "darwin.streaming_mode")
-    if mode == "committed" and (request.n or 1) > 1:
-        raise invalid("streaming_mode 'committed' tells one answer: leave n out", "n")
-    return mode == "committed"

@@ -255,14 +255,13 @@ class StreamOptions(Wire):
 
 
 class _Darwin(Wire):
-    """Settings of the search: names of ``SearchConfig``, which values are copied, and how a stream tells its text."""
+    """Settings of the search: names of ``SearchConfig``, and which values are copied."""
 
     hints: ClassVar[dict[str, str]] = {
         "seed": "give the request's own seed",
         "max_new_tokens": "give the request's own max_completion_tokens",
         "preset": "presets are models of their own, e.g. 'pocket:best_of_n'",
     }
-    streaming_mode: Literal["final", "committed"] | None = None
     grounded: Grounded | None = None
     grounded_in: Items[str] | None = None
 

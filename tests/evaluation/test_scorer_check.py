@@ -128,9 +128,9 @@ async def test_sync_and_async_say_the_same_also_inside_a_loop() -> None:
 
     given = FunctionScorer(function=reward)
     outcomes = checked(sane).outcomes
-    for report in (await acheck(given, PAIRS), check(given, PAIRS), await given.acheck(PAIRS), given.check(PAIRS)):
+    for report in (await acheck(given, PAIRS), check(given, PAIRS)):
         assert report.outcomes == outcomes
-    assert given.check(PAIRS, seed=5).seed == 5
+    assert check(given, PAIRS, seed=5).seed == 5
 
 
 def test_whatever_a_search_takes_as_a_scorer_is_checked() -> None:
@@ -171,7 +171,7 @@ def test_it_scores_along_the_path_of_a_search() -> None:
             future.set_result(Report([sane(request, r) for r in responses], notes=("one note", "another")))
             return future
 
-    report = Queued().check(PAIRS[:10])
+    report = check(Queued(), PAIRS[:10])
     assert report.notes == ("one note", "another")
     assert "- one note" in report.render()
     assert len(released) == 1
@@ -657,10 +657,10 @@ def test_the_built_in_pairs_are_balanced_and_unlike_each_other() -> None:
 
 def test_the_built_in_pairs_are_the_default() -> None:
     by_length = FunctionScorer(function=lambda request, responses: [len(r.text.split()) for r in responses])
-    for report in (by_length.check(), check(by_length)):
-        assert report.pairs == 24
-        assert report.accuracy.share == 0.5
-        assert {outcome.about for outcome in report.outcomes} == {pair.about for pair in builtin_pairs()}
+    report = check(by_length)
+    assert report.pairs == 24
+    assert report.accuracy.share == 0.5
+    assert {outcome.about for outcome in report.outcomes} == {pair.about for pair in builtin_pairs()}
 
 
 def test_embedded_pairs_differ_clearly_in_gold() -> None:
@@ -693,7 +693,7 @@ def embedded() -> LocalScorer:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_embedded_reward_model_passes(embedded: LocalScorer, seed: int) -> None:
-    report = embedded.check(embedded_pairs(seed=seed), seed=seed)
+    report = check(embedded, embedded_pairs(seed=seed), seed=seed)
     assert report.scorer == "LocalScorer"
     assert {found.severity for found in report.findings} == {"ok"}
     assert report.accuracy.share >= 0.95
@@ -717,13 +717,13 @@ def test_the_embedded_reward_model_wired_wrongly_does_not(embedded: LocalScorer)
         (blind, "never sees the prompt"),
         (cut, "no better than a coin"),
     ):
-        report = wrong.check(pairs)
+        report = check(wrong, pairs)
         assert not report.passed
         assert any(words in sentence for _, sentence in report.findings), report.render()
 
 
 def test_general_pairs_mean_nothing_to_the_embedded_reward_model(embedded: LocalScorer) -> None:
-    assert not embedded.check().passed
+    assert not check(embedded).passed
 
 
 TURNS = [

@@ -3,7 +3,7 @@
 from darwin_align.backends.endpoint.client import Endpoint, Limits
 from darwin_align.backends.endpoint.judge import JudgeScorer, Rubric
 from darwin_align.backends.endpoint.policy import EndpointPolicy
-from darwin_align.backends.endpoint.rewards import NIM, REWARD_DIALECTS, JsonMapping, RewardDialect
+from darwin_align.backends.endpoint.rewards import NIM, REWARD_DIALECTS, RewardDialect
 from darwin_align.backends.endpoint.scorer import EndpointScorer
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Endpoint",
     "EndpointPolicy",
     "EndpointScorer",
-    "JsonMapping",
     "JudgeScorer",
     "Limits",
     "RewardDialect",

@@ -66,7 +66,7 @@ class EndpointScorer(RemoteScorer):
     dialect: str | RewardDialect = "auto"
     """"auto" (for vLLM, SGLang, TEI and NVIDIA's own address), a name of
     :data:`~darwin_align.backends.endpoint.rewards.REWARD_DIALECTS`, or an object such as
-    :class:`~darwin_align.backends.endpoint.rewards.JsonMapping` or ``NIM(attribute=…)``."""
+    ``NIM(attribute=…)`` or a :class:`~darwin_align.backends.endpoint.rewards.RewardDialect` of your own."""
     model: str | None = None
     """The model's name on the server; ``None`` takes the only one."""
     tokenizer: str | Path | None = None
@@ -251,7 +251,7 @@ class EndpointScorer(RemoteScorer):
         self._check_turn(dialect, form, recipe)
         most = [self.batch_size, dialect.most(form), await self._most_of(dialect)]
         notes = [f"{where}: {dialect.caution}"] if dialect.caution and self.context_length is None else []
-        if form == "messages" and "ids" in dialect.takes():
+        if form == "messages" and "ids" in dialect.forms:
             notes.append(f"{where} ({dialect.name}) renders the chats itself, because here {missing}")
         way = RewardInputFormat(
             dialect=dialect,
@@ -281,8 +281,8 @@ class EndpointScorer(RemoteScorer):
         if name not in REWARD_DIALECTS:
             raise ConfigError(
                 f"{where} is a server of kind {name!r}, and which call of it gives rewards is not known: give "
-                f"dialect=… ({', '.join(REWARD_DIALECTS)}), or a JsonMapping that says how it is asked. For a chat "
-                "model that is to judge answers, use JudgeScorer"
+                f"dialect=… ({', '.join(REWARD_DIALECTS)}), or a RewardDialect of your own that says how it "
+                "is asked. For a chat model that is to judge answers, use JudgeScorer"
             )
         return REWARD_DIALECTS[name]
 
@@ -304,7 +304,7 @@ class EndpointScorer(RemoteScorer):
             return await asyncio.to_thread(load_tokenizer, str(self.tokenizer)), ""
         if self.chat_template is not None:
             raise ConfigError("chat_template=… is rendered here: give the reward model's tokenizer=… too")
-        if not {"ids", "text"} & {*dialect.takes()}:
+        if not {"ids", "text"} & {*dialect.forms}:
             return None, "no tokenizer is needed"
         names = dict.fromkeys(name for name in (served.root, served.id) if name)
         for name in [name for name in names if may_be_loaded(name, self.model)]:

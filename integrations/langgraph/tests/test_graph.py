@@ -20,7 +20,6 @@ from darwin_align.integrations.langgraph.household import household_model
 from darwin_align.integrations.langgraph.progress import PROGRESS, ProgressToStream
 from darwin_align.operators import TopKReplacement, Tournament
 from tests.core.kit import ASKED, search_of
-from tests.test_streaming import COMMITTING, Parrot
 
 ASK: Any = {"messages": [HumanMessage(example.ASKED)]}
 SETTINGS: dict[str, Any] = {"max_new_tokens": 6, "replacement_period": 3, "cycles": 1, "seed": 5}
@@ -115,15 +114,13 @@ async def test_values_hold_every_message_once(pair: DarwinChatModel) -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_committed_words_stream_through_a_graph() -> None:
-    model = DarwinChatModel(
-        search=search_of(policy=Parrot(0.0, 2), config=SearchConfig(**COMMITTING)), streaming_mode="committed"
-    )
+def test_an_answer_streams_through_a_graph_under_one_id() -> None:
+    model = scripted()
     parts = list(one_node(model).stream({"messages": [("user", ASKED)]}, stream_mode=["messages", "updates"]))
     texts = [part[0].text for mode, part in parts if mode == "messages"]
-    assert len([text for text in texts if text]) > 1
     [message] = parts[-1][1]["model"]["messages"]
-    assert "".join(texts) == message.text == model.invoke(ASKED).text
+    assert texts == [message.text, ""]
+    assert message.text == model.invoke(ASKED).text
     assert {part[0].id for mode, part in parts if mode == "messages"} == {message.id}
 
 

@@ -79,16 +79,6 @@ def test_without_include_usage_no_chunk_tells_it(client):
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
 
 
-def test_committed_text_comes_before_the_end(client):
-    body = {"darwin": {"survivors": 1, "streaming_mode": "committed"}}
-    asked = {"model": "pocket:sample_replace", "messages": say(TEA), "seed": 7}
-    chunks = list(client.chat.completions.create(**asked, stream=True, extra_body=body))
-    pieces = [c.choices[0].delta.content for c in chunks if c.choices[0].delta.content]
-    whole = client.chat.completions.create(**asked, extra_body={"darwin": {"survivors": 1}})
-    assert len(pieces) > 1
-    assert "".join(pieces) == whole.choices[0].message.content
-
-
 def test_n_answers_come_best_first_streamed_or_not(client):
     asked = {"model": "pocket:best_of_n", "messages": say(TEA), "seed": 7, "n": 3}
     whole = client.chat.completions.create(**asked)

@@ -267,7 +267,7 @@ async def test_an_unknown_model_is_not_found():
 
 def test_every_setting_of_a_search_may_be_given():
     assert {*DarwinSettings.model_fields} == (
-        {*SearchConfig.model_fields, "streaming_mode", "grounded", "grounded_in"} - {"seed", "max_new_tokens"}
+        {*SearchConfig.model_fields, "grounded", "grounded_in"} - {"seed", "max_new_tokens"}
     )
 
 

@@ -1,27 +1,41 @@
 """Reward models over the wire: our own client of each dialect, against this server as a process."""
 
 import json
+from collections.abc import Sequence
 from math import exp
+from typing import Any
 
 import pytest
 
 from benchmarks.servers.launch import Server
 from darwin_align import Request, Response
 from darwin_align.backends.endpoint import EndpointScorer
-from darwin_align.backends.endpoint.rewards import JsonMapping
+from darwin_align.backends.endpoint.rewards import Item, RewardDialect, Wire, found, in_order, number, rows
 from darwin_align.backends.local import LocalScorer
 from darwin_align.core import Message
 from darwin_align.pocket import reward_path
 
 from .conftest import KEY, TEA
 
-OURS = JsonMapping(
-    "/v1/rewards",
-    request={"model": "{model}", "conversations": {"{each}": "{messages}"}},
-    reward="data.*.reward",
-    index="data.*.index",
-)
-DIALECTS = ["vllm", "vllm-pooling", "openrlhf", OURS]
+
+class Ours(RewardDialect):
+    """The server's own call."""
+
+    name = "ours"
+    forms = ("messages",)
+    has_models = False
+
+    def request(self, model: str, items: Sequence[Item]) -> Wire:
+        return "/v1/rewards", {"model": model, "conversations": [list(item.messages) for item in items]}
+
+    def read(self, data: Any) -> list[float]:
+        return [number(found(entry, "reward")) for entry in in_order(rows(data, "data"))]
+
+    def most(self, form: str) -> None:
+        """No limit."""
+
+
+DIALECTS = ["vllm", "vllm-pooling", "openrlhf", Ours()]
 TURNS = (
     Message(role="system", content="You are a helpful assistant."),
     Message(role="user", content="Hello!"),
@@ -43,12 +57,12 @@ def local():
     return LocalScorer.from_pretrained(reward_path(), threads=1)
 
 
-def scorer(server: Server, dialect: str | JsonMapping) -> EndpointScorer:
+def scorer(server: Server, dialect: str | RewardDialect) -> EndpointScorer:
     options = {"dialect": dialect, "model": "pocket:reward", "tokenizer": reward_path(), "context_length": 1024}
     return EndpointScorer(base_url=server.url, api_key=KEY, **options)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS, ids=str)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: getattr(dialect, "name", dialect))
 @pytest.mark.parametrize("request_", REQUESTS, ids=["one turn", "four turns"])
 async def test_each_dialect_gives_the_local_rewards(server, local, dialect, request_):
     there = await scorer(server, dialect).score(request_, RESPONSES)

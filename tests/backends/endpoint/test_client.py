@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 
 from benchmarks.servers.launch import Server, free_port
 from benchmarks.servers.proxy import FaultProxy
-from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, JsonMapping, JudgeScorer, client
+from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, JudgeScorer, client
 from darwin_align.backends.endpoint.client import _KEYS, Endpoint, Limits, Reply, gathered
 from darwin_align.backends.endpoint.faults import Fault, fault_of_answer
 from darwin_align.core.errors import (
@@ -956,8 +956,6 @@ def test_a_policy_and_a_scorer_take_the_address_of_a_call() -> None:
         ("auto", "http://h"),
         ("vllm", "http://h"),
         ("huggingface", "http://h/classify"),
-        (JsonMapping("", {"q": "{response}"}, reward="r"), "http://h/classify"),
-        (JsonMapping("/classify", {"q": "{response}"}, reward="r"), "http://h"),
     ):
         scorer = EndpointScorer(base_url="http://h/classify", dialect=dialect)
         assert scorer._state.endpoint is not None

@@ -14,7 +14,6 @@ from darwin_align.backends.endpoint.rewards import (
     REWARD_DIALECTS,
     HuggingFace,
     Item,
-    JsonMapping,
     OpenRLHF,
     RewardDialect,
     SGLangClassify,
@@ -24,9 +23,7 @@ from darwin_align.backends.endpoint.rewards import (
     VLLMPooling,
     VLLMScore,
 )
-from darwin_align.backends.endpoint.rewards.mapping import picked
 from darwin_align.backends.endpoint.tokenizers import load_template
-from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import Request, Response
 from darwin_align.pocket import reward_path
 from tests.backends.endpoint.fixtures.served import fixture
@@ -206,117 +203,15 @@ def test_not_a_number_is_read_as_such():
     assert isnan(reward)
 
 
-# -- a mapping by the user
-
-
-def test_mapping_a_response_at_a_time():
-    dialect = JsonMapping(
-        "/judge",
-        request={
-            "m": "{model}",
-            "input": {"text": "Q: {prompt}\nA: {response}", "tags": ["rm", 5, None, "{not a name}"]},
-        },
-        reward="result.0.value",
-    )
-    assert dialect.takes() == ("pair",)
-    assert dialect.most("pair") == 1
-    item = Item("pair", question="Why {response}?", answer="So {prompt}.")
-    path, body = dialect.request("rm-1", [item])
-    assert path == "/judge"
-    assert body == {
-        "m": "rm-1",
-        "input": {"text": "Q: Why {response}?\nA: So {prompt}.", "tags": ["rm", 5, None, "{not a name}"]},
-    }
-    assert dialect.read({"result": [{"value": 3}]}) == [3.0]
-    with pytest.raises(Unread, match=r"nothing at 'result\.0\.value' \('0' is missing\)"):
-        dialect.read({"result": []})
-
-
-@pytest.mark.parametrize(
-    ("placeholder", "form", "item", "sent"),
-    [
-        ("{text}", "text", Item("text", before="a", after="b"), "ab"),
-        ("{ids}", "ids", Item("ids", ids=(1, 2)), [1, 2]),
-        ("{messages}", "messages", Item("messages", messages=CHAT), list(CHAT)),
-        ("{response}", "pair", Item("pair", answer="b"), "b"),
-    ],
-)
-def test_mapping_sends_the_thing_itself(placeholder, form, item, sent):
-    dialect = JsonMapping("/x", request={"in": {"{each}": {"it": placeholder}}}, reward="*")
-    assert dialect.takes() == (form,)
-    assert dialect.most(form) is None
-    assert dialect.request("", [item, item])[1] == {"in": [{"it": sent}, {"it": sent}]}
-    assert dialect.read([1, 2.5]) == [1.0, 2.5]
-
-
-def test_mapping_of_a_server_that_sorts():
-    dialect = JsonMapping(
-        "/rerank",
-        request={"query": "{prompt}", "documents": {"{each}": "{response}"}},
-        reward="results.*.relevance_score",
-        index="results.*.index",
-    )
-    _, body = dialect.request("", PAIRS)
-    assert body == {"query": "question", "documents": ["first", "second"]}
-    rows = [{"index": 1, "relevance_score": 9.0}, {"index": 0, "relevance_score": 4.0}]
-    assert dialect.read({"results": rows}) == [4.0, 9.0]
-    with pytest.raises(Unread, match="places"):
-        dialect.read({"results": [{"index": 2, "relevance_score": 9.0}]})
-
-
-@pytest.mark.parametrize(
-    ("request_template", "reward", "match"),
-    [
-        ({"a": "{respons}"}, "x", "placeholder {respons}: did you mean 'response'"),
-        ({"a": "{prompt}"}, "x", "never sends the answer"),
-        ({"a": "{text}", "b": "{ids}"}, "x", "beside another whole input"),
-        ({"a": {"{each}": "{response}"}, "b": "{response}"}, "x.*", "outside of {each}"),
-        ({"a": {"{each}": "{response}"}}, "x.y", r"need a \*"),
-        ({"a": {"{each}": "{response}", "b": 1}}, "x.*", "stands alone"),
-        ({"a": {"{each}": {"{each}": "{response}"}}}, "x.*", "inside of"),
-    ],
-)
-def test_mapping_refuses_what_cannot_be(request_template, reward, match):
-    with pytest.raises(ConfigError, match=match):
-        JsonMapping("/x", request=request_template, reward=reward)
-
-
-def test_mapping_wants_the_model_that_it_names():
-    dialect = JsonMapping("/x", request={"model": "{model}", "a": "{response}"}, reward="x")
-    with pytest.raises(ConfigError, match="give the scorer a model"):
-        dialect.request("", PAIRS[:1])
-
-
-@pytest.mark.parametrize(
-    ("data", "path", "values"),
-    [
-        ({"score": 1}, "score", [1]),
-        (2.5, "", [2.5]),
-        ([[1, 2], [3]], "*.*", [1, 2, 3]),
-        ({"0": {"a.b": 1}}, "0", [{"a.b": 1}]),
-        ({"*": 1, "a": [{"b": 1}]}, "a.0.b", [1]),
-    ],
-)
-def test_picked(data, path, values):
-    assert picked(data, path) == values
-
-
-@pytest.mark.parametrize(("data", "path"), [({"a": 1}, "b"), ([1], "1"), ([1], "a"), ({"a": 1}, "a.*"), (1, "a")])
-def test_picked_misses(data, path):
-    with pytest.raises(Unread):
-        picked(data, path)
-
-
 @pytest.mark.parametrize(
     "dialect",
     [
         *REWARD_DIALECTS.values(),
         NIM({"a": 0.5}),
-        JsonMapping("/x", request={"a": "{response}"}, reward="b"),
     ],
     ids=lambda dialect: repr(dialect)[:40],
 )
 def test_dialects_are_plain_values(dialect):
     assert pickle.loads(pickle.dumps(dialect)) == dialect  # noqa: S301 - our own bytes
     assert copy.deepcopy(dialect) == dialect
-    assert dialect.takes()
+    assert dialect.forms

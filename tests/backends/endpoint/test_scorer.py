@@ -10,7 +10,7 @@ import math
 import pickle
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from darwin_align import DarwinSearch, SearchConfig
 from darwin_align.backends.endpoint.client import Limits
-from darwin_align.backends.endpoint.rewards import NIM, HuggingFace, JsonMapping
+from darwin_align.backends.endpoint.rewards import NIM, HuggingFace, Item, RewardDialect, Wire, found, number, rows
 from darwin_align.backends.endpoint.scorer import EndpointScorer
 from darwin_align.backends.local import LocalScorer
 from darwin_align.backends.scripted import ScriptedPolicy
@@ -148,12 +148,24 @@ def huggingface(path: str, body: Any) -> Any:
     return classifier()(body["inputs"], **body["parameters"])
 
 
-def mapped(path: str, body: Any) -> Any:
+def own(path: str, body: Any) -> Any:
     assert (path, body["rm"]) == ("/my/scores", "mine")
     return {"out": [{"r": logit(ids)} for ids in body["in"]]}
 
 
-MAPPING = JsonMapping("/my/scores", request={"rm": "{model}", "in": {"{each}": "{ids}"}}, reward="out.*.r")
+class Own(RewardDialect):
+    """A dialect that a user wrote."""
+
+    name = "own"
+    forms = ("ids",)
+    has_models = False
+
+    def request(self, model: str, items: Sequence[Item]) -> Wire:
+        return "/my/scores", {"rm": model, "in": [list(item.ids) for item in items]}
+
+    def read(self, data: Any) -> list[float]:
+        return [number(found(row, "r")) for row in rows(data, "out")]
+
 
 SERVERS: dict[str, tuple[Callable[[str, Any], Any], dict[str, Any]]] = {
     "vllm": (vllm, {}),
@@ -161,7 +173,7 @@ SERVERS: dict[str, tuple[Callable[[str, Any], Any], dict[str, Any]]] = {
     "tei": (tei, {}),
     "openrlhf": (openrlhf, {"dialect": "openrlhf"}),
     "huggingface": (huggingface, {"dialect": "huggingface"}),
-    "mapping": (mapped, {"dialect": MAPPING, "model": "mine"}),
+    "own": (own, {"dialect": Own(), "model": "mine"}),
 }
 
 
@@ -379,7 +391,7 @@ def test_a_server_that_gives_no_rewards_is_refused(kind):
         call(scorer(server).score, REQUEST, responses()[:1])
     assert f"of kind '{kind}'" in str(caught.value)
     assert "vllm, vllm-pooling, vllm-score, sglang, tei, openrlhf, huggingface, nim" in str(caught.value)
-    assert "JsonMapping" in str(caught.value)
+    assert "RewardDialect of your own" in str(caught.value)
 
 
 def test_a_generating_vllm_has_no_classify():

@@ -1,8 +1,17 @@
 """Dialects of reward servers, one a file."""
 
-from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Unread
+from darwin_align.backends.endpoint.rewards.base import (
+    Form,
+    Item,
+    RewardDialect,
+    Unread,
+    Wire,
+    found,
+    in_order,
+    number,
+    rows,
+)
 from darwin_align.backends.endpoint.rewards.huggingface import HuggingFace
-from darwin_align.backends.endpoint.rewards.mapping import JsonMapping
 from darwin_align.backends.endpoint.rewards.nim import NIM
 from darwin_align.backends.endpoint.rewards.openrlhf import OpenRLHF
 from darwin_align.backends.endpoint.rewards.sglang import SGLangClassify
@@ -15,7 +24,6 @@ __all__ = [
     "Form",
     "HuggingFace",
     "Item",
-    "JsonMapping",
     "OpenRLHF",
     "RewardDialect",
     "SGLangClassify",
@@ -24,6 +32,11 @@ __all__ = [
     "VLLMClassify",
     "VLLMPooling",
     "VLLMScore",
+    "Wire",
+    "found",
+    "in_order",
+    "number",
+    "rows",
 ]
 
 REWARD_DIALECTS: dict[str, RewardDialect] = {

@@ -54,6 +54,19 @@ class RewardDialect(ABC):
 
     ``request`` writes a request for some responses, ``read`` returns one number for each from what comes back. Whether
     there are as many numbers as responses, and whether they are finite, is checked elsewhere.
+
+    >>> class Rerank(RewardDialect):
+    ...     name, forms, has_models = "rerank", ("pair",), False
+    ...
+    ...     def request(self, model, items):
+    ...         return "/rerank", {"query": items[0].question, "texts": [item.answer for item in items]}
+    ...
+    ...     def read(self, data):
+    ...         return [number(found(entry, "score")) for entry in in_order(rows(data, "results"))]
+    >>> Rerank().request("", [Item("pair", "Hi", "Hello!"), Item("pair", "Hi", "What?")])[1]
+    {'query': 'Hi', 'texts': ['Hello!', 'What?']}
+    >>> Rerank().read({"results": [{"index": 1, "score": 3.0}, {"index": 0, "score": 2.0}]})
+    [2.0, 3.0]
     """
 
     name: ClassVar[str]
@@ -95,10 +108,6 @@ class RewardDialect(ABC):
     def calls_address(self) -> bool:
         """Whether requests go to the base URL itself, without a path behind it: then it is taken as it is given."""
         return False
-
-    def takes(self) -> tuple[Form, ...]:
-        """What it takes, best first."""
-        return self.forms
 
     def most(self, form: Form) -> int | None:
         """Responses in one request at most; ``None`` knows no limit."""

@@ -108,17 +108,16 @@ class RewardInputFormat:
 
 def form_of(dialect: RewardDialect, recipe: Recipe, template: ChatTemplate | None, missing: str, where: str) -> Form:
     """The best form that the dialect takes and that can be made."""
-    takes = dialect.takes()
-    if takes == ("pair",):
+    if dialect.forms == ("pair",):
         return "pair"
     if recipe.inputs == "pair":
-        if "pair" not in takes:
+        if "pair" not in dialect.forms:
             raise ConfigError(
                 f"the {recipe.name!r} recipe reads a pair of texts, which {dialect.name} does not take: use one of "
                 f"{', '.join(name for name, one in REWARD_DIALECTS.items() if 'pair' in one.forms)}"
             )
         return "pair"
-    for form in takes:
+    for form in dialect.forms:
         if form == "messages" or (form in ("ids", "text") and template is not None):
             return form
     raise ConfigError(f"{where} ({dialect.name}) is to be sent what the chat template makes, but {missing}")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from darwin_align.trace import write_html
-from tests.trace.browser import NAMES, Page, browser, found
-from tests.trace.kit import known, spoken
-from tests.trace.test_page import EVIL, RELAY
+from darwin_align.traces import write_html
+from tests.traces.browser import NAMES, Page, browser, found
+from tests.traces.kit import known, spoken
+from tests.traces.test_page import EVIL, RELAY
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,7 +10,7 @@ from darwin_align.core.result import SearchResult
 from darwin_align.core.types import Beam, FinishReason, Population
 
 if TYPE_CHECKING:
-    from darwin_align.trace.record import Answered
+    from darwin_align.traces.record import Answered
 
 __all__ = ["CycleLineage", "Lane", "Lineage", "Piece", "Point", "lineage_of"]
 

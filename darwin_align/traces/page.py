@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import Beam
-from darwin_align.trace.lineage import CycleLineage, Lane, Lineage, Point
-from darwin_align.trace.markup import Markup, count, cut, element, head, join, number, section, signed
-from darwin_align.trace.picture import colour, key, lineage_picture, name, parts_strip, reward_picture
-from darwin_align.trace.tables import archive, conversation, cost, settings
-from darwin_align.trace.texts import LONGEST, boxed, legend, parts, text
-from darwin_align.trace.words import changes
+from darwin_align.traces.lineage import CycleLineage, Lane, Lineage, Point
+from darwin_align.traces.markup import Markup, count, cut, element, head, join, number, section, signed
+from darwin_align.traces.picture import colour, key, lineage_picture, name, parts_strip, reward_picture
+from darwin_align.traces.tables import archive, conversation, cost, settings
+from darwin_align.traces.texts import LONGEST, boxed, legend, parts, text
+from darwin_align.traces.words import changes
 
 if TYPE_CHECKING:
-    from darwin_align.trace.record import Trace
+    from darwin_align.traces.record import Trace
 
 __all__ = ["page", "snippet"]
 
@@ -79,7 +79,7 @@ def snippet(trace: Trace) -> str:
 
 @cache
 def _read(file: str) -> str:
-    return files("darwin_align.trace").joinpath(file).read_text(encoding="utf-8")
+    return files("darwin_align.traces").joinpath(file).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

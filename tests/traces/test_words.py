@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darwin_align.trace.words import changes, split
+from darwin_align.traces.words import changes, split
 
 texts = st.text(alphabet=st.sampled_from("ab c,.?泡茶é\u0301👍🏽\u200d👩مر\n"), max_size=24) | st.text(max_size=12)
 

@@ -12,8 +12,8 @@ from darwin_align.core.record import Record
 from darwin_align.core.types import Beam
 
 if TYPE_CHECKING:
-    from darwin_align.trace.lineage import Lineage
-    from darwin_align.trace.record import Answered
+    from darwin_align.traces.lineage import Lineage
+    from darwin_align.traces.record import Answered
 
 __all__ = ["Change", "Dynamics", "Moment", "dynamics_of", "jaccard", "rank_biased_overlap"]
 

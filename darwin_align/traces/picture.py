@@ -8,9 +8,9 @@ from itertools import pairwise
 from math import floor, isfinite, log10
 
 from darwin_align.core.result import SearchResult
-from darwin_align.trace.lineage import CycleLineage, Lane, Lineage
-from darwin_align.trace.markup import Markup, columns, count, element, number
-from darwin_align.trace.words import changes
+from darwin_align.traces.lineage import CycleLineage, Lane, Lineage
+from darwin_align.traces.markup import Markup, columns, count, element, number
+from darwin_align.traces.words import changes
 
 __all__ = ["COLOURS", "colour", "key", "lineage_picture", "name", "parts_strip", "reward_picture", "story"]
 

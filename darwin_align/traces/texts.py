@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from darwin_align.trace.lineage import CycleLineage, Lane, Piece
-from darwin_align.trace.markup import Markup, count, cut, element, join
-from darwin_align.trace.picture import colour, key, name
+from darwin_align.traces.lineage import CycleLineage, Lane, Piece
+from darwin_align.traces.markup import Markup, count, cut, element, join
+from darwin_align.traces.picture import colour, key, name
 
 __all__ = ["LONGEST", "boxed", "called", "legend", "parts", "text"]
 

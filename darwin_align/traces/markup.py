@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from darwin_align.trace.words import wide
+from darwin_align.traces.words import wide
 
 __all__ = ["Markup", "columns", "count", "cut", "element", "head", "join", "number", "plain", "section", "signed"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from darwin_align.core.algorithm import darwin
 from darwin_align.core.budget import Usage
@@ -15,15 +15,10 @@ from darwin_align.core.record import Record
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import OperatorName, Population, Request
 from darwin_align.storage.atomic import replace_file
-from darwin_align.trace.dynamics import Dynamics, dynamics_of
-from darwin_align.trace.lineage import Lineage, lineage_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from darwin_align.traces.dynamics import Dynamics, dynamics_of
+from darwin_align.traces.lineage import Lineage, lineage_of
 
 __all__ = ["Answered", "Cost", "Trace", "write_html"]
-
-PlotKind = Literal["rewards", "lineage", "dynamics"]
 
 
 class Answered(NamedTuple):
@@ -117,25 +112,15 @@ class Trace(Record):
         """
         return dynamics_of(self.answered, self._lineage, p)
 
-    def plot(self, kind: PlotKind = "rewards") -> Figure:
-        """Draw with matplotlib (extra ``bench``): reward curves, the lineage, or the dynamics.
-
-        Raises:
-            ConfigError: matplotlib is not installed, or there is no such plot.
-        """
-        from darwin_align.trace.plots import plot
-
-        return plot(self, kind)
-
     def to_html(self) -> str:
         """Return one page that needs nothing else: no network, no other file, and scripts only for convenience."""
-        from darwin_align.trace.page import page
+        from darwin_align.traces.page import page
 
         return page(self)
 
     def to_snippet(self) -> str:
         """Return the short form for a notebook's cell: the answer and its lineage, in a frame of its own."""
-        from darwin_align.trace.page import snippet
+        from darwin_align.traces.page import snippet
 
         return snippet(self)
 

@@ -10,11 +10,11 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.record import Record
 from darwin_align.core.result import SearchResult
 from darwin_align.core.types import Message
-from darwin_align.trace.markup import Markup, count, cut, element, head, join, number, section
-from darwin_align.trace.texts import LONGEST
+from darwin_align.traces.markup import Markup, count, cut, element, head, join, number, section
+from darwin_align.traces.texts import LONGEST
 
 if TYPE_CHECKING:
-    from darwin_align.trace.record import Cost
+    from darwin_align.traces.record import Cost
 
 __all__ = ["archive", "conversation", "cost", "settings"]
 

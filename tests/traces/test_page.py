@@ -12,15 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darwin_align import Request, SearchConfig, SearchResult
-from darwin_align import trace as room
+from darwin_align import Request, SearchConfig, SearchResult, traces
 from darwin_align.core import Message, ToolCall
-from darwin_align.trace import Trace
-from darwin_align.trace.markup import element, plain
+from darwin_align.traces import Trace
+from darwin_align.traces.markup import element, plain
 from tests.core.kit import search_of, trace
 from tests.core.test_in_tool_call import Caller
 from tests.test_trace import RELAY
-from tests.trace.kit import by_id, known, of_class, parsed, said, spoken
+from tests.traces.kit import by_id, known, of_class, parsed, said, spoken
 
 EVIL = [
     "</script><img src=x onerror=alert(1)>",
@@ -32,7 +31,7 @@ EVIL = [
     "\x07",
     "\u202e",
 ]
-CSS = (Path(room.__file__).parent / "page.css").read_text(encoding="utf-8")
+CSS = (Path(traces.__file__).parent / "page.css").read_text(encoding="utf-8")
 TAGS = frozenset(
     re.findall(
         r"\w+",
@@ -50,7 +49,7 @@ def own(page: str) -> list[str]:
 
 
 def test_the_answer_is_marked_by_its_writers() -> None:
-    tree = parsed(known(RELAY).trace.to_html())
+    tree = parsed(Trace.of(known(RELAY)).to_html())
     [answer, *_] = of_class(by_id(tree, "answer"), "answer-text")
     assert [(part.get("data-name"), said(part)) for part in answer] == [("2", "bb"), ("1", "aa"), ("3", "cc")]
     assert [part.get("class") for part in answer] == ["part c1", "part c0", "part c2"]
@@ -62,7 +61,7 @@ def test_the_answer_is_marked_by_its_writers() -> None:
 
 
 def test_the_answers_way_is_drawn_in_its_writers_colours() -> None:
-    tree = parsed(known(RELAY).trace.to_html())
+    tree = parsed(Trace.of(known(RELAY)).to_html())
     [picture] = of_class(tree, "lineage")
     assert [path.get("class") for path in of_class(picture, "path")] == ["path c1", "path c0", "path c2"]
     beams = of_class(picture, "beam")
@@ -76,7 +75,7 @@ def test_the_answers_way_is_drawn_in_its_writers_colours() -> None:
 
 
 def test_every_link_has_its_place_and_every_picture_its_words() -> None:
-    tree = parsed(spoken().trace.to_html())
+    tree = parsed(Trace.of(spoken()).to_html())
     ids = [e.get("id") for e in tree.iter() if e.get("id")]
     assert len(ids) == len(set(ids))
     targets = {e.get("href", "") for e in tree.iter("a")}
@@ -90,14 +89,14 @@ def test_every_link_has_its_place_and_every_picture_its_words() -> None:
 
 
 def test_instructions_show_the_words_that_changed() -> None:
-    tree = parsed(known(RELAY).trace.to_html())
+    tree = parsed(Trace.of(known(RELAY)).to_html())
     rows = of_class(by_id(tree, "instructions"), "beam-row")
     assert [[said(e) for e in row.iter("ins")] for row in rows] == [[" a"], [" b"], [" c"], []]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_users_and_models_write_stays_text(seed: int) -> None:
-    page = spoken("".join(EVIL), words=[*EVIL, "and"], seed=seed, **SMALL).trace.to_html()
+    page = Trace.of(spoken("".join(EVIL), words=[*EVIL, "and"], seed=seed, **SMALL)).to_html()
     elements = own(page)
     assert {e.split(" ", 1)[0] for e in elements} <= TAGS
     assert not [e for e in elements if re.search(r" (on\w+|src|style)\b", e)]
@@ -107,7 +106,7 @@ def test_what_users_and_models_write_stays_text(seed: int) -> None:
 
 def test_an_evil_answer_is_read_back_as_it_was() -> None:
     result = spoken(words=EVIL[:6], **SMALL)
-    tree = parsed(result.trace.to_html())
+    tree = parsed(Trace.of(result).to_html())
     [answer, *_] = of_class(by_id(tree, "answer"), "answer-text")
     assert said(answer) == result.text
     frame = parsed(f"<!DOCTYPE html><title>x</title>{result._repr_html_()}")
@@ -128,7 +127,7 @@ def test_any_text_survives_as_text_and_as_an_attribute(text: str) -> None:
 @pytest.mark.parametrize("asked", ["كيف أحضر الشاي الأخضر؟", "怎么泡绿茶？", "👩‍🔬 👍🏽?"])
 def test_any_script_is_asked_and_answered(asked: str) -> None:
     result = spoken(asked, words=["مرحبا", "绿茶", "👩‍🔬", "नमस्ते", "tea"], **SMALL)
-    page = result.trace.to_html()
+    page = Trace.of(result).to_html()
     page.encode()
     [heading] = parsed(page).iter("h1")
     assert said(heading) == plain(asked)
@@ -136,7 +135,7 @@ def test_any_script_is_asked_and_answered(asked: str) -> None:
 
 
 def test_nothing_comes_from_outside_and_only_our_script_runs() -> None:
-    page = spoken().trace.to_html()
+    page = Trace.of(spoken()).to_html()
     assert not re.search(r"https?:|//[a-z]|url\(|@import|\bsrc=|javascript:", page.replace("// Everything", "").lower())
     [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     for tag, rule in (("style", "style-src"), ("script", "script-src")):
@@ -162,16 +161,16 @@ def test_a_cell_shows_the_answer_in_a_frame_of_its_own() -> None:
 
 def test_failures_budgets_and_plain_samples_say_so() -> None:
     run = trace(search_of(), SearchConfig(cycles=2, replacement_period=4, max_new_tokens=40, seed=3), fails_at=9)
-    tree = parsed(run.result.trace.to_html())
+    tree = parsed(Trace.of(run.result).to_html())
     [failure] = of_class(tree, "failure")
     assert "the server is gone" in said(failure)
     assert said(failure).startswith("The select operator failed for good.")
-    spent = said(parsed(spoken(budget={"tokens": 50}).trace.to_html()))
+    spent = said(parsed(Trace.of(spoken(budget={"tokens": 50})).to_html()))
     assert "budget of tokens" in spent
-    sampled = said(parsed(spoken(cycles=0).trace.to_html()))
+    sampled = said(parsed(Trace.of(spoken(cycles=0)).to_html()))
     assert "The plain sample: no beam did better." in sampled
     assert "Plain sample" in sampled
-    assert "(empty)" in said(parsed(search_of(ends=1.0).invoke("Hi", seed=1).trace.to_html()))
+    assert "(empty)" in said(parsed(Trace.of(search_of(ends=1.0).invoke("Hi", seed=1)).to_html()))
 
 
 def test_the_whole_request_is_told_tools_and_all() -> None:
@@ -186,7 +185,7 @@ def test_the_whole_request_is_told_tools_and_all() -> None:
     request = Request(conversation=turns, tools=tools)
     config = SearchConfig(seed=1, cycles=1, max_new_tokens=9)
     result = trace(search_of(policy=Caller()), config, request=request).result
-    told = said(by_id(parsed(result.trace.to_html()), "request"))
+    told = said(by_id(parsed(Trace.of(result).to_html()), "request"))
     for words in ("Be brief.", '"text": "Tea?"', "boil(", '"water": "<hot>"', "It boils.", '"name": "boil"', "call-1"):
         assert words in told
 
@@ -197,7 +196,7 @@ def large() -> SearchResult:
 
 
 def test_fifteen_beams_of_fifty_steps_in_three_cycles_fit(large: SearchResult) -> None:
-    told = large.trace
+    told = Trace.of(large)
     page = told.to_html()
     beams, points = 46, sum(len(lane.points) for lane in told.lineage().lanes)
     assert points > 2000
@@ -211,7 +210,7 @@ def test_fifteen_beams_of_fifty_steps_in_three_cycles_fit(large: SearchResult) -
 def test_long_texts_of_others_lose_their_middle_and_the_answer_keeps_all() -> None:
     words = ["long" * 100]
     result = spoken("Ask " * 5000, words=words, cycles=1, max_new_tokens=60)
-    tree = parsed(result.trace.to_html())
+    tree = parsed(Trace.of(result).to_html())
     assert said(of_class(by_id(tree, "answer"), "answer-text")[0]) == result.text
     others = [said(e) for e in of_class(by_id(tree, "instructions"), "answer-text")]
     assert max(map(len, others)) < 6100
@@ -285,12 +284,6 @@ def test_beams_are_told_apart_by_every_eye(theme: dict[str, tuple[float, float, 
         assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5 > 0.075
 
 
-def test_plots_have_the_pages_colours() -> None:
-    from darwin_align.trace.plots import _COLOURS
-
-    assert list(_COLOURS) == [f"#{code}" for code in re.findall(r"--c\d: #(\w+)", CSS)[:8]]
-
-
 def test_every_trace_of_a_file_gives_the_same_page() -> None:
-    told = known(RELAY).trace
+    told = Trace.of(known(RELAY))
     assert Trace.from_json(told.to_json()).to_html() == told.to_html()
