@@ -7,7 +7,7 @@ from typing import Any
 
 import griffe
 
-_ROLE = re.compile(r":[a-z]+:`~?(?:[\w.]+\.)?([\w ()]+?)(?: <~?[\w.]+>)?`")
+_ROLE = re.compile(r":[a-z]+:`([^`<]+?)(\s+<[^`>]+>)?`")
 _DOCTEST = re.compile(r"^( *)>>> .*(?:\n\1 *\S.*)*", re.MULTILINE)
 
 
@@ -22,7 +22,12 @@ class ReadableDocstrings(griffe.Extension):
 
 def readable(docstring: str) -> str:
     """Turn roles into code and doctests into fenced blocks."""
-    return _DOCTEST.sub(_fenced, _ROLE.sub(r"``\1``", docstring))
+    return _DOCTEST.sub(_fenced, _ROLE.sub(_code, docstring))
+
+
+def _code(role: re.Match[str]) -> str:
+    title, target = role.groups()
+    return f"``{title if target or title[0] != '~' else title.rpartition('.')[2]}``"
 
 
 def _fenced(doctest: re.Match[str]) -> str:

@@ -59,7 +59,7 @@ def test_snippet_runs_and_prints_something(
     code = snippet.code
     if ADDRESS in code:
         code = code.replace(ADDRESS, request.getfixturevalue("llama").url)
-    exec(compile(code, str(snippet.page), "exec"), {"__name__": "snippet"})  # noqa: S102 - our own page
+    exec(compile(code, str(snippet.page), "exec"), {})  # noqa: S102 - our own page
     printed = capsys.readouterr().out
     assert printed.strip()
     assert re.findall(r"^# prints: (.*)$", code, re.MULTILINE) in ([], printed.splitlines())

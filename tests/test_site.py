@@ -61,4 +61,5 @@ def test_a_table_of_a_class_that_is_gone_is_an_error() -> None:
 
 def test_docstrings_become_markdown() -> None:
     assert readable("See :func:`~darwin_align.core.learn_clauses`.") == "See ``learn_clauses``."
+    assert readable("See :meth:`A.b\n<darwin_align.core.A.b>` and :meth:`b`.") == "See ``A.b`` and ``b``."
     assert readable("Adds.\n\n>>> 1 + 1\n2\n\nMore.") == "Adds.\n\n```pycon\n>>> 1 + 1\n2\n```\n\nMore."
