@@ -10,7 +10,7 @@ ALPACA_READY := .venv-alpaca/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-faults docs-check notebooks pair clean
+.PHONY: demo test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-faults docs docs-check notebooks pair clean
 
 demo: $(DEMO_READY)
 	$(BIN)/darwin-align demo
@@ -62,6 +62,10 @@ bench-overoptimisation: $(READY)
 # Searches over the wire behind a proxy that spoils a fifth of all requests, and behind a slow network.
 bench-faults: $(READY)
 	$(BIN)/python -m benchmarks.faults
+
+# The documentation site, into site/.
+docs: $(READY)
+	$(BIN)/python -m mkdocs build --strict
 
 docs-check: $(READY)
 	$(BIN)/python -m pytest --doctest-modules darwin_align integrations/langgraph/progress.py

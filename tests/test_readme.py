@@ -1,51 +1,101 @@
-"""Python snippets run as they stand, but for the address of their server; tables are what was measured."""
+"""The README and the pages of the site: snippets run as they stand, but for the address of their server; tables are
+what was measured.
+"""
 
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from benchmarks import overoptimisation, quality
 from darwin_align.evaluation.world import Contender
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+TABLE = re.compile(r"^(?:\|.*\n)+", re.MULTILINE)
+BAR = re.compile(r"(?<!\\)\|")  # between two cells
 
 
-def test_the_readme_has_its_snippets() -> None:
-    assert len(SNIPPETS) >= 5
+class Snippet(NamedTuple):
+    page: Path
+    code: str
+
+    @property
+    def name(self) -> str:
+        last = re.sub(r"\W+", " ", self.code.splitlines()[-1])
+        return f"{self.page.stem} {last[:40]}"
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: re.sub(r"\W+", " ", snippet.splitlines()[-1])[:40])
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in BAR.split(line)[1:-1]]
+
+
+SNIPPETS = [
+    Snippet(page, code)
+    for page in PAGES
+    for code in re.findall(r"^```python\n(.*?)^```$", text_of(page), re.MULTILINE | re.DOTALL)
+]
+
+
+def test_the_readme_is_short_and_has_its_snippets() -> None:
+    assert len(text_of(README).splitlines()) <= 150
+    assert len([one for one in SNIPPETS if one.page == README]) >= 3
+    assert len({one.page for one in SNIPPETS}) >= 6
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.name)
 def test_snippet_runs_and_prints_something(
-    snippet: str, request: pytest.FixtureRequest, capsys, tmp_path, monkeypatch
+    snippet: Snippet, request: pytest.FixtureRequest, capsys, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if ADDRESS in snippet:
-        snippet = snippet.replace(ADDRESS, request.getfixturevalue("llama").url)
-    exec(compile(snippet, str(README), "exec"), {})  # noqa: S102 - our own page
+    code = snippet.code
+    if ADDRESS in code:
+        code = code.replace(ADDRESS, request.getfixturevalue("llama").url)
+    exec(compile(code, str(snippet.page), "exec"), {})  # noqa: S102 - our own page
     printed = capsys.readouterr().out
     assert printed.strip()
-    assert re.findall(r"^# prints: (.*)$", snippet, re.MULTILINE) in ([], printed.splitlines())
+    assert re.findall(r"^# prints: (.*)$", code, re.MULTILINE) in ([], printed.splitlines())
 
 
-def test_no_blank_line_tears_a_table() -> None:
-    text = README.read_text(encoding="utf-8")
-    tables = re.findall(r"^(?:\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) >= 5
-    assert [table for table in tables if not re.match(r".*\n\|[-:| ]+\|\n", table)] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tables_are_whole(page: Path) -> None:
+    for table in TABLE.findall(text_of(page) + "\n"):
+        head, rule, *rows = table.splitlines()
+        assert re.fullmatch(r"\|[-:| ]+\|", rule), f"a blank line tears the table after {head}"
+        assert {len(cells(line)) for line in (rule, *rows)} == {len(cells(head))}, head
 
 
 def test_the_table_of_the_family_is_what_was_measured() -> None:
     found = quality.read(quality.RESULTS / "quality.json")
-    assert quality.markdown(found) in README.read_text(encoding="utf-8")
+    head, *rows = quality.markdown(found).splitlines()
+    page = text_of(ROOT / "docs" / "benchmarks.md")
+    assert "\n".join(rows) in page
+    [own_head] = [line for line in page.splitlines() if line.startswith("| setting | gold | difference to darwin |")]
+    assert len(cells(own_head)) == len(cells(head))
     assert {Contender.of(text).label for text in quality.CONTENDERS} == {one.label for one in found.standings}
 
 
+def test_the_table_of_the_readme_is_a_part_of_it() -> None:
+    head, _, *rows = quality.markdown(quality.read(quality.RESULTS / "quality.json")).splitlines()
+    names = cells(head)
+    columns = [0, names.index("gold"), 2, names.index("decoded"), names.index("seconds")]
+    measured = {tuple(cells(row)[i] for i in columns) for row in rows}
+    [table] = [table for table in TABLE.findall(text_of(README)) if table.startswith("| setting | gold |")]
+    shown = {tuple(cells(row)) for row in table.splitlines()[2:]}
+    assert len(shown) >= 4
+    assert shown <= measured
+
+
 def test_the_tables_of_overoptimisation_are_what_was_measured() -> None:
-    page = (README.parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    page = text_of(ROOT / "benchmarks" / "README.md")
     found = json.loads((quality.RESULTS / "overoptimisation.json").read_text(encoding="utf-8"))
     assert overoptimisation.accuracy_table(found["accuracy"]) in page
     assert len(found["series"]) == 11

@@ -12,6 +12,7 @@ from tests.cli.test_options import EVERY
 ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
     "integrations/openai_server/README.md",
     "integrations/vllm/README.md",
     "integrations/ray/README.md",
