@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import secrets
 import uuid
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Never, Self, Unpack
 
 from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
@@ -41,20 +41,35 @@ from darwin_align.core import (
 from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError, ReplayError, RequestError
 from darwin_align.core.record import plain_errors
+from darwin_align.core.search_settings import OnEvent, SearchSettings
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import ends_search, is_context_overflow, is_remote_fault, message_of
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import ALIASES, readable
-from darwin_align.operators.base import Check, Decoder, Mutator, Scorer
+from darwin_align.operators.base import Check, Decoder, Mutator, Operator, Resource, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
-from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector, parts_of
+from darwin_align.operators.coerce import (
+    ConfigLike,
+    DecoderLike,
+    MutatorLike,
+    PolicyLike,
+    ScorerLike,
+    SelectorLike,
+    as_config,
+    as_decoder,
+    as_mutator,
+    as_policy,
+    as_scorer,
+    as_selector,
+    parts_of,
+)
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
-from darwin_align.operators.policy import check_ranks
+from darwin_align.operators.policy import Policy, check_ranks
 from darwin_align.operators.portal import OutOfTime, acall, call
-from darwin_align.operators.prompts import MANY, MutationPromptField
+from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
 from darwin_align.operators.rewording import ParentShare
 from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
@@ -68,10 +83,8 @@ __all__ = ["DarwinSearch", "SearchInput"]
 logger = logging.getLogger(__name__)
 
 SearchInput = str | Sequence[Any] | PromptValue | Request
-OnEvent = Callable[[Event, Population], None]
-"""Called after each answered question with the event and the population that it led to. If a question failed for good
-and ended the search, the last event says so, and the population is the question's own."""
-
+_NOT_GIVEN: Any = object()
+"""Stands for an argument that has no default of its own here."""
 _SAMPLING = frozenset(Sampling.model_fields)
 _SEARCH = frozenset(SearchConfig.model_fields)
 _REQUEST = frozenset(
@@ -97,6 +110,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
+    # What users gave: one of the types in __init__. The operators that are made of it stand behind the fields.
     policy: Any = None
     """Continues text, for the decoder and the mutator."""
     scorer: Any
@@ -117,12 +131,46 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
     guard: Check | None = Field(default_factory=LexicalIntent)
     """Intent guard: refuses mutations that leave the topic. ``None`` lets all through."""
 
+    _policy: Policy | None = PrivateAttr()
     _decoder: Runnable[Any, Any] = PrivateAttr()
     _scorer: Runnable[Any, Any] = PrivateAttr()
+    _mutator: Runnable[Any, Any] | None = PrivateAttr()
+    _selector: Runnable[Any, Any] | None = PrivateAttr()
 
-    def __init__(self, **parts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        policy: PolicyLike | None = None,
+        scorer: ScorerLike = _NOT_GIVEN,
+        decoder: DecoderLike | None = None,
+        mutator: MutatorLike | None = None,
+        selector: SelectorLike | None = None,
+        config: ConfigLike = _NOT_GIVEN,
+        sampling: Sampling | Mapping[str, Any] = _NOT_GIVEN,
+        clauses: Sequence[Clause] = (),
+        grounded: Grounded = False,
+        mutation_prompt: MutationPrompt | str = MANY,
+        guard: Check | None = _NOT_GIVEN,
+        name: str | None = None,
+        **unknown: Never,
+    ) -> None:
+        given = {
+            "policy": policy,
+            "scorer": scorer,
+            "decoder": decoder,
+            "mutator": mutator,
+            "selector": selector,
+            "config": as_config(config),
+            "sampling": sampling,
+            "clauses": clauses,
+            "grounded": grounded,
+            "mutation_prompt": mutation_prompt,
+            "guard": guard,
+            "name": name,
+            **unknown,
+        }
         with plain_errors(type(self)):
-            super().__init__(**parts)
+            super().__init__(**{name: part for name, part in given.items() if part is not _NOT_GIVEN})
 
     @model_validator(mode="after")
     def _coerce(self) -> Self:
@@ -139,14 +187,18 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             raise ConfigError("mutation_prompt would be ignored beside an explicit mutator: give the mutator a prompt")
         if self.guard is not None:
             check_signature("guard", self.guard, "guard(request, mutation) -> str | None")
-        self._decoder = as_decoder(self.policy if self.decoder is None else self.decoder)
+        self._policy = None if self.policy is None else as_policy(self.policy)
+        self._decoder = as_decoder(self._policy if self.decoder is None else self.decoder)
         self._scorer = as_scorer(self.scorer)
+        self._mutator = None if self.mutator is None else as_mutator(self.mutator)
+        self._selector = None if self.selector is None else as_selector(self.selector)
         self.config = self._settled(self.config)
-        self._mutator(self.config)  # a wrong operator shows here, not in the middle of a search
-        self._selector(self.config)
+        self._mutator_under(self.config)  # what cannot work shows here, not in the middle of a search
         return self
 
-    def invoke(self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any) -> SearchResult:
+    def invoke(
+        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
+    ) -> SearchResult:
         """Search for a well rewarded answer.
 
         Args:
@@ -167,23 +219,29 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         """
         return self._traced(lambda config: _last(self._steps(input, config, settings)), input, config, _shown)
 
-    async def ainvoke(self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any) -> SearchResult:
+    async def ainvoke(
+        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
+    ) -> SearchResult:
         """Search as :meth:`invoke` does, with the same result, without blocking the event loop."""
         return await self._atraced(lambda config: _alast(self._asteps(input, config, settings)), input, config, _shown)
 
-    def run(self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any) -> SearchResult:
+    def run(
+        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
+    ) -> SearchResult:
         """Search as :meth:`invoke` does, without a run of its own: the operators' runs are children of the config's.
 
         For whoever has a run already, like a chat model.
         """
         return _last(self.steps(input, config, **settings))
 
-    async def arun(self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any) -> SearchResult:
+    async def arun(
+        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
+    ) -> SearchResult:
         """Search as :meth:`run` does, without blocking the event loop."""
         return await _alast(self.asteps(input, config, **settings))
 
     def steps(
-        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any
+        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
     ) -> Generator[Event | SearchResult, None, None]:
         """Search as :meth:`run` does, step by step: closing the generator ends the search.
 
@@ -197,7 +255,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
                 yield step
 
     async def asteps(
-        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Any
+        self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
     ) -> AsyncGenerator[Event | SearchResult, None]:
         """Search as :meth:`steps` does, without blocking the event loop."""
         config = ensure_config(config)
@@ -208,7 +266,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
                     yield step
 
     def _steps(
-        self, input: SearchInput, config: RunnableConfig, settings: dict[str, Any]
+        self, input: SearchInput, config: RunnableConfig, settings: SearchSettings
     ) -> Generator[Event | SearchResult, None, None]:
         asked = _Call(self, input, **settings)
         run = _Run(self, asked, self._max_response_tokens(asked.request, config), config)
@@ -223,7 +281,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         yield run.result
 
     async def _asteps(
-        self, input: SearchInput, config: RunnableConfig, settings: dict[str, Any]
+        self, input: SearchInput, config: RunnableConfig, settings: SearchSettings
     ) -> AsyncGenerator[Event | SearchResult, None]:
         asked = _Call(self, input, **settings)
         run = _Run(self, asked, await acall(self._max_response_tokens, asked.request, config), config)
@@ -244,7 +302,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         ]
         return min((room for room in rooms if room is not None), default=None)
 
-    def policy_for(self, config: RunnableConfig | None = None) -> Any:
+    def policy_for(self, config: RunnableConfig | None = None) -> Policy | None:
         """The policy that writes the answers in a call with this config."""
         parts = parts_of(self._decoder, ensure_config(config))
         return next((part.policy for part in parts if isinstance(part, Decoder)), None)
@@ -259,7 +317,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         """Draw the loop, as it runs under the search's own settings and the config's choice of operators."""
         return loop_graph(self, self.operators(self.config), self.config, ensure_config(config))
 
-    def request(self, input: SearchInput, settings: dict[str, Any]) -> tuple[Request, SearchConfig]:
+    def request(self, input: SearchInput, settings: Mapping[str, Any]) -> tuple[Request, SearchConfig]:
         """Split a call's input and settings into the request and the search's settings.
 
         Raises:
@@ -301,31 +359,27 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
     def operators(self, config: SearchConfig) -> dict[OperatorName, Runnable[Any, Any]]:
         """Return the four operators under these settings."""
         return {
-            "mutate": self._mutator(config),
+            "mutate": self._mutator_under(config),
             "decode": self._decoder,
             "score": self._scorer,
-            "select": self._selector(config),
+            "select": selector_of(config) if self._selector is None else self._selector,
         }
 
-    def _mutator(self, config: SearchConfig) -> Runnable[Any, Any]:
-        if self.mutator is not None:
-            mutator = as_mutator(self.mutator)
+    def _mutator_under(self, config: SearchConfig) -> Runnable[Any, Any]:
+        if self._mutator is not None:
+            mutator = self._mutator
         elif config.mutator == "identity":
             return IdentityMutator()
         elif config.mutator == "clauses":
             mutator = _clause_mutator(config)
-        elif self.policy is None:
+        elif self._policy is None:
             raise ConfigError("with a decoder but no policy nobody rewords instructions: give mutator=… or policy=…")
         else:
-            decoder: Any = as_decoder(self.policy)  # a function as a policy is made one there
-            mutator = PolicyMutator(policy=decoder.policy, prompt=self.mutation_prompt)
+            mutator = PolicyMutator(policy=self._policy, prompt=self.mutation_prompt)
         checks = [self.guard] if self.guard is not None else []
-        if refusal := getattr(self.policy, "refusal", None):
-            checks.append(fits(refusal, config.max_new_tokens))
+        if self._policy is not None and self._policy.has_own_refusal:
+            checks.append(fits(self._policy.refusal, config.max_new_tokens))
         return _guarded(mutator, checks)
-
-    def _selector(self, config: SearchConfig) -> Runnable[Any, Any]:
-        return selector_of(config) if self.selector is None else as_selector(self.selector)
 
 
 class _Call:
@@ -368,10 +422,12 @@ class _Run:
         # A trial would count against no limit of time.
         untried = bool(asked.replay) or config.budget.seconds is not None
         scorers = [] if untried else parts_of(self.operators["score"], run_config)
-        self.judges = [judge for part in scorers for judge in judges_of(part)]
+        self.judges = [judge for part in scorers if isinstance(part, Scorer) for judge in judges_of(part)]
         """To be tried on a short answer before anything is spent on rewording and decoding."""
-        held = [resource for part in parts for resource in getattr(part, "resources", ())]
-        self.resources = {id(part): part for part in (search.policy, search.decoder, search.scorer, *held)}.values()
+        operators = [part for part in parts if isinstance(part, Operator)]
+        held = [one for operator in operators for one in (operator, *operator.resources)]
+        policies = [] if search._policy is None else [search._policy]
+        self.resources: Iterable[Resource] = {id(one): one for one in (*policies, *held)}.values()
         self.search_id = uuid.uuid4().hex
         self.algorithm = darwin(asked.request, config, self.search_id)
         self.recorded, self.on_event = list(asked.replay), asked.on_event
@@ -440,8 +496,8 @@ class _Run:
             yield
         finally:
             self.algorithm.close()
-            for release in filter(None, (getattr(resource, "release", None) for resource in self.resources)):
-                release(self.search_id)
+            for resource in self.resources:
+                resource.release(self.search_id)
 
 
 def _last(steps: Generator[Event | SearchResult, None, None]) -> SearchResult:
@@ -471,7 +527,7 @@ def _check_characters(request: Request) -> None:
         ) from None
 
 
-def _trial(judge: Any, request: Request) -> Runnable[Any, None]:
+def _trial(judge: Scorer, request: Request) -> Runnable[Any, None]:
     """The trial of a judge, as a run of its own."""
 
     async def atrial(_: str) -> None:

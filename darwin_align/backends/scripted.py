@@ -9,12 +9,12 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.seeds import below, uniform
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.base import Scorer
-from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 
 __all__ = ["ScriptedPolicy", "ScriptedScorer"]
 
 
-class ScriptedPolicy:
+class ScriptedPolicy(Policy):
     """A policy over a vocabulary of words: one word is one token, drawn by the row's seed and position.
 
     It answers a prompt found in ``replies`` with that text instead, word by word. Token 0 ends the answer; it is drawn
@@ -31,7 +31,7 @@ class ScriptedPolicy:
     'green'
     """
 
-    ranks_tokens = True
+    capabilities = Capabilities(ranks_tokens=True)
 
     def __init__(
         self,

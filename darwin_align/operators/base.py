@@ -8,14 +8,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from math import inf, nextafter
 from operator import index
-from typing import Any, ClassVar, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, Union
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import OperatorError, RewardError
@@ -27,13 +28,14 @@ from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Re
 from darwin_align.operators.policy import (
     Allowance,
     Continuation,
+    Policy,
     Row,
     check_ranks,
     current_allowance,
     current_search,
     usage_of,
 )
-from darwin_align.operators.portal import acall, call, time_limit
+from darwin_align.operators.portal import acall, call, start, submits, time_limit
 from darwin_align.operators.report import Report
 from darwin_align.operators.rewording import filled_note
 from darwin_align.operators.timed import generate_call
@@ -41,7 +43,7 @@ from darwin_align.operators.tracing import TracedRunnable, cut, summary
 from darwin_align.operators.usage import with_policy_usage
 from darwin_align.operators.verdicts import check_asked, judged
 
-__all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Scorer", "Selector"]
+__all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Resource", "Scorer", "Selector", "policy_of"]
 
 T = TypeVar("T")
 Reply = Union[T, Awaitable[T]]  # noqa: UP007 - a generic alias needs the old spelling
@@ -49,6 +51,21 @@ Ask = tuple[Callable[..., Any], tuple[Any, ...]]
 Dialogue = Generator[Ask, Any, Population]
 Check = Callable[[Request, str], Reply[str | None]]
 """``check(request, mutation)`` returns the reason for which a mutation is refused, or ``None``."""
+
+
+class Resource(Protocol):
+    """What keeps something for a search."""
+
+    def release(self, search_id: str) -> None:
+        """Let it go: the search is over."""
+        ...
+
+
+def policy_of(given: object) -> Policy:
+    """What an operator's ``policy`` is made of: see :func:`~darwin_align.operators.coerce.as_policy`."""
+    from darwin_align.operators.coerce import as_policy  # which makes operators, and so needs this module
+
+    return as_policy(given)
 
 
 class Operator(TracedRunnable[Population, Population]):
@@ -76,9 +93,12 @@ class Operator(TracedRunnable[Population, Population]):
         return await self._atraced(lambda _: self._aanswer(input), summary(input), config, summary)
 
     @property
-    def resources(self) -> tuple[Any, ...]:
-        """Parts that hold something for a search: ``part.release(search_id)`` is called when it is over."""
+    def resources(self) -> tuple[Resource, ...]:
+        """Parts that keep something for a search: they are released when it is over, as the operator itself is."""
         return ()
+
+    def release(self, search_id: str) -> None:
+        """Let go what this operator itself keeps for a search, which is over: a hint."""
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -194,11 +214,11 @@ class Decoder(Operator):
     """
 
     role: ClassVar[OperatorName] = "decode"
-    policy: Any
-    """A :class:`~darwin_align.operators.policy.Policy`."""
+    policy: Annotated[Policy, BeforeValidator(policy_of)]
+    """A policy, or what :func:`~darwin_align.operators.coerce.as_policy` makes one of."""
 
     @property
-    def resources(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Resource, ...]:
         """The policy."""
         return (self.policy,)
 
@@ -264,6 +284,33 @@ class Scorer(Operator):
     ) -> Reply[Sequence[float] | Report[Sequence[float]]]:
         """Return one finite reward for each response, in order; larger is better."""
 
+    @submits
+    def submit(self, request: Request, responses: Sequence[Response]) -> Future[Any]:
+        """Queue responses and return a future of what :meth:`score` returns, at once.
+
+        A search calls it in place of :meth:`score` if a subclass overrides it, marked with
+        :func:`~darwin_align.operators.portal.submits`. The default runs :meth:`score` in the background.
+        """
+        return start(self.score, request, responses)
+
+    @property
+    def has_own_submit(self) -> bool:
+        """Whether :meth:`submit` is its own, so that it takes the place of :meth:`score`."""
+        return type(self).submit is not Scorer.submit
+
+    @property
+    def components(self) -> tuple[Scorer, ...]:
+        """The scorers that this one is made of."""
+        return ()
+
+    @property
+    def needs_trial(self) -> bool:
+        """Whether :meth:`try_out` would score something."""
+        return False
+
+    async def try_out(self, request: Request) -> None:
+        """Score a short answer, to find out before anything is decoded whether this scorer works at all."""
+
     def max_response_tokens(self, request: Request) -> int | None:  # noqa: ARG002
         """Tokens of an answer that this scorer can still read behind the conversation; ``None`` knows no limit."""
         return None
@@ -277,7 +324,7 @@ class Scorer(Operator):
         if not places:
             return population
         responses = list(places)
-        ask = getattr(self, "submit", self.score)
+        ask = self.submit if self.has_own_submit else self.score
         report = Report.of((yield ask, (population.request, responses)))
         rewards = check_rewards(report.answer, len(responses))
         scored = {

@@ -1,9 +1,16 @@
-"""What users may pass in an operator's place: a function, a LangChain chain, or an object with the method."""
+"""What users may pass in an operator's place, made an operator or refused: all of it here, and nowhere later.
+
+An object with the method, a function, a LangChain chain and, for rewording, a chat model are adapted. Whatever only
+looks like one of them is refused when a search is made, with what to give instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableWithFallbacks
@@ -11,22 +18,221 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
 
+from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ConfigError
-from darwin_align.operators.base import Decoder, Mutator, Operator, Scorer, Selector
+from darwin_align.core.selection import Selection
+from darwin_align.core.types import Request, Response
+from darwin_align.operators.base import Decoder, Mutator, Operator, Resource, Scorer, Selector
 from darwin_align.operators.mutators import MUTATE, ChainMutator, ChatModelMutator, FunctionMutator
-from darwin_align.operators.policy import FunctionPolicy
+from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row
+from darwin_align.operators.report import Report
 from darwin_align.operators.scorers import SCORE, ChainScorer, FunctionScorer
 from darwin_align.operators.selectors import SELECT, FunctionSelector
 from darwin_align.operators.signatures import check_signature
 
-__all__ = ["as_decoder", "as_mutator", "as_scorer", "as_selector", "parts_of"]
+__all__ = [
+    "ConfigLike",
+    "DecoderLike",
+    "MutatorLike",
+    "PolicyLike",
+    "ScorerLike",
+    "SelectorLike",
+    "as_config",
+    "as_decoder",
+    "as_mutator",
+    "as_policy",
+    "as_scorer",
+    "as_selector",
+    "parts_of",
+]
 
 GENERATE = "generate(rows) -> continuations"
 """The call of a policy."""
 PopulationRunnable = Runnable[Any, Any]
 
+T = TypeVar("T")
 
-def as_mutator(given: Any) -> PopulationRunnable:
+
+class HasGenerate(Protocol):
+    """An object that is no :class:`~darwin_align.operators.policy.Policy` and continues rows."""
+
+    def generate(self, rows: list[Row], /) -> Continuations | Awaitable[Continuations]: ...
+
+
+class HasMutate(Protocol):
+    """An object that is no mutator and rewords instructions."""
+
+    def mutate(self, request: Request, instruction: str, n: int, seed: int, /) -> Mutations | Awaitable[Mutations]: ...
+
+
+class HasScore(Protocol):
+    """An object that is no scorer and rewards responses."""
+
+    def score(self, request: Request, responses: list[Response], /) -> Rewards | Awaitable[Rewards]: ...
+
+
+class HasSelect(Protocol):
+    """An object that is no selector and selects."""
+
+    def select(
+        self, rewards: list[float], finished: list[bool], weights: list[float], seed: int, /
+    ) -> Selected | Awaitable[Selected]: ...
+
+
+Mutations = list[str] | Report[list[str]]
+Rewards = Iterable[float] | Report[Any]
+Selected = Selection | tuple[Iterable[int | None], Iterable[float]]
+
+PolicyLike = Policy | HasGenerate | Callable[[list[Row]], Continuations | Awaitable[Continuations]]
+"""What is taken as a policy: a function or an object of one's own besides policies."""
+DecoderLike = Decoder | PolicyLike | Runnable[Any, Any]
+"""What is taken as a decoder: a decoder, also behind LangChain's wrappers, or what is taken as a policy."""
+MutatorLike = (
+    Mutator | HasMutate | Callable[[Request, str, int, int], Mutations | Awaitable[Mutations]] | Runnable[Any, Any]
+)
+"""What is taken as a mutator: among the Runnables are chat models, and chains to a list of rewordings."""
+ScorerLike = Scorer | HasScore | Callable[[Request, list[Response]], Rewards | Awaitable[Rewards]] | Runnable[Any, Any]
+"""What is taken as a scorer: among the Runnables are chains from one response to a number, but no chat models."""
+SelectorLike = (
+    Selector
+    | HasSelect
+    | Callable[[list[float], list[bool], list[float], int], Selected | Awaitable[Selected]]
+    | Runnable[Any, Any]
+)
+"""What is taken as a selector."""
+ConfigLike = SearchConfig | Mapping[str, Any]
+"""What is taken as a search's settings."""
+
+
+@dataclass(frozen=True, repr=False)
+class ObjectPolicy(Policy):
+    """An object with ``generate``, or a function like it, as a policy.
+
+    Of an object's further attributes those are used that are named as a policy's or as its capabilities. They are
+    looked up whenever they are needed.
+    """
+
+    given: Any
+
+    def __repr__(self) -> str:
+        return repr(self.given)
+
+    @property
+    def generate(self) -> Callable[..., Any]:
+        """The object's method, or the function, itself: so it is seen whether it is a coroutine function."""
+        method = getattr(self.given, "generate", None)
+        return method if callable(method) else self.given  # type: ignore[no-any-return]
+
+    @property
+    def submit(self) -> Callable[..., Future[Any]]:
+        """The object's, if it has one."""
+        return getattr(self.given, "submit", super().submit)
+
+    @property
+    def refusal(self) -> Callable[[Request, int], str | None]:
+        """The object's, if it has one."""
+        return getattr(self.given, "refusal", super().refusal)
+
+    def release(self, search_id: str) -> None:
+        """Release the object, if it can be."""
+        if callable(release := getattr(self.given, "release", None)):
+            release(search_id)
+
+    @property
+    def has_own_submit(self) -> bool:
+        """Whether the object has one."""
+        return hasattr(self.given, "submit")
+
+    @property
+    def has_own_refusal(self) -> bool:
+        """Whether the object has one."""
+        return hasattr(self.given, "refusal")
+
+    @property
+    def context_length(self) -> int | None:  # type: ignore[override] # an object may change it
+        """The object's, if it has one."""
+        return getattr(self.given, "context_length", None)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The object's, or those that its attributes tell one by one."""
+        if isinstance(own := getattr(self.given, "capabilities", None), Capabilities):
+            return own
+        told = {name: bool(getattr(self.given, name)) for name in _CAPABILITIES if hasattr(self.given, name)}
+        return Capabilities(**{"reads_tool_calls": isinstance(self, ToolCallingPolicy), **told})
+
+    @property
+    def enforces_formats(self) -> bool:
+        """One of its capabilities."""
+        return self.capabilities.enforces_formats
+
+    @property
+    def enforces_grounding(self) -> bool:
+        """One of its capabilities."""
+        return self.capabilities.enforces_grounding
+
+    @property
+    def supports_tools(self) -> bool:
+        """One of its capabilities."""
+        return self.capabilities.supports_tools
+
+    @property
+    def template(self) -> Any:
+        """The object's chat template, if it has one."""
+        return getattr(self.given, "template", None)
+
+
+@dataclass(frozen=True, repr=False)
+class ToolCallingPolicy(ObjectPolicy):
+    """An object that also says how its model writes tool calls."""
+
+    @property
+    def tool_syntax(self) -> Any:
+        """The object's; it may have to ask a server."""
+        return self.given.tool_syntax
+
+
+class ObjectScorer(FunctionScorer):
+    """An object with ``score`` that keeps something for a search."""
+
+    given: Any
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The object."""
+        return (self.given,)
+
+
+_CAPABILITIES = tuple(field.name for field in fields(Capabilities))
+
+
+def as_policy(given: object) -> Policy:
+    """Make a policy of a Policy, an object with ``generate``, or a function like it.
+
+    >>> as_policy(lambda rows: []).generate([])
+    []
+    """
+    if isinstance(given, Policy):
+        return given
+    if _is(given, BaseLanguageModel):
+        raise ConfigError(
+            f"{type(given).__name__} cannot be the policy: a LangChain model writes whole answers and cannot go on "
+            "with a part of one. Give it as mutator=…, or as scorer=JudgeScorer(model=…); as policy=… give "
+            "EndpointPolicy(base_url=…, model=…) with its server's address, or LocalPolicy.from_pretrained(…)"
+        )
+    _refuse_foreign("policy", given)
+    if (method := _method(given, "generate")) is None:
+        raise _refusal("policy", given)
+    check_signature("policy", method, GENERATE)
+    _refuse_text_function(method)
+    if isinstance(given, Runnable):
+        return ObjectPolicy(method)
+    # It is not asked for its value, which might take a server's answer.
+    reads_calls = hasattr(type(given), "tool_syntax") or "tool_syntax" in getattr(given, "__dict__", {})
+    return ToolCallingPolicy(given) if reads_calls else ObjectPolicy(given)
+
+
+def as_mutator(given: object) -> PopulationRunnable:
     """Make a mutator of a Mutator, a chat model, a chain, an object with ``mutate``, or a function like it.
 
     >>> as_mutator(lambda request, instruction, n, seed: [instruction.upper()] * n).role
@@ -41,30 +247,17 @@ def as_mutator(given: Any) -> PopulationRunnable:
         return FunctionMutator(function=method)
     if isinstance(given, Runnable) and not isinstance(given, Operator):
         return ChainMutator(chain=given)
-    raise _refusal("mutator", MUTATE, given)
+    raise _refusal("mutator", given)
 
 
-def as_decoder(given: Any) -> PopulationRunnable:
-    """Make a decoder of a Decoder, of a policy (an object with ``generate``), or of a function like it."""
+def as_decoder(given: object) -> PopulationRunnable:
+    """Make a decoder of a Decoder, or of whatever :func:`as_policy` takes."""
     if _is(given, Decoder):
         return _with_alternatives(given, as_decoder)
-    if _is(given, BaseLanguageModel):
-        raise ConfigError(
-            f"{type(given).__name__} cannot be the policy: a LangChain model writes whole answers and cannot go on "
-            "with a part of one. Give it as mutator=…, or as scorer=JudgeScorer(model=…); as policy=… give "
-            "EndpointPolicy(base_url=…, model=…) with its server's address, or LocalPolicy.from_pretrained(…)"
-        )
-    _refuse_foreign("policy", given)
-    if callable(getattr(given, "generate", None)) and not isinstance(given, (Runnable, type)):
-        check_signature("policy", given.generate, GENERATE)
-        return Decoder(policy=given)
-    if (method := _method(given, "generate")) is not None:
-        check_signature("policy", method, GENERATE)
-        return Decoder(policy=FunctionPolicy(method))
-    raise _refusal("decoder", GENERATE, given)
+    return Decoder(policy=as_policy(given))
 
 
-def as_scorer(given: Any) -> PopulationRunnable:
+def as_scorer(given: object) -> PopulationRunnable:
     """Make a scorer of a Scorer, a chain to a number, an object with ``score``, or a function like it.
 
     >>> as_scorer(lambda request, responses: [0.0 for _ in responses]).role
@@ -81,11 +274,13 @@ def as_scorer(given: Any) -> PopulationRunnable:
     if isinstance(given, Runnable) and not isinstance(given, Operator):
         return ChainScorer(chain=given)
     if (method := _method(given, "score")) is not None:
+        if callable(getattr(given, "release", None)):
+            return ObjectScorer(function=method, given=given)
         return FunctionScorer(function=method)
-    raise _refusal("scorer", SCORE, given)
+    raise _refusal("scorer", given)
 
 
-def as_selector(given: Any) -> PopulationRunnable:
+def as_selector(given: object) -> PopulationRunnable:
     """Make a selector of a Selector, an object with ``select``, or a function like it.
 
     >>> as_selector(lambda rewards, finished, weights, seed: (range(len(rewards)), weights)).role
@@ -96,7 +291,15 @@ def as_selector(given: Any) -> PopulationRunnable:
     _refuse_foreign("selector", given)
     if (method := _method(given, "select")) is not None:
         return FunctionSelector(function=method)
-    raise _refusal("selector", SELECT, given)
+    raise _refusal("selector", given)
+
+
+def as_config(given: object) -> object:
+    """Refuse the name of a preset as a search's settings; whatever else it is, they are validated as they are."""
+    if not isinstance(given, str):
+        return given
+    SearchConfig.preset(given)  # a name that is none is refused with the names that are
+    raise ConfigError(f"config={given!r} is the name of a preset: give config=SearchConfig.preset({given!r})")
 
 
 def parts_of(operator: PopulationRunnable, config: RunnableConfig) -> list[PopulationRunnable]:
@@ -150,32 +353,61 @@ _BY_NAME = {
     "mutator": "a built-in mutator is named in the settings: config=SearchConfig(mutator=…)",
     "selector": "a built-in selector is named in the settings: config=SearchConfig(selector=…)",
 }
+_WRAPPED = {
+    "policy": "wrap the model and its tokenizer: LocalPolicy(model, tokenizer), or load them: "
+    "LocalPolicy.from_pretrained(…)",
+    "scorer": "wrap the model and its tokenizer: LocalScorer(reward_model=RewardModel(model, tokenizer)), or load "
+    "them: LocalScorer.from_pretrained(…)",
+}
 _LIBRARIES = {
-    "transformers": {
-        "policy": "wrap the model and its tokenizer: LocalPolicy(model, tokenizer)",
-        "scorer": "wrap the model and its tokenizer: LocalScorer(model, tokenizer)",
-    },
+    "transformers": _WRAPPED,
+    "peft": _WRAPPED,
+    "torch": _WRAPPED,
     "vllm": {"policy": "serve the model by `vllm serve` and give EndpointPolicy(base_url=…)"},
     "openai": {"policy": "give EndpointPolicy(base_url=…)", "scorer": "give JudgeScorer(base_url=…)"},
 }
 
 
-def _refuse_foreign(role: str, given: Any) -> None:
+def _refuse_foreign(role: str, given: object) -> None:
     """Refuse what could pass for an operator and is none: a name, a class, an object of another library."""
-    start = f"cannot use {type(given).__name__} {given!r:.80} as {'decoder' if role == 'policy' else role}: "
+    start = f"cannot use {type(given).__name__} {given!r:.80} as {role}: "
     if isinstance(given, str):
-        kind = "decoder" if role == "policy" else role
-        raise ConfigError(f"{_refusal(kind, _CALLS[role], given)}; {_BY_NAME[role].format(given)}")
-    library = getattr(given if isinstance(given, type) else type(given), "__module__", "").partition(".")[0]
-    if (advice := _LIBRARIES.get(library)) and not isinstance(given, Runnable):
-        instead = advice.get(role, f"a {role} is a function or an object of your own that calls it")
+        raise ConfigError(f"{_refusal(role, given)}; {_BY_NAME[role].format(given)}")
+    method = _CALLS[role].partition("(")[0]
+    library = None if isinstance(given, Runnable) else _library(given, method)
+    if library is not None:
+        instead = _LIBRARIES[library].get(role, f"a {role} is a function or an object of your own that calls it")
         raise ConfigError(f"{start}it belongs to {library}; {instead}")
-    if isinstance(given, type) and hasattr(given, _CALLS[role].partition("(")[0]):
+    if isinstance(given, type) and hasattr(given, method):
         raise ConfigError(f"{start}this is the class: give an object of it, {given.__name__}(…)")
 
 
-def _refusal(kind: str, signature: str, given: Any) -> ConfigError:
+def _library(given: object, method: str) -> str | None:
+    """The library by whose rules an object works: it has its own ``generate``, or is called with tensors."""
+    kind = given if isinstance(given, type) else type(given)
+    homes = [base.__module__.partition(".")[0] for base in kind.__mro__]
+    # A module of a user's own that has the method may well be an operator.
+    known = _LIBRARIES.keys() - ({"torch"} if hasattr(kind, method) else set())
+    return next((home for home in homes if home in known), None)
+
+
+def _refuse_text_function(function: Callable[..., Any]) -> None:
+    """Refuse a function from a text as a policy, where its annotations tell."""
+    try:
+        parameters = [*inspect.signature(function).parameters.values()]
+    except (TypeError, ValueError):
+        return
+    if parameters and parameters[0].annotation in (str, "str"):
+        name = getattr(function, "__qualname__", type(function).__name__)
+        raise ConfigError(
+            f"cannot use {name} as policy: it takes a text, and a policy is given rows to go on with, each with its "
+            f"request and what is written already: {GENERATE}. For a model behind an address give "
+            "EndpointPolicy(base_url=…), for a local one LocalPolicy.from_pretrained(…)"
+        )
+
+
+def _refusal(role: str, given: object) -> ConfigError:
     return ConfigError(
-        f"cannot use {type(given).__name__} {given!r:.80} as {kind}: "
-        f"give a {kind.capitalize()}, a function, or an object with the method {signature}"
+        f"cannot use {type(given).__name__} {given!r:.80} as {role}: "
+        f"give a {role.capitalize()}, a function, or an object with the method {_CALLS[role]}"
     )

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.clauses import Clause, sentences, with_clauses
 from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
-from darwin_align.operators.base import Check, Mutator
+from darwin_align.operators.base import Check, Mutator, Resource, policy_of
 from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
-from darwin_align.operators.policy import Continuation, Row, current_allowance, current_search, usage_of
+from darwin_align.operators.policy import Continuation, Policy, Row, current_allowance, current_search, usage_of
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField, parse_list
 from darwin_align.operators.report import Report
@@ -43,8 +43,8 @@ MUTATE = "mutate(request, instruction, n, seed) -> list[str]"
 class PolicyMutator(Mutator):
     """The policy rewords the instruction itself, as in the paper, by a prompt in our own words."""
 
-    policy: Any
-    """A :class:`~darwin_align.operators.policy.Policy`."""
+    policy: Annotated[Policy, BeforeValidator(policy_of)]
+    """A policy, or what :func:`~darwin_align.operators.coerce.as_policy` makes one of."""
     prompt: MutationPromptField = MANY
     """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
     sampling: Sampling = Sampling(temperature=1.0)
@@ -53,15 +53,14 @@ class PolicyMutator(Mutator):
     checks: tuple[Check, ...] = (words_it_as_request,)
 
     @property
-    def resources(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Resource, ...]:
         """The policy."""
         return (self.policy,)
 
     async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
         """Ask the policy, once for a list or n times for one rewording, as the prompt says."""
         asked = Request.of(self.prompt.render(request, instruction, n, seed), sampling=self.sampling)
-        refusal = getattr(self.policy, "refusal", None)
-        if refusal and (reason := await acall(refusal, asked, 1)):
+        if self.policy.has_own_refusal and (reason := await acall(self.policy.refusal, asked, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         replies = n if self.prompt.one_per_reply else 1
         search, allowance = current_search.get(), current_allowance.get()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import FinishReason, Request
+from darwin_align.operators.portal import start, submits
+from darwin_align.operators.report import Report
 
 __all__ = [
     "Allowance",
+    "Capabilities",
     "Continuation",
-    "FunctionPolicy",
+    "Continuations",
     "Policy",
     "Row",
     "check_ranks",
@@ -83,11 +88,11 @@ class Row:
     """Opaque hint for caches."""
     rank: int | None = None
     """Write the token of this rank (0 is the most likely) in place of a draw, one token only, and tell its
-    log-probability under the model's own distribution. Only policies with ``ranks_tokens`` are asked for it; one that
-    has fewer tokens to offer repeats the last."""
+    log-probability under the model's own distribution. Only policies whose capabilities say so are asked for it; one
+    that has fewer tokens to offer repeats the last."""
     seconds: float | None = None
-    """Stop after so many seconds with what was written by then, even if that is nothing. Only policies with
-    ``stops_in_time`` heed it; others are asked for short pieces."""
+    """Stop after so many seconds with what was written by then, even if that is nothing. Only policies whose
+    capabilities say so heed it; others are asked for short pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,10 @@ class Continuation:
     """Prompt and state tokens that had to be read for this row."""
 
 
+Continuations = Sequence[Continuation] | Report[list[Continuation]]
+"""What a policy answers with: one continuation for each row, in order; a report also says what else was spent."""
+
+
 def usage_of(continuations: Sequence[Continuation]) -> Usage:
     """Add up what a policy spent on rows: one call each."""
     return Usage(
@@ -117,40 +126,91 @@ def usage_of(continuations: Sequence[Continuation]) -> Usage:
     )
 
 
-@runtime_checkable
-class Policy(Protocol):
-    """Continues rows. ``generate`` may be a coroutine function instead.
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a policy can do beyond sampling, as searches, chat models and servers ask of it."""
 
-    A policy that queues rows elsewhere may also have ``submit(rows)``, marked with
-    :func:`~darwin_align.operators.portal.submits`: it returns a future at once, and then it is what a search calls.
-    A policy that holds something for a search may have ``release(search_id)``, called when the search is over.
-    One that heeds ``Row.rank`` has ``ranks_tokens = True``, one that heeds ``Row.seconds`` ``stops_in_time = True``.
+    ranks_tokens: bool = False
+    """It heeds ``Row.rank``."""
+    stops_in_time: bool = False
+    """It heeds ``Row.seconds``."""
+    enforces_formats: bool = False
+    """It holds a model to a ``response_format`` and to a forced ``tool_choice``, token by token."""
+    enforces_grounding: bool = False
+    """It holds a model to values that are copied from the conversation."""
+    supports_tools: bool = True
+    """Its prompts show the model tools, calls of them and their results."""
+    reads_tool_calls: bool = False
+    """It has a ``tool_syntax``, by which calls are read from its answers."""
+
+
+class Policy(ABC):
+    """Continues rows: subclass it and override :meth:`generate`, which may be a coroutine function.
+
+    Everything else has a default. An object with ``generate`` that is no subclass is adapted where a search, a decoder
+    or a mutator is made of it (:func:`~darwin_align.operators.coerce.as_policy`).
+
+    >>> class Echo(Policy):
+    ...     def generate(self, rows: Sequence[Row]) -> list[Continuation]:
+    ...         return [Continuation(row.request.instruction, new_tokens=1, finish_reason="stop") for row in rows]
+    >>> Echo().generate([Row(Request.of("Hi"), max_tokens=9, seed=1)])[0].text, Echo().capabilities.ranks_tokens
+    ('Hi', False)
     """
 
-    def generate(self, rows: Sequence[Row]) -> Sequence[Continuation] | Awaitable[Sequence[Continuation]]:
+    context_length: int | None = None
+    """Tokens of prompt and answer together; ``None`` if that is not known."""
+
+    @abstractmethod
+    def generate(self, rows: Sequence[Row]) -> Continuations | Awaitable[Continuations]:
         """Continue every row, in order.
 
         Raises:
             ContextLengthError: a row's prompt leaves no room in the context.
         """
-        ...
+
+    @submits
+    def submit(self, rows: Sequence[Row]) -> Future[Any]:
+        """Queue rows and return a future of what :meth:`generate` returns, at once.
+
+        A search calls it in place of :meth:`generate` if a subclass overrides it, marked with
+        :func:`~darwin_align.operators.portal.submits`. The default runs :meth:`generate` in the background.
+        """
+        return start(self.generate, rows)
+
+    def refusal(self, request: Request, max_new_tokens: int) -> str | None:  # noqa: ARG002
+        """Return why a request leaves too little of the context for an answer; ``None`` if it fits, or nobody knows.
+
+        A search asks it of every mutation if a subclass overrides it.
+        """
+        return None
+
+    def release(self, search_id: str) -> None:  # noqa: B027
+        """Let go what is kept for a search, which is over: a hint."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do beyond sampling."""
+        return Capabilities()
+
+    @property
+    def has_own_submit(self) -> bool:
+        """Whether :meth:`submit` is its own, so that it takes the place of :meth:`generate`."""
+        return type(self).submit is not Policy.submit
+
+    @property
+    def has_own_refusal(self) -> bool:
+        """Whether :meth:`refusal` is its own."""
+        return type(self).refusal is not Policy.refusal
 
 
-def check_ranks(policy: Any) -> None:
+def check_ranks(policy: Policy) -> None:
     """Refuse to ask a policy for its most likely tokens that would write draws instead.
 
     Raises:
         ConfigError: it does not say that it can tell them.
     """
-    if not getattr(policy, "ranks_tokens", False):
+    if not policy.capabilities.ranks_tokens:
         raise ConfigError(
-            f"decoding='candidates' asks for the most likely next tokens, which {type(policy).__name__} does not tell: "
-            "use a LocalPolicy (or a policy of your own with ranks_tokens = True), or decoding='sample'"
+            f"decoding='candidates' asks for the most likely next tokens, which {policy!r:.80} does not tell: "
+            "use a LocalPolicy (or a policy of your own with Capabilities(ranks_tokens=True)), or decoding='sample'"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionPolicy:
-    """A function from rows to continuations, plain or ``async``, as a policy."""
-
-    generate: Callable[[Sequence[Row]], Any]

@@ -23,7 +23,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-__all__ = ["OutOfTime", "acall", "call", "off_loop", "on_portal", "submits", "time_limit", "wait"]
+__all__ = ["OutOfTime", "acall", "call", "off_loop", "on_portal", "start", "submits", "time_limit", "wait"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -266,6 +266,15 @@ async def _acall(method: Callable[..., Any], *args: Any) -> Any:
     except asyncio.CancelledError:
         waits.cancel()
         raise
+
+
+def start(method: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Call a plain or ``async`` method in the background; cancelling the future cancels what is asynchronous below it.
+
+    >>> start(divmod, 7, 2).result()
+    (3, 1)
+    """
+    return _the_portal().submit(acall(method, *args))
 
 
 async def _await(awaitable: Any) -> Any:

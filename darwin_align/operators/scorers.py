@@ -16,7 +16,7 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, DarwinError, ScoreReplyError
 from darwin_align.core.laws import check_rewards, is_ordered
 from darwin_align.core.types import Request, Response, ToolCall
-from darwin_align.operators.base import Report, Scorer
+from darwin_align.operators.base import Report, Resource, Scorer
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.portal import call
 from darwin_align.operators.signatures import check_signature, check_variables
@@ -180,9 +180,14 @@ class _Composite(Scorer):
         )
 
     @property
-    def resources(self) -> tuple[Any, ...]:
-        """What its parts hold."""
-        return tuple(resource for scorer in self.scorers for resource in scorer.resources)
+    def components(self) -> tuple[Scorer, ...]:
+        """The scorers."""
+        return self.scorers
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The scorers, and what they hold."""
+        return tuple(one for scorer in self.scorers for one in (scorer, *scorer.resources))
 
     def _all(self, request: Request, responses: Sequence[Response]) -> Report[list[list[float]]]:
         """Rewards by scorer, then by response."""
@@ -192,12 +197,10 @@ class _Composite(Scorer):
         return Report(rewards, usage, tuple(note for report in reports for note in report.notes))
 
 
-def judges_of(scorer: Any) -> list[Any]:
-    """The scorers in a scorer that are still to be tried: those with ``needs_trial`` and ``async try_out(request)``."""
-    parts = scorer.scorers if isinstance(scorer, _Composite) else ()
-    parts = (scorer.scorer,) if isinstance(scorer, LengthPenalty) else parts
-    own = [scorer] if getattr(scorer, "needs_trial", False) else []
-    return own + [judge for part in parts for judge in judges_of(part)]
+def judges_of(scorer: Scorer) -> list[Scorer]:
+    """The scorers in a scorer, itself included, that are still to be tried."""
+    own = [scorer] if scorer.needs_trial else []
+    return own + [judge for part in scorer.components for judge in judges_of(part)]
 
 
 class WeightedSum(_Composite):
@@ -261,9 +264,14 @@ class LengthPenalty(Scorer):
         return self.scorer.max_response_tokens(request)
 
     @property
-    def resources(self) -> tuple[Any, ...]:
-        """What the penalised scorer holds."""
-        return self.scorer.resources
+    def components(self) -> tuple[Scorer, ...]:
+        """The penalised scorer."""
+        return (self.scorer,)
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The penalised scorer, and what it holds."""
+        return (self.scorer, *self.scorer.resources)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Subtract the penalty."""

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from darwin_align.core.budget import Usage
-from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.policy import Continuation, Policy, Row
 from darwin_align.operators.portal import OutOfTime, acall
 from darwin_align.operators.report import Report
 
@@ -21,14 +21,14 @@ _SHARE = 0.5
 """Share of the remaining time that a piece is sized for: a server slows down as answers grow."""
 
 
-def generate_call(policy: Any, rows: Sequence[Row]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def generate_call(policy: Policy, rows: Sequence[Row]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The function, and its arguments, by which a policy continues rows within their seconds.
 
-    It returns continuations, or a report of them. A policy with ``stops_in_time = True`` is given the rows as they are.
+    It returns continuations, or a report of them. A policy that stops in time is given the rows as they are.
     """
-    generate = getattr(policy, "submit", policy.generate)
+    generate = policy.submit if policy.has_own_submit else policy.generate
     seconds = min((row.seconds for row in rows if row.seconds is not None), default=None)
-    if seconds is None or getattr(policy, "stops_in_time", False):
+    if seconds is None or policy.capabilities.stops_in_time:
         return generate, (rows,)
     return partial(_generate_in_pieces, generate), (rows, seconds)
 

@@ -27,7 +27,7 @@ from darwin_align.core.record import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.base import Report
-from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.portal import acall, call, on_portal
 from darwin_align.operators.tool_syntax import ToolSyntax
 
@@ -174,8 +174,8 @@ class _Job:
     lines: tuple[_Line, ...]
 
 
-class EndpointPolicy:
-    """Continues rows on a server: a :class:`~darwin_align.operators.policy.Policy`.
+class EndpointPolicy(Policy):
+    """Continues rows on a server.
 
     How the server goes on with an answer is found out at the first use, in this order: token ids (vLLM, SGLang,
     llama.cpp), the chat template rendered here and text behind it, the beginning of an assistant's turn. The first two
@@ -329,6 +329,16 @@ class EndpointPolicy:
             return self._options.continuation == "ids"
         way = self._speech.way
         return isinstance(way, ByIds) and way.template is not None and not way.template.opens_thoughts
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What is known without asking the server: see :attr:`supports_tools` and :attr:`enforces_formats`."""
+        return Capabilities(
+            enforces_formats=self.enforces_formats,
+            enforces_grounding=self.enforces_grounding,
+            supports_tools=self.supports_tools,
+            reads_tool_calls=True,
+        )
 
     def refusal(self, request: Request, max_new_tokens: int) -> str | None:
         """Return why a request leaves too little of the context for an answer; ``None`` if it fits, or nobody knows.

@@ -31,7 +31,7 @@ from darwin_align.backends.request_bounds import characters_per_token, check_fit
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
-from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.portal import off_loop, submits, wait
 from darwin_align.operators.tool_syntax import ToolSyntax
 
@@ -51,8 +51,8 @@ class _Options:
             raise ConfigError(f"max_batch_rows={self.max_batch_rows} is impossible: decode one row at a time at least")
 
 
-class LocalPolicy(SharedModel):
-    """Continues rows on a causal language model: a :class:`~darwin_align.operators.policy.Policy`.
+class LocalPolicy(SharedModel, Policy):
+    """Continues rows on a causal language model.
 
     A row's tokens depend on its prompt, its state, its settings and its seed. They do not depend on the rows beside it
     or on how many calls its answer takes, up to float rounding (in float32 that is: never in practice).
@@ -82,10 +82,7 @@ class LocalPolicy(SharedModel):
             where it does not work over slots, its own cache is tried on a few tokens.
     """
 
-    ranks_tokens = True
-    """It writes the most likely tokens where ``Row.rank`` asks for them."""
-    stops_in_time = True
-    """It stops at a token when ``Row.seconds`` are over."""
+    context_length: int
     enforces_grounding = True
     """``grounded`` requests are taken."""
 
@@ -195,6 +192,18 @@ class LocalPolicy(SharedModel):
     def enforces_formats(self) -> bool:
         """Whether a ``response_format`` and a forced ``tool_choice`` can be kept here, token by token."""
         return find_spec("llguidance") is not None and not self.template.opens_thoughts
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """It ranks tokens and stops at a token; what is enforced depends on the template and on what is installed."""
+        return Capabilities(
+            ranks_tokens=True,
+            stops_in_time=True,
+            enforces_formats=self.enforces_formats,
+            enforces_grounding=self.enforces_grounding,
+            supports_tools=self.supports_tools,
+            reads_tool_calls=True,
+        )
 
     def prompt_length(self, request: Request) -> int:
         """Tokens of the rendered conversation.

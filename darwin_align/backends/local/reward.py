@@ -30,7 +30,7 @@ from darwin_align.backends.turns import question_of, to_chat, with_tool_turns_as
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
-from darwin_align.operators.base import Report, Scorer
+from darwin_align.operators.base import Report, Resource, Scorer
 from darwin_align.operators.policy import current_search
 from darwin_align.operators.portal import off_loop, submits, wait
 
@@ -401,7 +401,7 @@ class LocalScorer(Scorer):
         return off_loop(queued) if takes_long(request, (one.text for one in responses)) else queued()
 
     @property
-    def resources(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Resource, ...]:
         """The reward model."""
         return (self.reward_model,)
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from darwin_align.backends.endpoint.client import Endpoint, Limits
-from darwin_align.operators.base import Scorer
+from darwin_align.operators.base import Resource, Scorer
 from darwin_align.operators.policy import current_search
 
 __all__ = ["RemoteScorer", "State"]
@@ -98,7 +98,7 @@ class RemoteScorer(Scorer):
         return copied
 
     @property
-    def resources(self) -> tuple[Any, ...]:
+    def resources(self) -> tuple[Resource, ...]:
         """What it remembers of a search."""
         return (self._state,)
 
