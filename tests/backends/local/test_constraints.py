@@ -333,7 +333,7 @@ def test_without_slots(qwen3):
     rows.append(row("Hi", max_tokens=60))
     lines = [qwen3._line(one) for one in rows]
     with torch.inference_mode():
-        qwen3._padded.write(lines)
+        qwen3._padded.decode(lines)
     assert [line.continuation().tokens for line in lines] == [found.tokens for found in qwen3.generate(rows)]
 
 
@@ -512,10 +512,10 @@ def test_an_agent_may_call_tools_or_answer_in_its_format(embedded):
 
 def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
     for choice in (None, "auto"):
-        assert qwen3._line(row("Hi", tools=TOOLS, tool_choice=choice)).guide is not None
-        assert qwen3._line(row("Hi", tool_choice=choice)).guide is None
-    assert qwen3._line(row("Hi", tools=TOOLS, tool_choice="none")).guide is None
-    assert qwen3._line(row(response_format={"type": "text"})).guide is None
+        assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice=choice)).guide is not None
+        assert qwen3._sequence(row("Hi", tool_choice=choice)).guide is None
+    assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice="none")).guide is None
+    assert qwen3._sequence(row(response_format={"type": "text"})).guide is None
     hot, kinds = Sampling(temperature=1.5, top_k=None), set()
     rows = [row("Heat the pot.", seed=seed, tools=TOOLS, sampling=hot, max_tokens=200) for seed in range(24)]
     for found in embedded.generate(rows):
@@ -528,9 +528,9 @@ def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
 
 def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
     odd = [{"type": "function", "function": {"name": "odd", "parameters": {"not": {"type": "string"}}}}]
-    assert embedded._line(row("Hi", tools=odd)).guide is None
+    assert embedded._sequence(row("Hi", tools=odd)).guide is None
     assert "tool calls are not kept to their schemas under tool_choice='auto'" in caplog.text
-    guide = embedded._line(row("Hi", tools=TOOLS)).guide
+    guide = embedded._sequence(row("Hi", tools=TOOLS)).guide
     guide._filled = lambda words: False
     words = torch.zeros(guide.words, dtype=torch.int32)
     guide.fill(words)
