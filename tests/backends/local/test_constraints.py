@@ -331,7 +331,7 @@ def test_without_slots(qwen3):
     """What serves models that take none writes the same."""
     rows = [row(seed=seed, response_format=formed(SCHEMAS["nested"]), max_tokens=60) for seed in range(4)]
     rows.append(row("Hi", max_tokens=60))
-    lines = [qwen3._line(one) for one in rows]
+    lines = [qwen3._sequence(one) for one in rows]
     with torch.inference_mode():
         qwen3._padded.decode(lines)
     assert [line.continuation().tokens for line in lines] == [found.tokens for found in qwen3.generate(rows)]
@@ -372,7 +372,7 @@ def test_free_rows_draw_bit_for_bit_the_same_beside_guided_ones(qwen3):
     """The same logits, with and without guided rows in the batch."""
     torch.manual_seed(1)
     logits, keys = torch.randn(8, 450) * 4, place_keys(seed_keys(range(8)), torch.arange(8))
-    guides = [qwen3._line(one).guide for one in mixed_rows()[:4]]
+    guides = [qwen3._sequence(one).guide for one in mixed_rows()[:4]]
     for sampling in SAMPLINGS:
         tokens, logprobs = Sampler([sampling] * 8).draw(logits, keys)
         found, found_logprobs = Sampler([sampling] * 8, guides=[*guides, *[None] * 4]).draw(logits.clone(), keys)
@@ -441,7 +441,7 @@ def test_a_failing_matcher_is_built_anew(qwen3):
     """What others wrote before must not decide whether a row can go on."""
     one = row(response_format=formed(SCHEMAS["nested"]), max_tokens=60)
     [expected] = qwen3.generate([one])
-    line = qwen3._line(one)
+    line = qwen3._sequence(one)
     guide = line.guide
     guide._matcher.consume_token(min(qwen3.eos_ids))  # an error, as if a bound were reached
     assert guide._matcher.is_error()
