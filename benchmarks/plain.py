@@ -100,14 +100,14 @@ class PlainPolicy:
         Raises:
             ContextLengthError: a prompt leaves no room for an answer.
         """
-        lines = [self._policy._line(row) for row in rows]
+        lines = [self._policy._sequence(row) for row in rows]
         with self._lock, torch.inference_mode():
             if open_lines := [line for line in lines if line.wanted > 0]:
                 self._write(open_lines)
         return [line.continuation() for line in lines]
 
     def _write(self, lines: Sequence[Any]) -> None:
-        self._forward.write(lines)
+        self._forward.decode(lines)
 
 
 class GeneratePolicy(PlainPolicy):

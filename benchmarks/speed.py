@@ -240,7 +240,7 @@ def forget(*engines: Any) -> None:
     """Let idle engines forget what they read: no run may profit from the one before."""
     for engine in engines:
         if engine._forward is not None:
-            engine._book.clear()
+            engine._manager.clear()
     gc.collect()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darwin_align.backends.local.engine import Line
+from darwin_align.backends.local.engine import DecodeSequence
 from darwin_align.backends.local.engine.forward import CACHE_ARGUMENTS, cache_argument, stretches, tolerance
 from darwin_align.backends.local.sampling import Sampler, place_keys, seed_keys
 
@@ -124,45 +124,45 @@ class PaddedForward:
 
     # -- decoding
 
-    def write(self, lines: Sequence[Line], deadline: float | None = None) -> None:
-        """Write every line to its end, or until the deadline, which is on the clock of :func:`time.monotonic`."""
-        for batch in self._batches([line for line in lines if line.wanted > 0]):
+    def decode(self, sequences: Sequence[DecodeSequence], deadline: float | None = None) -> None:
+        """Decode every sequence to its end, or until the deadline, which is on the clock of :func:`time.monotonic`."""
+        for batch in self._batches([sequence for sequence in sequences if sequence.wanted > 0]):
             if deadline is None or monotonic() < deadline:
-                self._write(batch, deadline)
+                self._decode(batch, deadline)
 
-    def _batches(self, lines: Sequence[Line]) -> Iterator[list[Line]]:
-        ordered = sorted(lines, key=lambda line: len(line.ids))
+    def _batches(self, sequences: Sequence[DecodeSequence]) -> Iterator[list[DecodeSequence]]:
+        ordered = sorted(sequences, key=lambda sequence: len(sequence.ids))
         if not ordered:
             return
         if self.pads:
             yield ordered
             return
-        for _, group in groupby(ordered, key=lambda line: len(line.ids)):
+        for _, group in groupby(ordered, key=lambda sequence: len(sequence.ids)):
             yield list(group)
 
-    def _write(self, lines: list[Line], deadline: float | None) -> None:
-        steps, device = max(line.wanted for line in lines), self._device
-        batch = _Batch.of([line.ids for line in lines], steps, device)
-        seeds = seed_keys([line.seed for line in lines], device)
-        for line in lines:
-            line.reused = 0
-        sampler = _sampler(lines, device)
+    def _decode(self, sequences: list[DecodeSequence], deadline: float | None) -> None:
+        steps, device = max(sequence.wanted for sequence in sequences), self._device
+        batch = _Batch.of([sequence.ids for sequence in sequences], steps, device)
+        seeds = seed_keys([sequence.seed for sequence in sequences], device)
+        for sequence in sequences:
+            sequence.reused = 0
+        sampler = _sampler(sequences, device)
         logits = self.prefill(batch)
         while True:
-            positions = torch.tensor([line.drawn for line in lines], device=device)
+            positions = torch.tensor([sequence.drawn for sequence in sequences], device=device)
             tokens, logprobs = sampler.draw(logits, place_keys(seeds, positions), batch.ids)
-            for line, token, logprob in zip(lines, tokens.tolist(), logprobs.tolist(), strict=True):
-                line.push(token, logprob)
-            going = [i for i, line in enumerate(lines) if line.wanted > 0]
+            for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
+                sequence.push(token, logprob)
+            going = [i for i, sequence in enumerate(sequences) if sequence.wanted > 0]
             if not going or (deadline is not None and monotonic() >= deadline):
                 return
             batch.ids = torch.cat([batch.ids, tokens[:, None]], dim=1)
-            if len(going) < len(lines):
-                lines = [lines[i] for i in going]
+            if len(going) < len(sequences):
+                sequences = [sequences[i] for i in going]
                 rows = torch.tensor(going, device=device)
                 tokens, seeds = tokens[rows], seeds[rows]
                 batch.keep(rows)
-                sampler = _sampler(lines, device)
+                sampler = _sampler(sequences, device)
             logits = self.step(batch, tokens)
 
     def prefill(self, batch: _Batch) -> Tensor:
@@ -192,6 +192,6 @@ class PaddedForward:
         return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _sampler(lines: Sequence[Line], device: torch.device) -> Sampler:
-    guides, ranks = [line.guide for line in lines], [line.rank for line in lines]
-    return Sampler([line.sampling for line in lines], device, guides, ranks)
+def _sampler(sequences: Sequence[DecodeSequence], device: torch.device) -> Sampler:
+    guides, ranks = [sequence.guide for sequence in sequences], [sequence.rank for sequence in sequences]
+    return Sampler([sequence.sampling for sequence in sequences], device, guides, ranks)

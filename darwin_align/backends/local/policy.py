@@ -13,11 +13,10 @@ from typing import Any, Self
 
 import torch
 import transformers
-from torch import Tensor
 
 from darwin_align.backends.detokenizer import Detokenizer, first_stop
 from darwin_align.backends.local.constraints import Constraints, RowGuide
-from darwin_align.backends.local.engine import Engine
+from darwin_align.backends.local.engine import DecodeSequence, Engine
 from darwin_align.backends.local.heads import check_class
 from darwin_align.backends.local.loading import (
     DeviceMap,
@@ -240,7 +239,7 @@ class LocalPolicy(SharedModel, Policy):
 
     @submits
     def submit(self, rows: Sequence[Row]) -> Future[list[Continuation]]:
-        """Queue rows on the engine, where they are written side by side with those of other callers.
+        """Queue rows on the engine, where they are decoded side by side with those of other callers.
 
         Returns:
             A future of what :meth:`generate` returns; cancelling it frees the rows.
@@ -257,12 +256,12 @@ class LocalPolicy(SharedModel, Policy):
         return self._queued(rows, threads, deadline)
 
     def _queued(self, rows: Sequence[Row], threads: int, deadline: float | None) -> Future[list[Continuation]]:
-        lines = [self._line(row) for row in rows]
+        sequences = [self._sequence(row) for row in rows]
         owners = {row.search_id for row in rows}
         return self.engine.submit(
-            [line for line in lines if line.wanted > 0],
-            lambda: [line.continuation() for line in lines],
-            whole=partial(self._padded.write, deadline=deadline),
+            [one for one in sequences if one.wanted > 0],
+            lambda: [one.continuation() for one in sequences],
+            without_slots=partial(self._padded.decode, deadline=deadline),
             owner=owners.pop() if len(owners) == 1 else "",
             threads=threads,
             deadline=deadline,
@@ -283,7 +282,7 @@ class LocalPolicy(SharedModel, Policy):
             alien = next(token for token in tokens if type(token) is not int or not 0 <= token < known)
             raise RequestError(f"a row's state holds {alien!r}: the token ids of this model are 0 to {known - 1}")
 
-    def _line(self, row: Row) -> _Line:
+    def _sequence(self, row: Row) -> _Continued:
         if row.text and not row.tokens:
             raise RequestError(
                 "a row has text but no token ids: a local policy continues only what it (or its tokenizer) wrote itself"
@@ -296,16 +295,16 @@ class LocalPolicy(SharedModel, Policy):
                 f"the conversation is {len(prompt)} tokens long and the model's context is {self.context_length}: "
                 "there is no room for an answer. Shorten the conversation or use a model with a longer context"
             )
-        line = _Line(row, prompt, self.context_length, self.eos_ids, self._detokenizer)
-        line.check_end()
-        if line.wanted > 0:
-            line.guide = self._constraints.guide(row.request, row.tokens)
-        return line
+        sequence = _Continued(row, prompt, self.context_length, self.eos_ids, self._detokenizer)
+        sequence.check_end()
+        if sequence.wanted > 0:
+            sequence.guide = self._constraints.guide(row.request, row.tokens)
+        return sequence
 
 
 @dataclass(eq=False)
-class _Line:
-    """A row while it is being continued: a :class:`~darwin_align.backends.local.engine.Line`."""
+class _Continued(DecodeSequence):
+    """A row while the engine continues it."""
 
     row: Row
     prompt: list[int]
@@ -323,7 +322,7 @@ class _Line:
 
     @property
     def wanted(self) -> int:
-        """How many tokens may still be written now."""
+        """Tokens that may still be decoded now."""
         return 0 if self.finish_reason is not None else self._limit - len(self.ids)
 
     @property
@@ -343,19 +342,16 @@ class _Line:
 
     @property
     def rank(self) -> int | None:
-        """Which of the most likely tokens is written, in place of a draw."""
+        """Which of the most likely tokens is decoded, in place of a draw."""
         return self.row.rank
 
     def push(self, token: int, logprob: float) -> None:
-        """Take a token that was written."""
+        """Take a decoded token."""
         self.ids.append(token)
         self.logprob += logprob
         self.check_end()
         if self.guide is not None and self.finish_reason is None:
             self.guide.push(token)
-
-    def show(self, hidden: Tensor) -> None:
-        """Nobody asks for hidden states of a line that is written."""
 
     def check_end(self) -> None:
         """Note how the answer ended, if it did."""
@@ -373,7 +369,7 @@ class _Line:
         return self.ids[len(self.prompt) :]
 
     def continuation(self) -> Continuation:
-        """Return what was written.
+        """Return what was decoded.
 
         Raises:
             RequestError: the row could not be made to keep its request's format.

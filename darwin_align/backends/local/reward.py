@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from darwin_align.backends.local.engine import ReadLine
+from darwin_align.backends.local.engine import ReadSequence
 from darwin_align.backends.local.heads import check_class, is_sequence_classifier
 from darwin_align.backends.local.loading import (
     DeviceMap,
@@ -49,8 +49,8 @@ class _Input:
 
 
 @dataclass(eq=False)
-class _Answer(ReadLine):
-    """A line whose reward is asked for."""
+class _Answer(ReadSequence):
+    """An answer whose reward is wanted."""
 
     input: _Input = field(kw_only=True)
     reward: float = field(default=nan, init=False)
@@ -269,21 +269,21 @@ class RewardModel(SharedModel):
                 raise RequestError(f"an input has a token id outside of the model's 0 to {known - 1}")
         return self._submit([_Input(tuple(row)) for row in rows], finish)
 
-    def _ask(self, lines: Sequence[_Answer], finish: Callable[[], T], **how: Any) -> Future[T]:
+    def _ask(self, answers: Sequence[_Answer], finish: Callable[[], T], **how: Any) -> Future[T]:
         threads = self._options.threads
-        return self.engine.submit(lines, finish, owner=current_search.get(), threads=threads, **how)
+        return self.engine.submit(answers, finish, owner=current_search.get(), threads=threads, **how)
 
     def _submit(self, inputs: Sequence[_Input], finish: Callable[[list[float], int], T]) -> Future[T]:
         answers = {one: _Answer(list(one.ids), input=one) for one in dict.fromkeys(inputs)}
         self._check_context(answers)
-        lines = sorted(answers.values(), key=lambda answer: (len(answer.ids), answer.ids))
+        ordered = sorted(answers.values(), key=lambda answer: (len(answer.ids), answer.ids))
 
         def rewards() -> T:
-            self._reward_read([line for line in lines if line.hidden is not None])
-            read = sum(len(line.ids) - line.reused for line in lines)
+            self._reward_read([one for one in ordered if one.hidden is not None])
+            read = sum(len(one.ids) - one.reused for one in ordered)
             return finish([answers[one].reward for one in inputs], read)
 
-        return self._ask(lines, rewards, whole=self._read_whole, over_slots=self._head is not None)
+        return self._ask(ordered, rewards, without_slots=self._read_whole, over_slots=self._head is not None)
 
     def release(self, search_id: str) -> None:
         """Let the rows of a search go."""

@@ -331,9 +331,9 @@ def test_without_slots(qwen3):
     """What serves models that take none writes the same."""
     rows = [row(seed=seed, response_format=formed(SCHEMAS["nested"]), max_tokens=60) for seed in range(4)]
     rows.append(row("Hi", max_tokens=60))
-    lines = [qwen3._line(one) for one in rows]
+    lines = [qwen3._sequence(one) for one in rows]
     with torch.inference_mode():
-        qwen3._padded.write(lines)
+        qwen3._padded.decode(lines)
     assert [line.continuation().tokens for line in lines] == [found.tokens for found in qwen3.generate(rows)]
 
 
@@ -372,7 +372,7 @@ def test_free_rows_draw_bit_for_bit_the_same_beside_guided_ones(qwen3):
     """The same logits, with and without guided rows in the batch."""
     torch.manual_seed(1)
     logits, keys = torch.randn(8, 450) * 4, place_keys(seed_keys(range(8)), torch.arange(8))
-    guides = [qwen3._line(one).guide for one in mixed_rows()[:4]]
+    guides = [qwen3._sequence(one).guide for one in mixed_rows()[:4]]
     for sampling in SAMPLINGS:
         tokens, logprobs = Sampler([sampling] * 8).draw(logits, keys)
         found, found_logprobs = Sampler([sampling] * 8, guides=[*guides, *[None] * 4]).draw(logits.clone(), keys)
@@ -441,7 +441,7 @@ def test_a_failing_matcher_is_built_anew(qwen3):
     """What others wrote before must not decide whether a row can go on."""
     one = row(response_format=formed(SCHEMAS["nested"]), max_tokens=60)
     [expected] = qwen3.generate([one])
-    line = qwen3._line(one)
+    line = qwen3._sequence(one)
     guide = line.guide
     guide._matcher.consume_token(min(qwen3.eos_ids))  # an error, as if a bound were reached
     assert guide._matcher.is_error()
@@ -512,10 +512,10 @@ def test_an_agent_may_call_tools_or_answer_in_its_format(embedded):
 
 def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
     for choice in (None, "auto"):
-        assert qwen3._line(row("Hi", tools=TOOLS, tool_choice=choice)).guide is not None
-        assert qwen3._line(row("Hi", tool_choice=choice)).guide is None
-    assert qwen3._line(row("Hi", tools=TOOLS, tool_choice="none")).guide is None
-    assert qwen3._line(row(response_format={"type": "text"})).guide is None
+        assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice=choice)).guide is not None
+        assert qwen3._sequence(row("Hi", tool_choice=choice)).guide is None
+    assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice="none")).guide is None
+    assert qwen3._sequence(row(response_format={"type": "text"})).guide is None
     hot, kinds = Sampling(temperature=1.5, top_k=None), set()
     rows = [row("Heat the pot.", seed=seed, tools=TOOLS, sampling=hot, max_tokens=200) for seed in range(24)]
     for found in embedded.generate(rows):
@@ -528,9 +528,9 @@ def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
 
 def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
     odd = [{"type": "function", "function": {"name": "odd", "parameters": {"not": {"type": "string"}}}}]
-    assert embedded._line(row("Hi", tools=odd)).guide is None
+    assert embedded._sequence(row("Hi", tools=odd)).guide is None
     assert "tool calls are not kept to their schemas under tool_choice='auto'" in caplog.text
-    guide = embedded._line(row("Hi", tools=TOOLS)).guide
+    guide = embedded._sequence(row("Hi", tools=TOOLS)).guide
     guide._filled = lambda words: False
     words = torch.zeros(guide.words, dtype=torch.int32)
     guide.fill(words)

@@ -2,7 +2,7 @@
 
 Searches that run side by side leave the engine together, to have their rows scored, and come back one after another.
 A step costs nearly as much for the first few rows as for all: so who comes first waits for the others, if that is
-usually short beside what they stay. Where the same core writes and rewards, nothing is lost by a longer wait.
+usually short beside what they stay. Where the same core decodes and scores, nothing is lost by a longer wait.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ _FORGOTTEN = 600.0
 
 
 class AdmissionDelay:
-    """Knows who is away and how long that usually takes.
+    """Knows which searches are away and how long that usually takes.
 
-    >>> patience = AdmissionDelay()
-    >>> patience.left("a", now=10.0, stayed=9.0)
-    >>> patience.came("a", now=10.5)  # so half a second is usual
-    >>> patience.left("b", now=20.0, stayed=9.0)
-    >>> patience.hold(now=20.25)
+    >>> delay = AdmissionDelay()
+    >>> delay.left("a", now=10.0, stayed=9.0)
+    >>> delay.came("a", now=10.5)  # so half a second is usual
+    >>> delay.left("b", now=20.0, stayed=9.0)
+    >>> delay.hold(now=20.25)
     0.25
-    >>> patience.hold(now=21.0)
+    >>> delay.hold(now=21.0)
     0.0
 
     Attributes:
@@ -36,7 +36,7 @@ class AdmissionDelay:
         self._absence = self._stay = 0.0
 
     def left(self, owner: str, now: float, stayed: float) -> None:
-        """A search's rows were written, which took ``stayed`` seconds; it is expected back."""
+        """A search's rows are decoded, which took ``stayed`` seconds; it is expected back."""
         if owner:
             # Who was never said to be over is not waited for for ever, nor remembered.
             self._away = {other: since for other, since in self._away.items() if now - since < _FORGOTTEN}
@@ -44,12 +44,12 @@ class AdmissionDelay:
             self._stay = (self._stay + stayed) / 2 if self._stay else stayed
 
     def came(self, owner: str, now: float) -> None:
-        """It is back. The longest absence counts, and fades."""
+        """A search's next rows arrived. The longest absence counts, and fades."""
         if (since := self._away.pop(owner, None)) is not None:
             self._absence = max(now - since, 0.8 * self._absence)
 
     def forget(self, owner: str) -> None:
-        """It is over."""
+        """A search is over."""
         self._away.pop(owner, None)
 
     def hold(self, now: float) -> float:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 MOST_PADDING = 0.25
 """Share of a bucket's positions that may be padding."""
 MOST_POSITIONS = 4096
-"""Positions of one forward pass: more would keep the rows that are being written waiting."""
+"""Positions of one forward pass: more would keep the rows that are being decoded waiting."""
 
 
 def next_bucket(rows: Sequence[T], length: Callable[[T], int], most_rows: int = 64) -> list[T]:

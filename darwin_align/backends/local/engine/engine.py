@@ -1,6 +1,6 @@
 """The engine: one thread, one model, the rows of all searches in one batch.
 
-Each round takes in newcomers, reads some buckets of rows, and writes one token on every row that is being written. So a
+Each round takes in newcomers, reads some buckets of rows, and decodes one token on every row under way. So a
 newcomer waits for one step, never for another search's chunk.
 """
 
@@ -23,9 +23,9 @@ from torch import Tensor
 from darwin_align.backends.local.engine.admission import AdmissionDelay
 from darwin_align.backends.local.engine.buckets import next_bucket
 from darwin_align.backends.local.engine.forward import Piece, SlotForward, forward_for
-from darwin_align.backends.local.engine.lines import Line
 from darwin_align.backends.local.engine.memory import device_memory, half_as_many, out_of_memory
 from darwin_align.backends.local.engine.rows import Batch, Job, PrefillGroup, Row
+from darwin_align.backends.local.engine.sequences import DecodeSequence, ReadSequence
 from darwin_align.backends.local.engine.slot_manager import Slot, SlotManager, fronted, gathered, packed
 from darwin_align.backends.local.engine.state import SlotState, to_host
 from darwin_align.backends.local.engine.worker import Worker, cores, limit_threads
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 QUANTUM = 64
-"""Tokens that a row may write while others wait for a place; then it makes room and queues again."""
+"""Tokens that a row may decode while others wait for a slot; then it makes room and queues again."""
 _READ = 1024
 """Positions after which reading makes room for a step."""
 _KEYS = 32
@@ -53,7 +53,7 @@ _on_cpu: WeakSet[Engine] = WeakSet()
 
 
 class Engine:
-    """Reads and writes rows on one model.
+    """Reads and decodes rows on one model.
 
     :meth:`submit` may be called from any thread and returns at once. The engine's thread begins with the first call and
     ends with the engine.
@@ -61,9 +61,9 @@ class Engine:
     Args:
         model: a transformers model in evaluation mode.
         device: where its embeddings are; ``None`` is the model's own word.
-        most_rows: rows that have a place at the same time; others queue.
+        most_rows: rows that have a slot at the same time; others queue.
         row_memory: bytes for the keys and values of all rows; ``None`` is a quarter of the device's memory.
-        compiled: compile the step that writes.
+        compiled: compile the decoding step.
         lag: steps whose tokens the host has not looked at when it issues the next: 1 keeps a GPU busy, and costs a
             finished row one step. ``None`` is 1 on a GPU and 0 elsewhere.
     """
@@ -82,7 +82,7 @@ class Engine:
         self._device = torch.device(model.device) if device is None else device
         self._lag = int(self._device.type == "cuda") if lag is None else lag
         self._side_by_side = most_rows
-        """Rows that have a place at the same time now: fewer after memory ran out."""
+        """Rows that have a slot at the same time now: fewer after memory ran out."""
         self._budget = 0
         self._forward: SlotForward | None = None
         self._tried = False
@@ -91,12 +91,12 @@ class Engine:
         self._trying = Lock()
         self._waiting: deque[Row] = deque()
         self._unread: list[Row] = []
-        self._writing: list[Row] = []
+        self._decoding: list[Row] = []
         self._placed: dict[Slot, Row] = {}
         self._full = False
         """Whether somebody waits for memory, and nobody has left since."""
         self._jobs: set[Job[Any]] = set()
-        self._patience = AdmissionDelay()
+        self._admission = AdmissionDelay()
         if self._device.type == "cpu":
             _on_cpu.add(self)
         self._batch: Batch | None = None
@@ -107,32 +107,32 @@ class Engine:
 
     def submit(
         self,
-        lines: Sequence[Line],
+        sequences: Sequence[DecodeSequence | ReadSequence],
         finish: Callable[[], T],
         *,
-        whole: Callable[[Sequence[Any]], None] | None = None,
+        without_slots: Callable[[Sequence[Any]], None] | None = None,
         over_slots: bool = True,
         owner: str = "",
         threads: int | None = None,
         deadline: float | None = None,
     ) -> Future[T]:
-        """Queue lines.
+        """Queue sequences.
 
         Args:
-            lines: rows to read or write.
+            sequences: what to read or decode.
             finish: called on the engine's thread when all are done; its value is the future's result.
-            whole: serves lines on a model that takes no slots.
-            over_slots: false if ``whole`` must serve them on any model.
+            without_slots: serves them on a model that does not work over slots.
+            over_slots: false if ``without_slots`` must serve them on any model.
             owner: the search, for :meth:`release`.
             threads: CPU threads for the work; ``None`` is the caller's own number.
-            deadline: when to finish with what is decoded by then, on the clock of :func:`time.monotonic`. ``whole``
-                sees to it itself.
+            deadline: when to finish with what is decoded by then, on the clock of :func:`time.monotonic`;
+                ``without_slots`` sees to it itself.
 
         Returns:
             A future; cancelling it makes its rows leave before the next step.
         """
         usual = torch.get_num_threads()
-        job = Job(lines, finish, whole, over_slots, owner, threads or usual, usual, deadline=deadline)
+        job = Job(sequences, finish, without_slots, over_slots, owner, threads or usual, usual, deadline=deadline)
         if not self._worker.put(job, self):
             raise RuntimeError("the engine is closed: the interpreter is shutting down")
         return job.future
@@ -144,7 +144,7 @@ class Engine:
     @property
     def slots_in_use(self) -> int:
         """Slots that belong to a search."""
-        return sum(slot.owner is not None for slot in self._book.slots) if self._forward else 0
+        return sum(slot.owner is not None for slot in self._manager.slots) if self._forward else 0
 
     @property
     def takes_slots(self) -> bool | None:
@@ -157,30 +157,30 @@ class Engine:
         """Take one message from the queue: a job, or the owner whose rows may go."""
         if isinstance(message, str):
             if self._forward is not None:
-                self._book.release(message)
-            self._patience.forget(message)
+                self._manager.release(message)
+            self._admission.forget(message)
             return
         job: Job[Any] = message
         try:
             if job.future.cancelled():
                 return
             limit_threads(job.threads, job.usual_threads)
-            if job.lines and job.over_slots and not self.prepare():
+            if job.sequences and job.over_slots and not self.prepare():
                 self._begin_job(job)
             else:
-                self._serve_whole(job)
+                self._serve_without_slots(job)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller
             # Rows of it that wait already leave with the next round, as those of a cancelled job do.
             job.fail(error)
 
     def _begin_job(self, job: Job[Any]) -> None:
         if not self._jobs:  # what was too much before may not be now
-            self._side_by_side, self._book.budget = self._most_rows, self._budget
-        rows = [Row(line, job) for line in job.lines]
-        job.left, job.since = len(job.lines), self._book.now + 1
+            self._side_by_side, self._manager.budget = self._most_rows, self._budget
+        rows = [Row(sequence, job) for sequence in job.sequences]
+        job.left, job.since = len(job.sequences), self._manager.now + 1
         job.came = perf_counter()
-        self._patience.came(job.owner, job.came)
-        self._patience.share = 1.0 if self._shares_its_cores(job) else AdmissionDelay.share
+        self._admission.came(job.owner, job.came)
+        self._admission.share = 1.0 if self._shares_its_cores(job) else AdmissionDelay.share
         self._jobs.add(job)
         self._waiting.extend(rows)
 
@@ -211,8 +211,8 @@ class Engine:
             positions = 0
             while self._unread and positions < _READ:
                 positions += self._read()
-            if self._writing or self._pending:
-                if not self._unread and (seconds := self._patience.hold(perf_counter())):
+            if self._decoding or self._pending:
+                if not self._unread and (seconds := self._admission.hold(perf_counter())):
                     self._settle(0)
                     return seconds
                 self._step()
@@ -246,24 +246,24 @@ class Engine:
 
     def _start(self, forward: SlotForward) -> None:
         self._budget = device_memory(self._device) // 4 if self._row_memory is None else self._row_memory
-        self._book, self._state = SlotManager(forward.position_bytes, self._budget), SlotState(self._device)
+        self._manager, self._state = SlotManager(forward.position_bytes, self._budget), SlotState(self._device)
         if self._compiled:
             forward.compile()
         forward.cache.lay_out([], 0, 0)
 
-    def _serve_whole(self, job: Job[Any]) -> None:
-        lines, size = list(job.lines), self._most_rows
-        while lines:
-            if job.whole is None:
-                raise TypeError(f"{type(self._model).__name__} takes no slots, and nobody serves the lines without")
+    def _serve_without_slots(self, job: Job[Any]) -> None:
+        left, size = list(job.sequences), self._most_rows
+        while left:
+            if job.without_slots is None:
+                raise TypeError(f"{type(self._model).__name__} does not work over slots, and nobody serves it without")
             try:
-                job.whole(lines[:size])
+                job.without_slots(left[:size])
             except BaseException as error:
                 if not out_of_memory(error):
                     raise
-                size = self._fewer(min(size, len(lines)), error)
+                size = self._fewer(min(size, len(left)), error)
             else:
-                del lines[:size]
+                del left[:size]
         job.end()
 
     def _fewer(self, rows: int, error: BaseException) -> int:
@@ -282,44 +282,44 @@ class Engine:
         if not any(job.future.done() for job in self._jobs):
             return
         self._waiting = deque(row for row in self._waiting if not row.job.future.done())
-        for row in [row for row in self._writing if row.job.future.done()]:
+        for row in [row for row in self._decoding if row.job.future.done()]:
             self._leave(row)
         # Rows that others may copy from are read to their end first.
         placed = {row.job for row in self._placed.values()}
         self._jobs = {job for job in self._jobs if job in placed or not job.future.done()}
 
     def _make_room(self) -> None:
-        """Fairness: rows that wrote a quantum queue again when others wait for a place."""
+        """Fairness: rows that decoded a quantum queue again when others wait for a slot."""
         if not self._waiting or (len(self._placed) < self._side_by_side and not self._full):
             return
-        long = sorted((row for row in self._writing if row.issued >= QUANTUM), key=lambda row: -row.issued)
+        long = sorted((row for row in self._decoding if row.issued >= QUANTUM), key=lambda row: -row.issued)
         if long:
             self._settle(0)
         for row in long[: len(self._waiting)]:
             if self._is_placed(row):  # its last token may have come back just now
                 self._leave(row)
-                self._waiting.append(Row(row.line, row.job, seen=True))
+                self._waiting.append(Row(row.sequence, row.job, seen=True))
 
     def _admit(self) -> None:
         room = 0 if self._full else max(0, self._side_by_side - len(self._placed))
         rows = list(islice(self._waiting, room))
         if not rows:
             return
-        while rows and not self._widen(max(len(row.line.ids) + row.line.wanted for row in rows) + 1):
+        while rows and not self._widen(max(len(row.sequence.ids) + row.wanted for row in rows) + 1):
             rows.pop()
         jobs = {row.job for row in rows}
-        later = [row.want for row in islice(self._waiting, len(rows), None) if row.job in jobs]
-        places = self._book.place([row.want for row in rows], later)
-        self._grow(len(self._book.slots))
+        later = [row.slot_request for row in islice(self._waiting, len(rows), None) if row.job in jobs]
+        allocations = self._manager.allocate([row.slot_request for row in rows], later)
+        self._grow(len(self._manager.slots))
         placed, left = [], []
-        for row, place in zip(rows, places, strict=True):
-            if place is None:
+        for row, allocation in zip(rows, allocations, strict=True):
+            if allocation is None:
                 left.append(row)
                 continue
             placed.append(row)
-            row.place = place
-            if place.after is None and place.source is not None:
-                self._cache.copy(place.source.index, place.slot.index, place.shared)
+            row.allocation = allocation
+            if allocation.after is None and allocation.source is not None:
+                self._cache.copy(allocation.source.index, allocation.slot.index, allocation.shared)
         for _ in rows:
             self._waiting.popleft()
         self._waiting.extendleft(reversed(left))
@@ -330,18 +330,18 @@ class Engine:
     def _begin(self, placed: list[Row], rows: list[Row]) -> None:
         self._placed.update((row.slot, row) for row in placed)
         self._state.enter([row.entry for row in placed])
-        intakes: dict[int, PrefillGroup] = {}
+        groups: dict[int, PrefillGroup] = {}
         for row in placed:
-            row.intake = intakes.setdefault(id(row.job), PrefillGroup())
-            row.intake.rows.append(row)
-            row.intake.unread += 1
+            row.prefill = groups.setdefault(id(row.job), PrefillGroup())
+            row.prefill.rows.append(row)
+            row.prefill.unread += 1
             if not row.seen:
-                row.line.reused = row.place.shared
+                row.sequence.reused = row.allocation.shared
         for row in placed:
-            if row.place.after is not None:
-                rows[row.place.after].followers.append(row)
+            if row.allocation.after is not None:
+                rows[row.allocation.after].followers.append(row)
         for row in placed:
-            if row.place.after is None:
+            if row.allocation.after is None:
                 self._queue(row)
 
     def _queue(self, row: Row) -> None:
@@ -356,11 +356,11 @@ class Engine:
         bucket = next_bucket(self._unread, attrgetter("next_read"), self._side_by_side)
         # Slots in their order may be a range, whose keys need not be gathered.
         bucket.sort(key=lambda row: row.slot.index)
-        starts = [row.place.shared for row in bucket]
+        starts = [row.allocation.shared for row in bucket]
         for row in bucket:
-            row.place.shared += row.next_read
+            row.allocation.shared += row.next_read
         pieces = [
-            Piece(row.slot.index, start, row.line.ids[start : row.place.shared])
+            Piece(row.slot.index, start, row.sequence.ids[start : row.allocation.shared])
             for row, start in zip(bucket, starts, strict=True)
         ]
         hidden = self._slots.read(pieces)
@@ -368,50 +368,50 @@ class Engine:
         self._unread = [row for row in self._unread if row not in done]
         for row, state in zip(bucket, hidden, strict=True):
             if row not in done:
-                row.slot.key = packed(row.line.ids[: row.place.shared])
+                row.slot.key = packed(row.sequence.ids[: row.allocation.shared])
                 continue
-            if not row.line.wanted:
-                row.line.show(state)
+            if isinstance(row.sequence, ReadSequence):
+                row.sequence.hidden = state
             self._is_read(row)
         return sum(len(piece.ids) for piece in pieces)
 
     def _is_read(self, row: Row) -> None:
-        """A row is in its slot up to its pending token: those that copy from it go on, and its intake may begin."""
-        row.slot.key = packed(row.line.ids[: len(row.line.ids) - bool(row.line.wanted)])
+        """A row is read up to its pending token: those that copy from it go on, and its group may begin to decode."""
+        row.slot.key = packed(row.sequence.ids[: len(row.sequence.ids) - bool(row.wanted)])
         for follower in row.followers:
-            self._cache.copy(row.slot.index, follower.slot.index, follower.place.shared)
-            follower.slot.key = packed(follower.line.ids[: follower.place.shared])
+            self._cache.copy(row.slot.index, follower.slot.index, follower.allocation.shared)
+            follower.slot.key = packed(follower.sequence.ids[: follower.allocation.shared])
             self._queue(follower)
         row.followers.clear()
-        row.intake.unread -= 1
-        if not row.line.wanted:
+        row.prefill.unread -= 1
+        if not row.wanted:
             self._leave(row)
-        if not row.intake.unread:
-            self._write([row for row in row.intake.rows if row.line.wanted])
+        if not row.prefill.unread:
+            self._begin_decoding([row for row in row.prefill.rows if row.wanted])
 
-    def _write(self, rows: list[Row]) -> None:
-        self._writing.extend(rows)
-        if penalised := [row.entry for row in rows if penalises(row.line.sampling)]:
+    def _begin_decoding(self, rows: list[Row]) -> None:
+        self._decoding.extend(rows)
+        if penalised := [row.entry for row in rows if penalises(row.decode.sampling)]:
             self._state.remember(penalised, self._cache.slots, self._cache.width)
         if rows:
             self._batch = None
 
     def _leave(self, row: Row) -> None:
         """Take a row out: finished, or to make room, or unwanted."""
-        if row.line.wanted or row.issued:
-            row.slot.key = packed(row.line.ids[:-1])
-            self._writing.remove(row)
+        if row.wanted or row.issued:
+            row.slot.key = packed(row.sequence.ids[:-1])
+            self._decoding.remove(row)
             self._batch = None
         if row.slot.owner is None:
             row.slot.key = b""  # the search is over: nothing of it is kept
         row.slot.busy = self._full = False
         del self._placed[row.slot]
-        if not row.line.wanted:
+        if not row.wanted:
             row.job.left -= 1
             if not row.job.left:
                 if row.issued:
                     now = perf_counter()
-                    self._patience.left(row.job.owner, now, now - row.job.came)
+                    self._admission.left(row.job.owner, now, now - row.job.came)
                 row.job.end()
                 self._jobs.discard(row.job)
 
@@ -430,19 +430,19 @@ class Engine:
 
     def _clear(self) -> None:
         """Forget what is in the slots and who is there. A pass that broke off may have left any of it half done."""
-        for held in (self._placed, self._unread, self._writing, self._pending):
+        for held in (self._placed, self._unread, self._decoding, self._pending):
             held.clear()
         self._batch, self._full = None, False
         if self._forward is not None:
-            self._book.clear()
+            self._manager.clear()
             self._forward.cache.lay_out([], 0, 0)
             self._state.lay_out([], 0, 0)
 
     def _begin_anew(self, error: BaseException) -> None:
         """Memory ran out in a round: let fewer rows go on side by side, each with the tokens that it has."""
-        rows, book = self._restarted(), self._book
-        side_by_side, slots = min(self._side_by_side, len(rows)), len(book.slots)
-        slot_bytes = book.width * book.position_bytes
+        rows, manager = self._restarted(), self._manager
+        side_by_side, slots = min(self._side_by_side, len(rows)), len(manager.slots)
+        slot_bytes = manager.width * manager.position_bytes
         self._clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -450,26 +450,26 @@ class Engine:
             # Slots without a row hold prefixes of others: they go first.
             self._fewer(max(side_by_side, slots), error)
         except DeviceMemoryError as too_little:
-            for row in rows[:1]:  # the only one that had a place
+            for row in rows[:1]:  # the only one that had a slot
                 row.job.fail(too_little)
         self._side_by_side = max(1, side_by_side // 2)
         if slots:
-            book.budget = max(1, slots // 2) * slot_bytes
+            manager.budget = max(1, slots // 2) * slot_bytes
         self._waiting = deque(row for row in rows if not row.job.future.done())
         self._jobs = {row.job for row in self._waiting}
 
     def _restarted(self) -> list[Row]:
-        """All rows under way as new ones, those that had a place first."""
+        """All rows under way as new ones, those that had a slot first."""
         placed = list(self._placed.values())
-        begun = {id(row.line) for row in placed}
-        waiting = [row for row in self._waiting if id(row.line) not in begun]
-        return [Row(row.line, row.job, seen=row.seen or row in placed) for row in (*placed, *waiting)]
+        begun = {id(row.sequence) for row in placed}
+        waiting = [row for row in self._waiting if id(row.sequence) not in begun]
+        return [Row(row.sequence, row.job, seen=row.seen or row in placed) for row in (*placed, *waiting)]
 
     # -- room
 
     @property
     def _slots(self) -> SlotForward:
-        assert self._forward is not None  # noqa: S101 - lines wait only where there are slots
+        assert self._forward is not None  # noqa: S101 - rows wait only where there are slots
         return self._forward
 
     @property
@@ -478,14 +478,14 @@ class Engine:
 
     def _widen(self, needed: int) -> bool:
         """Make slots wide enough, half as wide again as before where memory allows: laying them out costs a copy."""
-        book, cache = self._book, self._cache
-        if needed <= book.width:
+        manager, cache = self._manager, self._cache
+        if needed <= manager.width:
             return True
-        exact, ample = (-(-width // _ROUND) * _ROUND for width in (needed, max(needed, book.width * 3 // 2)))
-        affordable = book.budget // max(1, ample * book.position_bytes) > len(book.slots)
+        exact, ample = (-(-width // _ROUND) * _ROUND for width in (needed, max(needed, manager.width * 3 // 2)))
+        affordable = manager.budget // max(1, ample * manager.position_bytes) > len(manager.slots)
         for width in (ample, exact) if affordable else (exact,):
-            if (kept := book.fit(width)) is not None:
-                slots = min(max(cache.slots, len(kept)), book.limit)
+            if (kept := manager.fit(width)) is not None:
+                slots = min(max(cache.slots, len(kept)), manager.limit)
                 cache.lay_out(kept, slots, width)
                 self._state.lay_out(kept, slots, width)
                 self._batch = None
@@ -494,14 +494,14 @@ class Engine:
 
     def _grow(self, needed: int) -> None:
         """Have room for so many slots, twice as many as before where memory allows."""
-        book, cache = self._book, self._cache
+        manager, cache = self._manager, self._cache
         if needed > cache.slots:
-            slots = max(needed, min(2 * cache.slots, book.limit))
+            slots = max(needed, min(2 * cache.slots, manager.limit))
             kept = range(cache.slots)
-            self._state.lay_out(kept, slots, book.width)
-            cache.lay_out(kept, slots, book.width)
+            self._state.lay_out(kept, slots, manager.width)
+            cache.lay_out(kept, slots, manager.width)
 
-    # -- writing
+    # -- decoding
 
     def _step(self) -> None:
         batch = self._batch or self._gather()
@@ -518,7 +518,7 @@ class Engine:
             state.advance(rows, tokens, batch.moving)
             self._slots.count(len(batch.rows))
             batch.width += 1
-            self._pending.append((batch.rows, *to_host(batch.places, tokens, logprobs)))
+            self._pending.append((batch.rows, *to_host(batch.active, tokens, logprobs)))
             for row in batch.rows:
                 row.issued += 1
                 if not row.steps:
@@ -528,33 +528,33 @@ class Engine:
 
     def _gather(self) -> Batch | None:
         """Bring the rows that want a step side by side."""
-        rows = [row for row in self._writing if row.steps > 0]
+        rows = [row for row in self._decoding if row.steps > 0]
         if not rows:
             return None
         active = [row.slot.index for row in rows]
-        slots, exchanges = fronted(active, self._book.limit) if self._compiled else gathered(active)
+        slots, exchanges = fronted(active, self._manager.limit) if self._compiled else gathered(active)
         self._grow(len(slots))
         for one, other in exchanges:
             self._exchange(one, other)
         rows.sort(key=lambda row: row.slot.index)
         idle = len(slots) > len(rows)
-        moving = places = None
+        moving = active_rows = None
         by_slot: list[Row | None] = [None] * len(slots)
         for row in rows:
             by_slot[row.slot.index - slots.start] = row
         if idle:
             moving = torch.tensor([row is not None for row in by_slot], device=self._device)
-            places = moving.nonzero()[:, 0]
+            active_rows = moving.nonzero()[:, 0]
         # An idle neighbour draws as the first row does; nobody looks at what it draws.
-        settings = [(row or rows[0]).line.sampling for row in by_slot]
-        guides = [row.line.guide if row else None for row in by_slot]
-        ranks = [row.line.rank if row else None for row in by_slot]
+        settings = [(row or rows[0]).decode.sampling for row in by_slot]
+        guides = [row.decode.guide if row else None for row in by_slot]
+        ranks = [row.decode.rank if row else None for row in by_slot]
         width = max(row.held for row in rows)
-        self._batch = Batch(rows, slots, Sampler(settings, self._device, guides, ranks), moving, places, width)
+        self._batch = Batch(rows, slots, Sampler(settings, self._device, guides, ranks), moving, active_rows, width)
         return self._batch
 
     def _exchange(self, one: int, other: int) -> None:
-        slots = self._book.slots
+        slots = self._manager.slots
         lengths = [self._used(slots[one]), self._used(slots[other])]
         self._cache.exchange(one, other, *lengths)
         self._state.exchange(one, other)
@@ -562,7 +562,7 @@ class Engine:
         slots[one].index, slots[other].index = one, other
 
     def _used(self, slot: Slot) -> int:
-        # A row that is being written holds more than its key says.
+        # A row that is being decoded holds more than its key says.
         row = self._placed.get(slot)
         return max(slot.length, row.held if row is not None and row.issued else 0)
 
@@ -574,7 +574,7 @@ class Engine:
                 arrival.synchronize()
             for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
                 row.pushed += 1
-                if row.line.wanted:
-                    row.line.push(token, logprob)
-                if not row.line.wanted and self._is_placed(row):
+                if row.wanted:
+                    row.decode.push(token, logprob)
+                if not row.wanted and self._is_placed(row):
                     self._leave(row)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor
 
-from darwin_align.backends.local.engine.lines import Line
+from darwin_align.backends.local.engine.sequences import DecodeSequence, ReadSequence
 from darwin_align.backends.local.engine.slot_manager import Slot, SlotAllocation, SlotRequest, packed
 from darwin_align.backends.local.engine.state import Entry
 from darwin_align.backends.local.sampling import Sampler
@@ -25,19 +25,20 @@ _MOST_READ = 1024
 class Job(Generic[T]):
     """What one caller asked for."""
 
-    lines: Sequence[Line]
+    sequences: Sequence[DecodeSequence | ReadSequence]
     finish: Callable[[], T]
-    whole: Callable[[Sequence[Any]], None] | None
+    without_slots: Callable[[Sequence[Any]], None] | None
     over_slots: bool
     owner: str
     threads: int
     usual_threads: int
     future: Future[T] = field(default_factory=Future)
     left: int = 0
-    """Lines that are not done."""
+    """Sequences that are not done."""
     since: int = 0
-    """The book's time when it came, and the clock's."""
+    """:attr:`SlotManager.now` when it was admitted to the queue."""
     came: float = 0.0
+    """The same by the clock of :func:`time.perf_counter`."""
     deadline: float | None = None
     """On the clock of :func:`time.monotonic`: what is decoded by then is the result."""
     _running: bool = False
@@ -73,7 +74,7 @@ class Job(Generic[T]):
 
 @dataclass(eq=False)
 class PrefillGroup:
-    """Rows of one job that were placed together: they begin to write together."""
+    """Rows of one job that got their slots together: they begin to decode together, once all are read."""
 
     rows: list[Row] = field(default_factory=list)
     unread: int = 0
@@ -81,40 +82,53 @@ class PrefillGroup:
 
 @dataclass(eq=False)
 class Row:
-    """A line with its place."""
+    """A sequence in the engine, with its slot."""
 
-    line: Line
+    sequence: DecodeSequence | ReadSequence
     job: Job[Any]
-    place: SlotAllocation = None  # type: ignore[assignment] # set when it gets one
-    intake: PrefillGroup = None  # type: ignore[assignment]
+    allocation: SlotAllocation = None  # type: ignore[assignment] # set with its slot, as the next one is
+    prefill: PrefillGroup = None  # type: ignore[assignment]
     followers: list[Row] = field(default_factory=list)
     """Rows that copy from this one once it is read."""
     issued: int = 0
-    """Steps taken since it has its place; those whose tokens have not come back yet are among them."""
+    """Steps taken since it has its slot; those whose tokens have not come back yet are among them."""
     pushed: int = 0
     """Steps whose tokens came back."""
     seen: bool = False
-    """It had a place before and made room for others."""
+    """It had a slot before and made room for others."""
+
+    def __post_init__(self) -> None:
+        self.decodes = isinstance(self.sequence, DecodeSequence)
+
+    @property
+    def decode(self) -> DecodeSequence:
+        """Its sequence, where that is decoded."""
+        return cast(DecodeSequence, self.sequence)
+
+    @property
+    def wanted(self) -> int:
+        """Tokens that may still be decoded: none of a sequence that is only read."""
+        return self.decode.wanted if self.decodes else 0
 
     @property
     def slot(self) -> Slot:
         """Where it is."""
-        return self.place.slot
+        return self.allocation.slot
 
     @property
     def unread(self) -> int:
         """Tokens to read before anything else. The last one is read with the first step, unless there is none."""
-        return len(self.line.ids) - self.place.shared - bool(self.line.wanted)
+        return len(self.sequence.ids) - self.allocation.shared - bool(self.wanted)
 
     @property
     def held(self) -> int:
         """Tokens in the row, the pending one and those under way included."""
-        return len(self.line.ids) + self.issued - self.pushed
+        return len(self.sequence.ids) + self.issued - self.pushed
 
     @property
     def steps(self) -> int:
         """Steps that may still be issued."""
-        return self.line.wanted - (self.issued - self.pushed)
+        return self.wanted - (self.issued - self.pushed)
 
     @property
     def next_read(self) -> int:
@@ -122,15 +136,16 @@ class Row:
         return min(self.unread, _MOST_READ)
 
     @property
-    def want(self) -> SlotRequest:
-        """What it asks of the book."""
-        return SlotRequest(packed(self.line.ids), self.job.owner, self.job.since)
+    def slot_request(self) -> SlotRequest:
+        """What it asks of the slot manager."""
+        return SlotRequest(packed(self.sequence.ids), self.job.owner, self.job.since)
 
     @property
     def entry(self) -> Entry:
         """How it enters its slot."""
-        line = self.line
-        return Entry(self.slot.index, line.ids, len(line.ids) - bool(line.wanted), line.seed, line.drawn)
+        ids, pending = self.sequence.ids, bool(self.wanted)
+        seed, drawn = (self.decode.seed, self.decode.drawn) if self.decodes else (0, 0)
+        return Entry(self.slot.index, ids, len(ids) - pending, seed, drawn)
 
 
 @dataclass(eq=False)
@@ -142,10 +157,10 @@ class Batch:
     sampler: Sampler
     moving: Tensor | None
     """bool (slots,), false for idle ones among them; ``None`` if there are none."""
-    places: Tensor | None
+    active: Tensor | None
     """int64 (rows,), where the rows are among the slots, if some are idle."""
     width: int
-    """Positions of the longest row, the one that is written included."""
+    """Positions of the longest row, the one that is decoded included."""
     keys: Sequence[Tensor] = ()
     """Noise of the coming steps: hashed for many at once."""
     step: int = 0

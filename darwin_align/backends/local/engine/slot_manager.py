@@ -46,7 +46,7 @@ def common_prefix(one: bytes, other: bytes) -> int:
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """A place for one row."""
+    """Room for the keys and values of one row."""
 
     index: int
     key: bytes = b""
@@ -56,7 +56,7 @@ class Slot:
     used: int = 0
     """When it was last given to a row."""
     busy: bool = False
-    """A row is being read or written here: nobody else may have the slot; its key may be copied."""
+    """A row is being read or decoded here: nobody else may have the slot; its key may be copied."""
 
     @property
     def length(self) -> int:
@@ -90,7 +90,7 @@ class SlotAllocation:
     source: Slot | None = None
     """Whose keys and values are copied first; ``None`` if they are in the slot."""
     after: int | None = None
-    """The want of the same call that must be read before ``source`` holds them."""
+    """The request of the same call that must be read before ``source`` holds them."""
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class SlotManager:
         self.width = 0
         """Tokens that every slot has room for."""
         self.now = 0
-        """Counts the calls of :meth:`place`."""
+        """Counts the calls of :meth:`allocate`."""
 
     @property
     def limit(self) -> int:
@@ -161,60 +161,62 @@ class SlotManager:
         self.slots.clear()
         self.width = 0
 
-    # -- places
+    # -- allocation
 
-    def place(self, wants: Sequence[SlotRequest], later: Sequence[SlotRequest] = ()) -> list[SlotAllocation | None]:
-        """Give slots to wants; ``None`` to those that find none free. What ``later`` wants go on with is spared.
+    def allocate(
+        self, requests: Sequence[SlotRequest], later: Sequence[SlotRequest] = ()
+    ) -> list[SlotAllocation | None]:
+        """Give slots to requests; ``None`` to those that find none free. What ``later`` requests go on with is spared.
 
-        A want takes over the slot with its longest common prefix if that is its search's own, and copies the prefix
-        otherwise. Where several wants share more with each other than with any slot, one is read first.
+        A request takes over the slot with its longest common prefix if that is its search's own, and copies the prefix
+        otherwise. Where several requests share more with each other than with any slot, one is read first.
         """
         self.now += 1
-        matches = [self._match(want) for want in wants]
-        taken = self._taken_over(wants, matches)
+        matches = [self._match(request) for request in requests]
+        taken = self._taken_over(requests, matches)
         sources = {id(match.slot) for match in (*matches, *map(self._match, later)) if match.slot is not None}
-        places: list[SlotAllocation | None] = []
-        for i, (want, match) in enumerate(zip(wants, matches, strict=True)):
-            slot = taken.get(i) or self._victim(want, sources)
-            place = self._last_resort(taken.values(), match) if slot is None else _placed(slot, match)
-            places.append(place)
-            if place is not None:
-                place.slot.owner, place.slot.used, place.slot.busy = want.owner, self.now, True
-        _share(wants, places)
-        for want, place in zip(wants, places, strict=True):
-            if place is not None:
-                valid = 0 if place.after is not None else place.shared
-                place.slot.key = want.key[: valid * _WORD]
-        return places
+        allocations: list[SlotAllocation | None] = []
+        for i, (request, match) in enumerate(zip(requests, matches, strict=True)):
+            slot = taken.get(i) or self._victim(request, sources)
+            allocation = self._last_resort(taken.values(), match) if slot is None else _allocation(slot, match)
+            allocations.append(allocation)
+            if allocation is not None:
+                allocation.slot.owner, allocation.slot.used, allocation.slot.busy = request.owner, self.now, True
+        _share(requests, allocations)
+        for request, allocation in zip(requests, allocations, strict=True):
+            if allocation is not None:
+                valid = 0 if allocation.after is not None else allocation.shared
+                allocation.slot.key = request.key[: valid * _WORD]
+        return allocations
 
-    def _match(self, want: SlotRequest) -> _Match:
-        """The slot with the longest prefix of a want: among the search's own, among all if those hold little of it."""
-        own = [slot for slot in self.slots if slot.owner == want.owner]
-        best = _longest(want, own)
-        if 2 * best.shared < want.length:
-            other = _longest(want, [slot for slot in self.slots if slot.owner != want.owner])
+    def _match(self, request: SlotRequest) -> _Match:
+        """The slot with a request's longest prefix: among the search's own, among all if those hold little of it."""
+        own = [slot for slot in self.slots if slot.owner == request.owner]
+        best = _longest(request, own)
+        if 2 * best.shared < request.length:
+            other = _longest(request, [slot for slot in self.slots if slot.owner != request.owner])
             if other.shared >= max(STRANGERS, best.shared):
                 best = other
         return best
 
     @staticmethod
-    def _taken_over(wants: Sequence[SlotRequest], matches: Sequence[_Match]) -> dict[int, Slot]:
-        """The slots whose content a want goes on with in place: each goes to the want that shares most."""
+    def _taken_over(requests: Sequence[SlotRequest], matches: Sequence[_Match]) -> dict[int, Slot]:
+        """The slots whose content a request goes on with in allocation: each goes to the request that shares most."""
         taken: dict[int, Slot] = {}
         gone: set[int] = set()
-        for i in sorted(range(len(wants)), key=lambda i: -matches[i].shared):
+        for i in sorted(range(len(requests)), key=lambda i: -matches[i].shared):
             slot = matches[i].slot
             if slot is None or id(slot) in gone or slot.busy:
                 continue
-            if _may_take_over(wants[i], matches[i].shared, slot):
+            if _may_take_over(requests[i], matches[i].shared, slot):
                 taken[i] = slot
                 gone.add(id(slot))
         return taken
 
-    def _victim(self, want: SlotRequest, sources: Collection[int]) -> Slot | None:
+    def _victim(self, request: SlotRequest, sources: Collection[int]) -> Slot | None:
         """A slot to overwrite: one of the search's own that nothing of it goes on with, a free one, a new one, any."""
         idle = [slot for slot in self.slots if not slot.busy and id(slot) not in sources]
-        if dead := [slot for slot in idle if slot.owner == want.owner and slot.used < want.since]:
+        if dead := [slot for slot in idle if slot.owner == request.owner and slot.used < request.since]:
             return min(dead, key=lambda slot: slot.used)
         if free := [slot for slot in idle if slot.owner is None]:
             return free[0]
@@ -224,25 +226,25 @@ class SlotManager:
         return min(idle, key=lambda slot: slot.used, default=None)
 
     def _last_resort(self, taken: Collection[Slot], match: _Match) -> SlotAllocation | None:
-        """A slot that others copy from (they do so first): the want's own match, or any, and then without its match."""
+        """A slot that others copy from first: the request's own match, or any, and then without its match."""
         idle = [slot for slot in self.slots if not slot.busy and slot not in taken]
         if match.slot in idle:
             return SlotAllocation(match.slot, match.shared)
         return SlotAllocation(min(idle, key=lambda slot: slot.used), 0) if idle else None
 
 
-def _placed(slot: Slot, match: _Match) -> SlotAllocation:
+def _allocation(slot: Slot, match: _Match) -> SlotAllocation:
     return SlotAllocation(slot, match.shared, None if match.slot is slot or not match.shared else match.slot)
 
 
-def _may_take_over(want: SlotRequest, shared: int, slot: Slot) -> bool:
-    return slot.owner == want.owner and (slot.used < want.since or shared == slot.length)
+def _may_take_over(request: SlotRequest, shared: int, slot: Slot) -> bool:
+    return slot.owner == request.owner and (slot.used < request.since or shared == slot.length)
 
 
-def _longest(want: SlotRequest, slots: Sequence[Slot]) -> _Match:
-    best, most = _Match(), want.length - 1
+def _longest(request: SlotRequest, slots: Sequence[Slot]) -> _Match:
+    best, most = _Match(), request.length - 1
     for slot in slots:
-        shared = min(common_prefix(want.key, slot.key), most)
+        shared = min(common_prefix(request.key, slot.key), most)
         if shared > best.shared:
             best = _Match(slot, shared)
             if shared == most:
@@ -250,30 +252,34 @@ def _longest(want: SlotRequest, slots: Sequence[Slot]) -> _Match:
     return best
 
 
-def _share(wants: Sequence[SlotRequest], places: Sequence[SlotAllocation | None]) -> None:
-    """Let wants wait for others of the same call that they share more with than with what is held.
+def _share(requests: Sequence[SlotRequest], allocations: Sequence[SlotAllocation | None]) -> None:
+    """Let requests wait for others of the same call that they share more with than with what the slots hold.
 
     In sorted order a row shares most with its neighbour, and the further away the less.
     """
-    order = sorted((i for i, place in enumerate(places) if place is not None), key=lambda i: wants[i].key)
-    wave = [0] * len(wants)
+    order = sorted(
+        (i for i, allocation in enumerate(allocations) if allocation is not None), key=lambda i: requests[i].key
+    )
+    wave = [0] * len(requests)
     for at, i in enumerate(order):
-        place, best = places[i], 0
-        assert place is not None  # noqa: S101 - filtered above
-        chosen: tuple[int, int, int] | None = None  # wave, minus what is shared, which want
+        allocation, best = allocations[i], 0
+        assert allocation is not None  # noqa: S101 - filtered above
+        chosen: tuple[int, int, int] | None = None  # wave, minus what is shared, which request
         for j in reversed(order[:at]):
             # The last token of either is not read with the rest of it.
-            shared = min(common_prefix(wants[i].key, wants[j].key), min(wants[i].length, wants[j].length) - 1)
-            if shared <= place.shared + SLACK or shared < best - SLACK:
+            shared = min(
+                common_prefix(requests[i].key, requests[j].key), min(requests[i].length, requests[j].length) - 1
+            )
+            if shared <= allocation.shared + SLACK or shared < best - SLACK:
                 break
             best = max(best, shared)
             other = (wave[j] + 1, -shared, j)
             chosen = other if chosen is None else min(chosen, other)
         if chosen is not None:
-            wave[i], _, place.after = chosen
-            leader = places[place.after]
+            wave[i], _, allocation.after = chosen
+            leader = allocations[allocation.after]
             assert leader is not None  # noqa: S101 - filtered above
-            place.shared, place.source = -chosen[1], leader.slot
+            allocation.shared, allocation.source = -chosen[1], leader.slot
 
 
 def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:

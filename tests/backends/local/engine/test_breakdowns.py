@@ -151,14 +151,14 @@ def test_one_row_too_large_for_memory_fails_alone(folders: Any, row: Any, monkey
 
 def test_what_is_decoded_without_slots_is_halved_too(policy: LocalPolicy, rows: list[Any], monkeypatch: Any) -> None:
     expected = outcomes([policy.submit(rows)])
-    write = policy._padded.write
+    write = policy._padded.decode
 
     def bounded(lines: list[Any], deadline: float | None = None) -> None:
         if len(lines) > 1:
             raise exhausted()
         write(lines, deadline)
 
-    monkeypatch.setattr(policy._padded, "write", bounded)
+    monkeypatch.setattr(policy._padded, "decode", bounded)
     monkeypatch.setattr(policy.engine, "prepare", lambda: "it is not asked")
     assert outcomes([policy.submit(rows)]) == expected
 

@@ -17,7 +17,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from benchmarks.plain import PlainPolicy
 from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
-from darwin_align.backends.local.engine import Engine, ReadLine
+from darwin_align.backends.local.engine import Engine, ReadSequence
 from darwin_align.backends.local.engine.engine import QUANTUM
 from darwin_align.backends.local.engine.forward import SlotForward
 from darwin_align.core.types import Request, Sampling
@@ -106,13 +106,13 @@ def test_a_cancelled_call_frees_its_rows_before_the_next_step(policy, row, steps
     taken = len(steps)
     assert policy.generate([row("Hi", max_tokens=5)])[0].new_tokens == 5
     assert len(steps) < taken + 20
-    assert policy.engine.slots_in_use == sum(slot.owner is not None for slot in policy.engine._book.slots)
-    assert not any(slot.owner == "s" for slot in policy.engine._book.slots)
+    assert policy.engine.slots_in_use == sum(slot.owner is not None for slot in policy.engine._manager.slots)
+    assert not any(slot.owner == "s" for slot in policy.engine._manager.slots)
     assert not policy.engine.busy
 
 
 def test_a_call_that_is_cancelled_while_it_is_read_leaves_then(policy, row, monkeypatch):
-    lines = [policy._line(replace(row(text, seed=1, max_tokens=50), search_id="s")) for text in TEXTS]
+    lines = [policy._sequence(replace(row(text, seed=1, max_tokens=50), search_id="s")) for text in TEXTS]
     given = [len(line.ids) for line in lines]
     futures: list[Future] = []
     read = SlotForward.read
@@ -137,16 +137,16 @@ def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_written(policy, r
     """Steps pass over its slot: they write behind it."""
     engine = policy.engine
 
-    def read(ids: list[int]) -> ReadLine:
-        line = ReadLine(list(ids))
+    def read(ids: list[int]) -> ReadSequence:
+        line = ReadSequence(list(ids))
         engine.submit([line], lambda: None, owner="a").result(30)
         return line
 
     ids = [5 + i % 300 for i in range(62)]
     expected = read(ids).hidden
-    engine.submit([], engine._book.clear).result(30)
-    writers = [policy._line(row("Hi", seed=i, max_tokens=6)) for i in range(8)]
-    lines = [*writers[:4], ReadLine(ids[:60]), *writers[4:]]
+    engine.submit([], engine._manager.clear).result(30)
+    writers = [policy._sequence(row("Hi", seed=i, max_tokens=6)) for i in range(8)]
+    lines = [*writers[:4], ReadSequence(ids[:60]), *writers[4:]]
     engine.submit(lines, lambda: None, owner="a").result(30)
     again = read(ids)
     assert again.reused == 60
@@ -155,7 +155,7 @@ def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_written(policy, r
 
 def test_an_engine_lives_until_it_has_served(policy, row):
     engine = Engine(policy._loaded.model)
-    future = engine.submit([policy._line(row(max_tokens=2))], lambda: "served")
+    future = engine.submit([policy._sequence(row(max_tokens=2))], lambda: "served")
     del engine
     gc.collect()
     assert future.result(30) == "served"
@@ -177,7 +177,7 @@ def test_a_callers_own_mistake_is_its_own(policy, row):
     def broken() -> None:
         raise KeyError("finish")
 
-    line = policy._line(row(max_tokens=2))
+    line = policy._sequence(row(max_tokens=2))
     with pytest.raises(KeyError, match="finish"):
         engine.submit([line], broken).result(30)
     assert policy.generate([row(max_tokens=2)])[0].new_tokens == 2
@@ -189,7 +189,7 @@ def test_memory_stays_within_its_budget(policy, row):
     assert [c.tokens for c in small.generate(rows)] == [c.tokens for c in policy.generate(rows)]
     held = sum(t.nbytes for layer in small.engine._forward.cache.layers for t in (layer.keys, layer.values))
     assert 0 < held <= 300_000
-    assert len(small.engine._book.slots) < len(rows)
+    assert len(small.engine._manager.slots) < len(rows)
 
 
 def test_one_row_is_served_beyond_the_budget(policy, row):
@@ -237,7 +237,7 @@ def in_use(search: DarwinSearch) -> int:
     engines = (search.policy.engine, search.scorer.reward_model.engine)
     for engine in engines:
         engine.submit([], lambda: None).result(30)  # what was released before is released now
-    return sum(slot.owner not in (None, "") for engine in engines if engine._tried for slot in engine._book.slots)
+    return sum(slot.owner not in (None, "") for engine in engines if engine._tried for slot in engine._manager.slots)
 
 
 async def test_the_async_driver_awaits_the_engine_without_a_thread(folders, monkeypatch):
@@ -332,7 +332,7 @@ def test_one_failing_prompt_spoils_no_other(folders):
 def test_the_thread_goes_with_its_engine(policy, row):
     policy.generate([row(max_tokens=2)])
     engine = Engine(policy._loaded.model)
-    line = policy._line(row(max_tokens=2))
+    line = policy._sequence(row(max_tokens=2))
     engine.submit([line], lambda: None).result(30)
     thread = engine._worker._thread
     assert thread.is_alive()
@@ -366,7 +366,7 @@ def test_only_a_model_on_the_same_cores_is_waited_for_long(policy, row, monkeypa
     monkeypatch.setattr(module, "cores", lambda: 1)
     monkeypatch.setattr(module, "_on_cpu", {policy.engine})
     policy.generate([row(max_tokens=1)])
-    assert policy.engine._patience.share == module.AdmissionDelay.share
+    assert policy.engine._admission.share == module.AdmissionDelay.share
     monkeypatch.setattr(module, "_on_cpu", {policy.engine, object()})
     policy.generate([row(max_tokens=1)])
-    assert policy.engine._patience.share == 1.0
+    assert policy.engine._admission.share == 1.0

@@ -115,7 +115,7 @@ async def test_with_memory_for_a_few_rows(folders, slots):
         expected = plain_result(folders, case)
         for result in found:
             assert_same(result, expected, within=1e-9)
-        book = policy.engine._book
+        book = policy.engine._manager
         assert len(book.slots) <= max(1, book.budget // (book.width * book.position_bytes))
 
 

@@ -1,4 +1,4 @@
-"""The book of slots, against a world that remembers which tokens every slot truly holds."""
+"""The manager of slots, against a world that remembers which tokens every slot truly holds."""
 
 from __future__ import annotations
 
@@ -49,29 +49,29 @@ def want(ids, owner="one", since=0):
     return SlotRequest(packed(ids), owner, since)
 
 
-def anew(book, *rows, owner="one"):
+def anew(manager, *rows, owner="one"):
     """What a new call of a search asks for."""
-    return [want(ids, owner, book.now + 1) for ids in rows]
+    return [want(ids, owner, manager.now + 1) for ids in rows]
 
 
 def ample(slots=100):
-    """A book with room for so many slots."""
-    book = SlotManager(1, slots)
-    book.fit(1)
-    return book
+    """A manager with room for so many slots."""
+    manager = SlotManager(1, slots)
+    manager.fit(1)
+    return manager
 
 
 def finish(place, ids):
     place.slot.key, place.slot.busy = packed(ids), False
 
 
-def lived_in(book, rows, owner="one"):
+def lived_in(manager, rows, owner="one"):
     """Slots that hold rows which are over, in the order of their last use."""
     slots = []
     for ids in rows:
-        held = Slot(len(book.slots), packed(ids), owner)
-        book.slots.append(held)
-        [place] = book.place([want([*ids, 0], owner)])
+        held = Slot(len(manager.slots), packed(ids), owner)
+        manager.slots.append(held)
+        [place] = manager.allocate([want([*ids, 0], owner)])
         assert place is not None
         assert place.slot is held
         finish(place, ids)
@@ -91,13 +91,13 @@ def test_tokens_that_share_bytes_are_not_common():
 
 
 class World:
-    """Does with tokens what the engine does with keys and values, in any order that the book must allow."""
+    """Does with tokens what the engine does with keys and values, in any order that the manager must allow."""
 
     def __init__(self, rng, pending):
         self.rng = rng
         self.pending = pending  # last tokens that are not in a row's slot yet when it is read
-        self.book = SlotManager(2, 1200)
-        assert self.book.fit(rng.choice([60, 100, 150, 300, 1000])) == []
+        self.manager = SlotManager(2, 1200)
+        assert self.manager.fit(rng.choice([60, 100, 150, 300, 1000])) == []
         self.holds: dict[Slot, list[int]] = {}
         self.rows: dict[Slot, list[int]] = {}
         self.unread: list[SlotAllocation] = []
@@ -106,7 +106,7 @@ class World:
 
     def some_rows(self, least):
         owner = self.rng.choice(OWNERS)
-        known = [self.rows[slot] for slot in self.book.slots]
+        known = [self.rows[slot] for slot in self.manager.slots]
         rows = []
         for _ in range(self.rng.randint(least, 4)):
             ids = some_row(self.rng)
@@ -116,13 +116,13 @@ class World:
         return rows
 
     def place(self):
-        asked, later, since = self.some_rows(1), self.some_rows(0), self.book.now + 1 - self.rng.randint(0, 3)
-        slots = list(self.book.slots)
+        asked, later, since = self.some_rows(1), self.some_rows(0), self.manager.now + 1 - self.rng.randint(0, 3)
+        slots = list(self.manager.slots)
         owners, keys = {slot: slot.owner for slot in slots}, {slot: held(slot) for slot in slots}
         busy = {slot for slot in slots if slot.busy}
-        places = self.book.place(*([want(*one, since) for one in some] for some in (asked, later)))
+        places = self.manager.allocate(*([want(*one, since) for one in some] for some in (asked, later)))
 
-        assert sum(place is not None for place in places) == min(len(asked), self.book.limit - len(busy))
+        assert sum(place is not None for place in places) == min(len(asked), self.manager.limit - len(busy))
         served = [(place, *one) for place, one in zip(places, asked, strict=True) if place is not None]
         assert len({place.slot for place, _, _ in served} | busy) == len(served) + len(busy)
         assert all(slot.busy and slot.owner == owners[slot] for slot in busy)
@@ -131,7 +131,7 @@ class World:
             assert 0 <= place.shared < len(ids)
             if place.after is None and place.shared and owners[place.source or place.slot] != owner:
                 assert place.shared >= STRANGERS
-            if len(slots) + len(asked) <= self.book.limit:  # nothing need be given up
+            if len(slots) + len(asked) <= self.manager.limit:  # nothing need be given up
                 own = [shared_by(keys[slot], ids[:-1]) for slot in slots if owners[slot] == owner]
                 assert place.shared >= max(own, default=0)
         copies = [one for one in served if one[0].after is None and one[0].source is not None]
@@ -174,24 +174,24 @@ class World:
         return some.pop(self.rng.randrange(len(some)))
 
     def release(self):
-        owner, owners = self.rng.choice(OWNERS), [slot.owner for slot in self.book.slots]
-        self.book.release(owner)
-        assert [slot.owner for slot in self.book.slots] == [None if one == owner else one for one in owners]
+        owner, owners = self.rng.choice(OWNERS), [slot.owner for slot in self.manager.slots]
+        self.manager.release(owner)
+        assert [slot.owner for slot in self.manager.slots] == [None if one == owner else one for one in owners]
 
     def fit(self):
-        slots, before = list(self.book.slots), self.book.width
-        width = self.book.width + self.rng.choice([-10, 0, 20, 50, 100, 200])
-        kept = self.book.fit(width)
+        slots, before = list(self.manager.slots), self.manager.width
+        width = self.manager.width + self.rng.choice([-10, 0, 20, 50, 100, 200])
+        kept = self.manager.fit(width)
         most = max(1, 1200 // (2 * max(width, before)))
         if kept is None:
             assert sum(slot.busy for slot in slots) > most
-            assert (self.book.slots, self.book.width) == (slots, before)
+            assert (self.manager.slots, self.manager.width) == (slots, before)
             return
-        assert self.book.width == max(width, before)
-        assert self.book.slots == [slots[index] for index in kept]
+        assert self.manager.width == max(width, before)
+        assert self.manager.slots == [slots[index] for index in kept]
         assert len(kept) == min(len(slots), most)
-        worth = [(slot.busy, slot.owner is not None, slot.used) for slot in self.book.slots]
-        for slot in set(slots) - set(self.book.slots):
+        worth = [(slot.busy, slot.owner is not None, slot.used) for slot in self.manager.slots]
+        for slot in set(slots) - set(self.manager.slots):
             assert not slot.busy
             assert min(worth) >= (False, slot.owner is not None, slot.used)
 
@@ -200,9 +200,9 @@ class World:
             deeds = [self.place] * 3 + [self.release, self.fit]
             deeds += [self.read] * 8 * bool(self.unread) + [self.write_and_finish] * 8 * bool(self.written)
             self.rng.choice(deeds)()
-            assert [slot.index for slot in self.book.slots] == list(range(len(self.book.slots)))
-            assert len(self.book.slots) <= self.book.limit
-            for slot in self.book.slots:
+            assert [slot.index for slot in self.manager.slots] == list(range(len(self.manager.slots)))
+            assert len(self.manager.slots) <= self.manager.limit
+            for slot in self.manager.slots:
                 assert held(slot) == self.holds[slot][: slot.length]
 
 
@@ -215,12 +215,12 @@ def test_what_is_said_to_be_in_a_slot_is_there(seed, pending):
 
 @given(rng=st.randoms(use_true_random=True), copies=st.integers(2, 5))
 def test_identical_rows_are_read_once(rng, copies):
-    book, ids = ample(), some_row(rng)
+    manager, ids = ample(), some_row(rng)
     for _ in range(rng.randint(0, 4)):
         row = some_row(rng)
-        [place] = book.place([want(row, rng.choice(OWNERS))])
+        [place] = manager.allocate([want(row, rng.choice(OWNERS))])
         finish(place, row)
-    first, *others = sorted(book.place([want(ids)] * copies), key=lambda place: place.after is not None)
+    first, *others = sorted(manager.allocate([want(ids)] * copies), key=lambda place: place.after is not None)
     for place in others:
         unread = len(ids) - 1 - place.shared
         assert (unread == 0) if place.after is not None else (unread <= SLACK)
@@ -228,54 +228,54 @@ def test_identical_rows_are_read_once(rng, copies):
 
 
 def test_identical_rows_wait_for_one_of_them():
-    places = ample().place([want(range(100)), want([*range(50), 0, 1]), want(range(100)), want(range(100))])
+    places = ample().allocate([want(range(100)), want([*range(50), 0, 1]), want(range(100)), want(range(100))])
     [leader] = [place for place in places if place.after is None]
     assert sorted(place.shared for place in places) == [0, 50, 99, 99]
     assert len({place.after for place in places if place is not leader and place.shared == 99}) == 1
 
 
 def test_rows_with_little_more_in_common_than_is_held_do_not_wait():
-    book = ample()
-    lived_in(book, [list(range(50))])
+    manager = ample()
+    lived_in(manager, [list(range(50))])
     for extra, waits in ((SLACK, False), (SLACK + 1, True)):
         ids = [*range(50), *range(200, 200 + extra)]
-        places = book.place([want([*ids, 1, 1]), want([*ids, 2, 2])])
+        places = manager.allocate([want([*ids, 1, 1]), want([*ids, 2, 2])])
         assert any(place.after is not None for place in places) == waits
         for place in places:
             finish(place, [])
-            book.release("one")
-        book.clear()
-        lived_in(book, [list(range(50))])
+            manager.release("one")
+        manager.clear()
+        lived_in(manager, [list(range(50))])
 
 
 def test_rows_wait_for_the_earliest_that_shares_almost_as_much():
     stem = list(range(100))
-    places = ample().place([want(stem), want([*stem, 0, 0]), want([*stem, 0, 1])])
+    places = ample().allocate([want(stem), want([*stem, 0, 0]), want([*stem, 0, 1])])
     assert [place.after for place in places] == [None, 0, 0]
     longer = [*stem, *([0] * 20)]
-    places = ample().place([want(stem), want([*longer, 0]), want([*longer, 1])])
+    places = ample().allocate([want(stem), want([*longer, 0]), want([*longer, 1])])
     assert [place.after for place in places] == [None, 0, 1]
 
 
 def test_a_row_that_goes_on_with_another_reads_its_last_token_itself():
-    first, second = ample().place([want(range(100)), want(range(120))])
+    first, second = ample().allocate([want(range(100)), want(range(120))])
     assert (first.after, second.after, second.shared) == (None, 0, 99)
 
 
 def test_a_row_goes_on_in_its_own_slot_and_copies_what_others_hold():
-    book = ample()
-    [slot] = lived_in(book, [list(range(80))])
-    [mine] = book.place([want(range(90))])
+    manager = ample()
+    [slot] = lived_in(manager, [list(range(80))])
+    [mine] = manager.allocate([want(range(90))])
     assert (mine.slot, mine.shared, mine.source) == (slot, 80, None)
-    [copied] = book.place([want(range(85), "two")])
+    [copied] = manager.allocate([want(range(85), "two")])
     assert copied.slot is not slot
     assert (copied.shared, copied.source) == (80, slot)
 
 
 def test_a_slot_goes_to_the_row_that_shares_most_with_it():
-    book = ample()
-    [slot] = lived_in(book, [list(range(80))])
-    short, long = book.place(anew(book, [*range(40), 0], [*range(70), 0]))
+    manager = ample()
+    [slot] = lived_in(manager, [list(range(80))])
+    short, long = manager.allocate(anew(manager, [*range(40), 0], [*range(70), 0]))
     assert (long.slot, long.shared, long.source) == (slot, 70, None)
     assert short.slot is not slot
     assert (short.shared, short.source) == (40, slot)
@@ -283,10 +283,10 @@ def test_a_slot_goes_to_the_row_that_shares_most_with_it():
 
 def test_a_row_of_the_same_call_is_gone_on_with_whole_or_copied():
     for common, taken in ((80, True), (79, False)):
-        book = ample()
-        since = book.now + 1
-        [slot] = lived_in(book, [list(range(80))])
-        [place] = book.place([want([*range(common), 0], since=since)])
+        manager = ample()
+        since = manager.now + 1
+        [slot] = lived_in(manager, [list(range(80))])
+        [place] = manager.allocate([want([*range(common), 0], since=since)])
         assert place.shared == common
         assert (place.slot is slot) == taken
         assert (place.source is slot) != taken
@@ -294,131 +294,131 @@ def test_a_row_of_the_same_call_is_gone_on_with_whole_or_copied():
 
 def test_a_strangers_row_serves_from_a_conversation_on():
     for common, shared in ((STRANGERS - 1, 0), (STRANGERS, STRANGERS)):
-        book = ample()
-        [slot] = lived_in(book, [list(range(200))], "one")
-        [place] = book.place([want([*range(common), 0], "two")])
+        manager = ample()
+        [slot] = lived_in(manager, [list(range(200))], "one")
+        [place] = manager.allocate([want([*range(common), 0], "two")])
         assert place.shared == shared
         assert place.source is (slot if shared else None)
         assert slot.owner == "one"
 
 
 def test_a_strangers_row_is_not_looked_for_where_the_own_holds_half():
-    book = ample()
-    [own] = lived_in(book, [list(range(70))], "one")
-    lived_in(book, [list(range(100))], "two")
-    [place] = book.place([want([*range(100), *range(30)])])
+    manager = ample()
+    [own] = lived_in(manager, [list(range(70))], "one")
+    lived_in(manager, [list(range(100))], "two")
+    [place] = manager.allocate([want([*range(100), *range(30)])])
     assert (place.slot, place.shared) == (own, 70)
 
 
 def test_a_search_overwrites_its_dead_rows_before_the_book_grows():
-    book = ample()
-    older, newer = lived_in(book, [[1, 2, 3], [4, 5, 6]])
-    first, second, third = book.place(anew(book, [7], [8], [9]))
+    manager = ample()
+    older, newer = lived_in(manager, [[1, 2, 3], [4, 5, 6]])
+    first, second, third = manager.allocate(anew(manager, [7], [8], [9]))
     assert (first.slot, second.slot) == (older, newer)
     assert third.slot.index == 2
 
 
 def test_rows_of_the_same_call_are_not_dead():
-    book = ample()
-    older, newer = lived_in(book, [[1, 2, 3], [4, 5, 6]])
-    [place] = book.place([want([7], since=book.now)])
+    manager = ample()
+    older, newer = lived_in(manager, [[1, 2, 3], [4, 5, 6]])
+    [place] = manager.allocate([want([7], since=manager.now)])
     assert place.slot is older
-    [place] = book.place([want([8], since=book.now - 1)])
+    [place] = manager.allocate([want([8], since=manager.now - 1)])
     assert place.slot not in (older, newer)
 
 
 def test_what_later_rows_go_on_with_is_spared():
-    book = ample()
-    kept, _ = lived_in(book, [[1, 2, 3], [4, 5, 6]])
-    places = book.place(anew(book, [7], [8]), anew(book, [1, 2, 3, 4]))
+    manager = ample()
+    kept, _ = lived_in(manager, [[1, 2, 3], [4, 5, 6]])
+    places = manager.allocate(anew(manager, [7], [8]), anew(manager, [1, 2, 3, 4]))
     assert kept not in [place.slot for place in places]
 
 
 def test_released_slots_are_forgotten_and_serve_others_before_the_book_grows():
-    book = ample()
-    [slot, _] = lived_in(book, [list(range(80)), [5]])
-    [beside] = book.place([want([7], "two")])
+    manager = ample()
+    [slot, _] = lived_in(manager, [list(range(80)), [5]])
+    [beside] = manager.allocate([want([7], "two")])
     assert beside.slot.index == 2
-    book.release("one")
-    [there] = book.place([want(range(90), "three")])
+    manager.release("one")
+    [there] = manager.allocate([want(range(90), "three")])
     assert (there.slot, there.shared, there.source) == (slot, 0, None)
 
 
 def test_a_busy_slot_of_a_released_search_keeps_its_row_and_is_not_given_away():
-    book = ample(slots=1)
-    [slot] = lived_in(book, [list(range(80))])
-    [place] = book.place([want(range(90))])
-    book.release("one")
+    manager = ample(slots=1)
+    [slot] = lived_in(manager, [list(range(80))])
+    [place] = manager.allocate([want(range(90))])
+    manager.release("one")
     assert (slot.length, slot.busy) == (80, True)
-    assert book.place([want(range(90), "two")]) == [None]
+    assert manager.allocate([want(range(90), "two")]) == [None]
     finish(place, range(90))
-    assert book.place([want(range(90), "two")])[0].slot is slot
+    assert manager.allocate([want(range(90), "two")])[0].slot is slot
 
 
 def test_the_longest_unused_slot_of_others_goes_when_memory_is_out():
-    book = ample(slots=2)
-    older, newer = lived_in(book, [[1, 2, 3], [4, 5, 6]])
-    [place] = book.place([want([1, 2, 3, 4])])
+    manager = ample(slots=2)
+    older, newer = lived_in(manager, [[1, 2, 3], [4, 5, 6]])
+    [place] = manager.allocate([want([1, 2, 3, 4])])
     finish(place, [1, 2, 3, 4])
-    [place] = book.place([want([7], "two")])
+    [place] = manager.allocate([want([7], "two")])
     assert place.slot is newer
     assert older.owner == "one"
 
 
 def test_a_row_goes_on_where_it_would_copy_from_when_memory_is_out():
-    book = ample(slots=1)
-    [slot] = lived_in(book, [list(range(80))])
-    [place] = book.place([want([*range(70), 0])])
+    manager = ample(slots=1)
+    [slot] = lived_in(manager, [list(range(80))])
+    [place] = manager.allocate([want([*range(70), 0])])
     assert (place.slot, place.shared, place.source) == (slot, 70, None)
 
 
 def test_a_source_outlives_its_copies_while_others_can_be_overwritten():
-    book = ample(slots=3)
-    source, _ = lived_in(book, [list(range(100)), [1, 1]], "one")
-    [place, other] = book.place([want([*range(80), 0], "two"), want([5, 5], "three")])
+    manager = ample(slots=3)
+    source, _ = lived_in(manager, [list(range(100)), [1, 1]], "one")
+    [place, other] = manager.allocate([want([*range(80), 0], "two"), want([5, 5], "three")])
     assert (place.source, place.shared) == (source, 80)
     assert source not in (place.slot, other.slot)
 
 
 def test_one_row_is_served_whatever_the_budget():
-    book = SlotManager(1000, 1)
-    assert book.fit(10**6) == []
-    [place, none] = book.place([want([1, 2]), want([1, 2])])
+    manager = SlotManager(1000, 1)
+    assert manager.fit(10**6) == []
+    [place, none] = manager.allocate([want([1, 2]), want([1, 2])])
     assert none is None
     finish(place, [1, 2])
-    assert book.place([want([1, 2, 3])])[0].shared == 2
+    assert manager.allocate([want([1, 2, 3])])[0].shared == 2
 
 
 def test_fit_keeps_the_busy_and_the_last_used():
-    book = ample(slots=60)
-    oldest, middle, newest = lived_in(book, [[1], [2], [3]])
-    [busy] = book.place([want([1, 5])])
+    manager = ample(slots=60)
+    oldest, middle, newest = lived_in(manager, [[1], [2], [3]])
+    [busy] = manager.allocate([want([1, 5])])
     assert busy.slot is oldest
-    assert book.fit(30) == [0, 2]
-    assert book.slots == [oldest, newest]
+    assert manager.fit(30) == [0, 2]
+    assert manager.slots == [oldest, newest]
     assert newest.index == 1
-    book.place([want([3, 3])])
-    assert book.fit(31) is None
-    assert (book.width, book.limit, book.slots) == (30, 2, [oldest, newest])
+    manager.allocate([want([3, 3])])
+    assert manager.fit(31) is None
+    assert (manager.width, manager.limit, manager.slots) == (30, 2, [oldest, newest])
     assert middle.index == 1
 
 
 def test_fit_prefers_a_searchs_slots_to_free_ones_and_never_narrows():
-    book = ample(slots=60)
-    [mine] = lived_in(book, [[1]], "one")
-    lived_in(book, [[2]], "two")
-    book.release("two")
-    assert book.fit(60) == [0]
-    assert book.slots == [mine]
-    assert book.fit(10) == [0]
-    assert book.width == 60
+    manager = ample(slots=60)
+    [mine] = lived_in(manager, [[1]], "one")
+    lived_in(manager, [[2]], "two")
+    manager.release("two")
+    assert manager.fit(60) == [0]
+    assert manager.slots == [mine]
+    assert manager.fit(10) == [0]
+    assert manager.width == 60
 
 
 def test_a_cleared_book_holds_nothing():
-    book = ample()
-    lived_in(book, [list(range(80))])
-    book.clear()
-    [place] = book.place([want(range(90))])
+    manager = ample()
+    lived_in(manager, [list(range(80))])
+    manager.clear()
+    [place] = manager.allocate([want(range(90))])
     assert (place.slot.index, place.shared, place.source) == (0, 0, None)
 
 
