@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -137,17 +138,18 @@ async def test_an_error_of_who_is_told_drops_all_and_is_raised_itself(place: str
     assert len(ended) == (3 if place == "take" else 4)
 
 
+@contextmanager
 def signalled(stop: Stop, number: int) -> Iterator[None]:
     before = signal.signal(number, lambda *_: stop.ask())
-    yield
-    signal.signal(number, before)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_ends_it_after_the_work_under_way(number: int) -> None:
     log, stop = Log(), Stop()
-    signals = signalled(stop, number)
-    next(signals)
 
     async def work(item: int) -> int:
         if item == 3:
@@ -156,8 +158,8 @@ async def test_a_signal_ends_it_after_the_work_under_way(number: int) -> None:
         return item
 
     workers = log.workers(100, work, 4, stop)
-    await workers.run()
-    next(signals, None)
+    with signalled(stop, number):
+        await workers.run()
     assert sorted(log.done) == [(n, n) for n in range(4)]
     assert log.begun == [0, 1, 2, 3]
     assert not workers.dropped
@@ -166,8 +168,6 @@ async def test_a_signal_ends_it_after_the_work_under_way(number: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_two_signals_drop_the_work_under_way(number: int) -> None:
     log, stop = Log(), Stop()
-    signals = signalled(stop, number)
-    next(signals)
 
     async def work(item: int) -> None:
         if item == 3:
@@ -176,8 +176,8 @@ async def test_two_signals_drop_the_work_under_way(number: int) -> None:
         await asyncio.sleep(3600)
 
     workers = log.workers(100, work, 4, stop)
-    await asyncio.wait_for(workers.run(), 10)
-    next(signals, None)
+    with signalled(stop, number):
+        await asyncio.wait_for(workers.run(), 10)
     assert (log.done, log.failed, log.under_way) == ([], [], 0)
     assert workers.dropped
 
