@@ -36,6 +36,14 @@ Bypass = Callable[[list[BaseMessage]], bool]
 """Says of a conversation whether it is answered by one plain sample, without a search."""
 
 
+class HasGenerate(Protocol):
+    """An object that continues rows."""
+
+    def generate(self, rows: list[Row], /) -> Continuations | Awaitable[Continuations]:
+        """Return one continuation for each row."""
+        ...
+
+
 class HasMutate(Protocol):
     """An object that rewords instructions."""
 
@@ -62,12 +70,12 @@ class HasSelect(Protocol):
         ...
 
 
-Continuations = Sequence[Continuation]
+Continuations = Sequence[Continuation] | Report[Any]
 Mutations = list[str] | Report[list[str]]
 Rewards = Iterable[float] | Report[Any]
 Selected = Selection | tuple[Iterable[int | None], Iterable[float]]
 
-PolicyLike = Policy | Callable[[list[Row]], Continuations | Awaitable[Continuations]]
+PolicyLike = Policy | HasGenerate | Callable[[list[Row]], Continuations | Awaitable[Continuations]]
 """What is taken as a policy: an object with ``generate``, or a function like it."""
 DecoderLike = Decoder | PolicyLike | Runnable[Any, Any]
 """What is taken as a decoder."""
