@@ -94,6 +94,16 @@ def test_the_table_of_the_readme_is_a_part_of_it() -> None:
     assert shown <= measured
 
 
+def test_the_table_of_tool_calls_is_what_was_measured() -> None:
+    measured = json.loads((quality.RESULTS / "tools.json").read_text(encoding="utf-8"))["rows"]
+    [table] = [table for table in TABLE.findall(text_of(ROOT / "docs" / "tools.md")) if table.startswith("| tools |")]
+    shown = {", ".join(row[:2]): row[2:] for row in map(cells, table.splitlines()[2:])}
+    assert shown == {
+        name: [f"{row[one]['all_right']:.0%}" if one in row else "" for one in ("free", "schema", "grounded")]
+        for name, row in measured.items()
+    }
+
+
 def test_the_tables_of_overoptimisation_are_what_was_measured() -> None:
     page = text_of(ROOT / "benchmarks" / "README.md")
     found = json.loads((quality.RESULTS / "overoptimisation.json").read_text(encoding="utf-8"))
