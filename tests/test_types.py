@@ -7,7 +7,7 @@ import pytest
 from mypy import api
 
 ROOT = Path(__file__).parents[1]
-START = '''
+START = """
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +53,9 @@ def reword(request: Request, instruction: str, n: int, seed: int) -> list[str]:
     return []
 
 
-def select(rewards: list[float], finished: list[bool], weights: list[float], seed: int) -> tuple[list[int], list[float]]:
+def select(
+    rewards: list[float], finished: list[bool], weights: list[float], seed: int
+) -> tuple[list[int], list[float]]:
     return [], []
 
 
@@ -61,7 +63,7 @@ def watch(event: Event, population: Population) -> None: ...
 
 
 chain = ChatPromptTemplate.from_template("{response}") | FakeListChatModel(responses=["1"])
-'''
+"""
 RIGHT = """
 DarwinSearch(policy=Own(), scorer=Pairwise())
 DarwinSearch(policy=Pairwise(), scorer=score, mutator=reword, selector=select)
@@ -111,7 +113,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
     said, failure, _ = api.run([*options, "--no-pretty", "--hide-error-context", str(snippet)])
     assert not failure, failure
-    lines = [re.match(rf"(.*):(\d+): error: (.*)", line) for line in said.splitlines()]
+    lines = [re.match(r"(.*):(\d+): error: (.*)", line) for line in said.splitlines()]
     errors = [line for line in lines if line is not None]
     assert all(Path(error[1]).name == snippet.name for error in errors), said
     return {int(error[2]): error[3] for error in errors}
