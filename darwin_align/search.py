@@ -196,7 +196,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         self._mutator_under(self.config)  # what cannot work shows here, not in the middle of a search
         return self
 
-    def invoke(
+    def invoke(  # type: ignore[override] # LangChain takes any argument
         self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
     ) -> SearchResult:
         """Search for a well rewarded answer.
@@ -219,7 +219,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         """
         return self._traced(lambda config: _last(self._steps(input, config, settings)), input, config, _shown)
 
-    async def ainvoke(
+    async def ainvoke(  # type: ignore[override] # LangChain takes any argument
         self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
     ) -> SearchResult:
         """Search as :meth:`invoke` does, with the same result, without blocking the event loop."""

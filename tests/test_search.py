@@ -1,6 +1,7 @@
 """DarwinSearch on scripted parts: determinism, replay, settings, release."""
 
 import asyncio
+import inspect
 import os
 import pickle
 import subprocess
@@ -21,6 +22,7 @@ from darwin_align import Budget, DarwinSearch, Population, Request, Response, Sa
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import PRESETS, Event, Usage
 from darwin_align.core.errors import ConfigError, OperatorError, ReplayError, RequestError, RewardError
+from darwin_align.core.search_settings import SearchSettings
 from darwin_align.operators import (
     ClauseMutator,
     Decoder,
@@ -254,7 +256,7 @@ async def test_settings_that_are_refused(settings: dict[str, Any], message: str)
     [
         ({"policy": None}, r"a search needs a policy that continues text: give policy=…, or decoder=…"),
         ({"scorer": None}, r"cannot use NoneType None as scorer: give a Scorer, a function, or an object"),
-        ({"policy": 5}, r"cannot use int 5 as decoder"),
+        ({"policy": 5}, r"cannot use int 5 as policy"),
         ({"mutator": 5}, r"cannot use int 5 as mutator"),
         ({"selector": 5}, r"cannot use int 5 as selector"),
         (
@@ -558,3 +560,22 @@ def test_observers_see_the_seconds_of_their_own_event() -> None:
 def test_half_a_character_is_refused_before_anything_is_written(asked: Any) -> None:
     with pytest.raises(RequestError, match=r"half of a character that was cut in two: clean its texts"):
         search_of().invoke(asked, seed=1)
+
+
+# -- names that are taken
+
+
+def test_settings_of_a_call_are_typed_by_the_names_that_are_taken() -> None:
+    with pytest.raises(ConfigError, match=r"unknown setting 'zzzz': known are ") as refused:
+        search_of().invoke(ASKED, zzzz=1)
+    taken = {*str(refused.value).partition("known are ")[2].split(", ")}
+    assert {*SearchSettings.__annotations__} == taken | {"replay", "on_event"}
+
+
+def test_arguments_of_a_search_are_its_fields() -> None:
+    parameters = inspect.signature(DarwinSearch.__init__).parameters
+    assert {*parameters} == {"self", "unknown", *DarwinSearch.model_fields}
+    with pytest.raises(ConfigError, match=r"unknown setting 'polcy' for DarwinSearch: did you mean 'policy'\?"):
+        DarwinSearch(polcy=Babbler(), scorer=ScriptedScorer())
+    with pytest.raises(ConfigError, match=r"DarwinSearch needs scorer=…"):
+        DarwinSearch(policy=Babbler())

@@ -1,8 +1,8 @@
-"""Operators: the doors that a user swaps."""
+"""Operators: what a user swaps."""
 
 from darwin_align.operators.base import Check, Decoder, Mutator, Operator, Report, Scorer, Selector
 from darwin_align.operators.checks import EmbeddingIntent, JudgeIntent, LexicalIntent
-from darwin_align.operators.coerce import as_decoder, as_mutator, as_scorer, as_selector
+from darwin_align.operators.coerce import as_decoder, as_mutator, as_policy, as_scorer, as_selector
 from darwin_align.operators.mutators import (
     ChainMutator,
     ChatModelMutator,
@@ -12,7 +12,7 @@ from darwin_align.operators.mutators import (
     PolicyMutator,
     RuleMutator,
 )
-from darwin_align.operators.policy import Continuation, Policy, Row
+from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.prompts import MutationPrompt
 from darwin_align.operators.scorers import (
     ChainScorer,
@@ -34,6 +34,7 @@ from darwin_align.operators.selectors import (
 
 __all__ = [
     "ARGSSelector",
+    "Capabilities",
     "ChainMutator",
     "ChainScorer",
     "ChatModelMutator",
@@ -69,6 +70,7 @@ __all__ = [
     "WeightedSum",
     "as_decoder",
     "as_mutator",
+    "as_policy",
     "as_scorer",
     "as_selector",
 ]

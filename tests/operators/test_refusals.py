@@ -19,7 +19,7 @@ from darwin_align.backends.endpoint import JudgeScorer
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.errors import ConfigError, EndpointServerError, RequestError, ScoreReplyError
-from darwin_align.operators import ChainScorer, ToolCallScorer, TopKReplacement, WeightedSum
+from darwin_align.operators import ChainScorer, Decoder, PolicyMutator, ToolCallScorer, TopKReplacement, WeightedSum
 from darwin_align.pocket import policy_path
 from tests.core.kit import ASKED, Babbler, reword
 
@@ -47,6 +47,10 @@ class Wrong:
         return 0.0
 
     def __call__(self) -> None: ...
+
+
+def describe(text: str) -> str:
+    return "It is " + text
 
 
 WRONG: list[tuple[str, Any, str]] = [
@@ -82,12 +86,23 @@ WRONG: list[tuple[str, Any, str]] = [
     ),
     ("policy", MODEL.with_fallbacks([MODEL]), r"cannot be the policy"),
     ("scorer", Mine, r"as scorer: this is the class: give an object of it, Mine\(…\)"),
-    ("policy", ScriptedPolicy, r"as decoder: this is the class: give an object of it, ScriptedPolicy\(…\)"),
+    ("policy", ScriptedPolicy, r"as policy: this is the class: give an object of it, ScriptedPolicy\(…\)"),
     ("selector", TopKReplacement, r"as selector: this is the class: give an object of it, TopKReplacement\(…\)"),
-    ("policy", "gpt2", r"as decoder: give a Decoder.*LocalPolicy.from_pretrained\('gpt2'\).*EndpointPolicy\(base_url="),
+    ("policy", "gpt2", r"as policy: give a Policy.*LocalPolicy.from_pretrained\('gpt2'\).*EndpointPolicy\(base_url="),
     ("scorer", "Skywork/R", r"as scorer: give a Scorer.*LocalScorer.from_pretrained\('Skywork/R'\).*JudgeScorer\(base"),
     ("mutator", "identity", r"as mutator: .*named in the settings: config=SearchConfig\(mutator=…\)"),
     ("selector", "smc", r"as selector: .*config=SearchConfig\(selector=…\)"),
+    (
+        "policy",
+        5,
+        r"cannot use int 5 as policy: give a Policy, a function, or an object with the method",
+    ),
+    ("scorer", 6, r"cannot use int 6 as scorer: give a Scorer"),
+    ("policy", describe, r"cannot use describe as policy: it takes a text, .*EndpointPolicy\(.*LocalPolicy.from_pre"),
+    ("policy", SimpleNamespace(generate=describe), r"cannot use describe as policy: it takes a text"),
+    ("config", "darwin", r"name of a preset: give config=SearchConfig.preset\('darwin'\)"),
+    ("config", "best_off_n", r"unknown preset 'best_off_n': did you mean 'best_of_n'\?"),
+    ("config", 5, r"DarwinSearch.config = 5 is refused"),
 ]
 
 
@@ -103,13 +118,45 @@ def test_models_of_other_libraries_are_refused_with_what_wraps_them() -> None:
     model = AutoModelForCausalLM.from_pretrained(policy_path())
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
     writer = pipeline("text-generation", model=model, tokenizer=tokenizer)
-    for given in (model, writer):
-        with pytest.raises(ConfigError, match=r"as decoder: it belongs to transformers; .*LocalPolicy\(model, tok"):
+
+    class Finetuned(type(model)):  # type: ignore[misc] # a class of a user's own
+        pass
+
+    for given in (model, writer, Finetuned(model.config)):
+        with pytest.raises(ConfigError, match=r"as policy: it belongs to transformers; .*LocalPolicy\(model, tok"):
             search(policy=given)
-        with pytest.raises(ConfigError, match=r"as scorer: it belongs to transformers; .*LocalScorer\(model, tok"):
+        with pytest.raises(
+            ConfigError,
+            match=r"as scorer: it belongs to transformers; .*RewardModel\(model, tokenizer\)",
+        ):
             search(scorer=given)
         with pytest.raises(ConfigError, match=r"as mutator: it belongs to transformers; a mutator is a function or"):
             search(mutator=given)
+
+
+def test_modules_of_torch_are_refused_unless_they_have_the_method() -> None:
+    import torch
+
+    linear, several = torch.nn.Linear(2, 1), torch.nn.Sequential()
+    for given in (linear, several):
+        with pytest.raises(ConfigError, match=r"as scorer: it belongs to torch; .*RewardModel\(model, tokenizer\)"):
+            search(scorer=given)
+        with pytest.raises(ConfigError, match=r"as policy: it belongs to torch; .*LocalPolicy\(model, tokenizer\)"):
+            search(policy=given)
+
+    class Scores(torch.nn.Module):
+        def score(self, request: Any, responses: Any) -> list[float]:
+            return [1.5] * len(responses)
+
+    assert drive(search(scorer=Scores()), "invoke").reward == 1.5
+
+
+def test_operators_refuse_what_is_no_policy_as_a_search_does() -> None:
+    for made in (Decoder, PolicyMutator):
+        with pytest.raises(ConfigError, match=r"cannot use int 5 as policy"):
+            made(policy=5)
+        with pytest.raises(ConfigError, match=r"as policy: this is the class: give an object of it"):
+            made(policy=ScriptedPolicy)
 
 
 def test_a_function_that_rewards_tool_calls_is_checked_too() -> None:
