@@ -13,9 +13,9 @@ from functools import cached_property
 
 from darwin_align.backends.detokenizer import Detokenizer
 from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Choice, TokenConstraint
-from darwin_align.backends.matcher import GrammarPosition, members
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
+from darwin_align.formats.matcher import GrammarPosition, members
 from darwin_align.operators.policy import Row
 
 __all__ = ["ConstrainedRow", "Question", "ids_of", "most_requests"]
