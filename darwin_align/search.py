@@ -44,6 +44,7 @@ from darwin_align.core.record import plain_errors
 from darwin_align.core.search_settings import OnEvent, SearchSettings
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
+from darwin_align.formats.verdicts import check_request
 from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import ends_search, is_context_overflow, is_remote_fault, message_of
 from darwin_align.langchain.progress import Progress, asend, send
@@ -76,7 +77,6 @@ from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedRunnable, cut
-from darwin_align.operators.verdicts import check_asked
 
 __all__ = ["DarwinSearch", "SearchInput"]
 
@@ -416,7 +416,7 @@ class _Run:
         parts = [part for operator in self.operators.values() for part in parts_of(operator, run_config)]
         for part in parts:
             if isinstance(part, Decoder):
-                check_asked(asked.request, part.policy)  # before the mutations are paid for
+                check_request(asked.request, part.policy)  # before the mutations are paid for
                 if config.candidates:
                     check_ranks(part.policy)
         # A trial would count against no limit of time.

@@ -18,7 +18,7 @@ import darwin_align
 _FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn"}
 _LOCALS = {  # what stands for the names that only exist when a function runs
     ("darwin_align.evaluation.chat_judge", "names"): "question|answer",
-    ("darwin_align.operators.tool_syntax", "middle"): "",
+    ("darwin_align.formats.call_parser", "middle"): "",
 }
 _SLOW = 0.003
 """Seconds for 2,000 characters: a linear pattern takes about a fiftieth of it."""

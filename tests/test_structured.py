@@ -16,9 +16,9 @@ from typing_extensions import TypedDict
 from darwin_align import Budget, DarwinChatModel, Request
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.core.errors import ConfigError, RequestError
+from darwin_align.formats.verdicts import format_violation
 from darwin_align.langchain.structured import Method, Structure, as_response_format
 from darwin_align.operators import ToolCallScorer
-from darwin_align.operators.verdicts import format_breach
 from darwin_align.pocket import policy_path
 from tests.test_tools import Says, call, heat, model_of, set_lamp
 
@@ -88,13 +88,13 @@ class Node(BaseModel):
 
 def test_a_class_that_holds_itself_is_kept_all_the_way_down() -> None:
     request = Request.of("Hi", response_format=as_response_format(Node))
-    assert format_breach(request, '{"name": "a", "kids": [{"name": "b", "kids": []}]}') == ""
-    assert format_breach(request, '{"name": "a", "kids": [1]}') == "kids[0] is integer and not object"
-    assert format_breach(request, '{"name": "a", "kids": [{"name": "b", "kids": [{}]}]}') == (
+    assert format_violation(request, '{"name": "a", "kids": [{"name": "b", "kids": []}]}') == ""
+    assert format_violation(request, '{"name": "a", "kids": [1]}') == "kids[0] is integer and not object"
+    assert format_violation(request, '{"name": "a", "kids": [{"name": "b", "kids": [{}]}]}') == (
         "kids[0].kids[0].name is missing"
     )
     loop = {"type": "json_schema", "json_schema": {"name": "loop", "schema": {"anyOf": [{"$ref": "#"}]}}}
-    assert format_breach(Request.of("Hi", response_format=loop), "1") == ""
+    assert format_violation(Request.of("Hi", response_format=loop), "1") == ""
 
 
 def test_an_array_is_written_and_read() -> None:
@@ -271,13 +271,13 @@ def test_agents_with_a_schema_as_a_tool_end_if_no_tool_is_offered_twice() -> Non
 
 def test_what_breaks_a_format() -> None:
     asked = Request.of("Hi", response_format=as_response_format(SCHEMA))
-    assert format_breach(asked, GOOD) == ""
-    assert format_breach(asked, "no") == "it is no JSON: Expecting value: line 1 column 1 (char 0)"
-    assert format_breach(asked, '{"minutes": 1.5}') == "minutes is number and not integer"
-    assert format_breach(Request.of("Hi", response_format={"type": "text"}), "no") == ""
+    assert format_violation(asked, GOOD) == ""
+    assert format_violation(asked, "no") == "it is no JSON: Expecting value: line 1 column 1 (char 0)"
+    assert format_violation(asked, '{"minutes": 1.5}') == "minutes is number and not integer"
+    assert format_violation(Request.of("Hi", response_format={"type": "text"}), "no") == ""
     nested = {"type": "object", "properties": {"leaf": {"$ref": "#/$defs/Leaf"}}, "$defs": SCHEMA["$defs"]}
     deep = Request.of("Hi", response_format=as_response_format(nested))
-    assert format_breach(deep, '{"leaf": {"name": 1}}') == "leaf.name is integer and not string"
+    assert format_violation(deep, '{"leaf": {"name": 1}}') == "leaf.name is integer and not string"
 
 
 # -- answers that are not complete

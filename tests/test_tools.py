@@ -16,9 +16,9 @@ from darwin_align.backends.endpoint import EndpointPolicy
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.errors import ConfigError, RequestError
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.langchain.tools import bound_tools
 from darwin_align.operators import Continuation, Row, ToolCallScorer, WeightedSum
-from darwin_align.operators.tool_syntax import ToolSyntax
 from darwin_align.pocket import policy_path
 from tests.core.kit import ASKED
 

@@ -17,7 +17,8 @@ from darwin_align.backends.detokenizer import Detokenizer
 from darwin_align.backends.turns import Chat, Shape, marked, shapes, to_chat, with_tool_turns_as_text
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
-from darwin_align.operators.tool_syntax import ToolSyntax, shared_length
+from darwin_align.formats.call_template import shared_length
+from darwin_align.formats.tool_syntax import ToolSyntax
 
 __all__ = ["BosFrom", "ChatTemplate", "Frame", "Turn", "to_chat"]
 

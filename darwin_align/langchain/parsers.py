@@ -22,7 +22,7 @@ from langchain_core.output_parsers.transform import BaseCumulativeTransformOutpu
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from langchain_core.utils.pydantic import TBaseModel
 
-from darwin_align.operators.tool_syntax import schema_violation
+from darwin_align.formats.validation import schema_violation
 
 __all__ = ["JsonAnswerParser", "JsonCallParser", "PydanticAnswerParser", "PydanticCallParser"]
 

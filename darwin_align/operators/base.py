@@ -25,6 +25,7 @@ from darwin_align.core.record import plain_errors
 from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
+from darwin_align.formats.verdicts import check_request, judged
 from darwin_align.operators.policy import (
     Allowance,
     Continuation,
@@ -41,7 +42,6 @@ from darwin_align.operators.rewording import filled_note
 from darwin_align.operators.timed import generate_call
 from darwin_align.operators.tracing import TracedRunnable, cut, summary
 from darwin_align.operators.usage import with_policy_usage
-from darwin_align.operators.verdicts import check_asked, judged
 
 __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Resource", "Scorer", "Selector", "policy_of"]
 
@@ -226,7 +226,7 @@ class Decoder(Operator):
         indices = population.open
         if not indices:
             return population
-        check_asked(population.request, self.policy)
+        check_request(population.request, self.policy)
         if population.step.candidates:
             check_ranks(self.policy)
         rows = self._rows(population, indices)

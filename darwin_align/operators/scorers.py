@@ -16,13 +16,14 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, DarwinError, ScoreReplyError
 from darwin_align.core.laws import check_rewards, is_ordered
 from darwin_align.core.types import Request, Response, ToolCall
+from darwin_align.formats.request_formats import takes_calls
+from darwin_align.formats.verdicts import read_calls
 from darwin_align.operators.base import Report, Resource, Scorer
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.portal import call
 from darwin_align.operators.signatures import check_signature, check_variables
 from darwin_align.operators.tracing import cut
 from darwin_align.operators.usage import counting
-from darwin_align.operators.verdicts import read_calls, takes_calls
 
 __all__ = ["ChainScorer", "Ensemble", "FunctionScorer", "LengthPenalty", "ToolCallScorer", "WeightedSum", "judges_of"]
 
@@ -289,7 +290,7 @@ class ToolCallScorer(Scorer):
     gets the mean of its calls, and 0 if it makes none. A function of your own says more of the calls that can be made:
     what it returns is added.
 
-    >>> from darwin_align.operators.tool_syntax import ToolSyntax
+    >>> from darwin_align.formats.tool_syntax import ToolSyntax
     >>> from darwin_align.pocket import policy_path
     >>> from darwin_align.backends.local import LocalPolicy
     >>> scorer = ToolCallScorer(policy=LocalPolicy.from_pretrained(policy_path()))
@@ -322,7 +323,7 @@ class ToolCallScorer(Scorer):
         parsed = read_calls(self.policy.tool_syntax, request, response.text, finished=response.finished)
         if not (made := len(parsed.calls)) + len(parsed.invalid):
             return 0.0
-        right = made - len(parsed.breaches) - len(parsed.invalid)
+        right = made - sum(map(bool, parsed.violations)) - len(parsed.invalid)
         own = _number(call(self.function, request, parsed.calls)) if self.function and made else 0.0
         return right / (made + len(parsed.invalid)) + own
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from darwin_align.backends.request_bounds import check_schemas
+from darwin_align.formats.schema_bounds import check_schemas
 
 from .conversation import check_texts, texts_of, to_langchain
 from .faults import invalid

@@ -13,8 +13,8 @@ from darwin_align.backends.scripted import ScriptedScorer
 from darwin_align.core import Ancestor, Beam, Event, Question, darwin
 from darwin_align.core.errors import OperatorError
 from darwin_align.core.seeds import below, uniform
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators import Continuation, Decoder, NoSelection, Row, SMCSelector, TopKReplacement, Tournament
-from darwin_align.operators.tool_syntax import ToolSyntax
 from tests.core.kit import ASKED, DRAWN, Case, Letters, Trace, cases, search_of, trace
 
 TOOLS = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}},)

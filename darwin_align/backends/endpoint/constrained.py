@@ -1,8 +1,9 @@
-"""Rows that are kept to a grammar on servers that know nothing of it: what breaks it is cut, and asked for anew.
+"""Rows whose grammar is enforced by the client, on servers that do not know it: what breaks it is cut and redone.
 
-A server's own grammars begin at the first token that it writes. A search goes on with answers that were begun, so the
-grammar is walked here: after each reply over its ids, up to the first that may not come. What must come next is
-appended without asking. Where there is a choice, one token is asked for among those that may come, and then the rest.
+A server's own grammars begin at the first token that it generates. A search continues answers that have begun, so the
+grammar state is advanced here: after each reply over its ids, up to the first that is not allowed. A token that is the
+only one allowed is appended without a request. Where there is a choice, one token is requested among those that are
+allowed, and then the rest.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from functools import cached_property
 
 from darwin_align.backends.detokenizer import Detokenizer
 from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Choice, TokenConstraint
-from darwin_align.backends.matcher import GrammarPosition, members
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
+from darwin_align.formats.matcher import GrammarPosition, members
 from darwin_align.operators.policy import Row
 
 __all__ = ["ConstrainedRow", "Question", "ids_of", "most_requests"]
 
 _FEW = 64
-"""Tokens among which a row that was led astray at once chooses before anything is written freely."""
+"""If at most so many tokens are allowed and the last free reply broke the grammar at once, one of them is requested."""
 _LISTED = 512
-"""Tokens that a request names without a thought for its size."""
+"""Tokens that a request may always name in a list."""
 _BANS = 2
-"""Requests that ban what was written, where the tokens that may come and those that may not are both many."""
+"""Requests that ban what was generated, where the lists of allowed and of forbidden tokens are both long."""
 _TRIES = 6
-"""Requests for one token until it is plain that the server does not heed what it is told."""
+"""Requests in a row that bring no allowed token, after which the server is taken to ignore the constraint."""
 _SHORTEST = 4
-"""Tokens that are asked for behind one that had to be asked for; four times as many with every success."""
+"""Tokens that are requested after a cut; four times as many with every success."""
 _HOTTEST = 4.0
 """Temperature up to which a bias of 100 leaves no other token a chance."""
 
@@ -37,52 +38,52 @@ _HOTTEST = 4.0
 def most_requests(max_tokens: int) -> int:
     """How many requests a row may take that is given so many tokens.
 
-    A token that may not come costs two: the one that brought it, and the one that asks for another.
+    A token that is not allowed costs two: the one that brought it, and the one that requests another.
     """
     return 2 * max_tokens + 8
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a row asks next."""
+    """What a row requests next."""
 
     max_tokens: int
     steering: TokenConstraint | None
     tries: int
-    """Requests before this one that brought nothing: it wants other noise than they."""
+    """Requests before this one that brought nothing: its seed has to differ from theirs."""
 
 
 @dataclass(eq=False)
 class ConstrainedRow:
-    """A row on its way through its grammar, from request to request.
+    """A row that is continued request by request under its grammar.
 
     Args:
         row: the row.
         prompt: its conversation's ids and those that it has.
         limit: tokens that it is given, as far as the context has room.
-        place: where it stands in its grammar.
+        position: its state in its grammar.
         detokenizer: of the server's model.
         end: the token by which the model ends an answer, of several.
-        masks: whether the server takes a list of the only tokens that may come as such.
+        masks: whether the server takes a list of the only tokens that are allowed.
     """
 
     row: Row
     prompt: tuple[int, ...]
     limit: int
-    place: GrammarPosition
+    position: GrammarPosition
     detokenizer: Detokenizer
     end: int | None
     masks: bool
     finish: str | None = None
-    """The word of whoever ended the answer, once it is ended."""
+    """The finish reason, once the answer has ended."""
     note: str = ""
     """Why it was given up, if it was."""
     prefilled: int = 0
     """Tokens that the server read for it."""
     discarded: int = 0
-    """Tokens that the server wrote in vain."""
+    """Tokens that the server generated and that were cut."""
     new: list[int] = field(default_factory=list)
-    """What was written and kept."""
+    """What was generated and kept."""
 
     def __post_init__(self) -> None:
         self._requests = self._tries = 0
@@ -97,73 +98,73 @@ class ConstrainedRow:
 
     @property
     def left(self) -> int:
-        """How many tokens may still be written."""
+        """How many tokens may still be generated."""
         return 0 if self.finish is not None else self.limit - len(self.new)
 
     @property
     def written(self) -> Choice:
-        """All that was written, as if it had come at once."""
+        """All that was generated, as one choice."""
         return Choice(ids=tuple(self.new), finish=self.finish or "length")
 
-    # -- asking
+    # -- requests
 
     def question(self) -> Question:
-        """What is asked next; only while something is :attr:`left`."""
+        """What is requested next; only while something is :attr:`left`."""
         if self._refused or (self._wary and self._biased and self._allowed_count <= _FEW):
-            self._asked, steering = 1, self._steering()
+            self._requested, steering = 1, self._steering()
         else:
-            self._asked, steering = min(self.left, self._window), None
+            self._requested, steering = min(self.left, self._window), None
         self._steered, self._sent = steering is not None, len(self.prompt) + len(self.new)
-        return Question(self._asked, steering, self._tries)
+        return Question(self._requested, steering, self._tries)
 
     @property
     def _allowed_count(self) -> int:
-        mask = self.place.mask
+        mask = self.position.mask
         return self.limit + _LISTED if mask is None else int.from_bytes(mask, "little").bit_count()
 
     def _steering(self) -> TokenConstraint:
-        """Which tokens may come, by whichever list is short enough; else what must not come again."""
-        allowed = members(self.place.mask or b"")
-        if len(allowed) > 1 and self.place.call_mark is not None:
-            # Asked freely, the model began text and no call: that is a vote for the format.
-            allowed = [token for token in allowed if token != self.place.call_mark]
+        """The allowed or the forbidden tokens, by whichever list is short enough; else a ban of what was cut."""
+        allowed = members(self.position.mask or b"")
+        if len(allowed) > 1 and self.position.call_mark is not None:
+            # Without a constraint, the model began text and no call: it prefers the format.
+            allowed = [token for token in allowed if token != self.position.call_mark]
         known = {*allowed}
-        forbidden = {*range(self.place.size), *self._refused} - known
+        forbidden = {*range(self.position.size), *self._refused} - known
         if self._biased and len(allowed) <= _LISTED:
             return TokenConstraint(tuple(allowed), only=True)
         if len(forbidden) > _LISTED and self._tries <= _BANS:
-            return TokenConstraint(tuple(sorted(({*self._refused, *self.place.ends}) - known)), only=False)
+            return TokenConstraint(tuple(sorted(({*self._refused, *self.position.ends}) - known)), only=False)
         if self._biased and (self.masks or len(allowed) <= len(forbidden)):
             return TokenConstraint(tuple(allowed), only=True)
         return TokenConstraint(tuple(sorted(forbidden)), only=False)
 
-    # -- being answered
+    # -- replies
 
-    def take(self, written: Choice, *, read: bool = False) -> None:
-        """Take a reply to the last question, as far as the grammar goes along.
+    def take(self, choice: Choice, *, read: bool = False) -> None:
+        """Take a reply to the last question, up to the first token that the grammar does not allow.
 
         Args:
-            written: the reply.
+            choice: the reply.
             read: whether another row had the server read the same prompt for the same request.
 
         Raises:
-            EndpointServerError: the server writes what it was told not to write, or no ids.
+            EndpointServerError: the server ignores the constraint, or gives no ids.
             RequestError: the answer cannot be made to keep what the request asks for.
         """
-        ids = ids_of(written)
+        ids = ids_of(choice)
         self._requests += 1
-        self.prefilled += 0 if read else max(0, self._sent - written.cached_tokens)
+        self.prefilled += 0 if read else max(0, self._sent - choice.cached_tokens)
         kept = self._push_all(ids)
         self.discarded += len(ids) - kept
         astray = self.finish is None and kept < len(ids)
         if astray:
             self._refused = {*(self._refused if not kept else ()), ids[kept]}
         elif self.finish is None:
-            self._note_end(written, kept)
+            self._note_end(choice, kept)
         self._pace(kept, astray=astray)
         self._run_ahead()
         if self.left and self._tries >= _TRIES:
-            self._unheeded()
+            self._constraint_ignored()
         if self.left and self._requests >= most_requests(self.limit):
             self.finish = "length"
             self.note = (
@@ -172,9 +173,9 @@ class ConstrainedRow:
             )
 
     def _push_all(self, ids: Sequence[int]) -> int:
-        """Take ids up to the first that may not come; return how many were taken."""
+        """Take ids up to the first that is not allowed; return how many were taken."""
         for kept, token in enumerate(ids):
-            if self.finish is not None or not self.left or not self.place.takes(token):
+            if self.finish is not None or not self.left or not self.position.takes(token):
                 return kept
             self._push(token)
         return len(ids)
@@ -186,20 +187,20 @@ class ConstrainedRow:
         if token in self._ends or (stops and self.detokenizer.ends_with_stop(self.tokens, stops)):
             self.finish = "stop"
         else:
-            self.place.push(token)
+            self.position.push(token)
 
-    def _note_end(self, written: Choice, kept: int) -> None:
-        """Whether the server ended the answer behind its last id, which may come."""
-        if written.finish in STOP:
-            if self.place.complete:
-                self.finish = written.finish
-            else:  # it keeps the token to itself that ended the answer too early
+    def _note_end(self, choice: Choice, kept: int) -> None:
+        """Whether the server ended the answer after its last id, which is allowed."""
+        if choice.finish in STOP:
+            if self.position.complete:
+                self.finish = choice.finish
+            else:  # the end token itself is not in the reply
                 self._refused |= self._ends
-        elif written.finish not in (None, *LENGTH) or kept < self._asked:
-            self.finish = written.finish or "length"
+        elif choice.finish not in (None, *LENGTH) or kept < self._requested:
+            self.finish = choice.finish or "length"
 
     def _pace(self, kept: int, *, astray: bool) -> None:
-        """Ask for fewer tokens where they come in vain."""
+        """Request fewer tokens where they are cut."""
         if not kept:
             self._tries += 1
         if self._steered:
@@ -208,15 +209,15 @@ class ConstrainedRow:
         self._window = max(_SHORTEST, 2 * kept) if astray else min(self.limit, 4 * self._window)
 
     def _run_ahead(self) -> None:
-        """Write what must come next."""
-        while self.left and (token := self.place.only()) is not None:
-            # Which of its end tokens a model would choose makes no difference: the one that its template writes.
-            ended = token in self._ends and self.end is not None and self.place.takes(self.end)
+        """Append tokens as long as only one is allowed."""
+        while self.left and (token := self.position.only()) is not None:
+            # Which end token the model would choose makes no difference: use the one of its template.
+            ended = token in self._ends and self.end is not None and self.position.takes(self.end)
             self._push(self.end if ended and self.end is not None else token)
 
-    def _unheeded(self) -> None:
-        if self.place.lenient:
-            self.place.let_go()
+    def _constraint_ignored(self) -> None:
+        if self.position.lenient:
+            self.position.let_go()
             self._refused, self._tries = set(), 0
             self.note = "a tool call is not kept to its schema: the server does not heed which tokens may come"
             return
@@ -232,20 +233,20 @@ class ConstrainedRow:
 
     @cached_property
     def _ends(self) -> frozenset[int]:
-        return frozenset(self.place.ends)
+        return frozenset(self.position.ends)
 
 
 def _can_be_biased(sampling: Sampling) -> bool:
-    """Whether a bias on what may come changes nothing else: a penalty would count it as part of the logit."""
+    """Whether a bias changes nothing but which tokens are allowed: a penalty would count it as part of the logit."""
     return sampling.repetition_penalty in (None, 1.0) and sampling.temperature <= _HOTTEST
 
 
-def ids_of(written: Choice) -> tuple[int, ...]:
+def ids_of(choice: Choice) -> tuple[int, ...]:
     """The ids of a choice.
 
     Raises:
         EndpointServerError: there are none.
     """
-    if written.ids is None:
+    if choice.ids is None:
         raise EndpointServerError("the server gave token ids before and now it does not")
-    return written.ids
+    return choice.ids

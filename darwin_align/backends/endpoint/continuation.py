@@ -31,11 +31,12 @@ from darwin_align.backends.endpoint.dialects.base import (
     Prompt,
     Wire,
 )
-from darwin_align.backends.grammars import FREE, Grammars, forced, unkept
-from darwin_align.backends.matcher import GrammarPosition
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import EndpointError, EndpointServerError, RequestError
 from darwin_align.core.types import FinishReason, Request, Response, Sampling
+from darwin_align.formats.grammars import Grammars
+from darwin_align.formats.matcher import GrammarPosition
+from darwin_align.formats.request_formats import answer_schema, required_tools
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row
 
@@ -113,9 +114,9 @@ class ContinuationStrategy(ABC):
         Raises:
             RequestError: a ``response_format``, a forced ``tool_choice`` or grounded values that cannot be enforced.
         """
-        if request.response_format is not None:
+        if answer_schema(request) is not None:
             raise RequestError(_UNENFORCED.format(what="response_format", why=self.name))
-        if request.tool_choice not in FREE:
+        if required_tools(request) is not None:
             raise RequestError(_UNENFORCED.format(what=f"tool_choice={request.tool_choice!r}", why=self.name))
         if request.grounded:
             raise RequestError(_UNENFORCED.format(what=f"grounded={request.grounded!r}", why=self.name))
@@ -189,16 +190,8 @@ class ByIds(ContinuationStrategy):
     def guided(self, row: Row, prompt: Prompt, limit: int) -> ConstrainedRow | None:
         """As for local rows: what is forced is kept, calls that nobody forces are kept as far as that can be."""
         assert self.template is not None  # noqa: S101 - chosen only with one
-        kept = forced(row.request) or bool(row.request.grounded)
-        grammar = self._grammars.find(row.request) if kept else self._grammars.find_free(row.request)
-        if grammar is None or (row.tokens and row.tokens[-1] in grammar.ends):
-            return None
-        try:
-            place = GrammarPosition(grammar, row.tokens, lenient=not kept)
-        except RequestError as error:
-            if kept:
-                raise
-            unkept(error)
+        place = self._grammars.state(row.request, row.tokens, GrammarPosition)
+        if place is None:
             return None
         ids = prompt if isinstance(prompt, tuple) else ()
         detokenizer, end = self.template.detokenizer, self.template.end_of_turn

@@ -19,17 +19,17 @@ from darwin_align.backends.endpoint.dialects import DIALECTS, CompletionRequest,
 from darwin_align.backends.endpoint.dialects.base import Choice, Prompt, TokenConstraint
 from darwin_align.backends.endpoint.server import About, Served, about
 from darwin_align.backends.endpoint.tokenizers import load_template, may_be_loaded, tokenizer_length
-from darwin_align.backends.grammars import forced
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, DarwinError, ModelLoadError, RequestError
 from darwin_align.core.record import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
+from darwin_align.formats.request_formats import is_constrained
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.base import Report
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.portal import acall, call, on_portal
-from darwin_align.operators.tool_syntax import ToolSyntax
 
 __all__ = ["EndpointPolicy"]
 
@@ -538,7 +538,7 @@ def _line(way: ContinuationStrategy, place: int, row: Row) -> _Line:
 
 async def _tasks(way: ContinuationStrategy, lines: Sequence[_Line]) -> dict[int, _Task]:
     """The rows' tasks by their places; a row that is to keep a grammar with its place in it."""
-    if not any(line.row.request.tools or forced(line.row.request) for line in lines):
+    if not any(line.row.request.tools or is_constrained(line.row.request) for line in lines):
         return {line.place: _Task(way, line) for line in lines}
     guides = await asyncio.to_thread(lambda: [way.guided(line.row, line.prompt, line.limit) for line in lines])
     return {line.place: _Task(way, line, guided) for line, guided in zip(lines, guides, strict=True)}

@@ -1,6 +1,6 @@
-"""A row's place in its grammar, as the sampler asks for it.
+"""A row's state in its grammar, in the form that the sampler uses.
 
-The place follows from the ids that the row has written, so nothing is kept between two calls.
+The state follows from the ids that the row has generated, so nothing is kept between two calls.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from darwin_align.backends.grammars import Compiled, Grammars, forced, unkept
-from darwin_align.backends.matcher import GrammarState
-from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Request
+from darwin_align.formats.grammars import Compiled, Grammars
+from darwin_align.formats.matcher import GrammarState
 
 __all__ = ["Constraints", "RowGuide"]
 
 
 class RowGuide(GrammarState):
-    """A row's place in its grammar: a :class:`~darwin_align.backends.local.sampling.Guide`.
+    """A row's state in its grammar: a :class:`~darwin_align.backends.local.sampling.Guide`.
 
     A row that cannot go on is ended, unless it is lenient.
     """
@@ -30,11 +29,16 @@ class RowGuide(GrammarState):
         super().__init__(grammar, ids, lenient=lenient)
 
     def fill(self, words: Tensor) -> None:
-        """Set the bits of the tokens that may come next; those that end the turn only where the answer is complete."""
+        """Set the bits of the tokens that may come next; those that end the turn only where the answer is complete.
+
+        Args:
+            words: int32, one bit for each token of the vocabulary, token 0 the lowest of the first word.
+        """
         if not self._filled(words) and not self._renewed(lambda: self._filled(words)):
             if self._lenient:
                 words.fill_(-1)
                 return
+            # Sampling needs a token to draw: the row ends by it, and ``error`` says that the answer is not complete.
             self.error = self._stuck
             words.zero_()
             for token in self._grammar.ends:
@@ -49,20 +53,10 @@ class Constraints(Grammars):
     """Makes guides for the rows of one policy."""
 
     def guide(self, request: Request, ids: Sequence[int] = ()) -> RowGuide | None:
-        """The guide of a row that has written ``ids``; ``None`` if whatever it writes will do.
+        """The guide of a row that has generated ``ids``; ``None`` if the row is not constrained.
 
         Raises:
-            RequestError: what is asked for cannot be enforced, or ``ids`` breaks it.
-            ModelLoadError: the package that enforces it is missing.
+            RequestError: what the request requires cannot be enforced, or ``ids`` break it.
+            MissingPackageError: llguidance is not installed.
         """
-        if forced(request):
-            compiled = self.find(request)
-            return None if compiled is None else RowGuide(compiled, ids)
-        free = self.find_free(request)
-        try:
-            return None if free is None else RowGuide(free, ids, lenient=not request.grounded)
-        except RequestError as error:
-            if request.grounded:
-                raise
-            unkept(error)
-            return None
+        return self.state(request, ids, RowGuide)

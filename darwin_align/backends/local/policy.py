@@ -30,9 +30,9 @@ from darwin_align.backends.request_bounds import characters_per_token, check_fit
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.portal import off_loop, submits, wait
-from darwin_align.operators.tool_syntax import ToolSyntax
 
 __all__ = ["LocalPolicy"]
 

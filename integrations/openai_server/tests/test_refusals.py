@@ -21,13 +21,13 @@ from darwin_align.core.errors import (
     EndpointTimeoutError,
 )
 from darwin_align.core.types import COLDEST
+from darwin_align.formats.call_parser import InvalidCall
 from darwin_align.integrations.openai_server import fields
 from darwin_align.integrations.openai_server.app import create_app
 from darwin_align.integrations.openai_server.conversation import to_openai
 from darwin_align.integrations.openai_server.settings import SearchLimits, ServerSettings
 from darwin_align.integrations.openai_server.wire import ChatRequest, DarwinSettings
 from darwin_align.langchain.tools import _invalid
-from darwin_align.operators.tool_syntax import InvalidCall
 
 from .conftest import KEY
 

@@ -22,10 +22,10 @@ from darwin_align.backends.scripted import ScriptedScorer
 from darwin_align.core.errors import EndpointServerError, ModelLoadError, RequestError
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
+from darwin_align.formats.verdicts import format_violation
 from darwin_align.operators.base import Report
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import call
-from darwin_align.operators.verdicts import format_breach
 from darwin_align.pocket import policy_path
 from tests.backends.endpoint.fixtures.policy.documented import QUICK
 from tests.backends.endpoint.fixtures.served import Served, serving
@@ -222,7 +222,7 @@ def test_an_erratic_server_writes_what_it_would_write_token_by_token(monkeypatch
             assert found.tokens == masked(fake.writer, row), name
             assert found.new_tokens == len(found.tokens)
             assert (found.finish_reason == "stop") == (found.tokens[-1] == END)
-            assert found.finish_reason is None or format_breach(row.request, found.text) == ""
+            assert found.finish_reason is None or format_violation(row.request, found.text) == ""
             for chunk in (1, 7):
                 parts = whole(policy, row, chunk)
                 assert (parts.text, parts.tokens, parts.finish_reason) == (

@@ -20,11 +20,11 @@ from darwin_align.backends.endpoint import EndpointPolicy, Limits
 from darwin_align.backends.endpoint.constrained import most_requests
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.core.types import Request, Sampling
+from darwin_align.formats.verdicts import format_violation
 from darwin_align.operators import ToolCallScorer, WeightedSum
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import call
-from darwin_align.operators.verdicts import format_breach
 from darwin_align.pocket import policy_path
 from darwin_align.pocket.pair import pocket_search
 from tests.backends.endpoint.fixtures.policy.documented import QUICK
@@ -189,7 +189,7 @@ def test_hot_rows_keep_their_formats(policy, temperature):
         if row.request.tools:
             assert policy.tool_syntax.parse(one.text, TOOLS, finished=True).calls
         else:
-            assert format_breach(row.request, one.text) == ""
+            assert format_violation(row.request, one.text) == ""
     assert len({one.text for one in found}) > 0.5 * len(rows)
 
 

@@ -15,9 +15,9 @@ from darwin_align.backends.endpoint.judge import JudgeScorer
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.core.errors import ContextLengthError, EndpointNotFoundError
 from darwin_align.core.types import Request, Response, Sampling
+from darwin_align.formats.verdicts import format_violation
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import call
-from darwin_align.operators.verdicts import format_breach
 from darwin_align.pocket import held_out, policy_path
 from darwin_align.pocket.pair import pocket_search
 from tests.backends.local.kit import lineage
@@ -167,7 +167,7 @@ def test_sampled_rows_keep_their_formats(vllm):
     assert [c.tokens for c in generated(remote, *rows)] == [c.tokens for c in first]
     ended = [(one, c) for one, c in zip(rows, first, strict=True) if c.finish_reason == "stop"]
     assert len(ended) > 8
-    assert [format_breach(one.request, c.text) for one, c in ended] == [""] * len(ended)
+    assert [format_violation(one.request, c.text) for one, c in ended] == [""] * len(ended)
     assert len({c.tokens for c in first}) > 6
 
 
@@ -176,7 +176,7 @@ def test_a_search_in_chunks_keeps_its_format(vllm, pocket):
     search = over(pocket, policy(vllm.url))
     result = search.invoke(QUESTION, response_format=formed(SCHEMAS["refs"]), **settings)
     assert result.best.valid
-    assert format_breach(result.request, result.text) == ""
+    assert format_violation(result.request, result.text) == ""
 
 
 def test_a_seeded_search_repeats_itself(vllm, pocket):

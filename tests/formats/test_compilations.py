@@ -8,12 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from darwin_align import DarwinChatModel
-from darwin_align.backends import grammars as module
-from darwin_align.backends.compilations import Compilations
-from darwin_align.backends.grammars import Compiled
 from darwin_align.backends.local.constraints import RowGuide
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Request
+from darwin_align.formats import grammars as module
+from darwin_align.formats.compilations import Compilations
+from darwin_align.formats.grammars import Compiled
 from darwin_align.operators.portal import acall, off_loop, submits
 
 

@@ -16,9 +16,9 @@ from darwin_align.backends.local import LocalPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.errors import ConfigError, RequestError
 from darwin_align.core.types import Message, Request, Sampling
-from darwin_align.operators.grounding import Sources, ungrounded
+from darwin_align.formats.grounding import Sources, ungrounded
+from darwin_align.formats.verdicts import read_calls
 from darwin_align.operators.policy import Row
-from darwin_align.operators.verdicts import read_calls
 from darwin_align.pocket import policy_path
 
 HOT, GREEDY = Sampling(temperature=1.3, top_k=None), Sampling(temperature=0)
@@ -468,9 +468,9 @@ def test_calls_without_a_mark_of_their_own_are_refused(policy, monkeypatch):
 
 
 def _without_tokens(request):
-    from darwin_align.backends.grammars import _Grammar
+    from darwin_align.formats.grammar_writer import GrammarWriter
 
-    return _Grammar({}, Sources.of(request) if request.grounded else None)
+    return GrammarWriter({}, Sources.of(request) if request.grounded else None)
 
 
 def test_a_conversation_is_compiled_once(policy):

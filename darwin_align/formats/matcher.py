@@ -1,35 +1,38 @@
-"""A row's way through its grammar: which token may come next. Without torch.
+"""The state of a row in its grammar: which token may come next. Without torch.
 
-:class:`GrammarPosition` is for whoever has the row's token ids but not the model; a local row's
-:class:`~darwin_align.backends.local.constraints.RowGuide` tells the sampler the same.
+:class:`GrammarPosition` serves rows on servers, of which only token ids are known; for a local row,
+:class:`~darwin_align.backends.local.constraints.RowGuide` fills the sampler's masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from darwin_align.backends.grammars import Compiled
 from darwin_align.core.errors import RequestError
+from darwin_align.formats.grammars import Compiled
 
 __all__ = ["GrammarPosition", "GrammarState", "members"]
 
 
 class GrammarState:
-    """Where a row stands in its grammar; the place follows from the ids that it has written.
+    """The state of a row in its grammar: a function of the grammar and of the ids that the row has generated.
 
     Args:
         grammar: the compiled grammar.
-        ids: what the row has written so far.
-        lenient: where there is no way to go on, let the row write what it likes.
+        ids: what the row has generated so far.
+        lenient: where no token can follow, leave the row without a constraint.
 
     Raises:
-        RequestError: the grammar does not allow what was written.
+        RequestError: the grammar does not allow these ids.
     """
 
     def __init__(self, grammar: Compiled, ids: Sequence[int], *, lenient: bool = False) -> None:
         self._grammar, self._ids, self._lenient = grammar, list(ids), lenient
-        self._generation = grammar.generation  # first: a matcher may be newer than that, never older
+        # The number before the matcher: another thread may renew the grammar in between. A matcher newer than
+        # its number costs one needless renewal; an older one would never be renewed.
+        self._generation = grammar.generation
         self._matcher = grammar.matcher()
+        # A matcher that refuses the ids may be exhausted by other rows of its generation: only a fresh one knows.
         if not self._matcher.consume_tokens(self._ids) and not self._renewed(lambda: True):
             raise RequestError(
                 f"a row's state of {len(ids)} tokens does not keep the request's response_format, tool_choice or "
@@ -38,7 +41,8 @@ class GrammarState:
             )
 
     def push(self, token: int) -> None:
-        """Take a token that the row wrote; not one that ends it."""
+        """Add a token that the row generated; not one that ends it."""
+        # Kept for a renewal: a fresh matcher has to consume all of them again.
         self._ids.append(token)
         self._matcher.consume_token(token)
 
@@ -49,7 +53,8 @@ class GrammarState:
 
     @property
     def _going(self) -> bool:
-        # A matcher that knows no way on allows the end of the turn, whether the answer is complete or not.
+        # A matcher without a next token allows the end of the turn, whether the answer is complete or not: one that has
+        # stopped and does not accept is stuck.
         matcher = self._matcher
         return not matcher.is_error() and (not matcher.is_stopped() or matcher.is_accepting())
 
@@ -62,10 +67,10 @@ class GrammarState:
         )
 
     def _renewed(self, works: Callable[[], bool]) -> bool:
-        """Whether the row can go on with a newer matcher: its own may have failed for what others wrote.
+        """Whether the row can go on with a newer matcher: its own may have failed because other rows exhausted it.
 
         Args:
-            works: tries the new matcher where the row stands.
+            works: tries the new matcher after the row's ids.
         """
         if (renewed := self._grammar.renewed(self._generation)) is None:
             return False
@@ -76,26 +81,27 @@ class GrammarState:
 
 
 class GrammarPosition(GrammarState):
-    """A row's place, for whoever asks token by token. Where a lenient one knows no way on, it takes whatever comes."""
+    """The state of a row that is checked token by token. A lenient one that is stuck then allows every token."""
 
     def __init__(self, grammar: Compiled, ids: Sequence[int], *, lenient: bool = False) -> None:
         super().__init__(grammar, ids, lenient=lenient)
         self._mask: bytes | None = None
+        # A mask costs up to milliseconds: it is computed once for each state, when it is first needed.
         self._known = self._free = False
 
     @property
     def size(self) -> int:
-        """Tokens that there are."""
+        """Tokens of the vocabulary."""
         return self._grammar.size
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end an answer."""
+        """Ids of the tokens that end an answer."""
         return self._grammar.ends
 
     @property
     def lenient(self) -> bool:
-        """Whether nobody forces what the grammar says."""
+        """Whether the request allows calls without requiring one, so that the grammar may be given up."""
         return self._lenient
 
     @property
@@ -131,13 +137,13 @@ class GrammarPosition(GrammarState):
         return None
 
     def push(self, token: int) -> None:
-        """Take a token that may come; not one that ends the answer."""
+        """Add a token that may come; not one that ends the answer."""
         if not self._free:
             super().push(token)
             self._known = False
 
     def let_go(self) -> None:
-        """From here on take whatever comes."""
+        """Allow every token from here on."""
         self._mask, self._known, self._free = None, True, True
 
     def _found(self) -> bytes | None:
@@ -161,4 +167,4 @@ def members(mask: bytes) -> list[int]:
     >>> members(bytes([0b101, 0b10]))
     [0, 2, 9]
     """
-    return [8 * place + bit for place, octet in enumerate(mask) if octet for bit in range(8) if octet >> bit & 1]
+    return [8 * index + bit for index, octet in enumerate(mask) if octet for bit in range(8) if octet >> bit & 1]

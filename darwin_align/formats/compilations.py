@@ -1,4 +1,4 @@
-"""Expensive results by key: each is made once, in a thread of its own, and the least recently used are dropped."""
+"""Expensive results by key: each is computed once, in a thread of its own, and the least recently used are dropped."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class _Job(Generic[T]):
-    """One result, being made or there."""
+    """One result, computed or being computed."""
 
     future: Future[T] = field(default_factory=Future)
     started: Event = field(default_factory=Event)
     leave: Callable[[], None] = lambda: None
-    """Frees its place among those that are made at the same time; has an effect once."""
+    """Releases its slot among those that are computed at the same time; has an effect once."""
     size: int = 0
 
 
 class Compilations(Generic[T]):
-    """Makes results and keeps them. Who asks for one that is being made waits for it; no lock is held meanwhile.
+    """Computes results and keeps them. Callers that want the same key wait for one computation, without a lock.
 
     A :class:`~darwin_align.core.errors.RequestError` is a result as well and is raised again; other errors are
     forgotten. A refusal is raised as a new exception each time: threads that share one would share its traceback.
@@ -37,8 +37,8 @@ class Compilations(Generic[T]):
         size: bytes that a result takes, roughly.
         most: results that are kept.
         most_bytes: bytes of all that are kept.
-        seconds: what making one may take; its caller is then refused, and so is whoever asks for it later.
-        at_once: how many are made at the same time.
+        seconds: what computing one may take; all who want it are then refused, also later.
+        at_once: how many are computed at the same time.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Compilations(Generic[T]):
     ) -> None:
         self._size, self._most, self._most_bytes, self._seconds = size, most, most_bytes, seconds
         self._jobs: OrderedDict[bytes, _Job[T]] = OrderedDict()
-        self._places = BoundedSemaphore(at_once)
+        self._slots = BoundedSemaphore(at_once)
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -64,12 +64,16 @@ class Compilations(Generic[T]):
             return sum(job.size for job in self._jobs.values())
 
     def get(self, key: bytes, make: Callable[[], T]) -> T:
-        """The result of a key, made if there is none.
+        """The result of a key, computed if there is none.
 
         Blocks: not for a thread that runs an event loop.
 
+        Args:
+            key: names the result.
+            make: computes it.
+
         Raises:
-            RequestError: the making refused, or took too long.
+            RequestError: ``make`` raised it, or took too long.
         """
         with self._lock:
             job = self._jobs.get(key)
@@ -89,7 +93,7 @@ class Compilations(Generic[T]):
             raise type(error)(*error.args) from error.__cause__
         except TimeoutError:
             if job.future.done() and (failed := job.future.exception()) is not None:
-                raise failed from None  # the making itself raised it
+                raise failed from None  # a TimeoutError of make itself
             self._give_up(job)
             return self._wait(job)
 
@@ -105,18 +109,18 @@ class Compilations(Generic[T]):
         job.leave()
 
     def _run(self, key: bytes, job: _Job[T], make: Callable[[], T]) -> None:
-        self._places.acquire()
-        job.leave = _once(self._places.release)
+        self._slots.acquire()
+        job.leave = _once(self._slots.release)
         job.started.set()
         try:
             made, failed = make(), None
-        except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+        except BaseException as error:  # noqa: BLE001 - raised again in the threads that wait
             made, failed = None, error
         job.leave()
         with self._lock:
             if failed is not None and not isinstance(failed, RequestError) and self._jobs.get(key) is job:
                 del self._jobs[key]
-            if not job.future.done():  # else it was given up
+            if not job.future.done():  # a job that was given up has its refusal already
                 self._settle(job, made, failed)
             self._drop()
 
@@ -128,7 +132,7 @@ class Compilations(Generic[T]):
             job.future.set_result(cast(T, made))
 
     def _drop(self) -> None:
-        """Forget the least recently used until the bounds hold; what is being made stays."""
+        """Forget the least recently used until the bounds hold; what is being computed stays."""
         done = [key for key, job in self._jobs.items() if job.future.done()]
         total = sum(job.size for job in self._jobs.values())
         for key in done[:-1]:

@@ -1,6 +1,6 @@
 """JSON that keeps a schema and whose values are copied from a conversation: rules of llguidance's Lark for it.
 
-``%json`` knows no such values, so objects, arrays and alternatives are written out here.
+``%json`` knows no such values, so objects, arrays and alternatives are spelled out as rules here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from functools import lru_cache, partial
 from typing import Any
 
 from darwin_align.core.errors import RequestError
-from darwin_align.operators.grounding import Sources, is_free_text, kinds_of, lengths
-from darwin_align.operators.tool_syntax import resolved, schema_violation
+from darwin_align.formats.grounding import Sources, is_free_text, kinds_of, lengths
+from darwin_align.formats.schemas import resolved
+from darwin_align.formats.validation import schema_violation
 
 __all__ = ["GroundedJson", "NothingToCopy"]
 
@@ -32,7 +33,7 @@ _KEYWORDS = _UNKNOWN.union(
     ("$ref", "additionalProperties", "allOf", "anyOf", "const", "enum", "items", "maxItems", "minItems", "oneOf"),
     ("prefixItems", "properties", "required", "type", *_TEXT, *_NUMBER),
 )
-"""All that constrain a value: whatever else a schema says is told to readers."""
+"""All that constrain a value; other keywords annotate it."""
 _LETTER = r'(?:[^"\\\x00-\x1f]|\\(?:["\\nrtfb]|u00[01][0-9a-f]))'
 """One of a JSON text, as :func:`json.dumps` writes it."""
 _AT_EDGE = r'(?:[^"\\\s\x00-\x1f]|\\["\\])'
@@ -41,7 +42,7 @@ _BREAK = "\0"
 """Between two texts: no JSON text holds it, so no span reaches over it."""
 
 
-class NothingToCopy(Exception):  # noqa: N818 - says how things are
+class NothingToCopy(Exception):  # noqa: N818 - an outcome that callers handle
     """A value is wanted, and nothing in the sources will do.
 
     Args:
@@ -55,7 +56,7 @@ class NothingToCopy(Exception):  # noqa: N818 - says how things are
 
 
 class _Anew(Exception):  # noqa: N818
-    """A definition that others already refer to turned out to have no values."""
+    """A definition that rules already refer to turned out to have no values: the rules are to be written again."""
 
 
 class GroundedJson:
@@ -73,12 +74,12 @@ class GroundedJson:
         self.add(f"%regex {json.dumps({'substring_chunks': self._chunks()})}", "SPAN")
         self.add(rf'"\"" SPAN "\"" & /"(?:{_AT_EDGE}|{_AT_EDGE}{_LETTER}*{_AT_EDGE})"/', "STRING")
 
-    def rule(self, schema: Any, asked: str) -> str:
+    def rule(self, schema: Any, owner: str) -> str:
         """Add the rules for a schema and name the first of them.
 
         Args:
             schema: a JSON schema that llguidance takes.
-            asked: whose schema it is, for errors.
+            owner: what the schema is of, as errors name it.
 
         Raises:
             RequestError: a part of the schema is of a form that cannot be grounded.
@@ -89,12 +90,12 @@ class GroundedJson:
         lenient = False
         while True:
             try:
-                return self.add(_Writer(self, schema, asked, empty, lenient).value(schema, ""))
+                return self.add(_Writer(self, schema, owner, empty, lenient).value(schema, ""))
             except NothingToCopy as nothing:
                 if self.sources.required or lenient:
                     raise
                 lenient, empty = True, {}
-                _log_once(f"{asked}: {nothing}, so it is written freely (grounded='where_possible')")
+                _log_once(f"{owner}: {nothing}, so it is written freely (grounded='where_possible')")
             except _Anew:
                 pass
             del self._rules[size:]
@@ -113,10 +114,10 @@ class GroundedJson:
     def _chunks(self) -> list[str]:
         chunks: list[str] = []
         for text in self.sources.chunks:
-            # A lone surrogate is no text that could be written.
+            # A lone surrogate cannot be encoded, so no model generates it.
             torn = (any("\ud800" <= letter <= "\udfff" for letter in chunk) for chunk in text)
-            written = (json.dumps(chunk, ensure_ascii=False)[1:-1] for chunk in text)
-            chunks += [_BREAK if cut else chunk for cut, chunk in zip(torn, written, strict=True)]
+            escaped = (json.dumps(chunk, ensure_ascii=False)[1:-1] for chunk in text)
+            chunks += [_BREAK if cut else chunk for cut, chunk in zip(torn, escaped, strict=True)]
             chunks.append(_BREAK)
         return chunks
 
@@ -125,9 +126,9 @@ class _Writer:
     """Writes the rules of one schema."""
 
     def __init__(
-        self, grammar: GroundedJson, root: Any, asked: str, empty: dict[str, NothingToCopy], lenient: bool
+        self, grammar: GroundedJson, root: Any, owner: str, empty: dict[str, NothingToCopy], lenient: bool
     ) -> None:
-        self._grammar, self._sources, self._root, self._asked = grammar, grammar.sources, root, asked
+        self._grammar, self._sources, self._root, self._owner = grammar, grammar.sources, root, owner
         self._lenient = lenient
         self._empty, self._named, self._referred = empty, dict[str, str](), set[str]()
 
@@ -158,7 +159,7 @@ class _Writer:
     def _refused(self, what: str, path: str) -> RequestError:
         where = f" at {path}" if path else ""
         return RequestError(
-            f"{self._asked} cannot be grounded: {what}{where} is not known there. Write that part of the schema "
+            f"{self._owner} cannot be grounded: {what}{where} is not known there. Write that part of the schema "
             "without it, or leave grounded out"
         )
 
@@ -219,8 +220,8 @@ class _Writer:
         whole = schema["type"] == "integer"
         if not (fitting := self._sources.fitting(schema, whole=whole)):
             return self._free(schema, _NUMBER, "a whole number that fits" if whole else "a number that fits", path)
-        written = dict.fromkeys(re.escape(_written(number)) for number in fitting)
-        return self._grammar.add(f"/{'|'.join(written)}/", self._grammar.name("GROUNDED"))
+        numbers = dict.fromkeys(re.escape(_as_json(number)) for number in fitting)
+        return self._grammar.add(f"/{'|'.join(numbers)}/", self._grammar.name("GROUNDED"))
 
     def _string(self, schema: Mapping[str, Any], path: str) -> str:
         if not is_free_text(schema):
@@ -241,9 +242,9 @@ class _Writer:
 
     def _left(self, schema: Mapping[str, Any], keywords: Iterable[str]) -> str:
         """A value that is as the schema says, and no more."""
-        kept = {name: schema[name] for name in ("type", *keywords) if name in schema}
+        rest = {name: schema[name] for name in ("type", *keywords) if name in schema}
         # Without white space of its own it shares its tokens' borders with the rest of the grammar.
-        return self._grammar.add(f"%json {json.dumps({**kept, 'x-guidance': {'whitespace_flexible': False}})}")
+        return self._grammar.add(f"%json {json.dumps({**rest, 'x-guidance': {'whitespace_flexible': False}})}")
 
     def _array(self, schema: Mapping[str, Any], path: str) -> str:
         least, most = schema.get("minItems", 0), schema.get("maxItems")
@@ -283,7 +284,8 @@ class _Writer:
     def _entries(self, entries: Sequence[tuple[str, bool]], other: str) -> str:
         """The rule for an object's entries in their order; of those that are not needed, any may be left out."""
         add = self._grammar.add
-        # What follows an entry, and what there is where none has been written yet.
+        # Built from the last entry backwards: ``after`` is what may follow an entry, ``first`` what may follow the
+        # opening brace, where no comma stands yet.
         after = add(f'("," ws {other})*' if other else '""')
         first = add(f"({other} {after})?" if other else '""')
         for entry, needed in reversed(entries):
@@ -312,7 +314,7 @@ def _log_once(sentence: str) -> None:
 
 
 def _repeated(part: str, least: int, most: int | None) -> str:
-    """A part so often. Lark has no word for never."""
+    """A part, repeated between ``least`` and ``most`` times. Lark has no repetition of zero times."""
     needed = f"{part}{{{least}}} " if least else ""
     if most is None:
         return f"{needed}{part}*"
@@ -336,7 +338,7 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _written(number: Decimal) -> str:
+def _as_json(number: Decimal) -> str:
     """A number as JSON, without zeros that say nothing."""
     text = format(number, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -18,7 +18,8 @@ from itertools import accumulate
 from typing import Any
 
 from darwin_align.core.types import Request
-from darwin_align.operators.tool_syntax import resolved, schema_violation
+from darwin_align.formats.schemas import JSON_TYPES, resolved
+from darwin_align.formats.validation import schema_violation
 
 __all__ = ["Sources", "is_free_text", "kinds_of", "lengths", "ungrounded"]
 
@@ -35,7 +36,6 @@ _RUN = re.compile(
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(\.\d+)?|\d{1,3}(?:\.\d{3})+(,\d+)?")
 _PLAIN = re.compile(r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
 _TEXT_FORMS = frozenset({"pattern", "format", "enum", "const"})
-KINDS = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 
 class Sources:
@@ -76,9 +76,9 @@ class Sources:
     def has_text(self, shortest: int = 0, longest: int | None = None) -> bool:
         """Whether there is a span of so many letters."""
         for chunks, edges in zip(self.chunks, self._edges, strict=True):
-            places = sorted(edges)
-            ends = [end for end, chunk in zip(places[1:], chunks, strict=True) if _edge(chunk[-1])]
-            for start, chunk in zip(places, chunks, strict=False):
+            starts = sorted(edges)
+            ends = [end for end, chunk in zip(starts[1:], chunks, strict=True) if _edge(chunk[-1])]
+            for start, chunk in zip(starts, chunks, strict=False):
                 at = bisect_left(ends, start + max(shortest, 1))
                 if _edge(chunk[0]) and at < len(ends) and (longest is None or ends[at] <= start + longest):
                     return True
@@ -118,7 +118,7 @@ class Sources:
 
 @lru_cache(maxsize=16)
 def _kept(texts: tuple[str, ...], *, required: bool) -> Sources:
-    return Sources(texts, required=required)  # every beam asks anew
+    return Sources(texts, required=required)  # cached: every call of every beam is checked against them
 
 
 def _chunks(text: str) -> Iterator[str]:
@@ -186,7 +186,7 @@ def kinds_of(schema: Mapping[str, Any]) -> list[str]:
     """The JSON types that a schema names, or all."""
     given = schema.get("type")
     named = [given] if isinstance(given, str) else list(given or [])
-    kinds = [kind for kind in KINDS if kind in named] if named else list(KINDS)
+    kinds = [kind for kind in JSON_TYPES if kind in named] if named else list(JSON_TYPES)
     return [kind for kind in kinds if kind != "integer" or "number" not in kinds]  # a number may be whole
 
 
@@ -255,13 +255,13 @@ def _ungrounded(value: Any, schema: Any, root: Any, sources: Sources, path: str)
             for i, one in enumerate(value)
         )
         return next(filter(None, faults), "")
-    held = True
+    copied = True
     if isinstance(value, str) and is_free_text(schema):
-        held = sources.holds_text(value) or not (sources.required or sources.has_text(*lengths(schema)))
+        copied = sources.holds_text(value) or not (sources.required or sources.has_text(*lengths(schema)))
     elif _is_number(value):
         whole = "number" not in kinds_of(schema)
-        held = sources.holds_number(value) or not (sources.required or sources.fitting(schema, whole=whole))
-    return "" if held else f"{path or 'the value'} is {_shown(value)}, which does not stand in the conversation"
+        copied = sources.holds_number(value) or not (sources.required or sources.fitting(schema, whole=whole))
+    return "" if copied else f"{path or 'the value'} is {_shown(value)}, which does not stand in the conversation"
 
 
 def _in_object(value: Mapping[str, Any], schema: Mapping[str, Any], root: Any, sources: Sources, path: str) -> str:
@@ -276,10 +276,10 @@ def _in_object(value: Mapping[str, Any], schema: Mapping[str, Any], root: Any, s
 
 
 def _fits(value: Any, schema: Any, root: Any) -> bool:
-    """Whether an alternative may be the one that a value was written by."""
+    """Whether a value keeps an alternative of its schema."""
     if isinstance(schema, Mapping) and isinstance(reference := schema.get("$ref"), str):
         schema = resolved(reference, root)
-    return not schema_violation(value, schema)
+    return not schema_violation(value, schema, root=root)
 
 
 def _shown(value: Any) -> str:

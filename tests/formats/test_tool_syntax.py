@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import ToolCall
-from darwin_align.operators.tool_syntax import ToolSyntax, functions, schema_violation
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.pocket import policy_path
 
 ARGUMENTS = {"city": "北京 🍵", "days": [1, 2.5, None], "how": {"unit": '°C "exact"', "close": "}</tool_call>]"}}
@@ -133,7 +133,7 @@ def test_a_call_is_read(syntax):
     for text in (written(syntax, WEATHER), written(syntax, WEATHER, spaces=False)):
         for finished in (False, True):
             found = syntax.parse(text, TOOLS, finished=finished)
-            assert (found.text, found.calls, found.invalid, found.breaches) == ("", (WEATHER,), (), ())
+            assert (found.text, found.calls, found.invalid, found.violations) == ("", (WEATHER,), (), ("",))
             assert not found.open
 
 
@@ -200,7 +200,7 @@ def test_arguments_that_break_the_schema_are_told(syntax):
     wrong = ToolCall(name="get_weather", arguments={"city": 3})
     found = syntax.parse(written(syntax, wrong), TOOLS)
     assert found.calls == (wrong,)
-    assert found.breaches == ("get_weather: city is integer and not string",)
+    assert found.violations == ("city is integer and not string",)
 
 
 @pytest.mark.parametrize(
@@ -326,38 +326,3 @@ def test_a_response_template_reads_what_is_no_json(qwen3):
     assert (found.text, found.open) == ("Hm.", False)
     assert found.calls[0].arguments == {"city": "北京", "days": [1]}
     assert syntax.parse(text[:-1], TOOLS).open
-
-
-# -- schemas
-
-
-def test_functions_in_both_shapes():
-    bare = {"name": "a", "parameters": {"type": "object"}}
-    assert functions([{"type": "function", "function": bare}, bare, {"type": "web_search"}]) == {
-        "a": {"type": "object"}
-    }
-
-
-@pytest.mark.parametrize(
-    ("value", "schema", "wrong"),
-    [
-        (
-            {"a": {"b": [1, "x"]}},
-            {"properties": {"a": {"properties": {"b": {"items": {"type": "integer"}}}}}},
-            "a.b[1]",
-        ),
-        ({}, {"type": "object", "required": ["a"]}, "a is missing"),
-        ({"z": 1}, {"properties": {"a": {}}, "additionalProperties": False}, "z is not expected"),
-        ({"z": 1}, {"additionalProperties": {"type": "string"}}, "z is integer"),
-        ("x", {"enum": ["茶", 1]}, 'none of ["茶", 1]'),
-        (True, {"type": ["integer", "null"]}, "boolean and not integer or null"),
-        (1, {"const": 2}, "is not 2"),
-        (2.0, {"type": "integer"}, ""),
-        (None, {"type": ["integer", "null"]}, ""),
-        ({"z": 1}, {"patternProperties": {"z": {}}, "additionalProperties": False}, ""),
-    ],
-)
-def test_breach(value, schema, wrong):
-    found = schema_violation(value, schema)
-    assert wrong in found
-    assert bool(found) == bool(wrong)
