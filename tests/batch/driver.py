@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from darwin_align.cli.batch import add_batch
 from darwin_align.cli.batch import run as run_command
@@ -13,7 +14,7 @@ from darwin_align.search import DarwinSearch
 
 def make(arguments: argparse.Namespace) -> DarwinSearch:
     if arguments.scripted is not None:
-        return slow(arguments.scripted, arguments.cycles)
+        return scripted(arguments.scripted, arguments.cycles, arguments.hold)
     from darwin_align.backends.local import LocalPolicy, LocalScorer
     from darwin_align.pocket import policy_path, reward_path
 
@@ -23,7 +24,7 @@ def make(arguments: argparse.Namespace) -> DarwinSearch:
     return DarwinSearch(policy=policy, scorer=LocalScorer.from_pretrained(reward_path(), **how), config=config)
 
 
-def slow(seconds: float, cycles: int) -> DarwinSearch:
+def scripted(seconds: float, cycles: int, hold: Path | None) -> DarwinSearch:
     import asyncio
 
     from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
@@ -31,6 +32,10 @@ def slow(seconds: float, cycles: int) -> DarwinSearch:
     scorer = ScriptedScorer()
 
     async def score(request, responses):  # type: ignore[no-untyped-def]
+        if hold is not None:
+            hold.with_suffix(".reached").touch()
+            while hold.exists():
+                await asyncio.sleep(0.05)
         await asyncio.sleep(seconds)
         return scorer.score(request, responses)
 
@@ -42,6 +47,7 @@ def run(argv: list[str] | None = None) -> int:
     parser = Parser()
     parser.add_argument("--scripted", type=float, metavar="SECONDS", help="no models; scoring takes so long")
     parser.add_argument("--cycles", type=int, default=1)
+    parser.add_argument("--hold", type=Path, help="touch HOLD.reached before scoring, and wait while HOLD exists")
     add_batch(parser.add_subparsers(required=True))
     arguments = parser.parse_args(argv)
     try:

@@ -1,9 +1,6 @@
 """What the tests of batches share."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import SearchConfig
 from darwin_align.search import DarwinSearch
+from tests import processes
 
 QUICK = {"cycles": 1, "mutations": 2, "mutator": "identity"}
 
@@ -36,24 +34,11 @@ def by_key(path: Path) -> dict[str, bytes]:
     return found
 
 
-def start(*arguments: object, model: Sequence[object] = (), **popen: Any) -> subprocess.Popen[str]:
+def start(*arguments: object, model: Sequence[object] = ()) -> processes.Process:
     """The command in a process of its own, on the embedded pair in double precision, or on a scripted one."""
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "tests.batch.driver",
-        *map(str, model),
-        "batch",
-        *map(str, arguments),
-    ]
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.PIPE, **popen}
-    return subprocess.Popen(command, text=True, env={**os.environ, "PYTHONPATH": path}, **pipes)
+    return processes.Process("-m", "tests.batch.driver", *map(str, model), "batch", *map(str, arguments))
 
 
-def finish(process: subprocess.Popen[str], stdin: str | None = None) -> tuple[int, str, str]:
+def finish(process: processes.Process, stdin: str | None = None) -> tuple[int, str, str]:
     out, err = process.communicate(stdin, timeout=300)
-    return process.returncode, out, err
+    return process.wait(0), out, err

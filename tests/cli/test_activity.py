@@ -8,19 +8,18 @@ import pytest
 
 from darwin_align.cli.activity import working
 from darwin_align.pocket import reward_path
+from tests import processes
 
 FIRST = """
-import sys
-first = []
+import os, sys
 
 class Watched:
     encoding = "utf-8"
     def write(self, text):
-        if not first:
-            first.extend(name for name in ("torch", "transformers", "langchain_core") if name in sys.modules)
-            sys.__stdout__.write(f"{first} {text}")
-            sys.__stdout__.flush()
-            first.append(None)
+        heavy = [name for name in ("torch", "transformers", "langchain_core") if name in sys.modules]
+        sys.__stdout__.write(f"{heavy} {text}")
+        sys.__stdout__.flush()
+        os._exit(0)  # what follows is not looked at
     def flush(self): ...
     def isatty(self): return False
 
@@ -69,8 +68,7 @@ def test_a_demo_of_ones_own_models_is_short_and_says_how_to_ask_for_more(tmp_pat
     from darwin_align.pocket import policy_path
 
     models = ["--policy", str(policy_path()), "--reward", str(reward_path()), "--threads", "1"]
-    command = [sys.executable, "-m", "darwin_align.cli", "demo", "How do I brew green tea?", *models]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = processes.run("-m", "darwin_align.cli", "demo", "How do I brew green tea?", *models, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("loading models …\n")
     assert "searching …\n" in done.stderr

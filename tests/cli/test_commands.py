@@ -1,4 +1,7 @@
-"""The command line as a user meets it: in a process of its own, on the embedded pair."""
+"""The command line as a user meets it: in a process of its own, on the embedded pair.
+
+One demo and what needs no model are fresh processes; the others are forked (tests/processes.py).
+"""
 
 import json
 import os
@@ -11,6 +14,7 @@ import pytest
 from darwin_align import SearchConfig
 from darwin_align.cli.report import _method
 from darwin_align.pocket import reward_path, topics
+from tests import processes
 
 QUESTION = "How do I brew green tea?"
 QUICK = ["--preset", "sample"]
@@ -25,8 +29,12 @@ GOOD_PAIRS = [
 
 
 def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return processes.run("-m", "darwin_align.cli", *arguments, stdin=stdin)
+
+
+def run_fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "darwin_align.cli", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_demo_json_holds_one_object_with_the_promised_keys() -> None:
@@ -43,7 +51,7 @@ def test_demo_json_holds_one_object_with_the_promised_keys() -> None:
 
 
 def test_demo_explains_the_method_on_one_screen() -> None:
-    done = run("demo", QUESTION)
+    done = run_fresh("demo", QUESTION)
     assert done.returncode == 0, done.stderr
     for word in (
         "You asked",
@@ -67,7 +75,7 @@ def test_demo_says_so_when_it_does_not_know_the_topic() -> None:
 
 
 def test_demo_lists_its_topics() -> None:
-    listed = run("demo", "--topics").stdout.splitlines()
+    listed = run_fresh("demo", "--topics").stdout.splitlines()
     assert listed == [topic.task for topic in topics()]
     assert len(listed) >= 60
 

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 WITHOUT = """
-import runpy, sys
+import sys
 from importlib.machinery import PathFinder
 
 class Without(PathFinder):
@@ -17,27 +18,28 @@ class Without(PathFinder):
     def find_spec(cls, name, path=None, target=None):
         return None if name.partition(".")[0] in {blocked} else super().find_spec(name, path, target)
 
+assert not {blocked} & set(sys.modules)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+RUN = """
+import runpy
 sys.argv = ["program", *{arguments}]
 try:
     runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 finally:
-    if {heavy} and "torch" in sys.modules:
+    if "torch" in sys.modules:
         sys.stderr.write("TORCH IS LOADED")
 """
-EXTRAS = [
+EXTRAS = {
     "rich", "llguidance", "sklearn", "scipy", "matplotlib", "pyarrow", "fastapi", "starlette", "uvicorn", "openai",
     "prometheus_client", "ray", "langgraph", "langchain", "accelerate", "bitsandbytes",
-]  # fmt: skip
+}  # fmt: skip
 
 
-def run(command: str, blocked: Sequence[str], folder: Path, *, heavy: bool = True) -> subprocess.CompletedProcess[str]:
+def split(command: str) -> tuple[str, list[str]]:
+    """The module that the command runs, and its arguments."""
     program, *arguments = command.split()
-    module = "darwin_align.cli" if program == "darwin-align" else f"darwin_align.integrations.{program}"
-    script = WITHOUT.format(blocked=set(blocked), arguments=arguments, module=module, heavy=heavy)
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, timeout=300, check=False
-    )
+    return "darwin_align.cli" if program == "darwin-align" else f"darwin_align.integrations.{program}", arguments
 
 
 @pytest.fixture
@@ -76,7 +78,11 @@ JUDGE = "--judge-url http://127.0.0.1:9 --judge-model m"
 def test_a_missing_extra_is_named_before_anything_is_loaded(
     command: str, blocked: str, extra: str, folder: Path
 ) -> None:
-    done = run(command, [blocked], folder)
+    module, arguments = split(command)
+    script = WITHOUT.format(blocked={blocked}) + RUN.format(arguments=arguments, module=module)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, timeout=300, check=False
+    )
     assert done.returncode in (1, 2), done.stderr
     assert f"pip install 'darwin-align[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -97,14 +103,16 @@ def test_a_missing_extra_is_named_before_anything_is_loaded(
     ],
 )
 def test_what_needs_no_extra_works_without_all_of_them(command: str, folder: Path) -> None:
-    done = run(command, EXTRAS, folder, heavy=False)
+    module, arguments = split(command)
+    done = processes.run("-m", module, *arguments, cwd=folder, before=WITHOUT.format(blocked=EXTRAS))
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
 def test_a_page_that_cannot_be_drawn_is_said_at_the_start(folder: Path) -> None:
-    command = "darwin-align eval world sample --n 1 --set max_tokens=8 --json"
-    done = run(command, ["matplotlib"], folder, heavy=False)
+    module, arguments = split("darwin-align eval world sample --n 1 --set max_tokens=8 --json")
+    script = WITHOUT.format(blocked={"matplotlib"}) + RUN.format(arguments=arguments, module=module)
+    done = processes.run("-c", script, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(
         "starting …\nthere will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'"

@@ -20,6 +20,7 @@ from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.cli import main
 from darwin_align.core.terminal import PrintableFormatter, printable, printable_json
 from darwin_align.search import DarwinSearch
+from tests import processes
 from tests.backends.endpoint.fixtures.wire import ReceivedRequest, wire
 
 ATTACK = (
@@ -239,8 +240,12 @@ def test_what_is_harmless_stays() -> None:
 
 
 def test_output_that_the_encoding_lacks_is_escaped() -> None:
-    command = [sys.executable, "-m", "darwin_align.cli", "demo", "Grüße 世界", "--preset", "sample"]
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    script = """
+import sys
+from darwin_align.cli import main
+sys.stdout.reconfigure(encoding="ascii")
+raise SystemExit(main(["demo", "Grüße 世界", "--preset", "sample"]))
+"""
+    done = processes.run("-c", script)
     assert done.returncode == 0, done.stderr
-    assert rb"Gr\xfc\xdfe \u4e16\u754c" in done.stdout
+    assert r"Gr\xfc\xdfe \u4e16\u754c" in done.stdout
