@@ -25,7 +25,7 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import plain_errors
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.langchain.answers import as_chunk, chat_result, end_chunk, with_id
-from darwin_align.langchain.arguments import Bypass, CommonArguments, PolicyLike, ScorerLike
+from darwin_align.langchain.arguments import Bypass, CommonArguments
 from darwin_align.langchain.call import Call, deciding, streamable
 from darwin_align.langchain.configurable import setting_specs, split_fields, with_configured
 from darwin_align.langchain.given_models import loaded_pair
@@ -35,6 +35,7 @@ from darwin_align.langchain.runs import adopted, ahanding, handing
 from darwin_align.langchain.settings import SETTINGS, joined
 from darwin_align.langchain.structured import Method, Schema, Structure
 from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, profile_of
+from darwin_align.operators.coerce import PolicyLike, ScorerLike
 from darwin_align.operators.portal import acall
 from darwin_align.operators.together import RunsTogether
 from darwin_align.search import DarwinSearch

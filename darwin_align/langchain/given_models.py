@@ -9,7 +9,7 @@ from typing import Any
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
-from darwin_align.langchain.arguments import PolicyLike, ScorerLike
+from darwin_align.operators.coerce import PolicyLike, ScorerLike
 
 __all__ = ["is_loadable", "loaded_pair"]
 
