@@ -10,17 +10,12 @@ from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
 from typing import Any, Never, Self, Unpack
 
-from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableWithFallbacks
-from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import (
     ensure_config,
-    get_callback_manager_for_config,
-    patch_config,
     set_config_context,
 )
-from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
 from langchain_core.runnables.graph import Graph
 from langchain_core.runnables.utils import ConfigurableFieldSpec, coro_with_context, get_unique_config_specs
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
@@ -28,7 +23,6 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 import darwin_align.traces  # noqa: F401 - results show themselves in notebooks
 from darwin_align.core import (
     Event,
-    Message,
     Population,
     Question,
     Request,
@@ -39,7 +33,7 @@ from darwin_align.core import (
     darwin,
 )
 from darwin_align.core.clauses import Clause
-from darwin_align.core.errors import ConfigError, ReplayError, RequestError
+from darwin_align.core.errors import ConfigError, ReplayError
 from darwin_align.core.record import plain_errors
 from darwin_align.core.search_settings import OnEvent, SearchSettings
 from darwin_align.core.setting_names import explain_unknown
@@ -49,7 +43,7 @@ from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import ends_search, is_context_overflow, is_remote_fault, message_of
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import ALIASES, readable
-from darwin_align.operators.base import Check, Decoder, Mutator, Operator, Resource, Scorer
+from darwin_align.operators.base import Check, Decoder, Operator, Resource, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import (
     ConfigLike,
@@ -66,8 +60,9 @@ from darwin_align.operators.coerce import (
     as_selector,
     parts_of,
 )
-from darwin_align.operators.messages import from_langchain
-from darwin_align.operators.mutators import ClauseMutator, IdentityMutator, PolicyMutator
+from darwin_align.operators.conversation import check_characters, conversation_of
+from darwin_align.operators.guarded import guarded
+from darwin_align.operators.mutators import IdentityMutator, PolicyMutator, clause_mutator
 from darwin_align.operators.policy import Policy, check_ranks
 from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
@@ -76,7 +71,7 @@ from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
-from darwin_align.operators.tracing import TracedRunnable, cut
+from darwin_align.operators.tracing import TracedRunnable, marked, result_summary
 
 __all__ = ["DarwinSearch", "SearchInput"]
 
@@ -217,13 +212,15 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             EndpointError: a server cannot be used, before anything was scored or with ``on_failure="raise"``; likewise
                 whatever a user's own scorer or mutator raises.
         """
-        return self._traced(lambda config: _last(self._steps(input, config, settings)), input, config, _shown)
+        return self._traced(lambda config: _last(self._steps(input, config, settings)), input, config, result_summary)
 
     async def ainvoke(  # type: ignore[override] # LangChain takes any argument
         self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
     ) -> SearchResult:
         """Search as :meth:`invoke` does, with the same result, without blocking the event loop."""
-        return await self._atraced(lambda config: _alast(self._asteps(input, config, settings)), input, config, _shown)
+        return await self._atraced(
+            lambda config: _alast(self._asteps(input, config, settings)), input, config, result_summary
+        )
 
     def run(
         self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
@@ -272,10 +269,10 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         run = _Run(self, asked, self._max_response_tokens(asked.request, config), config)
         with run.released():
             for judge in run.judges:
-                _trial(judge, asked.request).invoke(SHORT_ANSWER.text, _marked(config, "score"))
+                _trial(judge, asked.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
-                    run.reply = operator.invoke(question.population, _marked(config, question.operator))
+                    run.reply = operator.invoke(question.population, marked(config, question.operator))
                 send(run.progress, config)
                 yield run.answer
         yield run.result
@@ -287,10 +284,10 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         run = _Run(self, asked, await acall(self._max_response_tokens, asked.request, config), config)
         with run.released():
             for judge in run.judges:
-                await _trial(judge, asked.request).ainvoke(SHORT_ANSWER.text, _marked(config, "score"))
+                await _trial(judge, asked.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
-                    run.reply = await operator.ainvoke(question.population, _marked(config, question.operator))
+                    run.reply = await operator.ainvoke(question.population, marked(config, question.operator))
                 await asend(run.progress, config)
                 yield run.answer
         yield run.result
@@ -331,7 +328,11 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         if unknown := sorted(named.keys() - _SAMPLING - _SEARCH - _REQUEST):
             known = _SAMPLING | _SEARCH | _REQUEST | ALIASES.keys()
             raise ConfigError(f"unknown setting {unknown[0]!r}: {explain_unknown(unknown[0], known, '')}")
-        request = input if isinstance(input, Request) else Request(conversation=_turns(input), sampling=self.sampling)
+        request = (
+            input
+            if isinstance(input, Request)
+            else Request(conversation=conversation_of(input), sampling=self.sampling)
+        )
         by_hand = request.sampling.model_dump(exclude_unset=True)  # a default may give way where a server lacks it
         sampling = Sampling(**{**by_hand, **{n: v for n, v in named.items() if n in _SAMPLING}})
         fields = {name: value for name, value in named.items() if name in _REQUEST}
@@ -341,7 +342,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             fields["stop"] = [fields["stop"]]
         with plain_errors(Request):
             request = Request.model_validate({**dict(request), **fields, "sampling": sampling})
-        _check_characters(request)
+        check_characters(request)
         changes = {name: value for name, value in named.items() if name in _SEARCH}
         if self.selector is not None and (owned := {"selector", "survivors"} & changes.keys()):
             raise ConfigError(f"{sorted(owned)[0]} belongs to the explicit selector: set it there")
@@ -371,7 +372,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         elif config.mutator == "identity":
             return IdentityMutator()
         elif config.mutator == "clauses":
-            mutator = _clause_mutator(config)
+            mutator = clause_mutator(config)
         elif self._policy is None:
             raise ConfigError("with a decoder but no policy nobody rewords instructions: give mutator=… or policy=…")
         else:
@@ -379,7 +380,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         checks = [self.guard] if self.guard is not None else []
         if self._policy is not None and self._policy.has_own_refusal:
             checks.append(fits(self._policy.refusal, config.max_new_tokens))
-        return _guarded(mutator, checks)
+        return guarded(mutator, checks)
 
 
 class _Call:
@@ -516,17 +517,6 @@ async def _next(steps: AsyncGenerator[Event | SearchResult, None]) -> Event | Se
     return await anext(steps, None)
 
 
-def _check_characters(request: Request) -> None:
-    """Half a surrogate pair, as broken JSON leaves it behind, can be neither tokenised nor hashed nor sent."""
-    try:
-        request.to_json().encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"the request holds {error.object[error.start]!r}, half of a character that was cut in two: clean its "
-            "texts, e.g. by text.encode('utf-8', 'replace').decode()"
-        ) from None
-
-
 def _trial(judge: Scorer, request: Request) -> Runnable[Any, None]:
     """The trial of a judge, as a run of its own."""
 
@@ -534,30 +524,6 @@ def _trial(judge: Scorer, request: Request) -> Runnable[Any, None]:
         await acall(judge.try_out, request)
 
     return RunnableLambda(lambda _: call(judge.try_out, request), atrial, name="JudgeTrial")
-
-
-def _marked(config: RunnableConfig, operator: OperatorName) -> RunnableConfig:
-    """The config for an operator, with the question as the run's tag: ``darwin:decode`` and so on."""
-    manager = get_callback_manager_for_config(config)
-    manager.set_handlers(list(manager.inheritable_handlers))  # the others are of the parent's run alone
-    manager.add_tags([f"darwin:{operator}"], inherit=False)
-    manager.add_tags(["nostream"])  # to LangGraph: what a judge or a mutator writes is no message of the graph's
-    return patch_config(config, callbacks=manager)
-
-
-def _shown(result: SearchResult) -> dict[str, Any]:
-    """A result as a trace shows it: without its events."""
-    return {
-        "text": result.text,
-        "reward": result.reward,
-        "instruction": cut(result.instruction, 400),
-        "first_response": {"text": cut(result.first_response.text, 400), "reward": result.first_response.reward},
-        "cycles": result.cycles,
-        "stop_reason": result.stop_reason,
-        "failure": result.failure,
-        "seed": result.config.seed,
-        "usage": result.usage.model_dump(),
-    }
 
 
 _BACK = "to go on once the server is back, replay the events before this one"
@@ -577,57 +543,3 @@ def _warn(event: Event, error: Exception) -> None:
         _BACK if remote else _LONGER if unread else _BROKEN,
         exc_info=None if remote or unread else error,  # perhaps a bug: the traceback would be lost
     )
-
-
-def _clause_mutator(config: SearchConfig) -> ClauseMutator:
-    if not config.clauses:
-        raise ConfigError(
-            "mutator='clauses' adds clauses, and there are none: give clauses=learn_clauses(results), with the results "
-            "of earlier searches, or write some: clauses=(Clause(text='Be thorough.'),)"
-        )
-    return ClauseMutator(clauses=config.clauses)
-
-
-def _guarded(mutator: Runnable[Any, Any], checks: Sequence[Check]) -> Runnable[Any, Any]:
-    """Put checks on a mutator, also behind LangChain's bindings and retries."""
-    if not checks:
-        return mutator
-    if isinstance(mutator, Mutator):
-        return mutator.guarded(*checks)
-    if isinstance(mutator, RunnableBindingBase):
-        return mutator.model_copy(update={"bound": _guarded(mutator.bound, checks)})
-    if isinstance(mutator, RunnableWithFallbacks):
-        fallbacks = [_guarded(fallback, checks) for fallback in mutator.fallbacks]
-        return mutator.model_copy(update={"runnable": _guarded(mutator.runnable, checks), "fallbacks": fallbacks})
-    if isinstance(mutator, DynamicRunnable):
-        changed: dict[str, Any] = {"default": _guarded(mutator.default, checks)}
-        if isinstance(mutator, RunnableConfigurableAlternatives):
-            given = mutator.alternatives.items()
-            changed["alternatives"] = {key: _guarded_alternative(other, checks) for key, other in given}
-        return mutator.model_copy(update=changed)
-    raise ConfigError(
-        f"cannot put the intent guard on a {type(mutator).__name__} that stands for a mutator: make a Mutator of it, "
-        "e.g. ChainMutator(chain=…), or pass guard=None"
-    )
-
-
-def _guarded_alternative(given: Any, checks: Sequence[Check]) -> Any:
-    """Guard an alternative; LangChain takes a function that makes one, too."""
-    return _guarded(given, checks) if isinstance(given, Runnable) else lambda: _guarded(given(), checks)
-
-
-def _turns(input: SearchInput) -> Any:
-    if isinstance(input, str):
-        return Request.of(input).conversation
-    messages = input.to_messages() if isinstance(input, PromptValue) else input
-    if isinstance(messages, (BaseMessage, dict)) or not isinstance(messages, Sequence):
-        raise RequestError(
-            f"cannot read a conversation from {type(input).__name__}: give a text, or a list of messages"
-        )
-    turns = list(messages)
-    if turns and all(isinstance(turn, Message) for turn in turns):
-        return tuple(turns)
-    try:
-        return from_langchain(convert_to_messages(turns))
-    except (NotImplementedError, ValueError) as error:
-        raise RequestError(f"cannot read the conversation: {error}") from error

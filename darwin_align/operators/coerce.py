@@ -162,21 +162,6 @@ class ObjectPolicy(Policy):
         return Capabilities(**{"reads_tool_calls": isinstance(self, ToolCallingPolicy), **told})
 
     @property
-    def enforces_formats(self) -> bool:
-        """One of its capabilities."""
-        return self.capabilities.enforces_formats
-
-    @property
-    def enforces_grounding(self) -> bool:
-        """One of its capabilities."""
-        return self.capabilities.enforces_grounding
-
-    @property
-    def supports_tools(self) -> bool:
-        """One of its capabilities."""
-        return self.capabilities.supports_tools
-
-    @property
     def template(self) -> Any:
         """The object's chat template, if it has one."""
         return getattr(self.given, "template", None)

@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.clauses import Clause, sentences, with_clauses
+from darwin_align.core.config import SearchConfig
+from darwin_align.core.errors import ConfigError
 from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.base import Check, Mutator, Resource, policy_of
@@ -34,6 +36,7 @@ __all__ = [
     "IdentityMutator",
     "PolicyMutator",
     "RuleMutator",
+    "clause_mutator",
 ]
 
 MUTATE = "mutate(request, instruction, n, seed) -> list[str]"
@@ -207,3 +210,17 @@ class FunctionMutator(Mutator):
         """Call the function; tokens of LangChain models that it calls are counted."""
         reply, spent = with_policy_usage(self.function)(request, instruction, n, seed)
         return reply if isinstance(reply, Report) or spent == Usage() else Report(reply, spent)
+
+
+def clause_mutator(config: SearchConfig) -> ClauseMutator:
+    """The mutator that ``mutator="clauses"`` names.
+
+    Raises:
+        ConfigError: the settings hold no clauses.
+    """
+    if not config.clauses:
+        raise ConfigError(
+            "mutator='clauses' adds clauses, and there are none: give clauses=learn_clauses(results), with the results "
+            "of earlier searches, or write some: clauses=(Clause(text='Be thorough.'),)"
+        )
+    return ClauseMutator(clauses=config.clauses)

@@ -193,6 +193,21 @@ class Policy(ABC):
         return Capabilities()
 
     @property
+    def enforces_formats(self) -> bool:
+        """One of its capabilities."""
+        return self.capabilities.enforces_formats
+
+    @property
+    def enforces_grounding(self) -> bool:
+        """One of its capabilities."""
+        return self.capabilities.enforces_grounding
+
+    @property
+    def supports_tools(self) -> bool:
+        """One of its capabilities."""
+        return self.capabilities.supports_tools
+
+    @property
     def has_own_submit(self) -> bool:
         """Whether :meth:`submit` is its own, so that it takes the place of :meth:`generate`."""
         return type(self).submit is not Policy.submit

@@ -9,13 +9,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from langchain_core.runnables.config import get_callback_manager_for_config, patch_config
 from langchain_core.runnables.utils import AnyConfigurableField, Input, Output
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.result import SearchResult
 from darwin_align.core.setting_names import explain_unknown
-from darwin_align.core.types import Beam, Population
+from darwin_align.core.types import Beam, OperatorName, Population
 
-__all__ = ["TracedRunnable", "cut", "summary"]
+__all__ = ["TracedRunnable", "cut", "marked", "result_summary", "summary"]
 
 T = TypeVar("T")
 
@@ -128,3 +130,27 @@ def _beam(beam: Beam, parent: str) -> dict[str, Any]:
     if beam.ancestor is not None:
         seen["ancestor"] = beam.ancestor.model_dump()
     return seen
+
+
+def result_summary(result: SearchResult) -> dict[str, Any]:
+    """A result as a trace shows it: without its events."""
+    return {
+        "text": result.text,
+        "reward": result.reward,
+        "instruction": cut(result.instruction, 400),
+        "first_response": {"text": cut(result.first_response.text, 400), "reward": result.first_response.reward},
+        "cycles": result.cycles,
+        "stop_reason": result.stop_reason,
+        "failure": result.failure,
+        "seed": result.config.seed,
+        "usage": result.usage.model_dump(),
+    }
+
+
+def marked(config: RunnableConfig, operator: OperatorName) -> RunnableConfig:
+    """The config for an operator, with the question as the run's tag: ``darwin:decode`` and so on."""
+    manager = get_callback_manager_for_config(config)
+    manager.set_handlers(list(manager.inheritable_handlers))  # the others are of the parent's run alone
+    manager.add_tags([f"darwin:{operator}"], inherit=False)
+    manager.add_tags(["nostream"])  # to LangGraph: what a judge or a mutator writes is no message of the graph's
+    return patch_config(config, callbacks=manager)

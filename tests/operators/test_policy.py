@@ -12,7 +12,7 @@ from darwin_align import DarwinSearch, Request, Response
 from darwin_align.backends.endpoint import EndpointPolicy
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
-from darwin_align.core.errors import ConfigError
+from darwin_align.core.errors import ConfigError, RequestError
 from darwin_align.operators import Capabilities, Continuation, Decoder, Policy, Row, Scorer, WeightedSum, as_scorer
 from darwin_align.operators.coerce import as_policy
 from darwin_align.operators.portal import submits
@@ -56,6 +56,18 @@ def test_everything_else_has_a_default(policy: Policy) -> None:
     policy.release("s")
     assert [one.text for one in policy.submit([ROW]).result()] == ["x"]
     assert search(policy=policy).invoke(ASKED, **SMALL).text == "x"
+
+
+def test_capabilities_of_a_subclass_are_read_one_by_one_too() -> None:
+    class Strict(Plain):
+        capabilities = Capabilities(enforces_formats=True, enforces_grounding=True, supports_tools=False)
+
+    policy = Strict()
+    assert (policy.enforces_formats, policy.enforces_grounding, policy.supports_tools) == (True, True, False)
+    made = search(policy=policy)
+    assert made.invoke(ASKED, **SMALL, grounded=True).text == "x"
+    with pytest.raises(RequestError, match=r"grounded=True is not enforced by Plain"):
+        search(policy=Plain()).invoke(ASKED, **SMALL, grounded=True)
 
 
 class Queueing(Plain):
