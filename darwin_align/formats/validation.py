@@ -212,25 +212,21 @@ def _hashable(value: Any) -> Any:
     return isinstance(value, bool), value  # in JSON, true is not 1
 
 
+_OWN: dict[str, _Keyword] = {
+    "$ref": partial(_reference, "$ref"),
+    "$dynamicRef": partial(_reference, "$dynamicRef"),
+    "pattern": _pattern,
+    "properties": _properties,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional_properties,
+    "propertyNames": _property_names,
+    "unevaluatedProperties": _unevaluated_properties,
+    "items": _items,
+    "multipleOf": _multiple_of,
+    "uniqueItems": _unique_items,
+}
 _Validator = extend(
-    Draft202012Validator,
-    {
-        keyword: _counted(apply)
-        for keyword, apply in {
-            **_KEYWORDS,
-            "$ref": partial(_reference, "$ref"),
-            "$dynamicRef": partial(_reference, "$dynamicRef"),
-            "pattern": _pattern,
-            "properties": _properties,
-            "patternProperties": _pattern_properties,
-            "additionalProperties": _additional_properties,
-            "propertyNames": _property_names,
-            "unevaluatedProperties": _unevaluated_properties,
-            "items": _items,
-            "multipleOf": _multiple_of,
-            "uniqueItems": _unique_items,
-        }.items()
-    },
+    Draft202012Validator, {keyword: _counted(apply) for keyword, apply in {**_KEYWORDS, **_OWN}.items()}
 )
 
 
