@@ -212,8 +212,7 @@ def _hashable(value: Any) -> Any:
     return isinstance(value, bool), value  # in JSON, true is not 1
 
 
-_APPLIED: dict[str, _Keyword] = {
-    **_KEYWORDS,
+_OWN: dict[str, _Keyword] = {
     "$ref": partial(_reference, "$ref"),
     "$dynamicRef": partial(_reference, "$dynamicRef"),
     "pattern": _pattern,
@@ -226,7 +225,9 @@ _APPLIED: dict[str, _Keyword] = {
     "multipleOf": _multiple_of,
     "uniqueItems": _unique_items,
 }
-_Validator = extend(Draft202012Validator, {keyword: _counted(apply) for keyword, apply in _APPLIED.items()})
+_Validator = extend(
+    Draft202012Validator, {keyword: _counted(apply) for keyword, apply in {**_KEYWORDS, **_OWN}.items()}
+)
 
 
 # -- sentences
