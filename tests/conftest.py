@@ -16,6 +16,33 @@ from benchmarks.servers.gguf_file import write_gguf
 from benchmarks.servers.launch import Server, llama_server, transformers_serve
 from darwin_align.pocket import policy_path
 
+LONGEST = (
+    "backends/local/engine/test_equality.py",
+    "cli/test_commands.py",
+    "standard/test_integration.py",
+    "backends/endpoint/test_chaos.py",
+    "backends/endpoint/test_search.py",
+    "evaluation/test_eval_commands.py",
+    "backends/endpoint/test_pool.py",
+    "backends/local/test_policy.py",
+    "test_pocket_pair.py",
+    "test_search.py",
+)
+"""They take half a minute or more, some with few tests."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let files be handed to the processes of pytest-xdist in the order below, and not by their numbers of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that none of them is begun when all others are done."""
+    first = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
+
 
 @pytest.fixture(scope="session")
 def embedded_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:

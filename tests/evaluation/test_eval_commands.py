@@ -22,13 +22,10 @@ from darwin_align.cli.options import check_models, read_settings
 from darwin_align.core.errors import ConfigError
 from darwin_align.langchain.assignments import settings_of
 from darwin_align.pocket import held_out, policy_path, reward_path
+from tests import processes
 from tests.evaluation.kit import judging, official, write_instructions, write_questions, write_references
 
 PAGE = Path(evaluation.__file__).with_name("README.md")
-
-
-def command(benchmark: str, *arguments: str | Path) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "darwin_align.cli", "eval", benchmark, *map(str, arguments)]
 
 
 @dataclass(frozen=True)
@@ -55,15 +52,17 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run_here
 
 
-def kill_midway(line: list[str], ledger: Path, lines: int, deadline: float = 300) -> bytes:
+def kill_midway(process: processes.Process, ledger: Path, lines: int, deadline: float = 300) -> bytes:
     """Kill the command without warning once so many lines are kept, and return what it had kept."""
     end = time.monotonic() + deadline
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    try:
         while not ledger.exists() or ledger.read_bytes().count(b"\n") < 1 + lines:
             assert process.poll() is None, "it was through before it could be killed"
             assert time.monotonic() < end, "it keeps nothing"
             time.sleep(0.005)
+    finally:
         process.kill()
+        process.communicate()
     return ledger.read_bytes()
 
 
@@ -72,7 +71,8 @@ def check_resumed(run: Run, benchmark: str, tmp_path: Path, options: list[str | 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = run(benchmark, *options, "--out", whole)
     assert done.returncode == 0, done.stderr
-    kept = kill_midway(command(benchmark, *options, "--out", cut), cut / "answers.jsonl", max(1, total // 2))
+    line = ["-m", "darwin_align.cli", "eval", benchmark, *map(str, options), "--out", str(cut)]
+    kept = kill_midway(processes.Process(*line), cut / "answers.jsonl", max(1, total // 2))
     assert kept.count(b"\n") - 1 < total, "it was through before it was killed"
     again = run(benchmark, *options, "--out", cut)
     assert again.returncode == 0, again.stderr
@@ -121,14 +121,14 @@ answer(subject(Slow()), questions(sys.argv[1]), Path(sys.argv[2]), concurrency=3
 
 def test_mt_bench_is_killed_again_and_again_and_gone_on_with(tmp_path: Path) -> None:
     asked, whole, cut = write_questions(tmp_path / "questions.jsonl", 12), tmp_path / "whole", tmp_path / "cut"
-    line = [sys.executable, "-c", SCRIPTED, str(asked)]
-    subprocess.run([*line, str(whole)], check=True, timeout=120)
+    line = ["-c", SCRIPTED, str(asked)]
+    processes.run(*line, str(whole)).check_returncode()
     kept = b""
     for lines in (5, 15):
-        now = kill_midway([*line, str(cut)], cut / "answers.jsonl", lines)
+        now = kill_midway(processes.Process(*line, str(cut)), cut / "answers.jsonl", lines)
         assert now.startswith(kept[: kept.rfind(b"\n") + 1])
         kept = now
-    subprocess.run([*line, str(cut)], check=True, timeout=120)
+    processes.run(*line, str(cut)).check_returncode()
     now = (cut / "answers.jsonl").read_bytes()
     assert now.startswith(kept[: kept.rfind(b"\n") + 1])
     keys = [json.loads(line)["key"] for line in now.decode().splitlines()[1:]]
