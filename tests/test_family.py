@@ -66,7 +66,7 @@ def test_a_policy_without_slots_ranks_alike(policy: LocalPolicy) -> None:
     rows = [Row(request=Request.of(ASKED), max_tokens=1, seed=1, rank=i) for i in range(4)]
     lines = [policy._sequence(row) for row in rows]
     with torch.inference_mode():
-        policy._padded.write(lines)
+        policy._padded.decode(lines)
     assert [line.continuation().tokens for line in lines] == [c.tokens for c in policy.generate(rows)]
 
 

@@ -306,7 +306,7 @@ def test_every_file_that_is_no_code_is_in_the_wheel() -> None:
     root = Path(evaluation.__file__).parents[1]
     data = tomllib.loads((root.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     packed = {path for pattern in data["package-data"]["darwin_align"] for path in root.glob(pattern)}
-    folders = [root / "evaluation", root / "trace"]
+    folders = [root / "evaluation", root / "traces"]
     lying = {path for folder in folders for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
     assert PAGE in lying
     assert lying <= packed

@@ -304,7 +304,9 @@ class RewardModel(SharedModel):
 
     def _inputs(self, request: Request, responses: Sequence[Response]) -> list[_Input]:
         texts = [one.text for one in request.conversation]
-        check_fits([*texts, max((one.text for one in responses), key=len)], self._per_token, self.context_length)
+        check_fits(
+            [*texts, max((one.text for one in responses), key=len, default="")], self._per_token, self.context_length
+        )
         if self._template is not None:
             return [_Input(tuple(ids)) for ids in self._template.answer_ids(request, responses, self._options.turn)]
         question = question_of(request.conversation)
