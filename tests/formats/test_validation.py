@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -187,6 +189,16 @@ def test_a_definition_that_leads_to_itself_says_nothing(schema: Any) -> None:
 # -- bounded work
 
 
+@pytest.fixture
+def usual_recursion_limit() -> Iterator[None]:
+    """Python's own: libraries raise it for the whole process."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+@pytest.mark.usefixtures("usual_recursion_limit")
 def test_deep_values_are_checked_or_refused() -> None:
     tree: dict[str, Any] = {"name": "leaf"}
     for _ in range(50):
