@@ -49,7 +49,7 @@ def texts(cell: NotebookNode) -> list[str]:
     found = []
     for output in cell.outputs:
         told = [output.text] if output.output_type == "stream" else []
-        told += [data for kind, data in output.get("data", {}).items() if kind.startswith("text/")]
+        told += [data for kind, data in sorted(output.get("data", {}).items()) if kind.startswith("text/")]
         found += ["\n".join(output.traceback)] if output.output_type == "error" else told
     return found
 
