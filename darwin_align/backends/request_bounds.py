@@ -39,13 +39,14 @@ def characters_per_token(tokenizer: Any) -> float:
     return float(longest)
 
 
-def check_fits(texts: Iterable[str], per_token: float, context_length: int) -> None:
+def check_fits(texts: Iterable[str], per_token: float, context_length: int, role: str = "model") -> None:
     """Refuse texts that cannot fit into a model's context before anybody tokenises them, which takes long.
 
     Args:
         texts: that are read one behind the other.
         per_token: what :func:`characters_per_token` gives.
         context_length: in tokens.
+        role: what the message calls the model.
 
     Raises:
         ContextLengthError: they have more characters than so many tokens can stand for.
@@ -53,6 +54,6 @@ def check_fits(texts: Iterable[str], per_token: float, context_length: int) -> N
     characters = sum(len(text.strip()) for text in texts)  # a chat template may strip them
     if characters > per_token * context_length:
         raise ContextLengthError(
-            f"the conversation has {characters} characters, more than the {context_length} tokens of the model's "
-            "context can hold: shorten it, or use a model with a longer context"
+            f"the conversation has {characters} characters, more than the {context_length} tokens of the {role}'s "
+            f"context can hold: shorten it, or use a {role} with a longer context"
         )

@@ -11,18 +11,17 @@ from darwin_align.core.config import Choice, Decoding, MutatorName, OnFailure, S
 from darwin_align.core.events import Event
 from darwin_align.core.types import Grounded, Population
 
-__all__ = ["OnEvent", "SearchSettings"]
+__all__ = ["OnEvent", "PlainSettings", "SearchSettings"]
 
 OnEvent = Callable[[Event, Population], None]
 """Called after each answered question with the event and the population that it led to. If a question failed for good
 and ended the search, the last event says so, and the population is the question's own."""
 
 
-class SearchSettings(TypedDict, total=False):
-    """Settings for one call only; one that is ``None`` is as if it were not given.
+class PlainSettings(TypedDict, total=False):
+    """Settings of ``SearchConfig`` and ``Sampling`` that have one type wherever they are given.
 
-    Those of :class:`~darwin_align.core.config.SearchConfig`, then those of
-    :class:`~darwin_align.core.types.Sampling`, then those of the request, and at last what a call alone has.
+    One that is ``None`` is as if it were not given.
     """
 
     mutations: int | None
@@ -36,9 +35,6 @@ class SearchSettings(TypedDict, total=False):
     max_tokens: int | None
     """``max_new_tokens`` by another name, as is ``max_completion_tokens``."""
     max_completion_tokens: int | None
-    mutator: MutatorName | None
-    clauses: Sequence[Clause] | None
-    selector: SelectorName | None
     decoding: Decoding | None
     choice: Choice | None
     reward_temperature: float | None
@@ -56,6 +52,18 @@ class SearchSettings(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     repetition_penalty: float | None
+
+
+class SearchSettings(PlainSettings, total=False):
+    """Settings for one call only; one that is ``None`` is as if it were not given.
+
+    Those of :class:`~darwin_align.core.config.SearchConfig`, then those of
+    :class:`~darwin_align.core.types.Sampling`, then those of the request, and at last what a call alone has.
+    """
+
+    mutator: MutatorName | None
+    clauses: Sequence[Clause] | None
+    selector: SelectorName | None
 
     stop: str | Sequence[str] | None
     tools: Sequence[Mapping[str, Any]] | None

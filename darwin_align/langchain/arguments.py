@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import Callbacks
@@ -11,9 +11,9 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import BaseMessage
 from langchain_core.rate_limiters import BaseRateLimiter
 
-from darwin_align.core.budget import Budget
 from darwin_align.core.clauses import Clause
-from darwin_align.core.config import Choice, Decoding, MutatorName, OnFailure, SearchConfig, SelectorName
+from darwin_align.core.config import MutatorName, SearchConfig, SelectorName
+from darwin_align.core.search_settings import PlainSettings
 from darwin_align.core.types import Grounded, Sampling
 from darwin_align.operators.base import Check
 from darwin_align.operators.coerce import DecoderLike, MutatorLike, SelectorLike
@@ -25,7 +25,7 @@ Bypass = Callable[[list[BaseMessage]], bool]
 """Says of a conversation whether it is answered by one plain sample, without a search."""
 
 
-class CommonArguments(TypedDict, total=False):
+class CommonArguments(PlainSettings, total=False):
     """Arguments of a chat model, beside its models. A setting that is ``None`` is not given.
 
     The parts of a search and the model's own fields, then the fields of every chat model of LangChain, then settings of
@@ -57,31 +57,3 @@ class CommonArguments(TypedDict, total=False):
     disable_streaming: bool | Literal["tool_calling"]
     output_version: str | None
     profile: ModelProfile | None
-
-    mutations: int | None
-    beams_per_mutation: int | None
-    survivors: int | None
-    replacement_period: int | None
-    cycles: int | None
-    champions: int | None
-    lookahead: int | None
-    max_new_tokens: int | None
-    max_tokens: int | None
-    """``max_new_tokens`` by another name, as is ``max_completion_tokens``."""
-    max_completion_tokens: int | None
-    decoding: Decoding | None
-    choice: Choice | None
-    reward_temperature: float | None
-    resample_below: float | None
-    rejection: float | None
-    reward_weight: float | None
-    target_reward: float | None
-    patience: int | None
-    min_improvement: float | None
-    seed: int | None
-    budget: Budget | Mapping[str, Any] | None
-    on_failure: OnFailure | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    repetition_penalty: float | None

@@ -48,7 +48,7 @@ def test_local_models_refuse_a_megabyte_without_reading_it(monkeypatch: pytest.M
     scorer = LocalScorer.from_pretrained(reward_path(), threads=1)
     request, short = Request.of("word " * 200_000), Request.of("Hi")
     for model in (policy, scorer.reward_model):
-        assert model._per_token < inf
+        assert model._loaded.characters_per_token < inf  # known before the tokenizer is taken away
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("tokenised")
@@ -57,7 +57,7 @@ def test_local_models_refuse_a_megabyte_without_reading_it(monkeypatch: pytest.M
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.__call__", never)
     with pytest.raises(ContextLengthError, match="more than the 1024 tokens"):
         policy.generate([Row(request, max_tokens=4, seed=1)])
-    with pytest.raises(ContextLengthError, match="more than the 1024 tokens"):
+    with pytest.raises(ContextLengthError, match="more than the 1024 tokens of the reward model's context"):
         scorer.score(request, [Response(text="Hi")])
     with pytest.raises(ContextLengthError, match="characters"):
         scorer.score(short, [Response(text="Hi"), Response(text="word " * 200_000)])

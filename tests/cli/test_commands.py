@@ -188,7 +188,7 @@ def test_check_scorer_says_which_pair_is_too_long(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     done = run("check-scorer", "--pairs", str(file))
     assert done.returncode == 2
-    assert "tokens of the model's context can hold" in done.stderr
+    assert "reward model's context" in done.stderr
     assert "asked for pair 3 (Count.)" in done.stderr
 
 

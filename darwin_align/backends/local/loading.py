@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
@@ -28,6 +29,7 @@ from transformers import (
 from darwin_align.backends.local.engine import Engine
 from darwin_align.backends.local.heads import check_architectures, check_weights
 from darwin_align.backends.local.source import DeviceMap, Kind, ModelSource, real_device
+from darwin_align.backends.request_bounds import characters_per_token
 from darwin_align.core.errors import ModelLoadError
 
 # What is used of them carries no types.
@@ -77,6 +79,11 @@ class LoadedModel:
                     self.model, device=self.device, most_rows=most_rows, row_memory=row_memory, compiled=compiled
                 )
             return self.engines[key]
+
+    @cached_property
+    def characters_per_token(self) -> float:
+        """See :func:`~darwin_align.backends.request_bounds.characters_per_token`."""
+        return characters_per_token(self.tokenizer)
 
     @property
     def name(self) -> str:

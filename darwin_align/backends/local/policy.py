@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
@@ -26,7 +26,7 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.local.padded import PaddedForward
-from darwin_align.backends.request_bounds import characters_per_token, check_fits, takes_long
+from darwin_align.backends.request_bounds import check_fits, takes_long
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import FinishReason, Request, Sampling
@@ -271,10 +271,6 @@ class LocalPolicy(SharedModel, Policy):
         """Let the rows of a search go."""
         self.engine.release(search_id)
 
-    @cached_property
-    def _per_token(self) -> float:
-        return characters_per_token(self._loaded.tokenizer)
-
     def _check_ids(self, tokens: Sequence[int]) -> None:
         """Refuse ids that the model does not have: on a GPU they would end the process."""
         known = self._loaded.model.get_input_embeddings().num_embeddings
@@ -288,7 +284,8 @@ class LocalPolicy(SharedModel, Policy):
                 "a row has text but no token ids: a local policy continues only what it (or its tokenizer) wrote itself"
             )
         self._check_ids(row.tokens)
-        check_fits((one.text for one in row.request.conversation), self._per_token, self.context_length)
+        texts = (one.text for one in row.request.conversation)
+        check_fits(texts, self._loaded.characters_per_token, self.context_length)
         prompt = self.template.prompt_ids(row.request)
         if len(prompt) >= self.context_length:
             raise ContextLengthError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import nan
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -24,7 +23,7 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
-from darwin_align.backends.request_bounds import characters_per_token, check_fits, takes_long
+from darwin_align.backends.request_bounds import check_fits, takes_long
 from darwin_align.backends.templates import ChatTemplate, Turn
 from darwin_align.backends.turns import question_of, to_chat, with_tool_turns_as_text
 from darwin_align.core.budget import Usage
@@ -249,7 +248,7 @@ class RewardModel(SharedModel):
         Raises:
             ContextLengthError: the text is so long that it cannot fit.
         """
-        check_fits((text,), self._per_token, self.context_length)
+        self._check_fits((text,))
         return list(self._loaded.tokenizer.encode(text, add_special_tokens=special_tokens, verbose=False))
 
     def submit_ids(self, rows: Sequence[Sequence[int]], finish: Callable[[list[float], int], T]) -> Future[T]:
@@ -298,15 +297,9 @@ class RewardModel(SharedModel):
             return None
         return int(self.context_length) - max(len(one.ids) for one in self._inputs(request, [Response(text="")]))
 
-    @cached_property
-    def _per_token(self) -> float:
-        return characters_per_token(self._loaded.tokenizer)
-
     def _inputs(self, request: Request, responses: Sequence[Response]) -> list[_Input]:
         texts = [one.text for one in request.conversation]
-        check_fits(
-            [*texts, max((one.text for one in responses), key=len, default="")], self._per_token, self.context_length
-        )
+        self._check_fits([*texts, max((one.text for one in responses), key=len, default="")])
         if self._template is not None:
             return [_Input(tuple(ids)) for ids in self._template.answer_ids(request, responses, self._options.turn)]
         question = question_of(request.conversation)
@@ -316,6 +309,9 @@ class RewardModel(SharedModel):
         encoded = self._loaded.tokenizer(question, answer, verbose=False)
         types = encoded.get("token_type_ids")
         return _Input(tuple(encoded["input_ids"]), None if types is None else tuple(types))
+
+    def _check_fits(self, texts: Iterable[str]) -> None:
+        check_fits(texts, self._loaded.characters_per_token, self.context_length, role="reward model")
 
     def _check_context(self, inputs: Iterable[_Input]) -> None:
         longest = max((len(one.ids) for one in inputs), default=0)

@@ -21,9 +21,8 @@ from darwin_align.integrations.openai_server.listening import server as listenin
 from darwin_align.integrations.openai_server.settings import SearchLimits, ServerSettings
 
 from .conftest import KEY, TEA
+from .hostile_client import CHAT
 from .test_refusals import scripted
-
-CHAT = "/v1/chat/completions"
 
 
 def hostile_schema(properties: int, seed: int = 0) -> dict:
