@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("tests", "benchmarks", "integrations", "docs", "README.md", "pyproject.toml")
+COPIED = ("tests", "benchmarks", "integrations", "training", "docs", "README.md", "pyproject.toml")
 """What the tests need beside the installed package; the package itself is not among it."""
 SHORT = ("tests/backends/local/test_padded.py", "tests/backends/local/test_reward.py", "tests/test_chat_model.py")
 FULL = (
