@@ -126,7 +126,7 @@ def shown(alone: dict[str, tuple[float, float]], beside: dict[str, tuple[float, 
 
 
 def test_honest_clients_are_served_beside_a_hostile_one(capsys):
-    alone, beside = soak(4)
+    alone, beside = soak(2)
     with capsys.disabled():
         print(f"\n{shown(alone, beside)}")
     # Each of several of its requests alone stopped all for 10 to 33 s. Other work on the machine is allowed for.

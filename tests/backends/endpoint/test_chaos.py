@@ -18,7 +18,7 @@ from darwin_align.backends.endpoint import Limits
 from darwin_align.core.errors import EndpointError
 from darwin_align.pocket import held_out
 
-SEARCHES = 24
+SEARCHES = 12
 BUDGET = 120.0
 """Seconds for each run. Both together take some twenty on two cores."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from random import Random
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,11 @@ QUESTIONS = (
     "Say why the steps matter, and what to do when the water boils over. " * 3,
 )
 CLAUSES = ("Explain step by step.", "Say why.", "Name what can go wrong.", "Be brief.", "为什么？")
+
+
+def slowly(case: int) -> Any:
+    """A case for `make test-slow`."""
+    return pytest.param(case, marks=pytest.mark.slow)
 
 
 def reword(request, instruction, n, seed):
@@ -90,9 +96,9 @@ def _plain_result(folders, case: int) -> SearchResult:
     return search.invoke(question_of(case))
 
 
-@pytest.mark.parametrize("start", range(0, 50, 10))
+@pytest.mark.parametrize("start", [0, 6, *(slowly(start) for start in (12, 18, 24, 30, 36, 42))])
 def test_alone(folders, plain_result, start):
-    for case in range(start, start + 10):
+    for case in range(start, start + 6):
         policy, scorer = exact(folders, case)
         found = DarwinSearch(policy=policy, scorer=scorer, **settings_of(case)).invoke(question_of(case))
         assert policy.engine.takes_slots
@@ -100,24 +106,23 @@ def test_alone(folders, plain_result, start):
         assert_same(found, plain_result(case), within=1e-9)
 
 
-async def test_eight_at_once_on_one_engine(folders, plain_result):
-    pairs = len(PAIRS)
-    for pair in range(pairs):
-        cases = [pair + pairs * i for i in range(8)]
-        policy, scorer = exact(folders, pair)
-        searches = [DarwinSearch(policy=policy, scorer=scorer, **settings_of(case)) for case in cases]
-        found = await asyncio.gather(
-            *(search.ainvoke(question_of(case)) for search, case in zip(searches, cases, strict=True))
-        )
-        for case, result in zip(cases, found, strict=True):
-            assert_same(result, plain_result(case), within=1e-9)
-        deadline = monotonic() + 60  # the engines' threads release them when the searches have ended
-        while any(engine.slots_in_use for engine in _engines(policy, scorer)) and monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        assert policy.engine.slots_in_use == scorer.reward_model.engine.slots_in_use == 0
+@pytest.mark.parametrize("pair", [0, *map(slowly, range(1, len(PAIRS)))])
+async def test_eight_at_once_on_one_engine(folders, plain_result, pair):
+    cases = [pair + len(PAIRS) * i for i in range(8)]
+    policy, scorer = exact(folders, pair)
+    searches = [DarwinSearch(policy=policy, scorer=scorer, **settings_of(case)) for case in cases]
+    found = await asyncio.gather(
+        *(search.ainvoke(question_of(case)) for search, case in zip(searches, cases, strict=True))
+    )
+    for case, result in zip(cases, found, strict=True):
+        assert_same(result, plain_result(case), within=1e-9)
+    deadline = monotonic() + 60  # the engines' threads release them when the searches have ended
+    while any(engine.slots_in_use for engine in _engines(policy, scorer)) and monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    assert policy.engine.slots_in_use == scorer.reward_model.engine.slots_in_use == 0
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("slots", [1, slowly(2), slowly(4)])
 async def test_with_memory_for_a_few_rows(folders, plain_result, slots):
     """Rows are evicted and read anew; that costs time and nothing else."""
     for case in (0, 1, 2, 3):
