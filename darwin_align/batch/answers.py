@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from darwin_align.batch.prompt import BadPromptError, Prompt, digest_of
 from darwin_align.core import SearchResult, Usage
 from darwin_align.core.errors import ConfigError, RequestError
+from darwin_align.core.figures import figures_of
 from darwin_align.core.seeds import below
 from darwin_align.langchain.identity import identity
-from darwin_align.langchain.tools import bound_tools, message_of
+from darwin_align.langchain.tools import answer_message, bound_tools
 from darwin_align.operators.portal import acall
 from darwin_align.search import DarwinSearch
 
@@ -79,7 +80,7 @@ class Answerer:
             request.instruction  # noqa: B018 - refuses a conversation that cannot be answered
         with _bad_prompts(reading=False):
             result = await self.search.arun(request, **asked, seed=seed)
-        message: AIMessage = await acall(message_of, result, result.best, self.search.policy_for())
+        message: AIMessage = await acall(answer_message, result, result.best, self.search.policy_for())
         return Answer(self._record(prompt, result, message), result.usage)
 
     def _request_fields(self, prompt: Prompt) -> dict[str, Any]:
@@ -99,14 +100,9 @@ class Answerer:
             "answer": message.text,
             "tool_calls": [_openai_call(call) for call in message.tool_calls],
             "invalid_tool_calls": invalid,
-            "finish_reason": result.best.finish_reason,
-            "reward": result.reward,
-            "first_reward": result.first_response.reward,
-            "instruction": result.instruction,
-            "seed": result.config.seed,
+            **figures_of(result, "finish_reason", "reward", "first_reward", "instruction", "seed"),
             "usage": {name: getattr(result.usage, name) for name in ("decoded_tokens", "policy_calls", "reward_calls")},
-            "stop_reason": result.stop_reason,
-            "failure": result.failure,
+            **figures_of(result, "stop_reason", "failure"),
             "input": prompt.digest,
             "fingerprint": self.fingerprint,
         }

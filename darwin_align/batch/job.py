@@ -20,7 +20,7 @@ from darwin_align.batch.sieve import bad, refuse_strangers, sift
 from darwin_align.batch.source import Read, Source, source_of
 from darwin_align.core import Usage
 from darwin_align.core.errors import ConfigError
-from darwin_align.langchain.model_errors import message_of
+from darwin_align.langchain.model_errors import error_message
 from darwin_align.operators.portal import acall, call
 from darwin_align.storage.files import refuse_irregular
 from darwin_align.storage.workers import Stop, Workers
@@ -272,7 +272,7 @@ class _Job:
             self.report.bad += 1
 
     def _tell_failed(self, prompt: Prompt, error: Exception) -> None:
-        reason = message_of(error)
+        reason = error_message(error)
         self._tell({"line": prompt.line, "id": prompt.key, "kind": "failed", "reason": reason})
         self.report.failed += 1
         self._failures += 1

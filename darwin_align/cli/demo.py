@@ -11,6 +11,7 @@ from darwin_align.cli.options import add_models, add_settings, build_search, che
 from darwin_align.cli.parsing import examples
 from darwin_align.core import SearchResult
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.figures import figures_of
 from darwin_align.core.terminal import printable_json
 
 if TYPE_CHECKING:
@@ -117,17 +118,11 @@ def summary_of(result: SearchResult, *, embedded: bool) -> dict[str, Any]:
     return {
         "instruction": result.request.instruction,
         "answer": result.text,
-        "reward": result.reward,
-        "first_response": result.first_response.text,
-        "first_reward": result.first_response.reward,
+        **figures_of(result, "reward", "first_response", "first_reward"),
         "gold": gold and gold.total,
         "first_gold": first_gold and first_gold.total,
         "winning_instruction": result.instruction,
-        "cycles": result.cycles,
-        "stop_reason": result.stop_reason,
-        "failure": result.failure,
-        "seed": result.config.seed,
-        "usage": result.usage.model_dump(),
+        **figures_of(result, "cycles", "stop_reason", "failure", "seed", "usage"),
     }
 
 

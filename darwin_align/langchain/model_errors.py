@@ -54,9 +54,9 @@ __all__ = [
     "DarwinModelTimeoutError",
     "as_model_error",
     "ends_search",
+    "error_message",
     "is_context_overflow",
     "is_remote_fault",
-    "message_of",
     "model_errors",
 ]
 
@@ -153,10 +153,10 @@ def ends_search(operator: OperatorName, error: BaseException) -> bool:
     return is_remote_fault(error) or (operator in ("score", "mutate") and not broken)
 
 
-def message_of(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Return an error's kind and message; httpx's are often without one.
 
-    >>> message_of(EndpointTimeoutError("no answer in 60 s")), message_of(TimeoutError())
+    >>> error_message(EndpointTimeoutError("no answer in 60 s")), error_message(TimeoutError())
     ('EndpointTimeoutError: no answer in 60 s', 'TimeoutError')
     """
     return f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -171,7 +171,7 @@ def as_model_error(error: Exception) -> Exception:
     if isinstance(error, ModelError):
         return error
     if of_transport := _of_transport(error):
-        return of_transport(message_of(error))
+        return of_transport(error_message(error))
     both = next((_BOTH[kind] for kind in type(error).__mro__ if kind in _BOTH), None)
     if both is None:
         return error

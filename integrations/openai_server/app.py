@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 import darwin_align
 from darwin_align import DarwinChatModel, Scorer
+from darwin_align.backends.local import LocalPolicy, LocalScorer
 
 from .chat import Chats
 from .doors import BoundedBody, HostAllowed, KeyRequired, PacedReads, Watched
@@ -92,11 +93,13 @@ def create_app(
 def _watch(metrics: Metrics, chats: Chats, rewards: Rewards, models: Mapping[str, DarwinChatModel]) -> None:
     for kind, gate in (("search", chats.gate), ("reward", rewards.gate)):
         metrics.busy.labels(kind).set_function(partial(getattr, gate, "busy"))
-    parts = {name: model.search.policy_for() for name, model in models.items()}
-    parts |= {name: getattr(scorer, "reward_model", None) for name, scorer in rewards.scorers.items()}
-    for name, part in parts.items():
-        if (engine := getattr(part, "engine", None)) is not None:
-            metrics.watch_engine(name, partial(getattr, engine, "slots_in_use"))
+    policies = {name: model.search.policy_for() for name, model in models.items()}
+    engines = {name: policy.engine for name, policy in policies.items() if isinstance(policy, LocalPolicy)}
+    for name, scorer in rewards.scorers.items():
+        if isinstance(scorer, LocalScorer):
+            engines[name] = scorer.reward_model.engine
+    for name, engine in engines.items():
+        metrics.watch_engine(name, partial(getattr, engine, "slots_in_use"))
 
 
 def _answer_faults(app: FastAPI) -> None:

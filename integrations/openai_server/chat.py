@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, cast
+from typing import Any
 
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration
+from langchain_core.runnables import RunnableConfig
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from darwin_align import Population
-from darwin_align.core import Event
+from darwin_align.core import Event, SearchResult
+from darwin_align.langchain.model_errors import model_errors
 from darwin_align.operators.portal import acall
 
-from .answers import DONE, Reply, darwin_of, event, headers_of
+from .answers import DONE, Answers, Reply, event
 from .faults import fault_of
 from .gate import ClientGone, Gate, client_left, client_of, while_connected
 from .metrics import Metrics
@@ -56,15 +56,14 @@ class Chats:
         try:
             if body.stream:
                 return await self._stream(search, task, body, request)
-            messages = await while_connected(request.receive, task)
+            answers = await while_connected(request.receive, task)
         except ClientGone:
             self.metrics.cancelled.labels("search").inc()
             raise
-        headers = {**search.headers, **headers_of(messages[0])}
-        return JSONResponse(Reply(served.id).whole(messages), headers=headers)
+        return JSONResponse(Reply(served.id).whole(answers), headers={**search.headers, **answers.headers})
 
     async def _stream(
-        self, search: _Search, task: asyncio.Task[list[AIMessage]], body: ChatRequest, request: Request
+        self, search: _Search, task: asyncio.Task[Answers], body: ChatRequest, request: Request
     ) -> Response:
         # Whatever fails before anything is scored still gets a status of its own.
         begun, left = asyncio.create_task(search.begun.wait()), asyncio.create_task(client_left(request.receive))
@@ -95,34 +94,36 @@ class _Search:
         self.begun = asyncio.Event()
         """Set once anything is scored."""
 
-    async def run(self) -> list[AIMessage]:
-        """Search for the answers, best first."""
-        # Long conversations take their time.
-        asked: ResolvedRequest = await acall(ResolvedRequest.of, self.body, self.served, self.settings.limits)
-        async with asyncio.timeout(asked.seconds + self.settings.late_seconds):
-            messages = await self._searched(asked)
-        _check_decoded(messages[0])
-        self.metrics.searched(self.served.id, darwin_of(messages[0]))
-        return messages
+    async def run(self) -> Answers:
+        """Search for the answers."""
+        # In a thread: a long conversation takes a while.
+        resolved: ResolvedRequest = await acall(ResolvedRequest.of, self.body, self.served, self.settings.limits)
+        async with asyncio.timeout(resolved.seconds + self.settings.late_seconds):
+            answers = await self._answers(resolved)
+        _check_decoded(answers.result)
+        self.metrics.searched(self.served.id, answers.result)
+        return answers
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the reply says of the request itself."""
+        """Headers of the reply that depend on the request alone."""
         ignored = sorted(ignored_names(self.body))
         return {"x-darwin-ignored": ", ".join(ignored)} if ignored else {}
 
-    async def _searched(self, asked: ResolvedRequest) -> list[AIMessage]:
-        settings: dict[str, Any] = {**asked.settings, "n": asked.n, "on_event": self._on_event}
-        stop = settings.pop("stop", None)
-        result = await self.served.model.agenerate([asked.messages], stop, **settings)
-        return [cast(AIMessage, cast(ChatGeneration, one).message) for one in result.generations[0]]
+    async def _answers(self, resolved: ResolvedRequest) -> Answers:
+        model = self.served.model
+        config = RunnableConfig(callbacks=model.callbacks, tags=model.tags or [], metadata=model.metadata or {})
+        with model_errors():
+            result = await model.search.ainvoke(resolved.request, config, **resolved.settings, on_event=self._on_event)
+            answers: Answers = await acall(Answers.of, result, resolved.n, model.search.policy_for())
+        return answers
 
-    def _on_event(self, told: Event, _: Population) -> None:
-        if told.operator == "score":  # what fails later ends the search with the best so far
+    def _on_event(self, answered: Event, _: Population) -> None:
+        if answered.operator == "score":  # what fails later ends the search with the best so far
             self.begun.set()
 
     async def events(
-        self, task: asyncio.Task[list[AIMessage]], *, include_usage: bool, request_id: str
+        self, task: asyncio.Task[Answers], *, include_usage: bool, request_id: str
     ) -> AsyncIterator[bytes]:
         """The answer as server-sent events."""
         reply = Reply(self.served.id)
@@ -130,28 +131,24 @@ class _Search:
         while not (await asyncio.wait({task}, timeout=self.settings.silence_seconds))[0]:
             yield _SILENCE
         try:
-            messages = await task
+            answers = await task
         except Exception as error:  # noqa: BLE001 - the head is sent: the client is told in the stream
             yield event(fault_of(error, request_id).body)
             return
-        for index, message in enumerate(messages):
-            if index:
-                yield reply.begin(index)
-            for chunk in reply.body(message, index):
-                yield chunk
+        for chunk in reply.stream(answers):
+            yield chunk
         if include_usage:
-            yield reply.usage(messages[0])
+            yield reply.usage(answers)
         yield DONE
 
 
-def _check_decoded(message: AIMessage) -> None:
-    """Tell a policy that gave no token in time from an answer that is empty.
+def _check_decoded(result: SearchResult) -> None:
+    """Distinguish a policy that decoded no token in time from an answer that is empty.
 
     Raises:
         TimeoutError: the time was over before the first token.
     """
-    about = message.response_metadata["darwin"]
-    if about["stop_reason"] == "budget: seconds" and not about["usage"]["decoded_tokens"]:
+    if result.stop_reason == "budget: seconds" and not result.usage.decoded_tokens:
         raise TimeoutError
 
 

@@ -17,11 +17,11 @@ from darwin_align import Request as Conversation
 from darwin_align.backends.local import LocalScorer, RewardModel
 from darwin_align.core import Beam, Message
 from darwin_align.core.errors import RewardError
-from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.policy import current_search
 from darwin_align.operators.portal import acall, off_loop
+from darwin_align.operators.resources import released, resources_of
 
-from .conversation import check_texts, texts_of, to_langchain
+from .conversation import check_texts, messages_of, texts_of
 from .faults import Fault, invalid, unsupported
 from .gate import ClientGone, Gate, client_of, while_connected
 from .metrics import Metrics
@@ -168,13 +168,13 @@ def _conversations(body: RewardsRequest) -> list[tuple[tuple[Message, ...], list
     """Conversations, and the responses to each."""
     if body.conversations is not None:
         return [_ended(turns, f"conversations.{i}") for i, turns in enumerate(body.conversations)]
-    return [(from_langchain(to_langchain(body.messages or [])), body.responses or [])]
+    return [(messages_of(body.messages or []), body.responses or [])]
 
 
 def _ended(turns: Sequence[Turn], param: str) -> tuple[tuple[Message, ...], list[str]]:
     if not turns or not isinstance(last := turns[-1], AssistantTurn) or last.tool_calls:
         raise invalid(f"{param} must end with the assistant's response, a text, which is to be rewarded", param)
-    *before, response = from_langchain(to_langchain(turns))
+    *before, response = messages_of(turns)
     return tuple(before), [response.text]
 
 
@@ -205,12 +205,8 @@ async def _scored(scorer: Scorer, conversation: Conversation, texts: list[str]) 
     instruction = conversation.instruction
     beams = {i: Beam(instruction=instruction, text=text, finish_reason="stop") for i, text in enumerate(texts)}
     population = Population.start(conversation, mutations=len(texts), search_id=uuid.uuid4().hex).with_beams(beams)
-    try:
+    with released(resources_of([scorer]), population.search_id):
         population = await scorer.ainvoke(population)
-    finally:
-        for resource in getattr(scorer, "resources", ()):
-            if release := getattr(resource, "release", None):
-                release(population.search_id)
     rewards = {beam.text: beam.reward for beam in population.beams if beam.reward is not None}
     return rewards, population.usage.reward_tokens
 
@@ -220,10 +216,10 @@ async def _of_ids(model: RewardModel, rows: Sequence[Sequence[int]]) -> Scored:
     search_id = uuid.uuid4().hex
     token = current_search.set(search_id)
     try:
-        rewards = await asyncio.wrap_future(off_loop(lambda: model.submit_ids(rows, lambda rewards, _: rewards)))
+        with released([model], search_id):
+            rewards = await asyncio.wrap_future(off_loop(lambda: model.submit_ids(rows, lambda rewards, _: rewards)))
     finally:
         current_search.reset(token)
-        model.release(search_id)
     if not all(map(isfinite, rewards)):
         raise RewardError("the reward model gave something that is no finite number")
     return rewards, sum(map(len, rows))

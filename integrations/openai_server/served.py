@@ -34,9 +34,9 @@ class SearchModel:
 
     @property
     def card(self) -> dict[str, Any]:
-        """What ``/v1/models`` tells."""
+        """Fields of the model's entry in ``/v1/models``."""
         policy = self.model.search.policy_for()
-        length = getattr(policy, "context_length", None)
+        length = None if policy is None else policy.context_length
         return {"max_model_len": length, "darwin": self.config.model_dump(mode="json", exclude={"seed"})}
 
 
