@@ -1,4 +1,4 @@
-"""One prompt's answer as plain data, and what decides it."""
+"""One prompt's answer as plain data, and the settings that decide it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Answerer", "fingerprint", "settings_of"]
 
 _NAMELESS = re.compile(r" [0-9a-f]{32}(?=>)")
-"""What :func:`identity` calls a function: a name that no other process knows."""
-_TELLS_ITS_PARTS = ("policy", "scorer", "decoder", "mutator", "selector", "mutation_prompt", "guard")
+"""The name of a function in :func:`identity`: another process does not have it."""
+_PARTS = ("policy", "scorer", "decoder", "mutator", "selector", "mutation_prompt", "guard")
 
 
 class Answer(NamedTuple):
@@ -75,11 +75,11 @@ class Answerer:
         """
         seed = below(2**31, self.seed, "batch", prompt.key) if prompt.seed is None else prompt.seed
         with _bad_prompts(reading=True):
-            asked = {**self._defaults, **prompt.settings, **self._request_fields(prompt)}
-            request, _ = self.search.request(prompt.conversation, {**asked, "seed": seed})
+            settings = {**self._defaults, **prompt.settings, **self._request_fields(prompt)}
+            request, _ = self.search.request(prompt.conversation, {**settings, "seed": seed})
             request.instruction  # noqa: B018 - refuses a conversation that cannot be answered
         with _bad_prompts(reading=False):
-            result = await self.search.arun(request, **asked, seed=seed)
+            result = await self.search.arun(request, **settings, seed=seed)
         message: AIMessage = await acall(answer_message, result, result.best, self.search.policy_for())
         return Answer(self._record(prompt, result, message), result.usage)
 
@@ -113,7 +113,7 @@ class Answerer:
 def settings_of(model: DarwinChatModel | DarwinSearch, seed: int) -> dict[str, Any]:
     """All that decides the answers of a run, as plain JSON data that another process finds equal.
 
-    Functions and objects of your own are known by their names: what they do may change unseen.
+    Functions and objects of your own are identified by their names: a change of their code is not seen.
 
     >>> from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
     >>> search = DarwinSearch(policy=ScriptedPolicy(), scorer=ScriptedScorer())
@@ -124,8 +124,8 @@ def settings_of(model: DarwinChatModel | DarwinSearch, seed: int) -> dict[str, A
 
     search, stop = _search_of(model)
     config = {n: v for n, v in search.config.model_dump(mode="json").items() if n not in ("seed", "on_failure")}
-    parts = {name: value for name in _TELLS_ITS_PARTS if (value := getattr(search, name)) is not None}
-    told = {
+    parts = {name: value for name in _PARTS if (value := getattr(search, name)) is not None}
+    settings = {
         "darwin_align": __version__,
         "seed": seed,
         "config": config,
@@ -135,7 +135,7 @@ def settings_of(model: DarwinChatModel | DarwinSearch, seed: int) -> dict[str, A
         "stop": list(stop),
         **{name: _lasting(identity(part)) for name, part in parts.items()},
     }
-    return dict(json.loads(json.dumps(told)))
+    return dict(json.loads(json.dumps(settings)))
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -172,8 +172,8 @@ def _search_of(model: Any) -> tuple[DarwinSearch, tuple[str, ...]]:
 
 @contextmanager
 def _bad_prompts(*, reading: bool) -> Iterator[None]:
-    """Tell errors of the prompt from all others."""
-    # While a conversation is read whatever goes wrong is its own fault; in the search only what says so.
+    """Raise errors of the prompt as :class:`BadPromptError`, and all others as they are."""
+    # Every error while a conversation is read is the prompt's; in the search only a RequestError is.
     kinds: tuple[type[Exception], ...] = (Exception,) if reading else (RequestError,)
     try:
         yield

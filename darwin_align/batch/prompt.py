@@ -28,7 +28,7 @@ class BadPromptError(RequestError):
 
 @dataclass(frozen=True)
 class Fields:
-    """How a row's fields are called.
+    """Names of a row's fields.
 
     >>> Fields(prompt="question").prompt
     'question'
@@ -56,7 +56,7 @@ _OWN = tuple(field.name for field in fields(Fields))
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked by one row.
+    """The request of one row.
 
     >>> prompt = Prompt.read({"id": 7, "prompt": "How do I brew green tea?", "settings": {"cycles": 1}}, line=3)
     >>> prompt.key, prompt.settings
@@ -67,7 +67,7 @@ class Prompt:
     """The row's id, or its line's number and the digest's beginning."""
     line: int
     digest: str
-    """Of all that is asked: rows that ask the same have the same."""
+    """Of conversation, settings and request fields: equal rows have equal digests."""
     conversation: str | list[dict[str, Any]]
     settings: dict[str, Any]
     request: dict[str, Any]
@@ -79,7 +79,7 @@ class Prompt:
         """Read a row. A field that is ``None`` is not there.
 
         Raises:
-            BadPromptError: the row asks nothing that could be answered; the reason says what to change.
+            BadPromptError: the row cannot be answered; the reason states what to change.
         """
         given = {name: row.get(getattr(names, name)) for name in _OWN}
         _refuse_strays(row, names)
@@ -95,7 +95,7 @@ class Prompt:
 
 
 def as_json(value: Any) -> str:
-    r"""Compact JSON of one line, also for readers to whom other characters than the line feed end one.
+    r"""Compact JSON of one line, also for readers that end a line at other characters than the line feed.
 
     >>> as_json({"answer": "a\u2028b"})
     '{"answer":"a\\u2028b"}'
@@ -110,7 +110,7 @@ def digest_of(value: Any) -> str:
     """A digest of plain JSON data.
 
     Raises:
-        BadPromptError: it holds something that no UTF-8 file can.
+        BadPromptError: it contains something that cannot be encoded as UTF-8 JSON.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -124,7 +124,7 @@ def digest_of(value: Any) -> str:
 
 
 def _refuse_strays(row: Mapping[str, Any], names: Fields) -> None:
-    # A column too many is normal in data, a setting that is passed over would be a wrong answer.
+    # A further column is normal in data; an ignored setting would be a wrong answer.
     strays = (row.keys() & _KNOWN_SETTINGS) - names.names
     if strays := {name for name in strays if row[name] is not None}:
         raise BadPromptError(f"{min(strays)!r} is a setting: put it into an object, {names.settings!r}")
@@ -179,7 +179,7 @@ def _key(given: Any, name: str) -> str | None:
         return None
     if isinstance(given, bool) or not isinstance(given, (str, int)) or given == "":
         raise BadPromptError(f"{name!r} is {_shown(given)}: give a text or a whole number")
-    digest_of(given)  # refuses what no file can hold
+    digest_of(given)  # refuses what JSON cannot encode
     return str(given)
 
 

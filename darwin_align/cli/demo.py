@@ -41,7 +41,7 @@ def add_demo(commands: Any) -> None:
     )
     demo.add_argument("instruction", nargs="?", metavar="INSTRUCTION", help="the question (default: a held-out one)")
     demo.add_argument("--html", metavar="FILE", help="also write the search as one page to look at")
-    demo.add_argument("--topics", action="store_true", help="list what the embedded pair knows, and stop")
+    demo.add_argument("--topics", action="store_true", help="list the topics of the embedded pair, and stop")
     demo.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_models(demo)
     add_settings(demo, seed="0")
@@ -81,12 +81,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _print_hints(instruction: str, *, own: bool, small: bool) -> None:
     if small:
-        told = " ".join(f"{name}={value}" for name, value in SMALL.items())
+        settings = " ".join(f"{name}={value}" for name, value in SMALL.items())
         print(
-            f"\nThis was a short search ({told}), to end in about a minute on a small model. "
+            f"\nThis was a short search ({settings}), to end in about a minute on a small model. "
             "--preset darwin searches as long as the paper does; --set cycles=2 --set max_tokens=512 is between them."
         )
-    elif not own and not _knows(instruction):
+    elif not own and not _is_known(instruction):
         from darwin_align import pocket
 
         print(
@@ -112,7 +112,7 @@ def summary_of(result: SearchResult, *, embedded: bool) -> dict[str, Any]:
 
     Args:
         result: of the search.
-        embedded: whether the embedded policy answered, so that the gold rule may know the question.
+        embedded: whether the embedded policy answered, so that the gold rule may cover the question.
     """
     gold, first_gold = (_gold(result, text, embedded=embedded) for text in (result.text, result.first_response.text))
     return {
@@ -126,15 +126,15 @@ def summary_of(result: SearchResult, *, embedded: bool) -> dict[str, Any]:
     }
 
 
-def _knows(instruction: str) -> bool:
+def _is_known(instruction: str) -> bool:
     from darwin_align.pocket.world import understand
 
     return understand(instruction) is not None
 
 
 def _gold(result: SearchResult, text: str, *, embedded: bool) -> Gold | None:
-    """The gold rule's verdict, where it knows the question."""
+    """The gold rule's verdict, where it covers the question."""
     from darwin_align.pocket import gold
 
     instruction = result.request.instruction
-    return gold(instruction, text) if embedded and _knows(instruction) else None
+    return gold(instruction, text) if embedded and _is_known(instruction) else None

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.parser.refuse(str(error)))
     except (ConfigError, RequestError) as error:
         code = fail(error, 2)
-    except BrokenPipeError:  # whoever read our output stopped, e.g. head
+    except BrokenPipeError:  # the reader of the output ended, e.g. head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (DarwinError, OSError) as error:

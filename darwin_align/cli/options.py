@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 JUDGE = "judge"
-"""What ``--reward-dialect`` calls a chat model that is asked for grades."""
+"""The ``--reward-dialect`` of a chat model that grades answers."""
 _REMOTE = {
     "policy": ("policy_model", "policy_tokenizer", "policy_dialect"),
     "reward": ("reward_model", "reward_tokenizer", "reward_dialect"),
@@ -128,7 +128,7 @@ def _check_pair(arguments: argparse.Namespace) -> None:
 
 
 def check_key(name: str) -> None:
-    """Refuse the name of an environment variable that holds no key.
+    """Refuse the name of an environment variable without a key.
 
     Raises:
         ConfigError: it is not set.
@@ -142,7 +142,7 @@ def read_settings(arguments: argparse.Namespace, **defaults: Any) -> tuple[Searc
 
     Args:
         arguments: what the parser read.
-        defaults: settings of the search that hold unless ``--set`` sets them.
+        defaults: settings of the search, unless ``--set`` sets them.
 
     Raises:
         ConfigError: an unknown or impossible setting, or one that is given twice.
@@ -163,7 +163,7 @@ def build_search(
     Args:
         arguments: what the parser read.
         rewording_tokens: of one reply at most, when a policy of one's own rewords; ``None`` for the mutator's number.
-        defaults: settings of the search that hold unless ``--set`` sets them.
+        defaults: settings of the search, unless ``--set`` sets them.
 
     Raises:
         ConfigError: options that contradict each other, or an unknown setting.
@@ -195,7 +195,7 @@ def has_own_policy(arguments: argparse.Namespace) -> bool:
 
 
 def model_name(arguments: argparse.Namespace, role: str) -> str:
-    """What says which model it is. A server may move; its model's name is what counts, where it has one."""
+    """The identity of a model. A server may move; its model's name counts, where it has one."""
     named: str | None = getattr(arguments, f"{role}_model")
     return named or _given(arguments, role) or "embedded"
 

@@ -33,7 +33,7 @@ def loaded_pair(
         reward_options: options of the reward model alone.
 
     Raises:
-        ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded as asked.
+        ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded with these options.
         ConfigError: an unknown option, or one that would be ignored.
     """
     from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel

@@ -1,4 +1,4 @@
-"""The application: routes, and the doors before them."""
+"""The application: routes, and the middleware before them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from darwin_align import DarwinChatModel, Scorer
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 
 from .chat import Chats
-from .doors import BoundedBody, HostAllowed, KeyRequired, PacedReads, Watched
 from .faults import Fault, fault_of, refusal, validation_fault
 from .gate import ClientGone
 from .metrics import Metrics
+from .middleware import BoundedBody, HostAllowed, KeyRequired, PacedReads, Watched
 from .rewards import Rewards
 from .served import SearchModel, chosen, reward_models, search_models
 from .settings import LOOPBACK_NAMES, ServerSettings
@@ -46,7 +46,7 @@ def create_app(
     """Make the application.
 
     Args:
-        settings: who may ask, and how much a request may cost.
+        settings: accepted keys, and how much a request may cost.
         models: pairs by name. ``{"pocket": …}`` is served as ``pocket`` (its own settings), ``pocket:darwin`` …
         rewards: reward models by name; ``None`` serves each pair's own, as ``pocket:reward``.
 
@@ -156,12 +156,12 @@ def _route_rewards(app: FastAPI, rewards: Rewards) -> None:
 
     @app.post("/get_reward")
     async def get_reward(request: Request, body: Annotated[GetRewardRequest, Body()]) -> JSONResponse:
-        """Reward rendered texts, as OpenRLHF asks."""
+        """Reward rendered texts, in OpenRLHF's format."""
         return JSONResponse(await rewards.get_reward(request, body))
 
     @app.post("/classify")
     async def classify(request: Request, body: Annotated[ClassifyRequest, Body()]) -> JSONResponse:
-        """Reward texts, token ids or a conversation, as vLLM is asked."""
+        """Reward texts, token ids or a conversation, in vLLM's format."""
         return JSONResponse(await rewards.classify(request, body))
 
     @app.post("/pooling")

@@ -35,7 +35,7 @@ class Chats:
 
     Args:
         settings: of the server.
-        metrics: are told of every search.
+        metrics: record every search.
     """
 
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
@@ -46,7 +46,7 @@ class Chats:
         """Search, and reply in whole or as a stream.
 
         Raises:
-            Fault: too many searches are under way, or the request asks for too much.
+            Fault: too many searches are in progress, or the request exceeds the limits.
             ConfigError: settings that contradict each other.
             RequestError: a conversation that cannot be answered.
             ClientGone: the client left.
@@ -65,7 +65,7 @@ class Chats:
     async def _stream(
         self, search: _Search, task: asyncio.Task[Answers], body: ChatRequest, request: Request
     ) -> Response:
-        # Whatever fails before anything is scored still gets a status of its own.
+        # A failure before anything is scored still gets a status of its own.
         begun, left = asyncio.create_task(search.begun.wait()), asyncio.create_task(client_left(request.receive))
         try:
             silence = self.settings.silence_seconds
@@ -87,7 +87,7 @@ class Chats:
 
 
 class _Search:
-    """One search under way."""
+    """One search in progress."""
 
     def __init__(self, served: SearchModel, body: ChatRequest, owner: Chats) -> None:
         self.served, self.body, self.settings, self.metrics = served, body, owner.settings, owner.metrics
@@ -113,6 +113,8 @@ class _Search:
     async def _answers(self, resolved: ResolvedRequest) -> Answers:
         model = self.served.model
         config = RunnableConfig(callbacks=model.callbacks, tags=model.tags or [], metadata=model.metadata or {})
+        if model.rate_limiter is not None:
+            await model.rate_limiter.aacquire(blocking=True)
         with model_errors():
             result = await model.search.ainvoke(resolved.request, config, **resolved.settings, on_event=self._on_event)
             answers: Answers = await acall(Answers.of, result, resolved.n, model.search.policy_for())
@@ -132,7 +134,7 @@ class _Search:
             yield _SILENCE
         try:
             answers = await task
-        except Exception as error:  # noqa: BLE001 - the head is sent: the client is told in the stream
+        except Exception as error:  # noqa: BLE001 - the headers are sent: the stream carries the error
             yield event(fault_of(error, request_id).body)
             return
         for chunk in reply.stream(answers):
@@ -153,7 +155,7 @@ def _check_decoded(result: SearchResult) -> None:
 
 
 class _Stream(StreamingResponse):
-    """A stream that takes its search with it when it ends before its time."""
+    """A stream that cancels its search when it ends early."""
 
     def __init__(
         self, events: AsyncIterator[bytes], task: asyncio.Task[Any], metrics: Metrics, headers: Mapping[str, str]

@@ -42,7 +42,7 @@ class Rewards:
     Args:
         scorers: by the names that requests give.
         settings: of the server.
-        metrics: are told of every reward.
+        metrics: count the rewards.
     """
 
     def __init__(self, scorers: Mapping[str, Scorer], settings: ServerSettings, metrics: Metrics) -> None:
@@ -55,7 +55,7 @@ class Rewards:
         }
 
     def card(self, name: str) -> dict[str, Any]:
-        """What ``/v1/models`` tells of one."""
+        """Fields of a scorer's entry in ``/v1/models``."""
         scorer = self.scorers[name]
         length = scorer.reward_model.context_length if isinstance(scorer, LocalScorer) else None
         return {"max_model_len": length}
@@ -75,7 +75,7 @@ class Rewards:
             return partial(_all, self.scorers[name], _conversations(body))
 
         limits = self.settings.limits
-        rewards, tokens = await self._ask(request, name, prepared)
+        rewards, tokens = await self._score(request, name, prepared)
         data = [{"object": "reward", "index": i, "reward": reward} for i, reward in enumerate(rewards)]
         return {"object": "list", "model": name, "data": data, "usage": _usage(tokens)}
 
@@ -89,7 +89,7 @@ class Rewards:
             check_texts(self.settings.limits, body.query, "query")
             return partial(_of_ids, model, [model.encode(text) for text in body.query])
 
-        rewards, _ = await self._ask(request, name, prepared)
+        rewards, _ = await self._score(request, name, prepared)
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     async def classify(self, request: Request, body: ClassifyRequest) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Rewards:
 
     async def _activated(self, request: Request, body: ClassifyRequest) -> tuple[str, list[float], int]:
         name = self._name(body.model)
-        rewards, tokens = await self._ask(request, name, lambda: self._work(name, body))
+        rewards, tokens = await self._score(request, name, lambda: self._work(name, body))
         return name, [_sigmoid(reward) for reward in rewards] if body.use_activation else rewards, tokens
 
     def _work(self, name: str, body: ClassifyRequest) -> Work:
@@ -127,9 +127,9 @@ class Rewards:
         model, special = self._reader(name, "input"), body.add_special_tokens
         return [model.encode(row, special_tokens=special) if isinstance(row, str) else row for row in rows]
 
-    # -- asking
+    # -- scoring
 
-    async def _ask(self, request: Request, name: str, prepare: Callable[[], Work]) -> Scored:
+    async def _score(self, request: Request, name: str, prepare: Callable[[], Work]) -> Scored:
         """Prepare work in a thread and do it, as one of the requests that are limited."""
         task = self.gate.run(lambda: self._in_time(prepare), client_of(request))
         try:
@@ -146,8 +146,8 @@ class Rewards:
             work: Work = await acall(prepare)
             return await work()
 
-    def _name(self, wanted: str | None) -> str:
-        return chosen({name: name for name in self.scorers}, wanted)
+    def _name(self, name: str | None) -> str:
+        return chosen({name: name for name in self.scorers}, name)
 
     def _reader(self, name: str, param: str) -> RewardModel:
         if (model := self._by_ids.get(name)) is None:
@@ -178,11 +178,11 @@ def _ended(turns: Sequence[Turn], param: str) -> tuple[tuple[Message, ...], list
     return tuple(before), [response.text]
 
 
-async def _all(scorer: Scorer, asked: Sequence[tuple[tuple[Message, ...], list[str]]]) -> Scored:
+async def _all(scorer: Scorer, pairs: Sequence[tuple[tuple[Message, ...], list[str]]]) -> Scored:
     """Score all, those of one conversation in one call."""
     together: dict[str, tuple[Conversation, dict[str, None]]] = {}
     keys = []
-    for messages, texts in asked:
+    for messages, texts in pairs:
         conversation = Conversation(conversation=messages)
         keys.append(key := conversation.to_json())
         together.setdefault(key, (conversation, {}))[1].update(dict.fromkeys(texts))
@@ -190,18 +190,18 @@ async def _all(scorer: Scorer, asked: Sequence[tuple[tuple[Message, ...], list[s
     try:
         for conversation, answers in together.values():
             tasks.append(asyncio.create_task(_scored(scorer, conversation, list(answers))))
-            await asyncio.sleep(0)  # each begins on its own: hundreds in one turn of the loop would stop the others
+            await asyncio.sleep(0)  # hundreds that start in one turn of the loop would block the other requests
         scored = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
-    known = dict(zip(together, scored, strict=True))
-    rewards = [known[key][0][text] for key, (_, texts) in zip(keys, asked, strict=True) for text in texts]
+    rewards_of = dict(zip(together, scored, strict=True))
+    rewards = [rewards_of[key][0][text] for key, (_, texts) in zip(keys, pairs, strict=True) for text in texts]
     return rewards, sum(tokens for _, tokens in scored)
 
 
 async def _scored(scorer: Scorer, conversation: Conversation, texts: list[str]) -> tuple[dict[str, float], int]:
-    """Ask a scorer as a search would: a population of finished answers."""
+    """Score texts as a search does: as a population of finished answers."""
     instruction = conversation.instruction
     beams = {i: Beam(instruction=instruction, text=text, finish_reason="stop") for i, text in enumerate(texts)}
     population = Population.start(conversation, mutations=len(texts), search_id=uuid.uuid4().hex).with_beams(beams)
@@ -212,7 +212,7 @@ async def _scored(scorer: Scorer, conversation: Conversation, texts: list[str]) 
 
 
 async def _of_ids(model: RewardModel, rows: Sequence[Sequence[int]]) -> Scored:
-    """Reward token ids as they are, and count them all, as vLLM does."""
+    """Reward token ids, and count all of them, as vLLM does."""
     search_id = uuid.uuid4().hex
     token = current_search.set(search_id)
     try:

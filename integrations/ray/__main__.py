@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         raise missing_extra(error, "ray", program=True) from None
     try:
         make = _make(arguments.make)
-        # A cluster that is there already has its own dashboard, or none, and refuses to be told.
+        # A running cluster has a dashboard of its own, or none, and refuses the option.
         ray.init(address=arguments.address, include_dashboard=None if arguments.address else False)
         report = answer_on_ray(
             make,
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: this machine alone)")
     parser.add_argument("--seed", type=int, help="of the run (default: the model's own, else 0)")
     parser.add_argument("--actors", type=int, default=1, metavar="N", help="holders of models (default: 1)")
-    parser.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts under way in each")
+    parser.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts in flight in each")
     parser.add_argument("--rows-per-part", type=int, default=64, metavar="N", help="prompts written at a time")
     parser.add_argument("--cpus", type=float, default=1, metavar="N", help="of each actor (default: 1)")
     parser.add_argument("--gpus", type=float, default=0, metavar="N", help="of each actor (default: 0)")

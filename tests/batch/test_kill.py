@@ -121,7 +121,7 @@ def start_held(asked: Path, out: Path, *arguments: object) -> tuple[Process, Pat
     return process, hold
 
 
-STOPPING = "stopping after the prompts under way"
+STOPPING = "stopping after the prompts in flight"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -212,7 +212,7 @@ def test_lines_by_a_pipe_and_words_at_the_end(tmp_path: Path) -> None:
     assert code == 1, err
     assert f"1 answered (1 by this run), 1 bad lines: {tmp_path / 'out.jsonl'}" in said
     assert f"Why not the others: {tmp_path / 'out.errors.jsonl'}" in said
-    assert "Fields that nobody read: lang" in said
+    assert "Fields that were not read: lang" in said
     assert "batch: an unknown number of prompts" in err
 
 

@@ -125,7 +125,7 @@ def test_changes_may_be_accepted_and_each_line_tells_its_settings(whole: Path) -
 def test_answers_without_their_settings_are_refused(whole: Path, content: bytes | None) -> None:
     _, run_file = paths_beside(whole)
     run_file.unlink() if content is None else run_file.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"out.run.json does not tell the settings that they were made under"):
+    with pytest.raises(ConfigError, match=r"out.run.json does not contain the settings that they were made under"):
         run_batch(scripted(), ASKED, whole)
 
 

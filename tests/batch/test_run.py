@@ -14,7 +14,7 @@ import pytest
 from darwin_align import DarwinChatModel, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.batch import Fields, Stop, fingerprint, run_batch, settings_of
-from darwin_align.batch.progress import Lines, Pace, telling
+from darwin_align.batch.progress import Lines, Pace, reporting
 from darwin_align.core import Request, Response
 from darwin_align.core.errors import ConfigError, EndpointConnectionError
 from darwin_align.operators.policy import Continuation, Row
@@ -426,7 +426,7 @@ def stopping(stop: Stop, times: int) -> DarwinSearch:
     async def score(request: Request, responses: Sequence[Response]) -> list[float]:
         while left[0]:
             left[0] -= 1
-            stop.ask()
+            stop.request()
         await asyncio.sleep(0.01)
         return [1.0] * len(responses)
 
@@ -455,11 +455,11 @@ def test_asked_twice_it_drops_what_is_under_way(tmp_path: Path) -> None:
 def test_asked_to_stop_when_all_is_done_is_no_interruption(tmp_path: Path) -> None:
     stop = Stop()
     report = run_batch(stopping(stop, 1), ["one"], tmp_path / "a.jsonl", stop=stop, concurrency=1)
-    assert (stop.asked, report.new) == (True, 1)
+    assert (stop.requested, report.new) == (True, 1)
     assert report.code == 130  # nobody looked whether there is more
     stop = Stop()
     report = run_batch(stopping(stop, 1), ["one"], tmp_path / "b.jsonl", stop=stop, concurrency=2)
-    assert (stop.asked, report.new, report.code) == (True, 1, 0)
+    assert (stop.requested, report.new, report.code) == (True, 1, 0)
 
 
 def test_an_interrupted_caller_leaves_a_file_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +489,7 @@ def test_progress_in_lines_tells_rate_and_what_is_left() -> None:
         now[0] += 0.5
         lines.step(answered=True)
     lines.step(answered=False)
-    lines.say("careful")
+    lines.message("careful")
     assert said == [
         "batch: 1,000 prompts, 400 of them answered by earlier runs\n",
         "batch: 460 of 1,000 answered, 2 a second, about 270 s left\n".replace("270 s", "4 min"),
@@ -538,14 +538,14 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    with telling(True) as tells:
-        tells.begin(10, 4)
-        tells.step(answered=True)
-        tells.step(answered=False)
-        tells.say("careful")
+    with reporting(True) as reporter:
+        reporter.begin(10, 4)
+        reporter.step(answered=True)
+        reporter.step(answered=False)
+        reporter.message("careful")
     assert "careful" in screen.getvalue()
     assert "6/10" in screen.getvalue()
     assert "1 without an answer" in screen.getvalue()
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with telling(True) as plain:
+    with reporting(True) as plain:
         assert isinstance(plain, Lines)
