@@ -488,7 +488,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         # parent. `_generate` gets it, and calls the handlers with the tokens itself.
         return run_manager is None and super()._should_stream(async_api=async_api, **kwargs)
 
-    def _is_watched(self, run_manager: Any, kwargs: dict[str, Any]) -> bool:
+    def _is_watched(self, run_manager: RunManager, kwargs: dict[str, Any]) -> bool:
         """Whether a handler of an ``invoke`` waits for tokens, as ``astream_events`` and LangGraph's do."""
         one = kwargs.get("n") in (None, 1)  # the tokens of several answers would run into one another
         return one and super()._should_stream(async_api=False, run_manager=run_manager, **kwargs)

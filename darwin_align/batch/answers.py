@@ -155,7 +155,7 @@ def _lasting(text: str) -> str:
     return _NAMELESS.sub("", text).replace(home, "darwin_align")
 
 
-def _search_of(model: Any) -> tuple[DarwinSearch, tuple[str, ...]]:
+def _search_of(model: object) -> tuple[DarwinSearch, tuple[str, ...]]:
     if isinstance(model, DarwinSearch):
         return model, ()
     from darwin_align.chat_model import DarwinChatModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from darwin_align.core.errors import DarwinError
 
@@ -74,7 +74,7 @@ class Index:
         ).fetchone()
         return count, first or ""
 
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def _execute(self, statement: str, values: Sequence[str | int] = ()) -> sqlite3.Cursor:
         try:
             return self._base.execute(statement, values)
         except sqlite3.Error as error:

@@ -137,7 +137,7 @@ def paths_beside(sink: Path) -> tuple[Path, Path]:
     return sink.with_name(f"{stem}.errors.jsonl"), sink.with_name(f"{stem}.run.json")
 
 
-def check_sink(sink: str | Path, source: Any) -> Path:
+def check_sink(sink: str | Path, source: object) -> Path:
     """Refuse an output that cannot take a batch's answers.
 
     Args:

@@ -94,7 +94,7 @@ class Prompt:
         return cls(key or f"{line}-{digest[:12]}", line, digest, conversation, settings, request, seed)
 
 
-def as_json(value: Any) -> str:
+def as_json(value: object) -> str:
     r"""Compact JSON of one line, also for readers that end a line at other characters than the line feed.
 
     >>> as_json({"answer": "a\u2028b"})
@@ -106,7 +106,7 @@ def as_json(value: Any) -> str:
     return text
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """A digest of plain JSON data.
 
     Raises:
@@ -130,7 +130,9 @@ def _refuse_strays(row: Mapping[str, Any], names: Fields) -> None:
         raise BadPromptError(f"{min(strays)!r} is a setting: put it into an object, {names.settings!r}")
 
 
-def _conversation(prompt: Any, messages: Any, row: Mapping[str, Any], names: Fields) -> str | list[dict[str, Any]]:
+def _conversation(
+    prompt: object, messages: object, row: Mapping[str, Any], names: Fields
+) -> str | list[dict[str, Any]]:
     if prompt is not None and messages is not None:
         raise BadPromptError(f"it has {names.prompt!r} and {names.messages!r}: give one of them")
     if prompt is None and messages is None:
@@ -158,7 +160,7 @@ def _turn(turn: dict[str, Any], place: str) -> dict[str, Any]:
     return turn
 
 
-def _settings(given: Any, name: str) -> dict[str, Any]:
+def _settings(given: object, name: str) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -168,13 +170,13 @@ def _settings(given: Any, name: str) -> dict[str, Any]:
     return {setting: value for setting, value in given.items() if value is not None}
 
 
-def _seed(given: Any, name: str) -> int | None:
+def _seed(given: object, name: str) -> int | None:
     if given is not None and (isinstance(given, bool) or not isinstance(given, int)):
         raise BadPromptError(f"{name!r} is {_shown(given)}: give a whole number")
     return given
 
 
-def _key(given: Any, name: str) -> str | None:
+def _key(given: object, name: str) -> str | None:
     if given is None:
         return None
     if isinstance(given, bool) or not isinstance(given, (str, int)) or given == "":
@@ -183,6 +185,6 @@ def _key(given: Any, name: str) -> str | None:
     return str(given)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

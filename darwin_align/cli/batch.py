@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.options import add_models, add_settings, build_search, check_models, read_settings
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core.terminal import printable, printable_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["add_batch", "run"]
 _FIELDS = ("prompt", "messages", "id", "seed", "settings")
 
 
-def add_batch(commands: Any) -> argparse.ArgumentParser:
+def add_batch(commands: Commands) -> argparse.ArgumentParser:
     """Add the command to the program's.
 
     Args:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.options import add_models, add_settings, build_search, check_models, has_own_policy
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core import SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.figures import figures_of
@@ -25,7 +25,7 @@ _REWORDING_TOKENS = 128
 """With them: three rewordings of a question are shorter, and a small model's reply that is none may go on for ever."""
 
 
-def add_demo(commands: Any) -> None:
+def add_demo(commands: Commands) -> None:
     """Add the command to the program's."""
     demo = commands.add_parser(
         "demo",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from darwin_align.cli.activity import working
 from darwin_align.cli.evaluate_world import add_world
 from darwin_align.cli.options import UsageError, add_models, add_settings, build_search, check_models, model_name
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.terminal import printable, printable_json
 from darwin_align.evaluation.options import count, need_packages
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["add_eval"]
 
 
-def add_eval(commands: Any) -> None:
+def add_eval(commands: Commands) -> None:
     """Add ``eval`` and its benchmarks to the commands of the program."""
     parser = commands.add_parser(
         "eval", help="benchmarks: the embedded world, AlpacaEval 2, MT-Bench", usage="%(prog)s [-h] BENCHMARK …"
@@ -39,7 +39,7 @@ def add_eval(commands: Any) -> None:
 # -- AlpacaEval
 
 
-def _add_alpaca_eval(benchmarks: Any) -> None:
+def _add_alpaca_eval(benchmarks: Commands) -> None:
     parser = benchmarks.add_parser(
         "alpaca_eval",
         help="AlpacaEval 2: 805 instructions, against a reference's answers",
@@ -155,7 +155,7 @@ def _win_rates(rates: WinRates, out: Path) -> str:
 # -- MT-Bench
 
 
-def _add_mt_bench(benchmarks: Any) -> None:
+def _add_mt_bench(benchmarks: Commands) -> None:
     parser = benchmarks.add_parser(
         "mt_bench",
         help="MT-Bench: 80 questions of two turns, graded from 1 to 10",
@@ -322,5 +322,5 @@ def _figure(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
 
 
-_BENCHMARKS: tuple[Callable[[Any], None], ...] = (add_world, _add_alpaca_eval, _add_mt_bench)
+_BENCHMARKS: tuple[Callable[[Commands], None], ...] = (add_world, _add_alpaca_eval, _add_mt_bench)
 """Another benchmark adds its function here."""

@@ -61,7 +61,7 @@ def _overruled(
     return {**shared, **placed, **own}
 
 
-def is_loadable(role: str, given: Any, options: Mapping[str, Any] | None) -> bool:
+def is_loadable(role: str, given: object, options: Mapping[str, Any] | None) -> bool:
     """Whether a model is to be loaded from a folder or hub id; any other object is used as it is.
 
     >>> is_loadable("policy", "Qwen/Qwen3-8B", None)

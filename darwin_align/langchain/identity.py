@@ -34,10 +34,10 @@ _OTHERWISE = frozenset({"search", "model_name", "stop", "streaming", "configurab
 _UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _OTHERWISE
 
 _lock = threading.Lock()
-_names: dict[int, tuple[Callable[[], Any], str]] = {}
+_names: dict[int, tuple[Callable[[], object], str]] = {}
 
 
-def identity(value: Any) -> str:
+def identity(value: object) -> str:
     """Describe a value by everything that it is made of.
 
     Objects without readable fields, like functions, get a unique name. Secrets are left
@@ -62,7 +62,7 @@ def identifying_params(
     return {**names, **{name: identity(value) for name, value in {**parts, **own}.items()}}
 
 
-def _plain(value: Any) -> str | None:
+def _plain(value: object) -> str | None:
     if isinstance(value, str):
         return repr(value) if len(value) <= _LONGEST else f"{value[:80]!r}…#{_digest(value)}"
     if isinstance(value, (SecretStr, SecretBytes)):
@@ -72,7 +72,7 @@ def _plain(value: Any) -> str | None:
     return repr(value) if isinstance(value, _PLAIN) else None
 
 
-def _listed(value: Any) -> str | None:
+def _listed(value: object) -> str | None:
     if isinstance(value, Mapping):
         return "{" + ", ".join(sorted(f"{identity(k)}: {identity(v)}" for k, v in value.items())) + "}"
     if isinstance(value, (list, tuple)):
@@ -80,7 +80,7 @@ def _listed(value: Any) -> str | None:
     return "{" + ", ".join(sorted(map(identity, value))) + "}" if isinstance(value, Set) else None
 
 
-def _named(value: Any) -> str | None:
+def _named(value: object) -> str | None:
     """The identity of what consists of named parts."""
     if isinstance(value, BaseModel):
         # Private attributes are derived from the fields; excluded fields are clients, callbacks, caches.
@@ -95,11 +95,11 @@ def _named(value: Any) -> str | None:
     return None
 
 
-def _call(kind: type, parts: Mapping[str, Any]) -> str:
+def _call(kind: type, parts: Mapping[str, object]) -> str:
     return f"{kind.__qualname__}({', '.join(f'{name}={identity(part)}' for name, part in parts.items())})"
 
 
-def _opaque(value: Any) -> str:
+def _opaque(value: object) -> str:
     """Whatever is left: by its recipe if it has one, else by a name of its own."""
     kind: Any = type(value)
     home = kind.__module__.partition(".")[0]
@@ -114,7 +114,7 @@ def _opaque(value: Any) -> str:
     return f"<{getattr(value, '__qualname__', kind.__qualname__)} {_name(value)}>"
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """A name that lasts as long as the object, and that no other object ever has."""
     key = id(value)
     with _lock:
@@ -124,7 +124,7 @@ def _name(value: Any) -> str:
         return known[1]
 
 
-def _reference(value: Any, key: int) -> Callable[[], Any]:
+def _reference(value: object, key: int) -> Callable[[], object]:
     try:
         return weakref.ref(value, lambda _: _names.pop(key, None))
     except TypeError:  # kept for good, so that its address is never another's

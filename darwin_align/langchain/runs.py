@@ -7,9 +7,11 @@ without any. These helpers give them children all the same.
 from __future__ import annotations
 
 from typing import Any, cast
+from uuid import UUID
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
     CallbackManager,
     CallbackManagerForLLMRun,
     Callbacks,
@@ -67,7 +69,11 @@ def _plain(callbacks: Callbacks) -> Callbacks:
 
 
 def _children(
-    handlers: list[Any], inheritable: list[Any], run_id: Any, tags: list[str], metadata: dict[str, Any]
+    handlers: list[BaseCallbackHandler],
+    inheritable: list[BaseCallbackHandler],
+    run_id: UUID,
+    tags: list[str],
+    metadata: dict[str, Any],
 ) -> CallbackManager:
     manager = CallbackManager(handlers=list(handlers), inheritable_handlers=list(inheritable), parent_run_id=run_id)
     manager.add_tags(list(dict.fromkeys(tags)))

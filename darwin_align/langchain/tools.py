@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, InvalidToolCall
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -127,7 +127,7 @@ def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fi
     return AIMessage(parsed.text, tool_calls=calls, invalid_tool_calls=invalid, **fields)
 
 
-def _invalid(call: InvalidCall, call_id: str) -> Any:
+def _invalid(call: InvalidCall, call_id: str) -> InvalidToolCall:
     args = call.text
     try:
         if isinstance(parse_partial_json(args), dict):  # a stream's reader would take it for a call that can be made

@@ -82,7 +82,7 @@ class Answers:
         return CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-def event(data: Mapping[str, Any]) -> bytes:
+def event(data: Mapping[str, object]) -> bytes:
     """A server-sent event."""
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 

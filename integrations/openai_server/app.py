@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import JsonValue
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -131,10 +132,10 @@ def _route_chat(app: FastAPI, served: Mapping[str, SearchModel], chats: Chats) -
         return await chats.answer(request, chosen(served, body.model), body)
 
 
-def _route_models(app: FastAPI, cards: Mapping[str, Mapping[str, Any]]) -> None:
+def _route_models(app: FastAPI, cards: Mapping[str, Mapping[str, JsonValue]]) -> None:
     created = int(time.time())
 
-    def shown(name: str) -> dict[str, Any]:
+    def shown(name: str) -> dict[str, JsonValue]:
         return {"id": name, "object": "model", "created": created, "owned_by": "darwin_align", **cards[name]}
 
     @app.get("/v1/models")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from starlette.requests import Request
@@ -158,7 +157,7 @@ class _Stream(StreamingResponse):
     """A stream that cancels its search when it ends early."""
 
     def __init__(
-        self, events: AsyncIterator[bytes], task: asyncio.Task[Any], metrics: Metrics, headers: Mapping[str, str]
+        self, events: AsyncIterator[bytes], task: asyncio.Task[Answers], metrics: Metrics, headers: Mapping[str, str]
     ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
         self._task, self._metrics = task, metrics

@@ -23,7 +23,7 @@ from darwin_align.cli.options import (
     model_name,
     read_settings,
 )
-from darwin_align.cli.parsing import Parser, examples
+from darwin_align.cli.parsing import Commands, Parser, examples
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError, DarwinError
 from darwin_align.core.terminal import PrintableFormatter, printable
@@ -84,7 +84,7 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command to the subparsers of ``darwin-align``."""
     serve = commands.add_parser(
         "serve",

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,7 +20,7 @@ _RESERVE = 64
 """Connections beyond the limit, on which only health checks are answered."""
 
 
-def server(app: Any, settings: ServerSettings) -> uvicorn.Server:
+def server(app: ASGIApp, settings: ServerSettings) -> uvicorn.Server:
     """A uvicorn under the server's settings, with a deadline for every wait.
 
     Args:

@@ -10,6 +10,7 @@ from functools import partial
 from math import exp, isfinite
 from typing import Any
 
+from pydantic import JsonValue
 from starlette.requests import Request
 
 from darwin_align import Population, Scorer
@@ -54,7 +55,7 @@ class Rewards:
             if isinstance(scorer, LocalScorer) and scorer.reward_model.reads_ids
         }
 
-    def card(self, name: str) -> dict[str, Any]:
+    def card(self, name: str) -> dict[str, JsonValue]:
         """Fields of a scorer's entry in ``/v1/models``."""
         scorer = self.scorers[name]
         length = scorer.reward_model.context_length if isinstance(scorer, LocalScorer) else None

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pydantic import JsonValue
+
 from darwin_align import DarwinChatModel, Scorer, SearchConfig
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError
@@ -33,7 +35,7 @@ class SearchModel:
     """All settings together."""
 
     @property
-    def card(self) -> dict[str, Any]:
+    def card(self) -> dict[str, JsonValue]:
         """Fields of the model's entry in ``/v1/models``."""
         policy = self.model.search.policy_for()
         length = None if policy is None else policy.context_length

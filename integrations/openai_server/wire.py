@@ -87,7 +87,7 @@ class Wire(BaseModel):
         return self
 
 
-def ignored_names(value: Any, path: str = "") -> set[str]:
+def ignored_names(value: object, path: str = "") -> set[str]:
     """Paths of a request's parameters that were accepted and have no effect, without indices of lists."""
     if isinstance(value, list):
         return {name for one in value for name in ignored_names(one, path)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darwin_align.batch import Fields
 from darwin_align.core.errors import ConfigError, DarwinError
@@ -13,10 +13,11 @@ from darwin_align.core.extras import missing_extra
 from darwin_align.core.terminal import printable
 
 if TYPE_CHECKING:
-    from darwin_align.integrations.ray.job import RayReport
+    from darwin_align import DarwinChatModel
+    from darwin_align.integrations.ray.job import Make, RayReport
 
 
-def embedded() -> Any:
+def embedded() -> DarwinChatModel:
     """The embedded pair, in double precision: batches of any make-up then give the same digits."""
     from darwin_align import DarwinChatModel
     from darwin_align.pocket import policy_path, reward_path
@@ -87,10 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make(name: str) -> Any:
+def _make(name: str) -> Make:
     module, _, function = name.partition(":")
     try:
-        return getattr(import_module(module), function)
+        make: Make = getattr(import_module(module), function)
+        return make
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"--make {name}: give MODULE:NAME of a function without arguments ({error})") from None
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from darwin_align import DarwinChatModel, DarwinSearch
 from darwin_align.batch import Answerer, BadPromptError, Errors, Fields, Index, Prompt, RunFile, lock
 from darwin_align.core.errors import ConfigError
 from darwin_align.integrations.ray.answers_file import failure_row, rows_of, table_of
@@ -23,7 +24,7 @@ from darwin_align.operators.portal import call
 
 __all__ = ["Answering", "RayReport", "answer_on_ray"]
 
-Make = Callable[[], Any]
+Make = Callable[[], DarwinChatModel | DarwinSearch]
 """Makes a chat model or a search, in whatever process it is called."""
 
 
@@ -141,12 +142,12 @@ def _lock_folder(out: Path, stack: ExitStack) -> None:
     lock(file, out)
 
 
-def _answer(parts: list[str], answers: Path, how: tuple[Any, ...], actors: int, needs: dict[str, Any]) -> None:
+def _answer(parts: list[str], answers: Path, arguments: tuple[object, ...], actors: int, needs: dict[str, Any]) -> None:
     # One block a part, so that each is written as soon as it is answered.
     paths = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
     answered = paths.map_batches(
         Answering,
-        fn_constructor_args=how,
+        fn_constructor_args=arguments,
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(parts))),
