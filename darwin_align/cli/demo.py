@@ -57,7 +57,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     check_models(arguments)
     _check_page(arguments.html)
     if not arguments.json:
-        import darwin_align.cli.report  # noqa: F401 - a missing rich is said before models are loaded
+        import darwin_align.cli.report  # noqa: F401 - a missing rich is an error before models are loaded
     instruction = arguments.instruction if arguments.instruction is not None else pocket.held_out(2)[1]
     own = has_own_policy(arguments)
     small = own and not arguments.set and arguments.preset is None

@@ -110,11 +110,11 @@ def cut(text: str, most: int) -> str:
 
 def section(title: str, place: str, *children: str, lead: str = "") -> Markup:
     """Return a section of the page under its heading."""
-    said = element("p", lead) if lead else Markup()
+    introduction = element("p", lead) if lead else Markup()
     return element(
         "section",
         element("h2", title, id=f"{place}-title"),
-        said,
+        introduction,
         *children,
         id=place,
         aria_labelledby=f"{place}-title",

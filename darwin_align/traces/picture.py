@@ -207,8 +207,8 @@ def _label(lane: Lane, cycle: CycleLineage) -> str:
     if lane.first_response:
         return "plain sample"
     new = (part.text for part in changes(cycle.parent, lane.instruction) if part.kind == "added")
-    said = " … ".join(filter(None, (text.strip(_SEPARATORS) for text in new)))
-    return columns(said, 26) if said else "(as its parent)"
+    added = " … ".join(filter(None, (text.strip(_SEPARATORS) for text in new)))
+    return columns(added, 26) if added else "(as its parent)"
 
 
 def story(lane: Lane, kept: bool) -> str:

@@ -157,8 +157,8 @@ def conversation(result: SearchResult) -> Markup:
         for label, value in extras.items()
         if value
     ]
-    said = f"The whole request ({count(len(turns), 'turn')}{', tools' if request.tools else ''})"
-    return section("Request", "request", element("details", element("summary", said), *turns, *more, class_="fold"))
+    caption = f"The whole request ({count(len(turns), 'turn')}{', tools' if request.tools else ''})"
+    return section("Request", "request", element("details", element("summary", caption), *turns, *more, class_="fold"))
 
 
 def _turn(message: Message) -> Markup:

@@ -99,8 +99,8 @@ def _entry(lane: Lane, author: Lane) -> Markup:
     share = sum(len(piece.text) for piece in own) / max(1, len(lane.text))
     steps = ", ".join(_runs([piece.step + 1 for piece in own]))
     chip = element("span", name(author), class_=f"chip {colour(author)}")
-    said = f" {called(author)} · {share:.0%} · step{'s' if len(own) > 1 else ''} {steps}"
-    return element("li", element("a", chip, said, href=f"#{key(author)}"))
+    caption = f" {called(author)} · {share:.0%} · step{'s' if len(own) > 1 else ''} {steps}"
+    return element("li", element("a", chip, caption, href=f"#{key(author)}"))
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[str]:

@@ -20,7 +20,6 @@ from starlette.responses import Response
 
 import darwin_align
 from darwin_align import DarwinChatModel, Scorer
-from darwin_align.backends.local import LocalPolicy, LocalScorer
 
 from .chat import Chats
 from .faults import Fault, fault_of, refusal, validation_fault
@@ -95,12 +94,8 @@ def _watch(metrics: Metrics, chats: Chats, rewards: Rewards, models: Mapping[str
     for kind, gate in (("search", chats.gate), ("reward", rewards.gate)):
         metrics.busy.labels(kind).set_function(partial(getattr, gate, "busy"))
     policies = {name: model.search.policy_for() for name, model in models.items()}
-    engines = {name: policy.engine for name, policy in policies.items() if isinstance(policy, LocalPolicy)}
-    for name, scorer in rewards.scorers.items():
-        if isinstance(scorer, LocalScorer):
-            engines[name] = scorer.reward_model.engine
-    for name, engine in engines.items():
-        metrics.watch_engine(name, partial(getattr, engine, "slots_in_use"))
+    for name, part in {**policies, **rewards.scorers}.items():
+        metrics.watch_engine(name, part)
 
 
 def _answer_faults(app: FastAPI) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from darwin_align import Policy, Scorer
+from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.core import SearchResult
 
 __all__ = ["Metrics"]
@@ -39,9 +40,12 @@ class Metrics:
         self.rewards = Counter("darwin_rewards", "Responses scored for clients", ["model"], **made)
         self._slots = Gauge("darwin_engine_slots_in_use", "Rows held by searches", ["model"], **made)
 
-    def watch_engine(self, name: str, slots_in_use: Callable[[], float]) -> None:
-        """Report how many rows of an engine are in use."""
-        self._slots.labels(name).set_function(slots_in_use)
+    def watch_engine(self, name: str, part: Policy | Scorer | None) -> None:
+        """Report how many rows are in use on the engine of a local policy or scorer; others have none."""
+        if isinstance(part, LocalPolicy):
+            self._slots.labels(name).set_function(lambda: part.engine.slots_in_use)
+        elif isinstance(part, LocalScorer):
+            self._slots.labels(name).set_function(lambda: part.reward_model.engine.slots_in_use)
 
     def searched(self, model: str, result: SearchResult) -> None:
         """Record a search that ended."""

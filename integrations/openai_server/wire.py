@@ -399,7 +399,7 @@ class ClassifyRequest(Wire):
     input: str | Items[str] | Items[StrictInt] | Items[Items[StrictInt]] | None = None
     messages: Turns | None = Field(None, min_length=1)
     use_activation: bool = True
-    """A sigmoid over the reward, which vLLM applies where nothing else is said."""
+    """A sigmoid over the reward, which vLLM applies by default."""
     add_special_tokens: bool = True
     task: Literal["classify"] | None = None
     user: str | None = None

@@ -107,7 +107,7 @@ async def test_work_that_is_cancelled_from_within_has_failed() -> None:
 
 
 @pytest.mark.parametrize("place", ["take", "done", "failed"])
-async def test_an_error_of_who_is_told_drops_all_and_is_raised_itself(place: str) -> None:
+async def test_an_error_of_a_callback_drops_all_and_is_raised_itself(place: str) -> None:
     ended, error = list[int](), DarwinError("the disk is full")
     numbers = iter(range(9))
 
@@ -148,7 +148,7 @@ def signalled(stop: Stop, number: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_it_after_the_work_under_way(number: int) -> None:
+async def test_a_signal_ends_it_after_the_work_in_flight(number: int) -> None:
     log, stop = Log(), Stop()
 
     async def work(item: int) -> int:
@@ -166,7 +166,7 @@ async def test_a_signal_ends_it_after_the_work_under_way(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_two_signals_drop_the_work_under_way(number: int) -> None:
+async def test_two_signals_drop_the_work_in_flight(number: int) -> None:
     log, stop = Log(), Stop()
 
     async def work(item: int) -> None:
