@@ -18,7 +18,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializa
 from langchain_core.runnables.config import ensure_config
 from langchain_core.runnables.utils import AnyConfigurableField, ConfigurableFieldSpec, get_unique_config_specs
 from langchain_core.utils.utils import LC_ID_PREFIX
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from darwin_align.core import SearchResult
 from darwin_align.core.errors import ConfigError
@@ -31,7 +31,7 @@ from darwin_align.langchain.configurable import setting_specs, split_fields, wit
 from darwin_align.langchain.given_models import loaded_pair
 from darwin_align.langchain.identity import identifying_params
 from darwin_align.langchain.model_errors import model_errors
-from darwin_align.langchain.runs import adopted, ahanding, handing
+from darwin_align.langchain.runs import RunManager, children_of, run_and_children
 from darwin_align.langchain.settings import SETTINGS, joined
 from darwin_align.langchain.structured import Method, Schema, Structure
 from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, profile_of
@@ -50,7 +50,7 @@ class ChatModelArguments(CommonArguments, total=False):
     """Arguments of :class:`DarwinChatModel`."""
 
     search: DarwinSearch
-    """A search that holds its parts and its settings already."""
+    """A search with its parts and its settings."""
     policy: PolicyLike | None
     scorer: ScorerLike
 
@@ -113,14 +113,16 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
     search: DarwinSearch
     bypass: Bypass | None = None
-    """Says of a conversation that it is answered by one plain sample, without a search. Never, by default."""
+    """Returns whether a conversation is answered by one plain sample, without a search. Never, by default."""
     model_name: str = "darwin"
     stop: tuple[str, ...] = ()
     """Texts that end an answer, where a call gives none."""
     streaming: bool = False
-    """Whether ``invoke`` tells callback handlers of tokens, as ``stream`` does."""
+    """Whether ``invoke`` calls callback handlers with tokens, as ``stream`` does."""
     configurable_settings: dict[str, AnyConfigurableField] = Field(default_factory=dict, exclude=True, repr=False)
     """Settings that a run's config may change, as :meth:`configurable_fields` adds them."""
+    _children: RunnableConfig = PrivateAttr(default_factory=RunnableConfig)
+    """For the search of a stream: LangChain calls ``_stream`` without its run manager."""
 
     def __init__(self, **arguments: Unpack[ChatModelArguments]) -> None:
         given: dict[str, Any] = {**arguments}
@@ -162,7 +164,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         ...     return [-len(response.text) for response in responses]
         >>> model = DarwinChatModel.from_pretrained("Qwen/Qwen3-8B", brief)  # doctest: +SKIP
 
-        What holds for one of the two alone goes into its options. So they share two GPUs:
+        Options of one of the two alone override these. Two models on two GPUs:
 
         >>> DarwinChatModel.from_pretrained(
         ...     "Qwen/Qwen3-8B",
@@ -190,7 +192,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             arguments: further arguments of :class:`DarwinChatModel`, e.g. ``config``.
 
         Raises:
-            ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded as asked.
+            ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded with these options.
             ConfigError: an unknown argument or option, or options that contradict each other.
         """
         shared = {"device": device, "dtype": dtype, "threads": threads, "trust_remote_code": trust_remote_code}
@@ -244,12 +246,11 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     ) -> Iterator[AIMessageChunk]:
         """Answer as :meth:`invoke` does, in chunks: the answer comes once it is decided, for no word is safe before.
 
-        Meanwhile custom events named ``darwin_progress`` and ``on_event`` say how the search stands.
+        Meanwhile custom events named ``darwin_progress`` and ``on_event`` report the search's progress.
         """
         kwargs = self._chosen(config, kwargs)
-        config, children = adopted(config, self.callbacks)
-        chunks: Any = super().stream(input, config, stop=stop, **kwargs)
-        yield from handing(chunks, children)
+        config, model = self._streaming_under(config)
+        yield from super(DarwinChatModel, model).stream(input, config, stop=stop, **kwargs)
 
     async def astream(
         self,
@@ -261,9 +262,9 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     ) -> AsyncIterator[AIMessageChunk]:
         """Stream as :meth:`stream` does, without blocking the event loop. Cancelling or closing it ends the search."""
         kwargs = self._chosen(config, kwargs)
-        config, children = adopted(config, self.callbacks)
-        chunks: Any = super().astream(input, config, stop=stop, **kwargs)
-        async with aclosing(ahanding(chunks, children)) as passing:
+        config, model = self._streaming_under(config)
+        chunks: Any = super(DarwinChatModel, model).astream(input, config, stop=stop, **kwargs)
+        async with aclosing(chunks) as passing:
             async for chunk in passing:
                 yield chunk
 
@@ -348,7 +349,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         Args:
             schema: a pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function.
             method: "json_schema" answers with JSON; "function_calling" by a call of a tool with this schema;
-                "json_mode" with any JSON object, so the instruction has to say what it holds.
+                "json_mode" with any JSON object, so the instruction has to name its fields.
             include_raw: return a dict of ``raw`` (the message), ``parsed`` and ``parsing_error`` instead of raising.
             strict: whether every name of the schema is required, and no other allowed.
             kwargs: settings of :meth:`invoke`.
@@ -401,7 +402,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         if run_manager is None or not self._is_watched(run_manager, kwargs):
             call = self._call(messages, stop, kwargs)
             with model_errors():
-                result = self.search.run(messages, call.config(run_manager), **call.settings)
+                result = self.search.run(messages, self._search_config(call, run_manager), **call.settings)
                 return self._chat_result(result, call)
         message_id, chunks = f"{LC_ID_PREFIX}-{run_manager.run_id}", []
         for chunk in self._stream(messages, stop, run_manager, **kwargs):
@@ -421,7 +422,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         if run_manager is None or not self._is_watched(run_manager, kwargs):
             call = self._call(messages, stop, kwargs)
             with model_errors():
-                result = await self.search.arun(messages, call.config(run_manager), **call.settings)
+                result = await self.search.arun(messages, self._search_config(call, run_manager), **call.settings)
                 answer: ChatResult = await acall(self._chat_result, result, call)
             return answer
         message_id, chunks = f"{LC_ID_PREFIX}-{run_manager.run_id}", []
@@ -440,7 +441,10 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(messages, stop, streamable(kwargs))
-        with model_errors(), closing(self.search.steps(messages, call.config(run_manager), **call.settings)) as steps:
+        with (
+            model_errors(),
+            closing(self.search.steps(messages, self._search_config(call, run_manager), **call.settings)) as steps,
+        ):
             for step in steps:
                 if isinstance(step, SearchResult):
                     yield as_chunk(self._chat_result(step, call))
@@ -454,25 +458,37 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call(messages, stop, streamable(kwargs))
         with model_errors():
-            async with aclosing(self.search.asteps(messages, call.config(run_manager), **call.settings)) as steps:
+            async with aclosing(
+                self.search.asteps(messages, self._search_config(call, run_manager), **call.settings)
+            ) as steps:
                 async for step in steps:
                     if isinstance(step, SearchResult):
                         yield as_chunk(await acall(self._chat_result, step, call))
+
+    def _streaming_under(self, config: RunnableConfig | None) -> tuple[RunnableConfig, Self]:
+        """Return the config for one stream, and a copy of the model whose search runs below the stream's run."""
+        config, children = run_and_children(config, self.callbacks)
+        model = self.model_copy()
+        model._children = children
+        return config, model
+
+    def _search_config(self, call: Call, run_manager: RunManager | None) -> RunnableConfig:
+        return call.config(self._children if run_manager is None else children_of(run_manager))
 
     def _call(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> Call:
         call = Call(given, stop or self.stop, lambda: [spec.id for spec in self.search.config_specs])
         return call.plain() if self.bypass is not None and self.bypass(messages) else call
 
     def _chat_result(self, result: SearchResult, call: Call) -> ChatResult:
-        # Plain code: how calls are written may have to be asked of a server.
-        return chat_result(result, call.n, self.model_name, self.search.policy_for(call.config(None)))
+        # Blocking: the policy's tool syntax may take a request to a server.
+        return chat_result(result, call.n, self.model_name, self.search.policy_for(call.config()))
 
     def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
         # Where there is a run manager LangChain would call `_stream` without it, and the search's runs would have no
-        # parent. `_generate` gets it, and tells the handlers of the tokens itself.
+        # parent. `_generate` gets it, and calls the handlers with the tokens itself.
         return run_manager is None and super()._should_stream(async_api=async_api, **kwargs)
 
-    def _is_watched(self, run_manager: Any, kwargs: dict[str, Any]) -> bool:
+    def _is_watched(self, run_manager: RunManager, kwargs: dict[str, Any]) -> bool:
         """Whether a handler of an ``invoke`` waits for tokens, as ``astream_events`` and LangGraph's do."""
         one = kwargs.get("n") in (None, 1)  # the tokens of several answers would run into one another
         return one and super()._should_stream(async_api=False, run_manager=run_manager, **kwargs)

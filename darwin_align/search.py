@@ -40,10 +40,10 @@ from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.formats.verdicts import check_request
 from darwin_align.langchain.loop_graph import loop_graph
-from darwin_align.langchain.model_errors import ends_search, is_context_overflow, is_remote_fault, message_of
+from darwin_align.langchain.model_errors import ends_search, error_message, is_context_overflow, is_remote_fault
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import ALIASES, readable
-from darwin_align.operators.base import Check, Decoder, Operator, Resource, Scorer
+from darwin_align.operators.base import Check, Decoder, Resource, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import (
     ConfigLike,
@@ -66,6 +66,7 @@ from darwin_align.operators.mutators import IdentityMutator, PolicyMutator, clau
 from darwin_align.operators.policy import Policy, check_ranks
 from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
+from darwin_align.operators.resources import released, resources_of
 from darwin_align.operators.rewording import ParentShare
 from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
@@ -425,10 +426,9 @@ class _Run:
         scorers = [] if untried else parts_of(self.operators["score"], run_config)
         self.judges = [judge for part in scorers if isinstance(part, Scorer) for judge in judges_of(part)]
         """To be tried on a short answer before anything is spent on rewording and decoding."""
-        operators = [part for part in parts if isinstance(part, Operator)]
-        held = [one for operator in operators for one in (operator, *operator.resources)]
         policies = [] if search._policy is None else [search._policy]
-        self.resources: Iterable[Resource] = {id(one): one for one in (*policies, *held)}.values()
+        kept = resources_of(self.operators.values(), run_config)
+        self.resources: Iterable[Resource] = {id(one): one for one in (*policies, *kept)}.values()
         self.search_id = uuid.uuid4().hex
         self.algorithm = darwin(asked.request, config, self.search_id)
         self.recorded, self.on_event = list(asked.replay), asked.on_event
@@ -473,7 +473,7 @@ class _Run:
         except Exception as error:
             if not (self.may_end and question.has_best and ends_search(question.operator, error)):
                 raise
-            self.event = question.failed(message_of(error), perf_counter() - start)
+            self.event = question.failed(error_message(error), perf_counter() - start)
             _warn(self.event, error)
         else:
             reply = self.parent_share.noted(question, self.reply)
@@ -492,13 +492,9 @@ class _Run:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Let caches go, also of a search that failed or was cancelled."""
-        try:
+        """Release what operators keep for the search, also if it failed or was cancelled."""
+        with released(self.resources, self.search_id), closing(self.algorithm):
             yield
-        finally:
-            self.algorithm.close()
-            for resource in self.resources:
-                resource.release(self.search_id)
 
 
 def _last(steps: Generator[Event | SearchResult, None, None]) -> SearchResult:

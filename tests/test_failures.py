@@ -50,8 +50,8 @@ from darwin_align.langchain import model_errors
 from darwin_align.langchain.model_errors import (
     DarwinModelContextOverflowError,
     as_model_error,
+    error_message,
     is_remote_fault,
-    message_of,
 )
 from darwin_align.operators import TopKReplacement
 from tests.core.kit import ASKED, Babbler, Case, Letters, cases, reword, timeless
@@ -563,8 +563,8 @@ def test_a_kind_of_someone_elses_is_taken_for_the_nearest() -> None:
 
 
 def test_messages_name_the_kind() -> None:
-    assert message_of(EndpointRequestError("no such sampler")) == "EndpointRequestError: no such sampler"
-    assert message_of(httpx.ReadTimeout("")) == "ReadTimeout"
+    assert error_message(EndpointRequestError("no such sampler")) == "EndpointRequestError: no such sampler"
+    assert error_message(httpx.ReadTimeout("")) == "ReadTimeout"
 
 
 def test_langchains_retries_and_fallbacks_know_what_is_raised() -> None:

@@ -125,7 +125,7 @@ def test_strict_closes_the_schema() -> None:
         ({"schema": None}, r"method='json_schema' needs a schema: give one, or use method='json_mode'"),
         ({"schema": Tea, "method": "json_mode", "strict": True}, r"strict has no meaning with method='json_mode'"),
         ({"schema": 5}, r"cannot make a schema of 5"),
-        ({"schema": {"a": 1}}, r"is no JSON schema: it says nothing of an answer"),
+        ({"schema": {"a": 1}}, r"is no JSON schema: it describes no answer"),
         ({"schema": {"type": "object"}, "method": "function_calling"}, r"this schema has no properties"),
         ({"schema": {"type": "array"}, "strict": True}, r"strict=True is for schemas with properties"),
     ],

@@ -18,7 +18,6 @@ from darwin_align import DarwinChatModel, Population, Request, SearchConfig
 from darwin_align.backends.endpoint import EndpointPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import SearchResult
-from darwin_align.langchain.runs import _handed
 from darwin_align.operators import Decoder, TopKReplacement
 from darwin_align.operators.tracing import cut, summary
 from tests.core.kit import ASKED, Babbler, search_of
@@ -226,7 +225,6 @@ async def test_two_streams_that_a_consumer_reads_in_turns() -> None:
     a, b = (model.astream(asked, {"callbacks": [tree]}) for asked in (ASKED, "Why?"))
     await asyncio.gather(drained(a), drained(b))
     assert [len(tree.children(run)) for run in tree.of("chat_model")] == [len(CHILDREN)] * 6
-    assert _handed.get() is None
 
 
 def test_an_invoke_that_asks_for_a_stream() -> None:

@@ -35,10 +35,10 @@ field                meaning
 ``instruction``      the wording under which the answer was found
 ``seed``             of this search: ``search.invoke(prompt, seed=…)`` gives the same answer
 ``usage``            ``decoded_tokens``, ``policy_calls``, ``reward_calls``. What else is counted depends on what
-                     caches held, so it is in the run's summary only
+                     caches had, so it is in the run's summary only
 ``stop_reason``      what ended the search; ``failure`` where that was an operator
-``input``            digest of what was asked
-``fingerprint``      digest of models and settings, told in full in ``OUT.run.json``
+``input``            digest of the prompt and its settings
+``fingerprint``      digest of models and settings, which are in ``OUT.run.json``
 ===================  ===========================================================================================
 
 **Beside it**, for ``--out answers.jsonl``: ``answers.errors.jsonl``, a line for each prompt without an answer
@@ -113,7 +113,7 @@ __all__ = [
 ]
 
 
-# The command line must not wait for LangChain before it knows its options.
+# The command line's parser must not wait for LangChain.
 __getattr__ = lazy_getattr(__name__, _HOMES)
 
 

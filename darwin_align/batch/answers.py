@@ -1,4 +1,4 @@
-"""One prompt's answer as plain data, and what decides it."""
+"""One prompt's answer as plain data, and the settings that decide it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from darwin_align.batch.prompt import BadPromptError, Prompt, digest_of
 from darwin_align.core import SearchResult, Usage
 from darwin_align.core.errors import ConfigError, RequestError
+from darwin_align.core.figures import figures_of
 from darwin_align.core.seeds import below
 from darwin_align.langchain.identity import identity
-from darwin_align.langchain.tools import bound_tools, message_of
+from darwin_align.langchain.tools import answer_message, bound_tools
 from darwin_align.operators.portal import acall
 from darwin_align.search import DarwinSearch
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Answerer", "fingerprint", "settings_of"]
 
 _NAMELESS = re.compile(r" [0-9a-f]{32}(?=>)")
-"""What :func:`identity` calls a function: a name that no other process knows."""
-_TELLS_ITS_PARTS = ("policy", "scorer", "decoder", "mutator", "selector", "mutation_prompt", "guard")
+"""The name of a function in :func:`identity`: another process does not have it."""
+_PARTS = ("policy", "scorer", "decoder", "mutator", "selector", "mutation_prompt", "guard")
 
 
 class Answer(NamedTuple):
@@ -74,12 +75,12 @@ class Answerer:
         """
         seed = below(2**31, self.seed, "batch", prompt.key) if prompt.seed is None else prompt.seed
         with _bad_prompts(reading=True):
-            asked = {**self._defaults, **prompt.settings, **self._request_fields(prompt)}
-            request, _ = self.search.request(prompt.conversation, {**asked, "seed": seed})
+            settings = {**self._defaults, **prompt.settings, **self._request_fields(prompt)}
+            request, _ = self.search.request(prompt.conversation, {**settings, "seed": seed})
             request.instruction  # noqa: B018 - refuses a conversation that cannot be answered
         with _bad_prompts(reading=False):
-            result = await self.search.arun(request, **asked, seed=seed)
-        message: AIMessage = await acall(message_of, result, result.best, self.search.policy_for())
+            result = await self.search.arun(request, **settings, seed=seed)
+        message: AIMessage = await acall(answer_message, result, result.best, self.search.policy_for())
         return Answer(self._record(prompt, result, message), result.usage)
 
     def _request_fields(self, prompt: Prompt) -> dict[str, Any]:
@@ -99,14 +100,9 @@ class Answerer:
             "answer": message.text,
             "tool_calls": [_openai_call(call) for call in message.tool_calls],
             "invalid_tool_calls": invalid,
-            "finish_reason": result.best.finish_reason,
-            "reward": result.reward,
-            "first_reward": result.first_response.reward,
-            "instruction": result.instruction,
-            "seed": result.config.seed,
+            **figures_of(result, "finish_reason", "reward", "first_reward", "instruction", "seed"),
             "usage": {name: getattr(result.usage, name) for name in ("decoded_tokens", "policy_calls", "reward_calls")},
-            "stop_reason": result.stop_reason,
-            "failure": result.failure,
+            **figures_of(result, "stop_reason", "failure"),
             "input": prompt.digest,
             "fingerprint": self.fingerprint,
         }
@@ -117,7 +113,7 @@ class Answerer:
 def settings_of(model: DarwinChatModel | DarwinSearch, seed: int) -> dict[str, Any]:
     """All that decides the answers of a run, as plain JSON data that another process finds equal.
 
-    Functions and objects of your own are known by their names: what they do may change unseen.
+    Functions and objects of your own are identified by their names: a change of their code is not seen.
 
     >>> from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
     >>> search = DarwinSearch(policy=ScriptedPolicy(), scorer=ScriptedScorer())
@@ -128,8 +124,8 @@ def settings_of(model: DarwinChatModel | DarwinSearch, seed: int) -> dict[str, A
 
     search, stop = _search_of(model)
     config = {n: v for n, v in search.config.model_dump(mode="json").items() if n not in ("seed", "on_failure")}
-    parts = {name: value for name in _TELLS_ITS_PARTS if (value := getattr(search, name)) is not None}
-    told = {
+    parts = {name: value for name in _PARTS if (value := getattr(search, name)) is not None}
+    settings = {
         "darwin_align": __version__,
         "seed": seed,
         "config": config,
@@ -139,7 +135,7 @@ def settings_of(model: DarwinChatModel | DarwinSearch, seed: int) -> dict[str, A
         "stop": list(stop),
         **{name: _lasting(identity(part)) for name, part in parts.items()},
     }
-    return dict(json.loads(json.dumps(told)))
+    return dict(json.loads(json.dumps(settings)))
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -159,7 +155,7 @@ def _lasting(text: str) -> str:
     return _NAMELESS.sub("", text).replace(home, "darwin_align")
 
 
-def _search_of(model: Any) -> tuple[DarwinSearch, tuple[str, ...]]:
+def _search_of(model: object) -> tuple[DarwinSearch, tuple[str, ...]]:
     if isinstance(model, DarwinSearch):
         return model, ()
     from darwin_align.chat_model import DarwinChatModel
@@ -176,8 +172,8 @@ def _search_of(model: Any) -> tuple[DarwinSearch, tuple[str, ...]]:
 
 @contextmanager
 def _bad_prompts(*, reading: bool) -> Iterator[None]:
-    """Tell errors of the prompt from all others."""
-    # While a conversation is read whatever goes wrong is its own fault; in the search only what says so.
+    """Raise errors of the prompt as :class:`BadPromptError`, and all others as they are."""
+    # Every error while a conversation is read is the prompt's; in the search only a RequestError is.
     kinds: tuple[type[Exception], ...] = (Exception,) if reading else (RequestError,)
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from darwin_align.core.errors import DarwinError
 
@@ -15,7 +15,7 @@ class Met(NamedTuple):
     """How a key stands when its row comes."""
 
     first_line: int
-    """Line of the first row with this key in this pass: this row's own, unless another came before it."""
+    """Line of the first row with this key in this pass: this row's, unless another came before it."""
     answered: str | None
     """Digest of the row that is answered under this key; ``None`` if none is."""
 
@@ -68,13 +68,13 @@ class Index:
         self._pass += 1
 
     def unmet(self) -> tuple[int, str]:
-        """How many answers no row of this pass asked for, and the first one's key."""
+        """The number of answers without a row in this pass, and the first one's key."""
         count, first = self._execute(
             "SELECT count(*), min(key) FROM keys WHERE answered IS NOT NULL AND pass IS NOT ?", (self._pass,)
         ).fetchone()
         return count, first or ""
 
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def _execute(self, statement: str, values: Sequence[str | int] = ()) -> sqlite3.Cursor:
         try:
             return self._base.execute(statement, values)
         except sqlite3.Error as error:

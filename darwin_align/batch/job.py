@@ -1,4 +1,4 @@
-"""One run of a batch: a window of prompts under way, each answer kept as it comes."""
+"""One run of a batch: a window of prompts in flight, each answer appended as it comes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from darwin_align.batch.answers import Answer, Answerer
 from darwin_align.batch.index import Index
 from darwin_align.batch.output import Answers, Errors, RunFile
-from darwin_align.batch.progress import ProgressReporter, telling
+from darwin_align.batch.progress import ProgressReporter, reporting
 from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
 from darwin_align.batch.sieve import bad, refuse_strangers, sift
 from darwin_align.batch.source import Read, Source, source_of
 from darwin_align.core import Usage
 from darwin_align.core.errors import ConfigError
-from darwin_align.langchain.model_errors import message_of
+from darwin_align.langchain.model_errors import error_message
 from darwin_align.operators.portal import acall, call
 from darwin_align.storage.files import refuse_irregular
 from darwin_align.storage.workers import Stop, Workers
@@ -49,11 +49,11 @@ class BatchReport:
     failed: int = 0
     """Prompts that the next run tries again."""
     interrupted: bool = False
-    """Whether the run was asked to stop."""
+    """Whether a stop was requested."""
     gave_up: str | None = None
     """Why the run ended before its time, if it did."""
     unused: tuple[str, ...] = ()
-    """Fields that rows had and nobody read."""
+    """Fields of rows that were not read."""
     usage: Usage = field(default_factory=Usage)
     """What this run's answers cost, all that is counted; ``seconds`` are those of all searches, added up."""
     seconds: float = 0.0
@@ -83,21 +83,21 @@ def run_batch(
     """Answer every prompt of a source that has no answer in the sink yet.
 
     Args:
-        model: a chat model or a search. Its models' engines merge the work of all prompts under way.
+        model: a chat model or a search. Its models' engines merge the work of all prompts in flight.
         source: a JSONL or parquet file, an open binary file of JSONL, or texts and mappings; see
-            :mod:`darwin_align.batch` for what they hold. Files and sequences are read twice, for the number of prompts
-            and to see whether the sink's answers are theirs; nothing is held in memory.
+            :mod:`darwin_align.batch` for their fields. Files and sequences are read twice, for the number of prompts
+            and to see whether the sink's answers are theirs; nothing is kept in memory.
         sink: the JSONL file of answers; two more files are written beside it.
         seed: of the run. ``None`` takes the search's own, else 0.
-        concurrency: prompts under way at most.
+        concurrency: prompts in flight at most.
         fields: other names of the rows' fields.
         accept_changes: go on although settings or input are others than those of the answers in the sink.
         give_up_after: the run ends when so many prompts in a row have failed: a server is away, or a setting is wrong.
-        progress: tell on stderr how the run stands.
-        stop: asks the run to end before its time.
+        progress: report the run's progress on stderr.
+        stop: ends the run early on request.
 
     Returns:
-        What was done. Prompts without an answer are told in ``errors``, and raise nothing.
+        The numbers of the run. Prompts without an answer are listed in ``errors``, and raise nothing.
 
     Raises:
         ConfigError: source or sink cannot be used, or the sink was begun under other settings.
@@ -116,13 +116,13 @@ def run_batch(
     if concurrency < 1 or give_up_after < 1:
         raise ConfigError("concurrency and give_up_after are 1 at least: allow one prompt at a time, and one failure")
     answerer = Answerer(model, seed)
-    with telling(progress, concurrency) as tells:
-        job = _Job(answerer, source_of(source, fields), check_sink(sink, source), stop or Stop(), tells)
+    with reporting(progress, concurrency) as reporter:
+        job = _Job(answerer, source_of(source, fields), check_sink(sink, source), stop or Stop(), reporter)
         job.accept_changes, job.give_up_after = accept_changes, give_up_after
         try:
             call(partial(job.run, concurrency))
         except KeyboardInterrupt:
-            job.ended.wait(_CLOSING_SECONDS)  # who interrupts the call may run it anew at once
+            job.ended.wait(_CLOSING_SECONDS)  # the caller may run it again at once
             raise
     return job.report
 
@@ -137,8 +137,8 @@ def paths_beside(sink: Path) -> tuple[Path, Path]:
     return sink.with_name(f"{stem}.errors.jsonl"), sink.with_name(f"{stem}.run.json")
 
 
-def check_sink(sink: str | Path, source: Any) -> Path:
-    """Refuse an output that cannot hold a batch's answers.
+def check_sink(sink: str | Path, source: object) -> Path:
+    """Refuse an output that cannot take a batch's answers.
 
     Args:
         sink: the file of answers.
@@ -160,17 +160,17 @@ def check_sink(sink: str | Path, source: Any) -> Path:
 
 
 class _Job:
-    """One run. Its files are opened and closed where it runs, whatever becomes of the caller."""
+    """One run. Its files are opened and closed where it runs, also if the caller is interrupted."""
 
-    def __init__(self, answerer: Answerer, source: Source, sink: Path, stop: Stop, tells: ProgressReporter) -> None:
-        self.answerer, self.source, self.sink, self.stop, self.tells = answerer, source, sink, stop, tells
+    def __init__(self, answerer: Answerer, source: Source, sink: Path, stop: Stop, reporter: ProgressReporter) -> None:
+        self.answerer, self.source, self.sink, self.stop, self.reporter = answerer, source, sink, stop, reporter
         self.accept_changes, self.give_up_after = False, 20
         errors, self._run_file = paths_beside(sink)
         self.report = BatchReport(sink, errors)
         self.ended = threading.Event()
         self._reading = threading.Lock()
-        self._telling = threading.Lock()
-        """Who reads rows and who keeps answers are two threads, and both tell."""
+        self._reporting = threading.Lock()
+        """Rows are read and answers are appended in two threads, and both report."""
         self._failures = 0
         self._through = False
         """Whether all rows were read."""
@@ -189,7 +189,7 @@ class _Job:
                 await acall(self._answers.sync)
                 self.report.answered = self._answers.count
         finally:
-            self.report.interrupted = self.stop.asked and (workers.dropped or not self._through)
+            self.report.interrupted = self.stop.requested and (workers.dropped or not self._through)
             self.report.unused = tuple(sorted(self.source.unused))
             self.report.seconds = monotonic() - start
             self.ended.set()
@@ -198,7 +198,7 @@ class _Job:
         return Workers(
             partial(acall, self._next),
             self.answerer.answer,
-            done=lambda _, answer: self._keep(answer),
+            done=lambda _, answer: self._append(answer),
             failed=self._fail,
             concurrency=concurrency,
             stop=self.stop,
@@ -208,12 +208,12 @@ class _Job:
         self._answers = files.enter_context(closing(Answers(self.sink)))
         self._index = files.enter_context(closing(Index()))
         files.push(lambda *_: self._wait_for_reader())
-        self._answers.load(self._index, lambda: self.stop.asked)
+        self._answers.load(self._index, lambda: self.stop.requested)
         begun = self._answers.count > 0
         run_file = RunFile(self._run_file, self.sink)
         run_file.check(self.answerer.settings, begun=begun, accept_changes=self.accept_changes)
         total = self._scan() if self.source.twice else None
-        self.tells.begin(total, self._answers.count)
+        self.reporter.begin(total, self._answers.count)
         self._errors = files.enter_context(closing(Errors(self.report.errors)))
         self._rows = self.source.read()
 
@@ -225,7 +225,7 @@ class _Job:
         """Count the rows, and see whether all answers are theirs."""
         total = 0
         for row in self.source.read():
-            if self.stop.asked:
+            if self.stop.requested:
                 return total
             total += 1
             if row.prompt is not None:
@@ -237,9 +237,9 @@ class _Job:
         return total + strangers
 
     def _next(self) -> Prompt | None:
-        """The next prompt without an answer; rows that cannot be answered are told on the way."""
+        """The next prompt without an answer; rows that cannot be answered are recorded on the way."""
         with self._reading:
-            while not (self.stop.asked or self.report.gave_up):
+            while not (self.stop.requested or self.report.gave_up):
                 row = next(self._rows, None)
                 if row is None:
                     self._through = True
@@ -248,39 +248,39 @@ class _Job:
                     case Prompt() as prompt:
                         return prompt
                     case dict() as error:
-                        self._tell_bad(error)
+                        self._record_bad(error)
         return None
 
-    def _keep(self, answer: Answer) -> None:
+    def _append(self, answer: Answer) -> None:
         record, usage = answer
         self._answers.append(record)
         self.report.new += 1
         self.report.usage += usage
         self._failures = 0
-        with self._telling:
-            self.tells.step(answered=True)
+        with self._reporting:
+            self.reporter.step(answered=True)
 
     def _fail(self, prompt: Prompt, error: Exception) -> None:
         if isinstance(error, BadPromptError):
-            self._tell_bad(bad(prompt.line, prompt.key, str(error)))
+            self._record_bad(bad(prompt.line, prompt.key, str(error)))
         else:
-            self._tell_failed(prompt, error)
+            self._record_failed(prompt, error)
 
-    def _tell_bad(self, error: dict[str, Any]) -> None:
-        self._tell(error)
-        with self._telling:
+    def _record_bad(self, error: dict[str, Any]) -> None:
+        self._record(error)
+        with self._reporting:
             self.report.bad += 1
 
-    def _tell_failed(self, prompt: Prompt, error: Exception) -> None:
-        reason = message_of(error)
-        self._tell({"line": prompt.line, "id": prompt.key, "kind": "failed", "reason": reason})
+    def _record_failed(self, prompt: Prompt, error: Exception) -> None:
+        reason = error_message(error)
+        self._record({"line": prompt.line, "id": prompt.key, "kind": "failed", "reason": reason})
         self.report.failed += 1
         self._failures += 1
         if self._failures >= self.give_up_after and self.report.gave_up is None:
             self.report.gave_up = f"{self._failures} prompts failed in a row, the last with: {reason}"
-            self.tells.say(f"giving up: {self.report.gave_up}")
+            self.reporter.message(f"giving up: {self.report.gave_up}")
 
-    def _tell(self, record: dict[str, Any]) -> None:
+    def _record(self, record: dict[str, Any]) -> None:
         self._errors.append(record)
-        with self._telling:
-            self.tells.step(answered=False)
+        with self._reporting:
+            self.reporter.step(answered=False)

@@ -29,13 +29,13 @@ class Answers:
     """The answers' file: a line each, in the order in which they come.
 
     A killed process loses nothing that was appended; a machine that loses its power loses a second's answers, which are
-    made anew. One process at a time may hold the file.
+    made anew. One process at a time may lock the file.
 
     Args:
         path: the file; its folders are made.
 
     Raises:
-        ConfigError: the file is no regular file, cannot be written, or another process holds it.
+        ConfigError: the file is no regular file, cannot be written, or another process has locked it.
         DarwinError: the disk is full or fails.
     """
 
@@ -86,7 +86,7 @@ class Answers:
 
 
 class Errors:
-    """What has no answer after this run, a line each; a run that finds nothing to say leaves no file.
+    """What has no answer after this run, a line each; a run without any leaves no file.
 
     Any thread may append.
 
@@ -137,18 +137,18 @@ class RunFile:
 
         Args:
             settings: of this run, as plain JSON data.
-            begun: whether the output holds answers.
+            begun: whether the output has answers.
             accept_changes: let other settings pass.
 
         Raises:
-            ConfigError: the answers were made under other settings, or nobody knows under which.
+            ConfigError: the answers were made under other settings, or under unknown ones.
         """
         if begun and not accept_changes:
             if found := differences(self._read(), settings):
                 raise ConfigError(
                     f"{self.output} was begun under other settings: {'; '.join(found)}. Give the earlier "
                     "settings to go on with it, another output to begin anew, or accept the changes: each line's "
-                    "fingerprint tells the settings that it was made under"
+                    "fingerprint identifies the settings that it was made under"
                 )
             return
         data = json.dumps({"schema": _SCHEMA, "settings": settings}, ensure_ascii=False, indent=2) + "\n"
@@ -156,11 +156,11 @@ class RunFile:
 
     def _read(self) -> Mapping[str, Any]:
         try:
-            told = json.loads(self.path.read_bytes())
-            schema, settings = told["schema"], dict(told["settings"])
+            recorded = json.loads(self.path.read_bytes())
+            schema, settings = recorded["schema"], dict(recorded["settings"])
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(
-                f"{self.output} holds answers, but {self.path} does not tell the settings that they were made under: "
+                f"{self.output} has answers, but {self.path} does not contain the settings that they were made under: "
                 "give another output, or accept the changes"
             ) from None
         if schema != _SCHEMA:

@@ -1,4 +1,4 @@
-"""How a batch stands: a bar on a terminal, else a line now and then."""
+"""Progress of a batch: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Protocol
 
 from darwin_align.core.terminal import printable
 
-__all__ = ["Lines", "ProgressReporter", "telling"]
+__all__ = ["Lines", "ProgressReporter", "reporting"]
 
 _QUIET = 30.0
 """Seconds between two lines where there is no terminal to draw on."""
 
 
 class ProgressReporter(Protocol):
-    """What is told of a batch."""
+    """Shows the progress of a batch."""
 
     def begin(self, total: int | None, done: int) -> None:
-        """Say how many prompts there are, if that is known, and how many of them earlier runs answered."""
+        """Start: the number of prompts, if it is known, and how many of them earlier runs answered."""
 
     def step(self, *, answered: bool) -> None:
-        """Say that one more prompt is through."""
+        """Count a prompt that ended."""
 
-    def say(self, text: str) -> None:
-        """Say something else."""
+    def message(self, text: str) -> None:
+        """Show a message."""
 
 
 class _Silent:
-    """Says nothing."""
+    """Shows nothing."""
 
     def begin(self, total: int | None, done: int) -> None: ...
 
     def step(self, *, answered: bool) -> None: ...
 
-    def say(self, text: str) -> None: ...
+    def message(self, text: str) -> None: ...
 
 
 class Pace:
@@ -54,41 +54,41 @@ class Pace:
     11.0
 
     Args:
-        concurrency: prompts under way at most.
-        clock: tells seconds.
+        concurrency: prompts in flight at most.
+        clock: returns seconds.
     """
 
     def __init__(self, concurrency: int = 1, clock: Callable[[], float] = monotonic) -> None:
         self._concurrency, self._clock = concurrency, clock
-        self.through = 0
+        self.ended = 0
         """Prompts that ended."""
         self._start = self._last = clock()
 
     def step(self) -> None:
         """Count a prompt that ended."""
-        self.through += 1
+        self.ended += 1
         self._last = self._clock()
 
     @property
     def rate(self) -> float:
         """Prompts a second, up to the last one that ended."""
-        return self.through / max(self._last - self._start, 1e-9)
+        return self.ended / max(self._last - self._start, 1e-9)
 
     def left(self, remaining: int) -> float | None:
-        """Seconds until all remaining prompts are through; ``None`` before the first one is."""
-        if not self.through:
+        """Seconds until all remaining prompts have ended; ``None`` before the first one has."""
+        if not self.ended:
             return None
-        wave = min(self._concurrency, self.through) / self.rate
+        wave = min(self._concurrency, self.ended) / self.rate
         return max(0.0, -(-remaining // self._concurrency) * wave - (self._clock() - self._last))
 
 
 @contextmanager
-def telling(shown: bool, concurrency: int = 1) -> Iterator[ProgressReporter]:
-    """Tell of a batch on stderr, by rich where it is installed and a terminal is there.
+def reporting(shown: bool, concurrency: int = 1) -> Iterator[ProgressReporter]:
+    """Report the progress of a batch on stderr, by rich where it is installed and a terminal is there.
 
     Args:
-        shown: whether anything is told.
-        concurrency: prompts under way at most.
+        shown: whether anything is shown.
+        concurrency: prompts in flight at most.
     """
     bar = _bar(concurrency) if shown and sys.stderr.isatty() else None
     if bar is not None:
@@ -102,9 +102,9 @@ class Lines:
     """Lines for logs.
 
     Args:
-        clock: tells seconds.
+        clock: returns seconds.
         write: takes a line.
-        concurrency: prompts under way at most.
+        concurrency: prompts in flight at most.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Lines:
             self._last = self._clock()
             self._write(self._standing())
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Write a line."""
         self._write(f"batch: {printable(text, single_line=True)}\n")
 
@@ -145,7 +145,7 @@ class Lines:
         done = self._before + self._answered
         of = "" if self._total is None else f" of {self._total:,}"
         without = f", {self._without:,} without" if self._without else ""
-        span = None if self._total is None else self._pace.left(self._total - self._before - self._pace.through)
+        span = None if self._total is None else self._pace.left(self._total - self._before - self._pace.ended)
         left = "" if span is None else f", {_span(span)} left"
         return f"batch: {done:,}{of} answered{without}, {self._pace.rate:.2g} a second{left}\n"
 
@@ -195,7 +195,7 @@ class _Bar:
         self._progress.stop()
 
     def begin(self, total: int | None, done: int) -> None:
-        """Start the clock: what earlier runs did says nothing of this one's speed."""
+        """Start the clock: the work of earlier runs is no measure of this one's speed."""
         self._pace = Pace(self._concurrency)
         self._progress.reset(self._task, total=total, completed=done)
 
@@ -206,7 +206,7 @@ class _Bar:
         name = f"batch, {self._without:,} without an answer" if self._without else "batch"
         self._progress.update(self._task, advance=1, description=name)
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Write above the bar."""
         self._progress.console.print(printable(text, single_line=True), markup=False, highlight=False)
 

@@ -28,7 +28,7 @@ class BadPromptError(RequestError):
 
 @dataclass(frozen=True)
 class Fields:
-    """How a row's fields are called.
+    """Names of a row's fields.
 
     >>> Fields(prompt="question").prompt
     'question'
@@ -56,7 +56,7 @@ _OWN = tuple(field.name for field in fields(Fields))
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked by one row.
+    """The request of one row.
 
     >>> prompt = Prompt.read({"id": 7, "prompt": "How do I brew green tea?", "settings": {"cycles": 1}}, line=3)
     >>> prompt.key, prompt.settings
@@ -67,7 +67,7 @@ class Prompt:
     """The row's id, or its line's number and the digest's beginning."""
     line: int
     digest: str
-    """Of all that is asked: rows that ask the same have the same."""
+    """Of conversation, settings and request fields: equal rows have equal digests."""
     conversation: str | list[dict[str, Any]]
     settings: dict[str, Any]
     request: dict[str, Any]
@@ -79,7 +79,7 @@ class Prompt:
         """Read a row. A field that is ``None`` is not there.
 
         Raises:
-            BadPromptError: the row asks nothing that could be answered; the reason says what to change.
+            BadPromptError: the row cannot be answered; the reason states what to change.
         """
         given = {name: row.get(getattr(names, name)) for name in _OWN}
         _refuse_strays(row, names)
@@ -94,8 +94,8 @@ class Prompt:
         return cls(key or f"{line}-{digest[:12]}", line, digest, conversation, settings, request, seed)
 
 
-def as_json(value: Any) -> str:
-    r"""Compact JSON of one line, also for readers to whom other characters than the line feed end one.
+def as_json(value: object) -> str:
+    r"""Compact JSON of one line, also for readers that end a line at other characters than the line feed.
 
     >>> as_json({"answer": "a\u2028b"})
     '{"answer":"a\\u2028b"}'
@@ -106,11 +106,11 @@ def as_json(value: Any) -> str:
     return text
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """A digest of plain JSON data.
 
     Raises:
-        BadPromptError: it holds something that no UTF-8 file can.
+        BadPromptError: it contains something that cannot be encoded as UTF-8 JSON.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -124,13 +124,15 @@ def digest_of(value: Any) -> str:
 
 
 def _refuse_strays(row: Mapping[str, Any], names: Fields) -> None:
-    # A column too many is normal in data, a setting that is passed over would be a wrong answer.
+    # A further column is normal in data; an ignored setting would be a wrong answer.
     strays = (row.keys() & _KNOWN_SETTINGS) - names.names
     if strays := {name for name in strays if row[name] is not None}:
         raise BadPromptError(f"{min(strays)!r} is a setting: put it into an object, {names.settings!r}")
 
 
-def _conversation(prompt: Any, messages: Any, row: Mapping[str, Any], names: Fields) -> str | list[dict[str, Any]]:
+def _conversation(
+    prompt: object, messages: object, row: Mapping[str, Any], names: Fields
+) -> str | list[dict[str, Any]]:
     if prompt is not None and messages is not None:
         raise BadPromptError(f"it has {names.prompt!r} and {names.messages!r}: give one of them")
     if prompt is None and messages is None:
@@ -158,7 +160,7 @@ def _turn(turn: dict[str, Any], place: str) -> dict[str, Any]:
     return turn
 
 
-def _settings(given: Any, name: str) -> dict[str, Any]:
+def _settings(given: object, name: str) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -168,21 +170,21 @@ def _settings(given: Any, name: str) -> dict[str, Any]:
     return {setting: value for setting, value in given.items() if value is not None}
 
 
-def _seed(given: Any, name: str) -> int | None:
+def _seed(given: object, name: str) -> int | None:
     if given is not None and (isinstance(given, bool) or not isinstance(given, int)):
         raise BadPromptError(f"{name!r} is {_shown(given)}: give a whole number")
     return given
 
 
-def _key(given: Any, name: str) -> str | None:
+def _key(given: object, name: str) -> str | None:
     if given is None:
         return None
     if isinstance(given, bool) or not isinstance(given, (str, int)) or given == "":
         raise BadPromptError(f"{name!r} is {_shown(given)}: give a text or a whole number")
-    digest_of(given)  # refuses what no file can hold
+    digest_of(given)  # refuses what JSON cannot encode
     return str(given)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

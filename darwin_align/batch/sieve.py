@@ -1,4 +1,4 @@
-"""Which rows want an answer: what local runs and those on many machines ask of every row."""
+"""Which rows need an answer: the checks of every row, in local runs and in those on many machines."""
 
 from __future__ import annotations
 

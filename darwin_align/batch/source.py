@@ -1,4 +1,4 @@
-"""Where prompts come from: lines of JSON, rows of parquet, or plain values, read as they are asked for."""
+"""Where prompts come from: lines of JSON, rows of parquet, or plain values, read on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from darwin_align.core.errors import ConfigError
 __all__ = ["LONGEST_LINE", "Read", "Source", "prompts", "source_of"]
 
 LONGEST_LINE = 32 * 2**20
-"""Bytes; a longer line is passed over without being held."""
+"""Bytes; a longer line is skipped without being read into memory."""
 _BOM = b"\xef\xbb\xbf"
 
 

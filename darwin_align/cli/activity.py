@@ -20,7 +20,7 @@ Update = Callable[[str], None]
 
 @contextmanager
 def working(title: str) -> Iterator[Update]:
-    """Show at once that something is under way, until the block ends.
+    """Show at once that work is in progress, until the block ends.
 
     Args:
         title: what is done, e.g. "loading models".

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.options import add_models, add_settings, build_search, check_models, read_settings
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core.terminal import printable, printable_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["add_batch", "run"]
 _FIELDS = ("prompt", "messages", "id", "seed", "settings")
 
 
-def add_batch(commands: Any) -> argparse.ArgumentParser:
+def add_batch(commands: Commands) -> argparse.ArgumentParser:
     """Add the command to the program's.
 
     Args:
@@ -50,7 +50,7 @@ def add_batch(commands: Any) -> argparse.ArgumentParser:
     )
     batch.add_argument("input", metavar="IN", help='JSONL ({"prompt": …} or {"messages": […]} a line), .parquet, or -')
     batch.add_argument("--out", required=True, metavar="OUT", help="JSONL file of answers; what is in it is kept")
-    batch.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts under way (default: 16)")
+    batch.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts in flight (default: 16)")
     batch.add_argument(
         "--give-up-after", type=int, default=20, metavar="N", help="end when so many failed in a row (default: 20)"
     )
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Darw
 
     names = Fields(**{name: getattr(arguments, f"{name}_field") for name in _FIELDS})
     source = sys.stdin.buffer if arguments.input == "-" else Path(arguments.input)
-    source_of(source, names)  # a missing file is told before models are loaded
+    source_of(source, names)  # a missing file is an error before models are loaded
     check_sink(arguments.out, source)
     model, stop = make(arguments), Stop()
     with _signals(stop):
@@ -115,14 +115,14 @@ def run(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Darw
 
 @contextmanager
 def _signals(stop: Stop) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the run after the prompts under way, and at once when they come again."""
+    """Let SIGINT and SIGTERM end the run after the prompts in flight, and at once when they come again."""
 
-    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if not stop.asked:
-            _note("stopping after the prompts under way; once more drops them, and the next run answers them")
-        stop.ask()
+    def request_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if not stop.requested:
+            _note("stopping after the prompts in flight; once more drops them, and the next run answers them")
+        stop.request()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -154,7 +154,7 @@ def _in_words(report: BatchReport) -> str:
     if report.interrupted:
         lines.append("Interrupted: run the same command again to go on")
     if report.unused:
-        lines.append(f"Fields that nobody read: {printable(', '.join(report.unused), single_line=True)}")
+        lines.append(f"Fields that were not read: {printable(', '.join(report.unused), single_line=True)}")
     usage = report.usage
     lines.append(
         f"{report.seconds:,.1f} s, {usage.decoded_tokens:,} tokens decoded, {usage.reward_calls:,} responses scored"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from typing import Any
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.demo import summary_of
 from darwin_align.cli.options import add_models, add_settings, build_search, has_own_policy
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core import Message, Request, SearchResult
 from darwin_align.core.errors import RequestError
 from darwin_align.core.terminal import printable, printable_json
@@ -18,7 +17,7 @@ from darwin_align.core.terminal import printable, printable_json
 __all__ = ["add_chat"]
 
 
-def add_chat(commands: Any) -> None:
+def add_chat(commands: Commands) -> None:
     """Add the command to the program's."""
     chat = commands.add_parser(
         "chat",

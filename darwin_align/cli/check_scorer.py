@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.options import UsageError, check_key, load_reward
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core.terminal import printable, printable_json
 
 if TYPE_CHECKING:
-    from darwin_align.operators import Scorer
+    from darwin_align.operators.coerce import PopulationRunnable
 
 __all__ = ["add_check_scorer"]
 
 
-def add_check_scorer(commands: Any) -> None:
+def add_check_scorer(commands: Commands) -> None:
     """Add the command to the program's."""
     check = commands.add_parser(
         "check-scorer",
@@ -94,14 +94,13 @@ def _check_options(arguments: argparse.Namespace) -> None:
         check_key(arguments.api_key_env)
 
 
-def _scorer(arguments: argparse.Namespace) -> Scorer:
+def _scorer(arguments: argparse.Namespace) -> PopulationRunnable:
     if arguments.url is None:
         from darwin_align.pocket import reward_path
 
         # One thread: for a model this small, more threads only wait for each other.
         how = {"threads": 1} if arguments.reward is None else {}
-        local: Scorer = load_reward(arguments.reward or str(reward_path()), **how)
-        return local
+        return load_reward(arguments.reward or str(reward_path()), **how)
     from pydantic import SecretStr
 
     from darwin_align.backends.endpoint import EndpointScorer, JudgeScorer
@@ -111,5 +110,5 @@ def _scorer(arguments: argparse.Namespace) -> Scorer:
     if arguments.api_key_env is not None:
         options["api_key"] = SecretStr(os.environ[arguments.api_key_env])
     kind = JudgeScorer if arguments.judge else EndpointScorer
-    scorer: Scorer = kind(base_url=arguments.url, **options)
+    scorer: PopulationRunnable = kind(base_url=arguments.url, **options)
     return scorer

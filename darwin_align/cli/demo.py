@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.options import add_models, add_settings, build_search, check_models, has_own_policy
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core import SearchResult
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.figures import figures_of
 from darwin_align.core.terminal import printable_json
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _REWORDING_TOKENS = 128
 """With them: three rewordings of a question are shorter, and a small model's reply that is none may go on for ever."""
 
 
-def add_demo(commands: Any) -> None:
+def add_demo(commands: Commands) -> None:
     """Add the command to the program's."""
     demo = commands.add_parser(
         "demo",
@@ -40,7 +41,7 @@ def add_demo(commands: Any) -> None:
     )
     demo.add_argument("instruction", nargs="?", metavar="INSTRUCTION", help="the question (default: a held-out one)")
     demo.add_argument("--html", metavar="FILE", help="also write the search as one page to look at")
-    demo.add_argument("--topics", action="store_true", help="list what the embedded pair knows, and stop")
+    demo.add_argument("--topics", action="store_true", help="list the topics of the embedded pair, and stop")
     demo.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_models(demo)
     add_settings(demo, seed="0")
@@ -56,7 +57,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     check_models(arguments)
     _check_page(arguments.html)
     if not arguments.json:
-        import darwin_align.cli.report  # noqa: F401 - a missing rich is said before models are loaded
+        import darwin_align.cli.report  # noqa: F401 - a missing rich is an error before models are loaded
     instruction = arguments.instruction if arguments.instruction is not None else pocket.held_out(2)[1]
     own = has_own_policy(arguments)
     small = own and not arguments.set and arguments.preset is None
@@ -80,12 +81,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _print_hints(instruction: str, *, own: bool, small: bool) -> None:
     if small:
-        told = " ".join(f"{name}={value}" for name, value in SMALL.items())
+        settings = " ".join(f"{name}={value}" for name, value in SMALL.items())
         print(
-            f"\nThis was a short search ({told}), to end in about a minute on a small model. "
+            f"\nThis was a short search ({settings}), to end in about a minute on a small model. "
             "--preset darwin searches as long as the paper does; --set cycles=2 --set max_tokens=512 is between them."
         )
-    elif not own and not _knows(instruction):
+    elif not own and not _is_known(instruction):
         from darwin_align import pocket
 
         print(
@@ -111,35 +112,29 @@ def summary_of(result: SearchResult, *, embedded: bool) -> dict[str, Any]:
 
     Args:
         result: of the search.
-        embedded: whether the embedded policy answered, so that the gold rule may know the question.
+        embedded: whether the embedded policy answered, so that the gold rule may cover the question.
     """
     gold, first_gold = (_gold(result, text, embedded=embedded) for text in (result.text, result.first_response.text))
     return {
         "instruction": result.request.instruction,
         "answer": result.text,
-        "reward": result.reward,
-        "first_response": result.first_response.text,
-        "first_reward": result.first_response.reward,
+        **figures_of(result, "reward", "first_response", "first_reward"),
         "gold": gold and gold.total,
         "first_gold": first_gold and first_gold.total,
         "winning_instruction": result.instruction,
-        "cycles": result.cycles,
-        "stop_reason": result.stop_reason,
-        "failure": result.failure,
-        "seed": result.config.seed,
-        "usage": result.usage.model_dump(),
+        **figures_of(result, "cycles", "stop_reason", "failure", "seed", "usage"),
     }
 
 
-def _knows(instruction: str) -> bool:
+def _is_known(instruction: str) -> bool:
     from darwin_align.pocket.world import understand
 
     return understand(instruction) is not None
 
 
 def _gold(result: SearchResult, text: str, *, embedded: bool) -> Gold | None:
-    """The gold rule's verdict, where it knows the question."""
+    """The gold rule's verdict, where it covers the question."""
     from darwin_align.pocket import gold
 
     instruction = result.request.instruction
-    return gold(instruction, text) if embedded and _knows(instruction) else None
+    return gold(instruction, text) if embedded and _is_known(instruction) else None

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any
 
 from darwin_align.cli.batch import add_batch
 from darwin_align.cli.chat import add_chat
@@ -17,7 +16,7 @@ from darwin_align.cli.check_scorer import add_check_scorer
 from darwin_align.cli.demo import add_demo
 from darwin_align.cli.evaluate import add_eval
 from darwin_align.cli.options import UsageError
-from darwin_align.cli.parsing import Parser, examples
+from darwin_align.cli.parsing import Commands, Parser, examples
 from darwin_align.core.errors import ConfigError, DarwinError, RequestError
 from darwin_align.core.terminal import PrintableFormatter, printable
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.parser.refuse(str(error)))
     except (ConfigError, RequestError) as error:
         code = fail(error, 2)
-    except BrokenPipeError:  # whoever read our output stopped, e.g. head
+    except BrokenPipeError:  # the reader of the output ended, e.g. head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (DarwinError, OSError) as error:
@@ -76,7 +75,7 @@ def parser() -> Parser:
     return program
 
 
-def _add_serve(commands: Any) -> None:
+def _add_serve(commands: Commands) -> None:
     from darwin_align.integrations.openai_server.command import add_parser
 
     add_parser(commands)

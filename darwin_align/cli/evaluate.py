@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from darwin_align.cli.activity import working
 from darwin_align.cli.evaluate_world import add_world
 from darwin_align.cli.options import UsageError, add_models, add_settings, build_search, check_models, model_name
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.terminal import printable, printable_json
 from darwin_align.evaluation.options import count, need_packages
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["add_eval"]
 
 
-def add_eval(commands: Any) -> None:
+def add_eval(commands: Commands) -> None:
     """Add ``eval`` and its benchmarks to the commands of the program."""
     parser = commands.add_parser(
         "eval", help="benchmarks: the embedded world, AlpacaEval 2, MT-Bench", usage="%(prog)s [-h] BENCHMARK …"
@@ -39,7 +39,7 @@ def add_eval(commands: Any) -> None:
 # -- AlpacaEval
 
 
-def _add_alpaca_eval(benchmarks: Any) -> None:
+def _add_alpaca_eval(benchmarks: Commands) -> None:
     parser = benchmarks.add_parser(
         "alpaca_eval",
         help="AlpacaEval 2: 805 instructions, against a reference's answers",
@@ -105,9 +105,9 @@ def _alpaca_eval(arguments: argparse.Namespace) -> int:
         results = to_alpaca_eval(
             out, reference, python=arguments.package_python, annotators=arguments.annotators_config
         )
-        return _told(arguments, {"out": str(out), "alpaca_eval": str(results)}, _answered(answers, out))
+        return _print(arguments, {"out": str(out), "alpaca_eval": str(results)}, _answered(answers, out))
     if judge is None:
-        return _told(arguments, {"out": str(out), "notes": answers.notes}, _answered(answers, out))
+        return _print(arguments, {"out": str(out), "notes": answers.notes}, _answered(answers, out))
     rates = compare(
         answers,
         reference_outputs(arguments.reference, answers),
@@ -121,7 +121,7 @@ def _alpaca_eval(arguments: argparse.Namespace) -> int:
         concurrency=arguments.judge_concurrency,
     )
     shown = {"out": str(out), **json.loads((out / "results.json").read_text(encoding="utf-8"))}
-    return _told(arguments, shown, _win_rates(rates, out))
+    return _print(arguments, shown, _win_rates(rates, out))
 
 
 def _check_difficulties(arguments: argparse.Namespace, prompts: Sequence[Any]) -> None:
@@ -155,7 +155,7 @@ def _win_rates(rates: WinRates, out: Path) -> str:
 # -- MT-Bench
 
 
-def _add_mt_bench(benchmarks: Any) -> None:
+def _add_mt_bench(benchmarks: Commands) -> None:
     parser = benchmarks.add_parser(
         "mt_bench",
         help="MT-Bench: 80 questions of two turns, graded from 1 to 10",
@@ -201,12 +201,12 @@ def _mt_bench(arguments: argparse.Namespace) -> int:
     right = found(arguments.references, MT_BENCH["references"], "--references")
     if judge is None and not arguments.hand_over and (prompts or right):
         raise ConfigError("--judge-prompts and --references are for a judge: give --judge-url, or --hand-over")
-    asked = questions(arguments.prompts)
+    prompted = questions(arguments.prompts)
     subject = _subject(arguments)
     out = _out(arguments, "mt_bench", subject.name)
     conversations = answer(
         subject,
-        asked,
+        prompted,
         out,
         limit=arguments.limit,
         category_temperatures=arguments.category_temperatures,
@@ -217,9 +217,9 @@ def _mt_bench(arguments: argparse.Namespace) -> int:
     answered = _lines(f"{len(conversations)} questions answered, in {out}", notes)
     if arguments.hand_over:
         file = to_fastchat(out, subject.name, python=arguments.package_python, prompts=prompts, references=right)
-        return _told(arguments, {"out": str(out), "judgments": str(file)}, answered)
+        return _print(arguments, {"out": str(out), "judgments": str(file)}, answered)
     if judge is None:
-        return _told(arguments, {"out": str(out), "notes": notes}, answered)
+        return _print(arguments, {"out": str(out), "notes": notes}, answered)
     grades = grade(
         conversations,
         judge,
@@ -230,7 +230,7 @@ def _mt_bench(arguments: argparse.Namespace) -> int:
         concurrency=arguments.judge_concurrency,
     )
     shown = {"out": str(out), **json.loads((out / "results.json").read_text(encoding="utf-8"))}
-    return _told(arguments, shown, _grades(grades, out))
+    return _print(arguments, shown, _grades(grades, out))
 
 
 def _grades(grades: Grades, out: Path) -> str:
@@ -264,7 +264,7 @@ def _add_common(parser: argparse.ArgumentParser, prompts: str) -> None:
 def _subject(arguments: argparse.Namespace) -> Subject:
     """Load the models and make the search that takes the benchmark.
 
-    A benchmark wants whole searches: unless ``on_failure`` is set, a server that fails for good is an error and not a
+    A benchmark needs whole searches: unless ``on_failure`` is set, a server that fails for good is an error and not a
     worse answer.
     """
     from darwin_align.evaluation.subject import Subject
@@ -309,7 +309,7 @@ def _out(arguments: argparse.Namespace, benchmark: str, name: str) -> Path:
     return Path("results") / benchmark / name if given is None else given
 
 
-def _told(arguments: argparse.Namespace, data: dict[str, Any], text: str) -> int:
+def _print(arguments: argparse.Namespace, data: dict[str, Any], text: str) -> int:
     sys.stdout.write((printable_json(data, indent=2) if arguments.json else printable(text)) + "\n")
     return 0
 
@@ -322,5 +322,5 @@ def _figure(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
 
 
-_BENCHMARKS: tuple[Callable[[Any], None], ...] = (add_world, _add_alpaca_eval, _add_mt_bench)
+_BENCHMARKS: tuple[Callable[[Commands], None], ...] = (add_world, _add_alpaca_eval, _add_mt_bench)
 """Another benchmark adds its function here."""

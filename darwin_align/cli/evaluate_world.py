@@ -8,11 +8,10 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.options import UsageError, add_models, add_settings, check_models
-from darwin_align.cli.parsing import examples
+from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core.terminal import printable, printable_json
 from darwin_align.evaluation.options import count
 
@@ -26,7 +25,7 @@ _ELSEWHERE = (
 _FAMILY = ("sample", "best_of_n", "mutate_best_of_n", "darwin")
 
 
-def add_world(benchmarks: Any) -> None:
+def add_world(benchmarks: Commands) -> None:
     """Add ``world`` to the benchmarks of ``eval``."""
     parser = benchmarks.add_parser(
         "world",

@@ -13,6 +13,8 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.langchain.assignments import settings_of
 
 if TYPE_CHECKING:
+    from darwin_align.operators.coerce import PopulationRunnable
+    from darwin_align.operators.policy import Policy
     from darwin_align.search import DarwinSearch
 
 __all__ = [
@@ -28,7 +30,7 @@ __all__ = [
 ]
 
 JUDGE = "judge"
-"""What ``--reward-dialect`` calls a chat model that is asked for grades."""
+"""The ``--reward-dialect`` of a chat model that grades answers."""
 _REMOTE = {
     "policy": ("policy_model", "policy_tokenizer", "policy_dialect"),
     "reward": ("reward_model", "reward_tokenizer", "reward_dialect"),
@@ -128,7 +130,7 @@ def _check_pair(arguments: argparse.Namespace) -> None:
 
 
 def check_key(name: str) -> None:
-    """Refuse the name of an environment variable that holds no key.
+    """Refuse the name of an environment variable without a key.
 
     Raises:
         ConfigError: it is not set.
@@ -142,7 +144,7 @@ def read_settings(arguments: argparse.Namespace, **defaults: Any) -> tuple[Searc
 
     Args:
         arguments: what the parser read.
-        defaults: settings of the search that hold unless ``--set`` sets them.
+        defaults: settings of the search, unless ``--set`` sets them.
 
     Raises:
         ConfigError: an unknown or impossible setting, or one that is given twice.
@@ -163,7 +165,7 @@ def build_search(
     Args:
         arguments: what the parser read.
         rewording_tokens: of one reply at most, when a policy of one's own rewords; ``None`` for the mutator's number.
-        defaults: settings of the search that hold unless ``--set`` sets them.
+        defaults: settings of the search, unless ``--set`` sets them.
 
     Raises:
         ConfigError: options that contradict each other, or an unknown setting.
@@ -177,16 +179,18 @@ def build_search(
         if not has_own_policy(arguments):
             from darwin_align.pocket.pair import pocket_search
 
-            return pocket_search(config, sampling=sampling, **({} if scorer is None else {"scorer": scorer}))
+            if scorer is None:
+                return pocket_search(config, sampling=sampling)
+            return pocket_search(config, sampling=sampling, scorer=scorer)
         from darwin_align.search import DarwinSearch
 
-        policy = _policy(arguments)
-        parts = {"policy": policy, "scorer": scorer or _scorer(arguments)}
+        policy, mutator = _policy(arguments), None
+        scorer = scorer or _scorer(arguments)
         if rewording_tokens is not None:
             from darwin_align.operators.mutators import PolicyMutator
 
-            parts["mutator"] = PolicyMutator(policy=policy, max_tokens=rewording_tokens)
-        return DarwinSearch(**parts, config=config, sampling=sampling)
+            mutator = PolicyMutator(policy=policy, max_tokens=rewording_tokens)
+        return DarwinSearch(policy=policy, scorer=scorer, mutator=mutator, config=config, sampling=sampling)
 
 
 def has_own_policy(arguments: argparse.Namespace) -> bool:
@@ -195,12 +199,12 @@ def has_own_policy(arguments: argparse.Namespace) -> bool:
 
 
 def model_name(arguments: argparse.Namespace, role: str) -> str:
-    """What says which model it is. A server may move; its model's name is what counts, where it has one."""
+    """The identity of a model. A server may move; its model's name counts, where it has one."""
     named: str | None = getattr(arguments, f"{role}_model")
     return named or _given(arguments, role) or "embedded"
 
 
-def load_reward(name: str, **how: Any) -> Any:
+def load_reward(name: str, **how: Any) -> PopulationRunnable:
     """Load a scorer: code, or a local reward model.
 
     Args:
@@ -219,7 +223,7 @@ def load_reward(name: str, **how: Any) -> Any:
     return LocalScorer.from_pretrained(name, **how)
 
 
-def _code(name: str) -> Any:
+def _code(name: str) -> PopulationRunnable:
     from darwin_align.cli.code import load_object
     from darwin_align.operators.coerce import as_scorer
 
@@ -232,7 +236,7 @@ def _is_code(name: str) -> bool:
     return names_code(name)
 
 
-def _policy(arguments: argparse.Namespace) -> Any:
+def _policy(arguments: argparse.Namespace) -> Policy:
     if arguments.policy is not None:
         from darwin_align.backends.local import LocalPolicy
 
@@ -242,7 +246,7 @@ def _policy(arguments: argparse.Namespace) -> Any:
     return EndpointPolicy(arguments.policy_url, **_endpoint(arguments, "policy"))
 
 
-def _scorer(arguments: argparse.Namespace) -> Any:
+def _scorer(arguments: argparse.Namespace) -> PopulationRunnable:
     if arguments.reward is not None:
         return load_reward(arguments.reward, **_how(arguments))
     from darwin_align.backends.endpoint import EndpointScorer, JudgeScorer

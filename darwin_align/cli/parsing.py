@@ -7,11 +7,11 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from darwin_align.core.terminal import printable
 
-__all__ = ["Parser", "examples"]
+__all__ = ["Commands", "Parser", "examples"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,6 +42,10 @@ class Parser(argparse.ArgumentParser):
         options = [text.partition("=")[0] for text in unknown if text.startswith("--")]
         close = [match for text in options for match in get_close_matches(text, self._option_string_actions, n=1)]
         return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+"""The return type of ``Parser.add_subparsers``."""
 
 
 def examples(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The demo's screen: one search told to a newcomer. Needs rich (the extra ``cli``)."""
+"""The demo's screen: one search, explained to a newcomer. Needs rich (the extra ``cli``)."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _cycle(cycle: int, population: Population, taken: dict[tuple[int, int], list
 
 
 def _cell(text: str) -> Text:
-    """A line of text that may hold anything: as a plain string, rich would read markup in it."""
+    """A line of any text: in a plain string, rich would read markup."""
     return Text(printable(text, single_line=True), overflow="ellipsis", no_wrap=True)
 
 

@@ -6,7 +6,7 @@ that the question carried. So a live run and a replay walk the same path, and ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -62,6 +62,8 @@ class Question:
     search: int = 0
     has_best: bool = False
     """Whether anything was scored so far. Only then may the search end with :meth:`failed`."""
+    _folds: list[tuple[Event, Population]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The last event and the population that it led to: the driver and the algorithm both fold a live event."""
 
     def answered(self, population: Population, seconds: float = 0.0) -> Event:
         """Say what an operator's answer changed.
@@ -117,10 +119,14 @@ class Question:
                 nothing to end with.
             OperatorError: a changed field has a value of a wrong kind.
         """
+        if self._folds and self._folds[0][0] is event:
+            return self._folds[0][1]
         self._check_own(event)
         population = self.population
         beams = {i: _changed(population, population.beams[i], fields) for i, fields in event.delta.beams.items()}
-        return population.with_beams(beams, usage=population.usage + event.delta.usage).note(*event.delta.notes)
+        after = population.with_beams(beams, usage=population.usage + event.delta.usage).note(*event.delta.notes)
+        self._folds[:] = [(event, after)]
+        return after
 
     def _check_own(self, event: Event) -> None:
         step = self.population.step
@@ -147,7 +153,7 @@ def _changes(before: Population, old: Beam, new: Beam) -> dict[str, Any]:
     if new.ancestor is not None and new.ancestor != old.ancestor:
         changes["ancestor"] = new.ancestor.model_dump()
         old = old.take_state(before.beams[new.ancestor.beam])
-    for name in [field for field in Beam.model_fields if field != "ancestor"]:  # a set's order would differ by process
+    for name in [name for name in Beam.model_fields if name != "ancestor"]:  # a set's order would differ by process
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
             changes[name] = _tail(was, now) if name in ("text", "tokens") else now

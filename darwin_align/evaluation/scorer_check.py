@@ -39,6 +39,7 @@ from darwin_align.evaluation.scorer_report import (
 )
 from darwin_align.operators.coerce import as_scorer
 from darwin_align.operators.portal import call
+from darwin_align.operators.resources import released, resources_of
 
 __all__ = ["acheck", "check"]
 
@@ -104,7 +105,7 @@ class _Check:
         self.search_id = uuid.uuid4().hex
 
     async def run(self) -> ScorerReport:
-        try:
+        with released(resources_of([self.scorer]), self.search_id):
             asked = [_answers(pair) for pair in self.pairs]
             start = perf_counter()
             rewards = await self._all([partial(self._ask, i, answers) for i, answers in enumerate(asked)])
@@ -115,10 +116,6 @@ class _Check:
             again = await self._all([partial(self._ask, i, asked[i]) for i in spot])
             alone = await self._all([partial(self._ask, i, asked[i][:1]) for i in spot])
             empty = await self._all([partial(self._empty, i) for i in spot[:EMPTY]])
-        finally:
-            for resource in getattr(self.scorer, "resources", ()):
-                if release := getattr(resource, "release", None):
-                    release(self.search_id)
         shuffled = {guest: reward for guest, (reward,) in zip(guests.values(), visits, strict=True)}
         outcomes = tuple(_outcome(p, rewards[i], asked[i], shuffled.get(i)) for i, p in enumerate(self.pairs))
         return self._report(

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from darwin_align.core import Request, SearchResult
+from darwin_align.core import Request
 from darwin_align.core.errors import ContextLengthError
+from darwin_align.core.figures import Figure, figures_of
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Message
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from darwin_align.search import DarwinSearch
 
 __all__ = ["Subject"]
+
+_FIGURES: tuple[Figure, ...] = (
+    "reward", "first_response", "first_reward", "seed", "stop_reason", "finish_reason", "failure",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,20 +76,5 @@ class Subject:
             result = await self.search.ainvoke(request, seed=seed, **settings)
         except ContextLengthError as error:
             return {"output": "", "error": str(error), "seed": seed}
-        return _told(result)
-
-
-def _told(result: SearchResult) -> dict[str, Any]:
-    first = result.first_response
-    return {
-        "output": result.text,
-        "reward": result.reward,
-        "first_response": first.text,
-        "first_reward": first.reward,
-        "seed": result.config.seed,
-        "stop_reason": result.stop_reason,
-        "finish_reason": result.best.finish_reason,
-        "failure": result.failure,
-        "notes": len(result.notes),
-        "usage": result.usage.model_dump(mode="json"),
-    }
+        figures = figures_of(result, *_FIGURES)
+        return {"output": result.text, **figures, "notes": len(result.notes), **figures_of(result, "usage")}

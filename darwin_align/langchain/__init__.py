@@ -1,4 +1,4 @@
 """What makes a search a good citizen of LangChain: runs and events, settings, tools, structured output, cache keys.
 
-:mod:`darwin_align.search` and :mod:`darwin_align.chat_model` are built on it; no room below them imports it.
+:mod:`darwin_align.search` and :mod:`darwin_align.chat_model` are built on it; no package below them imports it.
 """

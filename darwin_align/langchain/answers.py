@@ -1,21 +1,35 @@
-"""What a search found, as LangChain's messages, generations and chunks."""
+"""A search's result as LangChain's messages, generations and chunks."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from darwin_align.core import Beam, SearchResult
-from darwin_align.langchain.tools import call_chunks, message_of
+from darwin_align.core.figures import Figure, figures_of
+from darwin_align.langchain.tools import answer_message, call_chunks
+from darwin_align.operators.policy import Policy
 
-__all__ = ["as_chunk", "chat_result", "end_chunk", "with_id"]
+__all__ = ["FIGURES", "as_chunk", "best_of", "chat_result", "end_chunk", "with_id"]
+
+FIGURES: tuple[Figure, ...] = (
+    "reward",
+    "first_response",
+    "first_reward",
+    "instruction",
+    "cycles",
+    "stop_reason",
+    "failure",
+    "max_new_tokens",
+    "seed",
+    "usage",
+)
+"""Figures of a search in its messages' ``response_metadata["darwin"]``."""
 
 
 def with_id(chunk: ChatGenerationChunk, message_id: str) -> ChatGenerationChunk:
-    """Give a chunk its message's id, so that whoever has seen the tokens knows the message again."""
+    """Give a chunk its message's id, by which handlers match the message to its tokens."""
     chunk.message.id = message_id
     return chunk
 
@@ -25,48 +39,37 @@ def end_chunk() -> ChatGenerationChunk:
     return ChatGenerationChunk(message=AIMessageChunk(content="", chunk_position="last"))
 
 
-def chat_result(result: SearchResult, n: int, model_name: str, policy: Any) -> ChatResult:
+def best_of(result: SearchResult, n: int) -> tuple[Beam, ...]:
+    """The ``n`` best answers, best first; fewer where the search found fewer, one at least."""
+    return result.ranking[:n] or (result.best,)
+
+
+def chat_result(result: SearchResult, n: int, model_name: str, policy: Policy | None) -> ChatResult:
     """Make messages of the best answers of a search.
 
     Args:
         result: of the search.
         n: how many answers; there are fewer where the search found fewer.
-        model_name: as their metadata tell it.
-        policy: whoever wrote them, and knows how its model writes calls of tools.
+        model_name: for their metadata.
+        policy: the one that decoded them: its tool syntax reads their tool calls.
     """
-    beams = result.ranking[:n] or (result.best,)
     usage = UsageMetadata(
         input_tokens=result.usage.prefilled_tokens,
         output_tokens=result.usage.decoded_tokens,
         total_tokens=result.usage.prefilled_tokens + result.usage.decoded_tokens,
     )
     generations = []
-    for rank, beam in enumerate(beams):
+    for rank, beam in enumerate(best_of(result, n)):
         metadata = {
             "model_name": model_name,
             "finish_reason": beam.finish_reason,
-            "darwin": _darwin_metadata(result, beam),
+            "darwin": figures_of(result, *FIGURES, beam=beam),
         }
-        # What the whole search spent is counted once, on its best answer.
-        told: dict[str, Any] = {"response_metadata": metadata, "usage_metadata": usage if rank == 0 else None}
-        message = message_of(result, beam, policy, **told)
+        # The usage of the whole search is counted once, on its best answer.
+        spent = usage if rank == 0 else None
+        message = answer_message(result, beam, policy, response_metadata=metadata, usage_metadata=spent)
         generations.append(ChatGeneration(message=message, generation_info={"finish_reason": beam.finish_reason}))
     return ChatResult(generations=generations, llm_output={"model_name": model_name, "usage": usage})
-
-
-def _darwin_metadata(result: SearchResult, beam: Beam) -> dict[str, Any]:
-    return {
-        "reward": beam.reward,
-        "first_response": result.first_response.text,
-        "first_reward": result.first_response.reward,
-        "instruction": beam.instruction,
-        "cycles": result.cycles,
-        "stop_reason": result.stop_reason,
-        "failure": result.failure,
-        "max_new_tokens": result.config.max_new_tokens,
-        "seed": result.config.seed,
-        "usage": result.usage.model_dump(),
-    }
 
 
 def as_chunk(result: ChatResult) -> ChatGenerationChunk:

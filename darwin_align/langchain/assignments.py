@@ -23,7 +23,7 @@ def settings_of(preset: str, given: Sequence[str], **defaults: Any) -> tuple[Sea
     Args:
         preset: its name.
         given: the changes. Values are JSON where they can be read as such, else the text itself.
-        defaults: settings of the search that hold unless they are among the changes.
+        defaults: settings of the search, unless they are among the changes.
 
     Raises:
         ConfigError: a change is no such pair, unknown, impossible, or given twice.
@@ -48,7 +48,7 @@ def _check_name(name: str) -> None:
         raise ConfigError("--set seed=…: the seed has an option of its own, so give --seed")
     if name not in known and (close := get_close_matches(name, known, n=1)):
         raise ConfigError(f"--set {name!r} is unknown: did you mean {close[0]!r}?")
-    # Other unknown names are refused by the settings themselves, which know what else they may be called.
+    # Other unknown names are refused by the settings' classes, which suggest the right one.
 
 
 def _value(text: str) -> Any:

@@ -1,23 +1,19 @@
-"""What one call of a chat model asks of its search."""
+"""The settings of one call of a chat model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import patch_config
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
-from darwin_align.langchain.runs import children_of
 from darwin_align.langchain.structured import as_response_format
 from darwin_align.langchain.tools import bound_tools
 
-__all__ = ["Call", "RunManager", "deciding", "streamable"]
-
-RunManager = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
+__all__ = ["Call", "deciding", "streamable"]
 
 
 class Call:
@@ -26,7 +22,7 @@ class Call:
     Args:
         given: the call's keyword arguments.
         stop: texts that end an answer.
-        configurable: returns the ids that ``given["configurable"]`` may hold.
+        configurable: returns the ids that ``given["configurable"]`` may contain.
 
     Raises:
         ConfigError: ``n``, a tool or a configurable id cannot be used.
@@ -38,7 +34,7 @@ class Call:
         self.settings = dict(given)
         if stop := list(stop):
             self.settings["stop"] = stop
-        self.settings.pop("stream", None)  # says whether, not what
+        self.settings.pop("stream", None)  # decides how the answer comes, not the answer
         if isinstance(form := self.settings.get("response_format"), type):
             self.settings["response_format"] = as_response_format(form)
         if (tools := self.settings.get("tools")) and not all(isinstance(tool, dict) for tool in tools):
@@ -58,9 +54,9 @@ class Call:
         self.settings.update(cycles=0, lookahead=0)
         return self
 
-    def config(self, run_manager: RunManager | None) -> RunnableConfig:
-        """Run the operators as children of the model's own run."""
-        return patch_config(children_of(run_manager), configurable=self.configurable)
+    def config(self, parent: RunnableConfig | None = None) -> RunnableConfig:
+        """Return the config of the search: the parent's, with what the call makes configurable."""
+        return patch_config(parent, configurable=self.configurable)
 
 
 def deciding(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +68,7 @@ def streamable(given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call that is streamed.
 
     Raises:
-        ConfigError: several answers are wanted.
+        ConfigError: several answers are requested.
     """
     if given.get("n") not in (None, 1):
         raise ConfigError(f"n = {given['n']!r}: a stream carries one answer; leave n out, or call generate(…, n=…)")

@@ -91,7 +91,7 @@ def setting_specs(
 
     Args:
         fields: a configurable field for each setting, by the setting's name.
-        owners: whoever holds the values that settings have without any config; the first one that has a setting counts.
+        owners: objects with the values of settings without any config; the first one that has a setting counts.
     """
     return [_spec(field, ALIASES.get(name, name), owners) for name, field in fields.items()]
 

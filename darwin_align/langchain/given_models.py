@@ -33,7 +33,7 @@ def loaded_pair(
         reward_options: options of the reward model alone.
 
     Raises:
-        ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded as asked.
+        ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded with these options.
         ConfigError: an unknown option, or one that would be ignored.
     """
     from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel
@@ -61,7 +61,7 @@ def _overruled(
     return {**shared, **placed, **own}
 
 
-def is_loadable(role: str, given: Any, options: Mapping[str, Any] | None) -> bool:
+def is_loadable(role: str, given: object, options: Mapping[str, Any] | None) -> bool:
     """Whether a model is to be loaded from a folder or hub id; any other object is used as it is.
 
     >>> is_loadable("policy", "Qwen/Qwen3-8B", None)

@@ -1,4 +1,4 @@
-"""What decides an answer, written down: equal settings give equal text, different ones never do.
+"""Settings that decide an answer, as text: equal settings give equal text, different ones never do.
 
 ``repr`` will not do: it leaves settings out, and the addresses that it shows of functions and plain objects are given
 away again once their owner is gone, to the next one in this process and to anybody in another.
@@ -30,18 +30,18 @@ _TELLING = ("darwin_align", "torch")
 """Packages whose own ``repr`` names every setting."""
 
 _OTHERWISE = frozenset({"search", "model_name", "stop", "streaming", "configurable_settings"})
-"""Fields of a chat model that decide no answer, or that are named in another way."""
+"""Fields of a chat model that decide no answer, or that have another name here."""
 _UNDECIDING = frozenset(BaseChatModel.model_fields) - {"output_version"} | _OTHERWISE
 
 _lock = threading.Lock()
-_names: dict[int, tuple[Callable[[], Any], str]] = {}
+_names: dict[int, tuple[Callable[[], object], str]] = {}
 
 
-def identity(value: Any) -> str:
+def identity(value: object) -> str:
     """Describe a value by everything that it is made of.
 
-    Objects that do not tell what they are made of, like functions, get a name that no other ever has. Secrets are left
-    out: they open a door, and decide nothing behind it. Long texts are cut, with their digest.
+    Objects without readable fields, like functions, get a unique name. Secrets are left
+    out: they give access, and decide no answer. Long texts are cut, with their digest.
 
     >>> identity({"a": (1, 2.0)}), identity("x" * 999)[:8]
     ("{'a': (1, 2.0)}", "'xxxxxxx")
@@ -58,11 +58,11 @@ def identifying_params(
     """Name every setting that decides a chat model's answer: LangChain's cache keys are made of it."""
     own = {name: getattr(model, name) for name in type(model).model_fields if name not in _UNDECIDING}
     parts = {name: getattr(search, name) for name in type(search).model_fields if name != "name"}
-    told = {"model_name": model_name, "default_stop": identity(stop)}  # "stop" is the call's own
-    return {**told, **{name: identity(value) for name, value in {**parts, **own}.items()}}
+    names = {"model_name": model_name, "default_stop": identity(stop)}  # "stop" is the call's own
+    return {**names, **{name: identity(value) for name, value in {**parts, **own}.items()}}
 
 
-def _plain(value: Any) -> str | None:
+def _plain(value: object) -> str | None:
     if isinstance(value, str):
         return repr(value) if len(value) <= _LONGEST else f"{value[:80]!r}…#{_digest(value)}"
     if isinstance(value, (SecretStr, SecretBytes)):
@@ -72,7 +72,7 @@ def _plain(value: Any) -> str | None:
     return repr(value) if isinstance(value, _PLAIN) else None
 
 
-def _listed(value: Any) -> str | None:
+def _listed(value: object) -> str | None:
     if isinstance(value, Mapping):
         return "{" + ", ".join(sorted(f"{identity(k)}: {identity(v)}" for k, v in value.items())) + "}"
     if isinstance(value, (list, tuple)):
@@ -80,12 +80,12 @@ def _listed(value: Any) -> str | None:
     return "{" + ", ".join(sorted(map(identity, value))) + "}" if isinstance(value, Set) else None
 
 
-def _named(value: Any) -> str | None:
+def _named(value: object) -> str | None:
     """The identity of what consists of named parts."""
     if isinstance(value, BaseModel):
         # Private attributes are derived from the fields; excluded fields are clients, callbacks, caches.
-        told = {name: getattr(value, name) for name, field in type(value).model_fields.items() if not field.exclude}
-        return _call(type(value), told)
+        parts = {name: getattr(value, name) for name, field in type(value).model_fields.items() if not field.exclude}
+        return _call(type(value), parts)
     if is_dataclass(value):
         return _call(type(value), {field.name: getattr(value, field.name) for field in fields(value)})
     if isinstance(value, functools.partial):
@@ -95,11 +95,11 @@ def _named(value: Any) -> str | None:
     return None
 
 
-def _call(kind: type, parts: Mapping[str, Any]) -> str:
+def _call(kind: type, parts: Mapping[str, object]) -> str:
     return f"{kind.__qualname__}({', '.join(f'{name}={identity(part)}' for name, part in parts.items())})"
 
 
-def _opaque(value: Any) -> str:
+def _opaque(value: object) -> str:
     """Whatever is left: by its recipe if it has one, else by a name of its own."""
     kind: Any = type(value)
     home = kind.__module__.partition(".")[0]
@@ -107,24 +107,24 @@ def _opaque(value: Any) -> str:
         if (value.__module__ or "").startswith("darwin_align.") and "<" not in value.__qualname__:
             return f"{value.__module__}.{value.__qualname__}"
     elif home == "darwin_align" and kind.__reduce__ is not object.__reduce__:
-        with suppress(TypeError):  # made of objects in memory: nobody else can make it
+        with suppress(TypeError):  # made of objects in memory: another process cannot make it
             return f"{kind.__qualname__}{identity(value.__reduce__()[1])}"
     elif home in _TELLING and kind.__repr__ is not object.__repr__:
         return identity(repr(value)) if len(repr(value)) > _LONGEST else repr(value)
     return f"<{getattr(value, '__qualname__', kind.__qualname__)} {_name(value)}>"
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """A name that lasts as long as the object, and that no other object ever has."""
     key = id(value)
     with _lock:
-        held = _names.get(key)
-        if held is None or held[0]() is not value:
-            held = _names[key] = (_reference(value, key), uuid.uuid4().hex)
-        return held[1]
+        known = _names.get(key)
+        if known is None or known[0]() is not value:
+            known = _names[key] = (_reference(value, key), uuid.uuid4().hex)
+        return known[1]
 
 
-def _reference(value: Any, key: int) -> Callable[[], Any]:
+def _reference(value: object, key: int) -> Callable[[], object]:
     try:
         return weakref.ref(value, lambda _: _names.pop(key, None))
     except TypeError:  # kept for good, so that its address is never another's

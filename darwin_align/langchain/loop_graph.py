@@ -21,7 +21,7 @@ def loop_graph(
     config: SearchConfig,
     run_config: RunnableConfig,
 ) -> Graph:
-    """Draw who asks whom under these settings; steps that they leave out are not drawn."""
+    """Draw the search's loop under these settings; steps that they leave out are not drawn."""
     graph = Graph()
     first = graph.add_node(search.get_input_schema(), "messages")
     nodes = {

@@ -1,7 +1,7 @@
-"""Remote faults: which errors are a server's, and what they are called where LangChain looks.
+"""Remote faults: which errors are a server's, and their names in LangChain.
 
-:class:`~darwin_align.chat_model.DarwinChatModel` raises errors that are both: whoever catches ``DarwinError`` or
-``EndpointError`` finds them, and whoever catches LangChain's ``ModelError`` or one of its kinds does too.
+:class:`~darwin_align.chat_model.DarwinChatModel` raises errors that are both: ``except`` clauses of ``DarwinError`` or
+``EndpointError`` catch them, and so do those of LangChain's ``ModelError`` and its kinds.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ __all__ = [
     "DarwinModelTimeoutError",
     "as_model_error",
     "ends_search",
+    "error_message",
     "is_context_overflow",
     "is_remote_fault",
-    "message_of",
     "model_errors",
 ]
 
@@ -116,7 +116,7 @@ _BOTH: dict[type[DarwinError], type[DarwinError]] = {
 
 
 def is_remote_fault(error: BaseException) -> bool:
-    """Whether an operator's error says that a server cannot be used any more.
+    """Whether an operator's error means that a server cannot be used any more.
 
     These are :class:`~darwin_align.core.errors.EndpointError`, LangChain's ``ModelError`` and httpx's
     ``TransportError``. An answer too long for a model's context is none: the server is well, and a setting must change.
@@ -130,7 +130,7 @@ def is_remote_fault(error: BaseException) -> bool:
 
 
 def is_context_overflow(error: BaseException) -> bool:
-    """Whether an operator's error says that a text is too long for a model's context.
+    """Whether an operator's error means that a text is too long for a model's context.
 
     >>> is_context_overflow(ContextLengthError("5000 tokens")), is_context_overflow(TypeError("a bug"))
     (True, False)
@@ -153,17 +153,17 @@ def ends_search(operator: OperatorName, error: BaseException) -> bool:
     return is_remote_fault(error) or (operator in ("score", "mutate") and not broken)
 
 
-def message_of(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Return an error's kind and message; httpx's are often without one.
 
-    >>> message_of(EndpointTimeoutError("no answer in 60 s")), message_of(TimeoutError())
+    >>> error_message(EndpointTimeoutError("no answer in 60 s")), error_message(TimeoutError())
     ('EndpointTimeoutError: no answer in 60 s', 'TimeoutError')
     """
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def as_model_error(error: Exception) -> Exception:
-    """Return a remote fault as LangChain knows it, and any other error as it is.
+    """Return a remote fault as LangChain's kind of error, and any other error as it is.
 
     >>> as_model_error(EndpointRateLimitError("too many requests", status=429))
     DarwinModelRateLimitError('too many requests')
@@ -171,18 +171,18 @@ def as_model_error(error: Exception) -> Exception:
     if isinstance(error, ModelError):
         return error
     if of_transport := _of_transport(error):
-        return of_transport(message_of(error))
+        return of_transport(error_message(error))
     both = next((_BOTH[kind] for kind in type(error).__mro__ if kind in _BOTH), None)
     if both is None:
         return error
     found = both(str(error))
-    found.__dict__.update(error.__dict__)  # status, and whatever else the original knows
+    found.__dict__.update(error.__dict__)  # status and further attributes of the original
     return found
 
 
 @contextmanager
 def model_errors() -> Iterator[None]:
-    """Raise remote faults as LangChain knows them; the cause of each is the original."""
+    """Raise remote faults as LangChain's errors; the cause of each is the original."""
     try:
         yield
     except Exception as error:

@@ -141,7 +141,7 @@ def _refuse_cut(generation: Generation) -> None:
     else:
         limit = f"={search['max_new_tokens']}" if "max_new_tokens" in search else ""
         reason, remedy = f"at max_tokens{limit}", "raise max_tokens"
-    message = f"the answer was cut {reason}, so it is incomplete: {remedy}; it ends {_tail(_written(generation))!r}"
+    message = f"the answer was cut {reason}, so it is incomplete: {remedy}; it ends {_tail(_text_of(generation))!r}"
     raise OutputParserException(message, llm_output=generation.text)
 
 
@@ -177,7 +177,7 @@ def _strict_json(text: str) -> Any:
         ) from error
 
 
-def _written(generation: Generation) -> str:
+def _text_of(generation: Generation) -> str:
     message = generation.message if isinstance(generation, ChatGeneration) else None
     if isinstance(message, AIMessage) and message.invalid_tool_calls:
         return str(message.invalid_tool_calls[-1]["args"])

@@ -1,4 +1,4 @@
-"""How a search stands, told while it is still under way.
+"""Progress of a search, reported while it runs.
 
 After every answered question a search sends one LangChain custom event named ``darwin_progress`` to the callback
 handlers of the run that it is part of: a chat model's, a chain's, or its own.
@@ -22,24 +22,24 @@ PROGRESS = "darwin_progress"
 
 
 class Standing:
-    """Tells which events lead to populations that stand.
+    """Finds the events whose populations count.
 
-    After a lookahead is scored, the population shows texts that are thrown away; the selection that follows shows the
+    After a lookahead is scored, the population contains texts that are discarded; the selection that follows has the
     true ones.
     """
 
     def __init__(self) -> None:
         self._waiting = self._ahead = False
 
-    def sees(self, event: Event, population: Population) -> bool:
-        """Take in an event and what it led to.
+    def counts(self, event: Event, population: Population) -> bool:
+        """Read an event and the population that it led to.
 
         Returns:
             ``True`` if every beam that counts is scored after it, and none shows a lookahead.
         """
         if event.operator == "decode":
-            # Open contenders wait for a reward, unless only finished ones are scored: what they write before that is a
-            # lookahead. A first response that goes on alone is none.
+            # Open contenders wait for a reward, unless only finished ones are scored: tokens before that are a
+            # lookahead. A first response that is decoded alone is none.
             self._ahead = self._waiting
             racing = any(population.beams[i].open for i in population.contenders)
             self._waiting = racing and not population.step.finished_only
@@ -58,14 +58,14 @@ class Progress:
         self._seen = Standing()
 
     def after(self, event: Event, population: Population) -> dict[str, Any]:
-        """Take in an event and the population that it led to, and say how the search stands.
+        """Read an event and the population that it led to, and return the search's progress.
 
         Returns:
             Plain data: ``operator``, ``cycle`` and ``step`` of the event; ``text``, ``reward``, ``instruction`` and
             ``finished`` of the answer that the search would give if it ended here (``text`` is ``None`` before the
             first reward); ``usage``; ``budget``, the share that is used of each limit; ``failure``.
         """
-        if self._seen.sees(event, population):
+        if self._seen.counts(event, population):
             self._see(population)
         candidate = self._finished or self._standing
         best = candidate and candidate.beam
@@ -94,18 +94,18 @@ class Progress:
         self._standing = min(scored, key=_by_rank, default=self._standing)
 
 
-def send(told: dict[str, Any] | None, config: RunnableConfig) -> None:
-    """Send progress to whoever watches the config's run; without a run there is nobody."""
+def send(progress: dict[str, Any] | None, config: RunnableConfig) -> None:
+    """Send progress to the handlers of the config's run, if it has one."""
     manager = get_callback_manager_for_config(config)
-    if told is not None and manager.parent_run_id is not None and manager.handlers:
-        manager.on_custom_event(PROGRESS, told, run_id=manager.parent_run_id)
+    if progress is not None and manager.parent_run_id is not None and manager.handlers:
+        manager.on_custom_event(PROGRESS, progress, run_id=manager.parent_run_id)
 
 
-async def asend(told: dict[str, Any] | None, config: RunnableConfig) -> None:
+async def asend(progress: dict[str, Any] | None, config: RunnableConfig) -> None:
     """Send as :func:`send` does."""
     manager = get_async_callback_manager_for_config(config)
-    if told is not None and manager.parent_run_id is not None and manager.handlers:
-        await manager.on_custom_event(PROGRESS, told, run_id=manager.parent_run_id)
+    if progress is not None and manager.parent_run_id is not None and manager.handlers:
+        await manager.on_custom_event(PROGRESS, progress, run_id=manager.parent_run_id)
 
 
 class _Candidate(NamedTuple):

@@ -1,17 +1,17 @@
 """A chat model's run, as the parent of its search's runs.
 
 LangChain's chat models have no children: their run managers have no ``get_child``, and ``stream`` calls ``_stream``
-without any. What is needed to have them all the same stands here.
+without any. These helpers give them children all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import Any, cast
+from uuid import UUID
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
     CallbackManager,
     CallbackManagerForLLMRun,
     Callbacks,
@@ -21,23 +21,17 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.uuid import uuid7
 
-__all__ = ["adopted", "ahanding", "children_of", "handing"]
+__all__ = ["RunManager", "children_of", "run_and_children"]
 
-T = TypeVar("T")
 RunManager = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
 
-_handed: ContextVar[RunnableConfig | None] = ContextVar("_handed", default=None)
-"""What ``_stream`` is to run its search with, where LangChain gives it no run manager."""
 
-
-def children_of(run_manager: RunManager | None) -> RunnableConfig:
-    """Return a config whose runs are children of the chat model's run, or have no parent if there is none.
+def children_of(run_manager: RunManager) -> RunnableConfig:
+    """Return a config whose runs are children of the chat model's run.
 
     Its callback manager also has the handlers that the chat model's constructor was given. They are not inheritable:
     they receive the custom events of the chat model's own run, and nothing of its children.
     """
-    if run_manager is None:
-        return _handed.get() or RunnableConfig()
     return RunnableConfig(
         callbacks=_children(
             run_manager.handlers,
@@ -49,7 +43,7 @@ def children_of(run_manager: RunManager | None) -> RunnableConfig:
     )
 
 
-def adopted(config: RunnableConfig | None, own: Callbacks = None) -> tuple[RunnableConfig, RunnableConfig]:
+def run_and_children(config: RunnableConfig | None, own: Callbacks) -> tuple[RunnableConfig, RunnableConfig]:
     """Return a config for ``stream`` and one for the children of the run that it will start.
 
     Args:
@@ -57,7 +51,7 @@ def adopted(config: RunnableConfig | None, own: Callbacks = None) -> tuple[Runna
         own: callbacks that were given to the chat model's constructor.
 
     The run's id is drawn here, where it is not given, and so are the handlers that the environment adds: a tracer of
-    its own would not know its parent.
+    its own would not have its parent.
     """
     config = ensure_config(config)
     config["run_id"] = run_id = config.get("run_id") or uuid7()
@@ -69,48 +63,20 @@ def adopted(config: RunnableConfig | None, own: Callbacks = None) -> tuple[Runna
     return config, RunnableConfig(callbacks=_children(handlers, known.inheritable_handlers, run_id, tags, metadata))
 
 
-def handing(chunks: Generator[T, None, None], children: RunnableConfig) -> Generator[T, None, None]:
-    """Pass chunks on; :func:`children_of` finds ``children`` while one is made."""
-    try:
-        while True:
-            token = _handed.set(children)
-            try:
-                chunk = next(chunks)
-            except StopIteration:
-                return
-            finally:
-                _handed.reset(token)  # never across a yield: what a consumer does meanwhile is none of ours
-            yield chunk
-    finally:
-        chunks.close()
-
-
-async def ahanding(chunks: AsyncGenerator[T, None], children: RunnableConfig) -> AsyncGenerator[T, None]:
-    """Pass chunks on as :func:`handing` does."""
-    try:
-        while True:
-            token = _handed.set(children)
-            try:
-                chunk = await anext(chunks)
-            except StopAsyncIteration:
-                return
-            finally:
-                _handed.reset(token)
-            yield chunk
-    finally:
-        await chunks.aclose()
-
-
 def _plain(callbacks: Callbacks) -> Callbacks:
     # An asynchronous manager's fields serve a plain one as well: both run both kinds of handlers.
     return cast("Callbacks", callbacks) if isinstance(callbacks, BaseCallbackManager) else list(callbacks or [])
 
 
 def _children(
-    handlers: list[Any], inheritable: list[Any], run_id: Any, tags: list[str], metadata: dict[str, Any]
+    handlers: list[BaseCallbackHandler],
+    inheritable: list[BaseCallbackHandler],
+    run_id: UUID,
+    tags: list[str],
+    metadata: dict[str, Any],
 ) -> CallbackManager:
     manager = CallbackManager(handlers=list(handlers), inheritable_handlers=list(inheritable), parent_run_id=run_id)
     manager.add_tags(list(dict.fromkeys(tags)))
-    # What says which chat model it is belongs to the model's own run.
+    # Metadata that names the chat model belongs to the model's own run.
     manager.add_metadata({name: value for name, value in metadata.items() if not name.startswith("ls_")})
     return manager

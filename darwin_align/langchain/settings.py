@@ -55,29 +55,29 @@ def joined(parts: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def readable(config: SearchConfig, room: int | None) -> tuple[SearchConfig, tuple[str, ...]]:
+def readable(config: SearchConfig, max_response_tokens: int | None) -> tuple[SearchConfig, tuple[str, ...]]:
     """Cut answers where the scorer could read them no further: before decoding, not in the middle of it.
 
     Args:
         config: the settings.
-        room: tokens of an answer that the scorer can read; ``None`` knows no limit.
+        max_response_tokens: of an answer, which the scorer can read; ``None`` is no limit.
 
     Returns:
         The settings, and a note, which is logged, if answers are cut.
 
     Raises:
-        ContextLengthError: there is no room for an answer at all.
+        ContextLengthError: the context leaves no token for an answer.
     """
-    if room is None or room >= config.max_new_tokens:
+    if max_response_tokens is None or max_response_tokens >= config.max_new_tokens:
         return config, ()
-    if room < 1:
+    if max_response_tokens < 1:
         raise ContextLengthError(
             "the reward model's context has no room for an answer to this conversation: shorten it"
         )
     note = (
-        f"answers are cut after {room} tokens instead of max_new_tokens={config.max_new_tokens}: the reward model's "
-        "context has no room for more behind this conversation. Shorten the conversation, or use a reward model with "
-        "a longer context"
+        f"answers are cut after {max_response_tokens} tokens instead of max_new_tokens={config.max_new_tokens}: the "
+        "reward model's context has no room for more behind this conversation. Shorten the conversation, or use a "
+        "reward model with a longer context"
     )
     logger.warning("%s", note)
-    return config.replace(max_new_tokens=room), (note,)
+    return config.replace(max_new_tokens=max_response_tokens), (note,)

@@ -30,7 +30,7 @@ Schema = dict[str, Any] | type
 
 @dataclass(frozen=True)
 class Structure:
-    """How answers of one schema are asked for and read.
+    """How answers of one schema are requested and read.
 
     >>> from pydantic import BaseModel
     >>> class Tea(BaseModel):
@@ -63,11 +63,11 @@ class Structure:
         shown: dict[str, Any] = {"kwargs": {"method": self.method}, "schema": self.schema}
         if self.strict is not None:
             shown["kwargs"]["strict"] = self.strict
-        told = {} if self.schema is None else {"ls_structured_output_format": shown}
+        traced = {} if self.schema is None else {"ls_structured_output_format": shown}
         if self.method == "function_calling":
-            return told
+            return traced
         form = {"type": "json_object"} if self.method == "json_mode" else as_response_format(self.schema, self.strict)
-        return {**told, "response_format": form}
+        return {**traced, "response_format": form}
 
     @property
     def tool(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _named_schema(given: Any, strict: bool | None) -> tuple[str, dict[str, Any]]
         schema = dict(given)
         name = str(schema.get("title", "answer"))
         if not schema.keys() & {"type", "properties", "anyOf", "allOf", "oneOf", "$ref", "enum", "const"}:
-            raise ConfigError(f"{json.dumps(schema, default=repr):.80} is no JSON schema: it says nothing of an answer")
+            raise ConfigError(f"{json.dumps(schema, default=repr):.80} is no JSON schema: it describes no answer")
         if not strict:
             return name, schema
         if "properties" not in schema:
@@ -157,7 +157,7 @@ def _named_schema(given: Any, strict: bool | None) -> tuple[str, dict[str, Any]]
         return name, convert_to_json_schema({**schema, "title": name}, strict=True)
     name = _tool(given, strict)["function"]["name"]
     if strict is None and isinstance(given, type) and issubclass(given, BaseModel):
-        return name, given.model_json_schema()  # LangChain's own conversion cuts classes that hold themselves
+        return name, given.model_json_schema()  # LangChain's own conversion cuts classes that contain themselves
     return name, convert_to_json_schema(given, strict=strict)
 
 

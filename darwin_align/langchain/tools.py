@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, InvalidToolCall
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -20,15 +20,24 @@ from darwin_align.core.record import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.formats.call_parser import InvalidCall
 from darwin_align.formats.request_formats import functions, takes_calls
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.formats.verdicts import has_tool_syntax, read_calls
+from darwin_align.operators.policy import Capabilities, Policy
 
-__all__ = ["Tool", "ToolChoice", "bound_tools", "call_chunks", "message_of", "profile_of"]
+__all__ = ["Tool", "ToolChoice", "answer_message", "bound_tools", "call_chunks", "profile_of"]
 
 Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
 ToolChoice = str | bool | dict[str, Any] | None
 
 _LETTERS = string.digits + string.ascii_letters
 _WORDS = ("auto", "none", "required")
+
+
+class _ReadsToolCalls(Protocol):
+    """A policy whose answers may call tools."""
+
+    @property
+    def tool_syntax(self) -> ToolSyntax: ...
 
 
 def bound_tools(
@@ -96,7 +105,7 @@ def _choice(choice: ToolChoice, names: list[str]) -> str | dict[str, Any] | None
     return {"type": "function", "function": {"name": name}}
 
 
-def message_of(result: SearchResult, beam: Beam, policy: Any, **fields: Any) -> AIMessage:
+def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fields: Any) -> AIMessage:
     """A beam's answer as a message, with its tool calls if the request has tools.
 
     A call's id follows from the search's seed, the conversation and the call's place, so a replay gives the same one.
@@ -104,20 +113,21 @@ def message_of(result: SearchResult, beam: Beam, policy: Any, **fields: Any) -> 
     Args:
         result: the search that the beam is of.
         beam: a finished one.
-        policy: says how calls are written (``tool_syntax``).
+        policy: the one that decoded it. Its ``tool_syntax`` is read where the request has tools.
         fields: further fields of the message.
     """
     request = result.request
     if not takes_calls(request):
         return AIMessage(beam.text, **fields)
-    parsed = read_calls(policy.tool_syntax, request, beam.text, finished=True)
+    # The search refused a request with tools if its policy has no tool syntax.
+    parsed = read_calls(cast("_ReadsToolCalls", policy).tool_syntax, request, beam.text, finished=True)
     place = derive(result.config.seed or 0, "tool calls", request.to_json(), beam.text)
     calls = [tool_call(name=c.name, args=dict(c.arguments), id=_id(place, i)) for i, c in enumerate(parsed.calls)]
     invalid = [_invalid(call, _id(place, i)) for i, call in enumerate(parsed.invalid, start=len(calls))]
     return AIMessage(parsed.text, tool_calls=calls, invalid_tool_calls=invalid, **fields)
 
 
-def _invalid(call: InvalidCall, call_id: str) -> Any:
+def _invalid(call: InvalidCall, call_id: str) -> InvalidToolCall:
     args = call.text
     try:
         if isinstance(parse_partial_json(args), dict):  # a stream's reader would take it for a call that can be made
@@ -150,9 +160,9 @@ def call_chunks(message: AIMessage) -> list[ToolCallChunk]:
     ]
 
 
-def profile_of(policy: Any, config: SearchConfig) -> ModelProfile:
-    """What a chat model with this policy can do, as agents ask of it."""
-    enforces = bool(getattr(policy, "enforces_formats", False))
+def profile_of(policy: Policy | None, config: SearchConfig) -> ModelProfile:
+    """The capabilities of a chat model with this policy, as agents read them."""
+    capabilities = Capabilities() if policy is None else policy.capabilities
     profile = ModelProfile(
         text_inputs=True,
         text_outputs=True,
@@ -160,11 +170,11 @@ def profile_of(policy: Any, config: SearchConfig) -> ModelProfile:
         audio_inputs=False,
         video_inputs=False,
         max_output_tokens=config.max_new_tokens,
-        tool_calling=has_tool_syntax(policy) and bool(getattr(policy, "supports_tools", True)),
-        tool_choice=enforces,
-        structured_output=enforces,
+        tool_calling=has_tool_syntax(policy) and capabilities.supports_tools,
+        tool_choice=capabilities.enforces_formats,
+        structured_output=capabilities.enforces_formats,
         temperature=True,
     )
-    if (length := getattr(policy, "context_length", None)) is not None:
-        profile["max_input_tokens"] = length
+    if policy is not None and policy.context_length is not None:
+        profile["max_input_tokens"] = policy.context_length
     return profile

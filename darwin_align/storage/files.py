@@ -24,9 +24,9 @@ _KINDS = (
 
 def write_all(file: int, data: bytes) -> None:
     """Write all bytes to a descriptor: one system call may take only a part of them."""
-    written = 0
-    while written < len(data):
-        written += os.write(file, data[written:])
+    done = 0
+    while done < len(data):
+        done += os.write(file, data[done:])
 
 
 def make_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class Journal:
-    r"""Lines that are appended whole or not at all, in a file that one run at a time may hold.
+    r"""Lines that are appended whole or not at all, in a file that one run at a time may lock.
 
     A killed process loses nothing that was appended. Only the last line can be unfinished, and :meth:`lines` takes it
     off. Any thread may append.
@@ -45,11 +45,11 @@ class Journal:
             is left as it is.
         sync_seconds: appended lines are put on the disk (fsync) when so many seconds have passed since the last time:
             what a loss of power may cost. 0 does so with every line.
-        anew: take off what the file holds.
+        anew: truncate the file.
         advice: what to do instead when the file cannot be used, for messages.
 
     Raises:
-        ConfigError: it is no regular file, cannot be written to, or another run holds it.
+        ConfigError: it is no regular file, cannot be written to, or another run has locked it.
         DarwinError: the disk is full or fails.
     """
 
@@ -119,7 +119,7 @@ class Journal:
 
         Raises:
             DarwinError: the disk does not take it; what is in the file stays good.
-            RuntimeError: the file held lines and was not read to its end, which may be an unfinished line.
+            RuntimeError: the file had lines and was not read to its end, which may be an unfinished line.
         """
         with self._appending:
             if not self._read_through:
@@ -173,7 +173,7 @@ class Journal:
         return file
 
     def _is_unfinished(self, line: bytes) -> bool:
-        """Whether a kill cut this line in two. A file that is somebody else's must not lose its end."""
+        """Whether a kill cut this line in two. A file of another program's must not lose its end."""
         return not line.endswith(b"\n") and any(line[: len(start)] == start[: len(line)] for start in self._line_starts)
 
     def _size(self) -> int:
@@ -183,7 +183,7 @@ class Journal:
             raise self._failure(error.strerror) from error
 
     def _take_off(self, size: int) -> None:
-        """Take off what was written of a line. If that fails too, the next run does it, as after a kill."""
+        """Remove the written part of a line. If that fails too, the next run does it, as after a kill."""
         try:
             os.ftruncate(self._file, size)
         except OSError:

@@ -29,7 +29,7 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any], within: str = 
     return found
 
 
-def _shown(value: Any, other: Any) -> str:
+def _shown(value: object, other: object) -> str:
     """A value's text around the place where it begins to differ from the other's."""
     text, beside = (json.dumps(side, ensure_ascii=False) for side in (value, other))
     if len(text) <= _LONGEST:

@@ -1,4 +1,4 @@
-"""So many pieces of work at once, begun in the order of their input, and ended in good order when asked to stop."""
+"""Work on a stream of items, several at once, begun in their order, with an orderly end on request."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ Result = TypeVar("Result")
 
 
 class Stop:
-    """Asks a run to end: first after the work under way, then at once. Safe to call from a signal handler.
+    """A request to end a run: first after the work in flight, then at once. Safe to call from a signal handler.
 
     >>> stop = Stop()
-    >>> stop.ask()
-    >>> stop.asked, stop.dropping
+    >>> stop.request()
+    >>> stop.requested, stop.dropping
     (True, False)
     """
 
     def __init__(self) -> None:
-        self.asked = self.dropping = False
+        self.requested = self.dropping = False
         self._drop: Callable[[], object] | None = None
 
-    def ask(self) -> None:
-        """Begin nothing further; asked once more, drop what is under way. The next run does it."""
-        self.dropping, self.asked = self.asked, True
+    def request(self) -> None:
+        """Begin nothing further; requested once more, drop the work in flight. The next run does it."""
+        self.dropping, self.requested = self.requested, True
         if self.dropping and self._drop is not None:
             self._drop()
 
     def on_drop(self, drop: Callable[[], object] | None) -> None:
-        """Set what is called, in whichever thread asks, when work under way is to be dropped."""
+        """Set the callback that drops the work in flight. It runs in the thread of the request."""
         self._drop = drop
 
 
 class Workers(Generic[Item, Result]):
     """Does the work of a stream's items, at most so many at once.
 
-    Items are begun in their order. Results and errors are handed over as they come, on the event loop's thread. An
-    error that ``done`` or ``failed`` raises drops all work under way and ends the run.
+    Items are begun in their order. Results and errors are passed on as they come, on the event loop's thread. An
+    error that ``done`` or ``failed`` raises drops all work in flight and ends the run.
 
     Args:
-        take: gives the next item, ``None`` after the last one; called by several workers at once.
-        work: does an item's work.
-        done: is given an item and its result.
-        failed: is given an item and the error of its work.
-        concurrency: items under way at most.
-        stop: asks to end. Who asks once ends the run by ``take``, which then gives ``None``; asked twice, the work
-            under way is dropped.
+        take: returns the next item, ``None`` after the last one; called by several workers at once.
+        work: processes an item.
+        done: called with an item and its result.
+        failed: called with an item and the error of its work.
+        concurrency: items in flight at most.
+        stop: ends the run. The first request ends it by ``take``, which then returns ``None``; a second one drops the
+            work in flight.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Workers(Generic[Item, Result]):
     ) -> None:
         self._take, self._work, self._done, self._failed = take, work, done, failed
         self._concurrency, self._stop = concurrency, stop or Stop()
-        self._under_way: set[asyncio.Task[Result]] = set()
+        self._in_flight: set[asyncio.Task[Result]] = set()
         self.dropped = False
-        """Whether an item was taken and then dropped, because the run was asked twice to stop."""
+        """Whether an item was taken and then dropped, because a stop was requested twice."""
 
     async def run(self) -> None:
         """Work until there is no further item.
@@ -93,18 +93,18 @@ class Workers(Generic[Item, Result]):
                 self.dropped = True
                 return
             task = asyncio.create_task(self._result(item))
-            self._under_way.add(task)
+            self._in_flight.add(task)
             try:
                 await asyncio.wait([task])
             finally:
-                self._under_way.discard(task)
+                self._in_flight.discard(task)
                 task.cancel()
-            self._hand_over(item, task)
+            self._pass_on(item, task)
 
     async def _result(self, item: Item) -> Result:
         return await self._work(item)
 
-    def _hand_over(self, item: Item, task: asyncio.Task[Result]) -> None:
+    def _pass_on(self, item: Item, task: asyncio.Task[Result]) -> None:
         if task.cancelled():
             if self._stop.dropping:
                 self.dropped = True
@@ -118,7 +118,7 @@ class Workers(Generic[Item, Result]):
             raise error
 
     def _drop(self) -> None:
-        for task in self._under_way:
+        for task in self._in_flight:
             task.cancel()
 
 

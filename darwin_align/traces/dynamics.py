@@ -60,7 +60,7 @@ class Dynamics(Record):
         """Put searches together, for means over many.
 
         Raises:
-            ConfigError: their overlaps are of different persistence, so that their mean would say nothing.
+            ConfigError: their overlaps are of different persistence, so that their mean has no meaning.
         """
         parts = list(parts)
         if len(kinds := {part.p for part in parts}) > 1:

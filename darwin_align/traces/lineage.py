@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["CycleLineage", "Lane", "Lineage", "Piece", "Point", "lineage_of"]
 
 
-_SAID_AT_THE_END = frozenset({"finish_reason", "pending_finish_reason", "valid", "in_tool_call"})
+_SET_AT_THE_END = frozenset({"finish_reason", "pending_finish_reason", "valid", "in_tool_call"})
 
 
 class Piece(Record):
@@ -115,8 +115,8 @@ class Lineage(Record):
         return self.cycles[cycle].lanes[beam]
 
 
-class _Line:
-    """A beam while its cycle is walked through."""
+class _BeamHistory:
+    """A beam and its points, while the events of its cycle are read."""
 
     def __init__(self, beam: Beam) -> None:
         self.beam = beam
@@ -131,8 +131,8 @@ class _Line:
 class _Cycle:
     def __init__(self, population: Population) -> None:
         self.cycle, self.parent, self.steps = population.step.cycle, population.parent, 0
-        self.lines = [_Line(beam) for beam in population.beams]
-        self.scored = [line.kept() for line in self.lines]
+        self.histories = [_BeamHistory(beam) for beam in population.beams]
+        self.scored = [history.kept() for history in self.histories]
         self.ahead: list[Beam] | None = None  # the beams after a look-ahead, whose tokens are thrown away
         self.last: tuple[str, int] = ("", 0)
 
@@ -151,96 +151,96 @@ class _Cycle:
         self.last = (question.operator, event.step)
 
     def _mutated(self, answered: Answered) -> None:
-        for line, beam in zip(self.lines, answered.after.beams, strict=True):
-            line.beam = beam
+        for history, beam in zip(self.histories, answered.after.beams, strict=True):
+            history.beam = beam
 
     def _decoded(self, answered: Answered) -> None:
-        for i, (line, beam) in enumerate(zip(self.lines, answered.after.beams, strict=True)):
-            if line.beam.open:
-                self._grow(i, line, beam, answered.event.step)
-            line.beam = beam
+        for i, (history, beam) in enumerate(zip(self.histories, answered.after.beams, strict=True)):
+            if history.beam.open:
+                self._grow(i, history, beam, answered.event.step)
+            history.beam = beam
         self._keep_unless_waiting(answered.after)
 
-    def _grow(self, i: int, line: _Line, beam: Beam, step: int) -> None:
-        kept = _common(line.beam.text, beam.text)
+    def _grow(self, i: int, history: _BeamHistory, beam: Beam, step: int) -> None:
+        kept = _common(history.beam.text, beam.text)
         added = beam.text[kept:]
         # Bytes that are no character yet, or a stop string, may be taken back from a text.
-        line.pieces = [*_shortened(line.pieces, kept), Piece(cycle=self.cycle, beam=i, step=step, text=added)]
-        line.points.append(
+        history.pieces = [*_shortened(history.pieces, kept), Piece(cycle=self.cycle, beam=i, step=step, text=added)]
+        history.points.append(
             Point(
                 step=step,
-                source=i if line.source is None else line.source,
+                source=i if history.source is None else history.source,
                 added=added,
-                decoded=beam.length - line.beam.length,
+                decoded=beam.length - history.beam.length,
                 length=beam.length,
                 in_tool_call=beam.in_tool_call,
                 valid=beam.valid,
                 finish_reason=beam.finish_reason,
             )
         )
-        line.source = None
+        history.source = None
 
     def _scored(self, answered: Answered) -> None:
         before, after = answered.question.population.beams, answered.after.beams
-        for line, old, new in zip(self.lines, before, after, strict=True):
+        for history, old, new in zip(self.histories, before, after, strict=True):
             if self.ahead is None:
-                line.beam = new
+                history.beam = new
             elif old.reward is None and new.reward is not None:
-                valid = line.beam.valid if old.valid == new.valid else new.valid
-                line.beam = line.beam.model_copy(update={"reward": new.reward, "valid": valid})
-            if old.reward != line.beam.reward and line.points:
-                self._mark(line, reward=line.beam.reward, valid=line.beam.valid)
+                valid = history.beam.valid if old.valid == new.valid else new.valid
+                history.beam = history.beam.model_copy(update={"reward": new.reward, "valid": valid})
+            if old.reward != history.beam.reward and history.points:
+                self._mark(history, reward=history.beam.reward, valid=history.beam.valid)
         self.ahead = None
         self._keep()
 
     def _selected(self, answered: Answered) -> None:
         before, after = answered.question.population.beams, answered.after.beams
-        held = [list(line.pieces) for line in self.lines]
-        for i, (line, old, new) in enumerate(zip(self.lines, before, after, strict=True)):
+        pieces = [list(history.pieces) for history in self.histories]
+        for i, (history, old, new) in enumerate(zip(self.histories, before, after, strict=True)):
             taken = answered.event.delta.beams.get(i, {}).get("ancestor")
-            point = line.points[-1] if line.points else None
+            point = history.points[-1] if history.points else None
             if point is not None and point.step == answered.event.step:
                 self._mark(
-                    line,
+                    history,
                     won=new.wins > old.wins,
                     took=taken and taken["beam"],
                     dropped=old.alive and not new.alive,
                     finish_reason=point.finish_reason if taken else new.finish_reason,  # a candidate ends here
                 )
             if taken:
-                line.pieces, line.source = held[taken["beam"]], taken["beam"]
-            line.beam = new
+                history.pieces, history.source = pieces[taken["beam"]], taken["beam"]
+            history.beam = new
         self._keep()
 
-    def _mark(self, line: _Line, **fields: object) -> None:
-        line.points[-1] = line.points[-1].model_copy(update=fields)
+    def _mark(self, history: _BeamHistory, **fields: object) -> None:
+        history.points[-1] = history.points[-1].model_copy(update=fields)
 
     def _keep_unless_waiting(self, population: Population) -> None:
         if not population.unscored:
             self._keep()
 
     def _keep(self) -> None:
-        self.scored = [line.kept() for line in self.lines]
+        self.scored = [history.kept() for history in self.histories]
 
     def _restore(self) -> None:
         # A search that breaks off counts its beams as they last stood scored.
-        for line, (beam, pieces) in zip(self.lines, self.scored, strict=True):
-            line.beam, line.pieces = beam, pieces
+        for history, (beam, pieces) in zip(self.histories, self.scored, strict=True):
+            history.beam, history.pieces = beam, pieces
 
     def lineage(self) -> CycleLineage:
-        lanes = tuple(_lane(self.cycle, i, line) for i, line in enumerate(self.lines))
+        lanes = tuple(_lane(self.cycle, i, history) for i, history in enumerate(self.histories))
         return CycleLineage(cycle=self.cycle, parent=self.parent, steps=self.steps, lanes=lanes)
 
 
 def lineage_of(answered: Sequence[Answered], result: SearchResult) -> Lineage:
-    """Walk through a search's answers."""
+    """Read the lineage from a search's answers."""
     cycles: list[_Cycle] = []
     for one in answered:
         population = one.question.population
         if len(cycles) <= population.step.cycle:
             cycles.append(_Cycle(population))
         cycles[-1].answered(one)
-    ended = [(cycle.cycle, i, line.beam) for cycle in cycles for i, line in enumerate(cycle.lines)]
+    ended = [(cycle.cycle, i, history.beam) for cycle in cycles for i, history in enumerate(cycle.histories)]
     return Lineage(cycles=tuple(cycle.lineage() for cycle in cycles), winner=_winner(ended, result.best))
 
 
@@ -250,19 +250,19 @@ def _winner(ended: Sequence[tuple[int, int, Beam]], best: Beam) -> tuple[int, in
 
 
 def _same(beam: Beam, best: Beam) -> bool:
-    # What a budget cuts is told so in the result alone.
-    return all(value == getattr(best, name) for name, value in beam if name not in _SAID_AT_THE_END)
+    # A cut by the budget is in the result alone.
+    return all(value == getattr(best, name) for name, value in beam if name not in _SET_AT_THE_END)
 
 
-def _lane(cycle: int, i: int, line: _Line) -> Lane:
-    beam = line.beam
+def _lane(cycle: int, i: int, history: _BeamHistory) -> Lane:
+    beam = history.beam
     return Lane(
         cycle=cycle,
         beam=i,
         instruction=beam.instruction,
         first_response=beam.first_response,
-        points=tuple(line.points),
-        pieces=tuple(line.pieces),
+        points=tuple(history.points),
+        pieces=tuple(history.pieces),
         reward=beam.reward,
         length=beam.length,
         wins=beam.wins,

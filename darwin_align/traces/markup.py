@@ -21,7 +21,7 @@ class Markup(str):
 
 
 def plain(text: str) -> str:
-    r"""Return a text without what a page cannot hold: control characters become pictures of themselves.
+    r"""Return a text without characters that a page cannot contain: control characters become pictures of themselves.
 
     >>> plain("bell: \x07, half a pair: \ud83d")
     'bell: ␇, half a pair: �'
@@ -36,10 +36,10 @@ def element(tag: str, *children: str, **attributes: str | float | bool | None) -
     >>> element("p", "1 < 2", element("b", "!"), class_="note", data_beam=3)
     '<p class="note" data-beam="3">1 &lt; 2<b>!</b></p>'
     """
-    written = "".join(_attribute(name, value) for name, value in attributes.items() if value not in (None, False))
+    rendered = "".join(_attribute(name, value) for name, value in attributes.items() if value not in (None, False))
     if tag in _VOID:
-        return Markup(f"<{tag}{written}>")
-    return Markup(f"<{tag}{written}>{join(*children)}</{tag}>")
+        return Markup(f"<{tag}{rendered}>")
+    return Markup(f"<{tag}{rendered}>{join(*children)}</{tag}>")
 
 
 def _attribute(name: str, value: str | float | bool | None) -> str:
@@ -97,7 +97,7 @@ def columns(text: str, most: int) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """Leave out the middle of a text that is too long for a page, and say how much.
+    """Leave out the middle of a text that is too long for a page, and state how much.
 
     >>> cut("abcdefghij", 6)
     'abc … 4 characters … hij'
@@ -110,11 +110,11 @@ def cut(text: str, most: int) -> str:
 
 def section(title: str, place: str, *children: str, lead: str = "") -> Markup:
     """Return a section of the page under its heading."""
-    said = element("p", lead) if lead else Markup()
+    introduction = element("p", lead) if lead else Markup()
     return element(
         "section",
         element("h2", title, id=f"{place}-title"),
-        said,
+        introduction,
         *children,
         id=place,
         aria_labelledby=f"{place}-title",

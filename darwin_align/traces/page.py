@@ -113,8 +113,8 @@ def _header(result: SearchResult, lineage: Lineage) -> Markup:
 
 
 def _fact(label: str, value: str, *notes: str) -> Markup:
-    said = [element("small", note) for note in notes]
-    return element("div", element("dt", label), element("dd", value, *said))
+    small = [element("small", note) for note in notes]
+    return element("div", element("dt", label), element("dd", value, *small))
 
 
 def _against_first(result: SearchResult) -> Iterator[str]:
@@ -127,8 +127,8 @@ def _against_first(result: SearchResult) -> Iterator[str]:
 
 def _against(result: SearchResult) -> Iterator[str]:
     yield element("b", f"Reward {number(result.reward)}")
-    for said in _against_first(result):
-        yield f" · {said}"
+    for comparison in _against_first(result):
+        yield f" · {comparison}"
     yield f" · {count(result.usage.decoded_tokens, 'token')} decoded · {_ended(result)}"
 
 
@@ -272,8 +272,8 @@ def _row(lane: Lane, cycle: CycleLineage, lineage: Lineage, result: SearchResult
         *(["dropped"] if not lane.alive else []),
     ]
     chip = element("span", name(lane), class_=f"chip {colour(lane)}")
-    said = element("span", " · ".join(tags), class_="tags") if tags else Markup()
-    value = element("span", said, number(lane.reward), class_="value")
+    tagged = element("span", " · ".join(tags), class_="tags") if tags else Markup()
+    value = element("span", tagged, number(lane.reward), class_="value")
     title = "Plain sample" if lane.first_response else f"Beam {lane.beam + 1}, cycle {lane.cycle + 1}"
     return element(
         "details",
@@ -293,10 +293,10 @@ def _instruction(lane: Lane, cycle: CycleLineage) -> Markup:
 
 
 def _panel(lane: Lane, cycle: CycleLineage, tags: Sequence[str]) -> Iterator[Markup]:
-    said = [f"reward {number(lane.reward)}", count(lane.length, "token"), *tags]
+    facts = [f"reward {number(lane.reward)}", count(lane.length, "token"), *tags]
     if len({piece.beam for piece in lane.pieces if piece.text}) > 1:
-        said.append("text of more than one beam")
-    yield element("p", " · ".join(said), class_="quiet")
+        facts.append("text of more than one beam")
+    yield element("p", " · ".join(facts), class_="quiet")
     yield parts(lane, cycle, LONGEST)
     if lane.points:
         rows = [_step_row(point, lane) for point in lane.points]

@@ -67,7 +67,7 @@ def lineage_picture(cycle: CycleLineage, lineage: Lineage, kept: Iterable[str], 
     title = f"picture-{cycle.cycle + 1}"
     return element(
         "svg",
-        element("title", f"Lineage of cycle {cycle.cycle + 1}: {_told(cycle)}", id=title),
+        element("title", f"Lineage of cycle {cycle.cycle + 1}: {_counts(cycle)}", id=title),
         _ticks(cycle.steps, wide, top, height),
         element("path", d="".join(_edge(place, *edge) for edge in _edges(cycle, taken=False)), class_="edges"),
         element("path", d="".join(_edge(place, *edge) for edge in _edges(cycle, taken=True)), class_="edges taken"),
@@ -88,7 +88,7 @@ def _steps_wide(steps: int) -> float:
     return max(10.0, min(84.0, 640 / (steps + 0.5)))
 
 
-def _told(cycle: CycleLineage) -> str:
+def _counts(cycle: CycleLineage) -> str:
     taken = sum(point.took is not None for lane in cycle.lanes for point in lane.points)
     return f"{count(len(cycle.lanes), 'beam')}, {count(cycle.steps, 'step')}, {count(taken, 'state')} taken over"
 
@@ -207,12 +207,12 @@ def _label(lane: Lane, cycle: CycleLineage) -> str:
     if lane.first_response:
         return "plain sample"
     new = (part.text for part in changes(cycle.parent, lane.instruction) if part.kind == "added")
-    said = " … ".join(filter(None, (text.strip(_SEPARATORS) for text in new)))
-    return columns(said, 26) if said else "(as its parent)"
+    added = " … ".join(filter(None, (text.strip(_SEPARATORS) for text in new)))
+    return columns(added, 26) if added else "(as its parent)"
 
 
 def story(lane: Lane, kept: bool) -> str:
-    """Tell a beam in a sentence, for whoever hears the picture."""
+    """Describe a beam in a sentence, for screen readers."""
     who = "The plain sample" if lane.first_response else f"Beam {lane.beam + 1} of cycle {lane.cycle + 1}"
     took = [f"took the state of beam {p.took + 1} after step {p.step + 1}" for p in lane.points if p.took is not None]
     more = [f"and so on, {count(len(took), 'time')} in all"] if len(took) > 3 else []

@@ -1,4 +1,4 @@
-"""A trace: what was asked, under which settings, and every answer. All else is replayed from it through core."""
+"""A trace: the request, the settings, and every event. All else is replayed from it through core."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Trace(Record):
 
     Raises:
         ReplayError: the events are not those of this request and these settings, or not all of them. Every method but
-            the JSON ones may say so, for all are told from the replayed search.
+            the JSON ones may contain it, for all are made from the replayed search.
     """
 
     request: Request
@@ -89,7 +89,7 @@ class Trace(Record):
         return lineage_of(self.answered, self.result)
 
     def lineage(self) -> Lineage:
-        """Who took whose state and when, and who wrote which part of what, as plain data."""
+        """Which beam took which state and when, and which beam decoded which part, as plain data."""
         return self._lineage
 
     def costs(self) -> tuple[Cost, ...]:

@@ -127,10 +127,10 @@ def _shown(field: str, value: Any) -> str:
     return f"{value:,}" if type(value) is int and field != "seed" else str(value)
 
 
-def _changed(noun: Record, field: str, value: Any) -> bool:
+def _changed(record: Record, field: str, value: object) -> bool:
     # Neither alone will do: JSON leaves out what is as by default, and a default may give way to a small search.
-    default = type(noun).model_fields[field].get_default(call_default_factory=True)
-    return field in noun.model_fields_set and value != default and not isinstance(noun, Usage)
+    default = type(record).model_fields[field].get_default(call_default_factory=True)
+    return field in record.model_fields_set and value != default and not isinstance(record, Usage)
 
 
 def _pairs(title: str, fields: Sequence[tuple[str, str, bool]]) -> Markup:
@@ -146,7 +146,7 @@ def conversation(result: SearchResult) -> Markup:
     """The request, turn by turn."""
     request = result.request
     turns = [_turn(message) for message in request.conversation]
-    extras: dict[str, Any] = {
+    extras: dict[str, object] = {
         "tools": request.tools,
         "tool choice": request.tool_choice,
         "response format": request.response_format,
@@ -157,8 +157,8 @@ def conversation(result: SearchResult) -> Markup:
         for label, value in extras.items()
         if value
     ]
-    said = f"The whole request ({count(len(turns), 'turn')}{', tools' if request.tools else ''})"
-    return section("Request", "request", element("details", element("summary", said), *turns, *more, class_="fold"))
+    caption = f"The whole request ({count(len(turns), 'turn')}{', tools' if request.tools else ''})"
+    return section("Request", "request", element("details", element("summary", caption), *turns, *more, class_="fold"))
 
 
 def _turn(message: Message) -> Markup:
@@ -174,5 +174,5 @@ def _turn(message: Message) -> Markup:
     )
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2, default=lambda noun: noun.model_dump(mode="json"))
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, default=lambda record: record.model_dump(mode="json"))

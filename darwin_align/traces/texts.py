@@ -16,15 +16,15 @@ LONGEST = 6000
 """Characters of another beam's text, an instruction or a turn before their middle is left out. The answer, the plain
 sample and the question are shown whole."""
 _DENSE = 60
-"""Parts of a text after which they are told apart by colour and tooltip alone: their numbers would drown it."""
+"""Parts of a text after which they are distinguished by colour and tooltip alone: their numbers would drown it."""
 _BOXED = 2400
 
 
-def text(written: str, class_: str) -> Markup:
+def text(content: str, class_: str) -> Markup:
     """A text as its writer meant it, in its own direction."""
-    if not written:
+    if not content:
         return element("p", "(empty)", class_="muted")
-    return element("div", written, class_=class_, dir="auto")
+    return element("div", content, class_=class_, dir="auto")
 
 
 def boxed(shown: Markup, length: int) -> Markup:
@@ -99,8 +99,8 @@ def _entry(lane: Lane, author: Lane) -> Markup:
     share = sum(len(piece.text) for piece in own) / max(1, len(lane.text))
     steps = ", ".join(_runs([piece.step + 1 for piece in own]))
     chip = element("span", name(author), class_=f"chip {colour(author)}")
-    said = f" {called(author)} · {share:.0%} · step{'s' if len(own) > 1 else ''} {steps}"
-    return element("li", element("a", chip, said, href=f"#{key(author)}"))
+    caption = f" {called(author)} · {share:.0%} · step{'s' if len(own) > 1 else ''} {steps}"
+    return element("li", element("a", chip, caption, href=f"#{key(author)}"))
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[str]:

@@ -35,8 +35,9 @@ class Note(BaseModel):
 def build(schema: type[BaseModel] = Note, **settings: Any) -> Runnable[Any, Any]:
     """Return the chain from a text to an object.
 
-    The embedded policy writes calls, and was never shown bare JSON: hence ``method="function_calling"``. On a model of
-    your own the default, ``"json_schema"``, is as good. A local model cannot break the schema in either way.
+    The embedded policy generates calls, and was never trained on bare JSON: hence
+    ``method="function_calling"``. On a model of your own the default, ``"json_schema"``, is as good. A local model
+    cannot break the schema with either method.
 
     Args:
         schema: what is extracted.

@@ -1,6 +1,6 @@
 """An endpoint, and this machine for when it is down: ``with_fallbacks``.
 
-Run ``python -m darwin_align.integrations.langchain.fallback [--url http://host:port]``. Without a server nobody listens
+Run ``python -m darwin_align.integrations.langchain.fallback [--url http://host:port]``. Without a server there is none
 at the address, and this machine answers.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["DOWN", "QUESTION", "build", "local", "main", "remote", "who"]
 
 QUESTION = "How do I brew green tea?"
 DOWN = "http://127.0.0.1:9"
-"""An address where nobody listens."""
+"""An address without a server."""
 SEARCH: dict[str, Any] = {"cycles": 1, "mutations": 3, "max_tokens": 240, "seed": 7}
 
 
@@ -57,7 +57,7 @@ def who(answer: AIMessage) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ask, and say who answered."""
+    """Print which model answered, and its answer."""
     parser = argparse.ArgumentParser(
         description="An endpoint, and this machine for when it is down.", allow_abbrev=False
     )

@@ -74,10 +74,10 @@ def build(model: BaseChatModel | None = None, **settings: Any) -> DarwinChatMode
 
 
 def remote(url: str, name: str | None = None) -> DarwinChatModel:
-    """Return the chat model behind a URL, to be asked plainly: one greedy sample, no search.
+    """Return the chat model behind a URL, for plain calls: one greedy sample, no search.
 
     Args:
-        url: of an OpenAI-compatible server, or one of those that the library knows.
+        url: of an OpenAI-compatible server, or one of those that the library supports.
         name: the model's name there; the only one, if left out.
     """
     policy = EndpointPolicy(url, model=name)
@@ -95,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="the judge's name there")
     given = parser.parse_args(argv)
     answer = build(remote(given.url, given.model) if given.url else None).invoke(QUESTION)
-    told = answer.response_metadata["darwin"]
-    print(f"score {told['first_reward']:g} of a plain sample:\n{told['first_response']}\n")
-    print(f"score {told['reward']:g} of the search's answer:\n{answer.text}")
+    figures = answer.response_metadata["darwin"]
+    print(f"score {figures['first_reward']:g} of a plain sample:\n{figures['first_response']}\n")
+    print(f"score {figures['reward']:g} of the search's answer:\n{answer.text}")
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def build(documents: Sequence[Document] = DOCUMENTS, *, weight: float = 20.0, **
         weight: what keeping to all that was found is worth, beside the reward model's points.
         settings: of :class:`DarwinChatModel`.
 
-    What a document says may come at the very end of an answer: partial answers are judged badly by it. So answers
-    are compared when they are finished (``selector="none"``), and nobody takes over another's text.
+    A document's content may come at the very end of an answer: partial answers are judged badly by it. So answers
+    are compared when they are finished (``selector="none"``), and no beam takes over another's text.
     """
     config = SearchConfig.preset("mutate_best_of_n", cycles=1, mutations=10, seed=7)
     reward = LocalScorer.from_pretrained(reward_path(), threads=1)

@@ -36,7 +36,7 @@ def brief(request: Request, responses: Sequence[Response]) -> list[float]:  # no
 
 
 def build(**settings: Any) -> DarwinChatModel:
-    """Return the embedded pair with doors: each run may choose its selector, its survivors and its scorer."""
+    """Return the embedded pair with configurable parts: each run chooses its selector, its survivors and its scorer."""
     top_k = TopKReplacement(survivors=3).configurable_fields(survivors=ConfigurableField(id="survivors"))
     selector = top_k.configurable_alternatives(
         ConfigurableField(id="selector"), default_key="top_k", tournament=Tournament(), smc=SMCSelector()
@@ -52,7 +52,7 @@ def ask(model: DarwinChatModel, choice: dict[str, Any]) -> tuple[str, set[str]]:
     """Ask under a choice.
 
     Returns:
-        The answer, and the names of the operators that scored and selected, as the run's trace tells them.
+        The answer, and the names of the operators that scored and selected, as they appear in the run's trace.
     """
     with collect_runs() as seen:
         answer = model.invoke(QUESTION, {"configurable": choice})

@@ -71,8 +71,8 @@ def build(
 def turn(agent: Any, text: str, thread: str) -> Iterator[str]:
     """Say something in a thread, and yield a line for each thing that happens."""
     config = {"configurable": {"thread_id": thread}}
-    asked, rewards = {"messages": [HumanMessage(text)]}, list[float]()
-    for mode, part in agent.stream(asked, config, stream_mode=["messages", "custom"]):
+    conversation, rewards = {"messages": [HumanMessage(text)]}, list[float]()
+    for mode, part in agent.stream(conversation, config, stream_mode=["messages", "custom"]):
         if mode == "messages":
             yield from _shown(part[0])
         elif (reward := part[PROGRESS]["reward"]) is not None and reward not in rewards:

@@ -34,7 +34,7 @@ MODES = ["messages", "custom", "updates"]
 def build(
     model: BaseChatModel | None = None, *, checkpointer: BaseCheckpointSaver[Any] | None = None, **options: Any
 ) -> Any:
-    """Return the graph: the model is asked until it calls no more tools.
+    """Return the graph: the model is called until it calls no more tools.
 
     Args:
         model: the embedded pair, if left out.
@@ -43,14 +43,14 @@ def build(
     """
     bound = (model or household_model()).bind_tools(list(TOOLS))
 
-    def ask(state: MessagesState) -> dict[str, list[AIMessage]]:
+    def call_model(state: MessagesState) -> dict[str, list[AIMessage]]:
         return {"messages": [bound.invoke(state["messages"])]}
 
-    async def aask(state: MessagesState) -> dict[str, list[AIMessage]]:
+    async def acall_model(state: MessagesState) -> dict[str, list[AIMessage]]:
         return {"messages": [await bound.ainvoke(state["messages"])]}
 
     graph = StateGraph(MessagesState)
-    graph.add_node("model", RunnableLambda(ask, aask))
+    graph.add_node("model", RunnableLambda(call_model, acall_model))
     graph.add_node("tools", ToolNode(list(TOOLS)))
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", tools_condition)
@@ -72,9 +72,9 @@ def _message(part: tuple[BaseMessage, dict[str, Any]]) -> str:
 
 
 def _progress(part: dict[str, Any]) -> str:
-    told = part[PROGRESS]
-    best = "" if told["reward"] is None else f", best reward {told['reward']:.1f}: {told['text']!r:.60}"
-    return f"{told['operator']}{best}"
+    progress = part[PROGRESS]
+    best = "" if progress["reward"] is None else f", best reward {progress['reward']:.1f}: {progress['text']!r:.60}"
+    return f"{progress['operator']}{best}"
 
 
 def _updates(part: dict[str, Any]) -> str:

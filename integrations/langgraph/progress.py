@@ -1,7 +1,7 @@
 """A search's progress, in LangGraph's custom stream.
 
-A search tells how it stands by LangChain custom events, and LangGraph's ``stream_mode="custom"`` carries what is given
-to its stream writer: two things that do not know of each other. One callback handler joins them, for every model in the
+A search reports its progress by LangChain custom events, and LangGraph's ``stream_mode="custom"`` carries what is given
+to its stream writer: two independent channels. One callback handler joins them, for every model in the
 graph, also for those in nodes that are not your own, like ``create_agent``'s.
 """
 
@@ -28,15 +28,15 @@ class ProgressToStream(BaseCallbackHandler):
     >>> drawn = StateGraph(MessagesState).add_node("model", lambda state: state).add_edge(START, "model")
     >>> graph = drawn.compile().with_config(callbacks=[ProgressToStream()])
 
-    It finds the writer of the node in which the model is called, so it has a place in graphs only, and there in nodes
-    that are functions: where a chain is the node itself, LangGraph runs its later steps without the node's context.
+    It finds the writer of the node in which the model is called, so it works in graphs only, and there in nodes that
+    are functions: where a chain is the node itself, LangGraph runs its later steps without the node's context.
     """
 
-    run_inline = True  # in the order in which it was told, and where the node's writer is known
-    raise_error = True  # in the wrong place it says so, instead of staying silent
+    run_inline = True  # in order, and in the context in which the node's writer is found
+    raise_error = True  # outside of a node it raises, instead of dropping events
 
     def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
-        """Write what a search tells; other events are none of ours."""
+        """Write a search's progress; other events are ignored."""
         if name == PROGRESS:
             _writer()({PROGRESS: data})
 
@@ -46,6 +46,6 @@ def _writer() -> StreamWriter:
         return get_stream_writer()
     except (KeyError, RuntimeError) as error:
         raise RuntimeError(
-            "ProgressToStream is called outside of a graph's node and knows no stream to write to: give it to a "
+            "ProgressToStream is called outside of a graph's node, where there is no stream to write to: give it to a "
             "graph; where a chain is the node itself, call the chain within a function that is the node"
         ) from error

@@ -1,43 +1,88 @@
-"""Answers as OpenAI's clients read them, whole and in chunks, with what the search says of itself beside them."""
+"""Results as OpenAI's clients read them, whole and in chunks, with the search's figures beside them."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 from langchain_core.messages import AIMessage
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import JsonValue
 
 import darwin_align
+from darwin_align import Policy
+from darwin_align.core import Beam, SearchResult
+from darwin_align.core.figures import figures_of
+from darwin_align.langchain.answers import FIGURES, best_of
+from darwin_align.langchain.tools import answer_message
 
 from .conversation import call_chunks, invalid_text, to_openai
 
-__all__ = ["DONE", "Reply", "darwin_of", "event", "headers_of"]
+__all__ = ["DONE", "Answer", "Answers", "Reply", "event"]
 
 DONE = b"data: [DONE]\n\n"
 _FINGERPRINT = f"darwin_align-{darwin_align.__version__}"
 
 
-def darwin_of(message: AIMessage) -> dict[str, Any]:
-    """What a search says of itself. Of a failure it tells the kind: the rest may name servers of the operator's."""
-    told = dict(message.response_metadata["darwin"])
-    if told["failure"] is not None:
-        told["failure"] = str(told["failure"]).partition(":")[0]
-    return told
+class Answer(NamedTuple):
+    """A beam, and its text and tool calls as a message."""
+
+    beam: Beam
+    message: AIMessage
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended. One whose calls can all not be made has none to wait for."""
+        reason = self.beam.finish_reason
+        return "stop" if reason == "tool_calls" and not self.message.tool_calls else reason
+
+    @property
+    def darwin(self) -> dict[str, JsonValue]:
+        """The ``darwin`` field of its choice."""
+        return {"reward": self.beam.reward, "instruction": self.beam.instruction}
 
 
-def headers_of(message: AIMessage) -> dict[str, str]:
-    """The most important of it as headers, for clients that show nothing else."""
-    told = darwin_of(message)
-    names = {"x-darwin-reward": "reward", "x-darwin-first-reward": "first_reward", "x-darwin-seed": "seed"}
-    return {header: str(told[name]) for header, name in names.items() if told[name] is not None}
+@dataclass(frozen=True)
+class Answers:
+    """The best answers of one search, best first."""
+
+    result: SearchResult
+    each: tuple[Answer, ...]
+
+    @classmethod
+    def of(cls, result: SearchResult, n: int, policy: Policy | None) -> Self:
+        """Read the tool calls of the ``n`` best answers. The policy's tool syntax may take a request to a server."""
+        return cls(result, tuple(Answer(beam, answer_message(result, beam, policy)) for beam in best_of(result, n)))
+
+    @property
+    def darwin(self) -> dict[str, JsonValue]:
+        """The search's figures. Of a failure only the kind is returned: the rest may name servers of the operator's."""
+        failure = self.result.failure
+        kind = None if failure is None else failure.partition(":")[0]
+        return {**figures_of(self.result, *FIGURES), "failure": kind}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The most important figures as headers, for clients that show nothing else."""
+        figures = figures_of(self.result, "reward", "first_reward", "seed")
+        return {
+            f"x-darwin-{name.replace('_', '-')}": str(value) for name, value in figures.items() if value is not None
+        }
+
+    @property
+    def usage(self) -> CompletionUsage:
+        """What the whole search cost."""
+        spent = self.result.usage
+        prompt, completion = spent.prefilled_tokens, spent.decoded_tokens
+        return CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-def event(data: Mapping[str, Any]) -> bytes:
+def event(data: Mapping[str, object]) -> bytes:
     """A server-sent event."""
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
@@ -46,7 +91,7 @@ class Reply:
     """One reply's identity.
 
     Args:
-        model: the name that was asked for.
+        model: the name that the request gave.
     """
 
     def __init__(self, model: str) -> None:
@@ -57,42 +102,41 @@ class Reply:
             "system_fingerprint": _FINGERPRINT,
         }
 
-    def whole(self, messages: Sequence[AIMessage]) -> dict[str, Any]:
+    def whole(self, answers: Answers) -> dict[str, Any]:
         """All answers at once, best first."""
         choices = [
             {
                 "index": i,
-                "message": to_openai(message),
-                "finish_reason": _finish(message),
+                "message": to_openai(answer.message),
+                "finish_reason": answer.finish_reason,
                 "logprobs": None,
-                "darwin": _of_choice(message),
+                "darwin": answer.darwin,
             }
-            for i, message in enumerate(messages)
+            for i, answer in enumerate(answers.each)
         ]
-        fields = {"object": "chat.completion", "usage": _usage(messages[0]), "darwin": darwin_of(messages[0])}
+        fields = {"object": "chat.completion", "usage": answers.usage, "darwin": answers.darwin}
         made = ChatCompletion.model_validate({**self.head, **fields, "choices": choices})
         return made.model_dump(mode="json", exclude_unset=True)
 
-    def piece(self, text: str, index: int = 0) -> bytes:
-        """Text of an answer."""
-        return self._chunk([_choice(index, {"content": text})])
+    def stream(self, answers: Answers) -> Iterator[bytes]:
+        """All answers one after the other, best first; :meth:`begin` of the first was sent before."""
+        for index, answer in enumerate(answers.each):
+            if index:
+                yield self.begin(index)
+            if text := answer.message.text + invalid_text(answer.message):
+                yield self._chunk([_choice(index, {"content": text})])
+            if calls := call_chunks(answer.message):
+                yield self._chunk([_choice(index, {"tool_calls": calls})])
+            end = _choice(index, {}, answer.finish_reason, darwin=answer.darwin)
+            yield self._chunk([end], **({} if index else {"darwin": answers.darwin}))
 
     def begin(self, index: int = 0) -> bytes:
         """The first chunk of an answer."""
         return self._chunk([_choice(index, {"role": "assistant", "content": ""})])
 
-    def body(self, message: AIMessage, index: int) -> Iterator[bytes]:
-        """An answer's text and calls, and its end."""
-        if text := message.text + invalid_text(message):
-            yield self.piece(text, index)
-        if calls := call_chunks(message):
-            yield self._chunk([_choice(index, {"tool_calls": calls})])
-        finish = _choice(index, {}, _finish(message), darwin=_of_choice(message))
-        yield self._chunk([finish], **({"darwin": darwin_of(message)} if index == 0 else {}))
-
-    def usage(self, message: AIMessage) -> bytes:
-        """The chunk without choices that tells what was spent."""
-        return self._chunk([], usage=_usage(message))
+    def usage(self, answers: Answers) -> bytes:
+        """The chunk without choices that carries the usage."""
+        return self._chunk([], usage=answers.usage)
 
     def _chunk(self, choices: list[dict[str, Any]], **fields: Any) -> bytes:
         made = ChatCompletionChunk.model_validate(
@@ -103,20 +147,3 @@ class Reply:
 
 def _choice(index: int, delta: dict[str, Any], finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None, **fields}
-
-
-def _finish(message: AIMessage) -> str:
-    """Why an answer ended. One whose calls can all not be made has none to wait for."""
-    reason: str = message.response_metadata["finish_reason"]
-    return "stop" if reason == "tool_calls" and not message.tool_calls else reason
-
-
-def _of_choice(message: AIMessage) -> dict[str, Any]:
-    told = message.response_metadata["darwin"]
-    return {"reward": told["reward"], "instruction": told["instruction"]}
-
-
-def _usage(message: AIMessage) -> CompletionUsage:
-    spent = message.response_metadata["darwin"]["usage"]
-    read, written = spent["prefilled_tokens"], spent["decoded_tokens"]
-    return CompletionUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)

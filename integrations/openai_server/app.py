@@ -1,4 +1,4 @@
-"""The application: routes, and the doors before them."""
+"""The application: routes, and the middleware before them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import JsonValue
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -21,10 +22,10 @@ import darwin_align
 from darwin_align import DarwinChatModel, Scorer
 
 from .chat import Chats
-from .doors import BoundedBody, HostAllowed, KeyRequired, PacedReads, Watched
 from .faults import Fault, fault_of, refusal, validation_fault
 from .gate import ClientGone
 from .metrics import Metrics
+from .middleware import BoundedBody, HostAllowed, KeyRequired, PacedReads, Watched
 from .rewards import Rewards
 from .served import SearchModel, chosen, reward_models, search_models
 from .settings import LOOPBACK_NAMES, ServerSettings
@@ -45,7 +46,7 @@ def create_app(
     """Make the application.
 
     Args:
-        settings: who may ask, and how much a request may cost.
+        settings: accepted keys, and how much a request may cost.
         models: pairs by name. ``{"pocket": …}`` is served as ``pocket`` (its own settings), ``pocket:darwin`` …
         rewards: reward models by name; ``None`` serves each pair's own, as ``pocket:reward``.
 
@@ -92,11 +93,9 @@ def create_app(
 def _watch(metrics: Metrics, chats: Chats, rewards: Rewards, models: Mapping[str, DarwinChatModel]) -> None:
     for kind, gate in (("search", chats.gate), ("reward", rewards.gate)):
         metrics.busy.labels(kind).set_function(partial(getattr, gate, "busy"))
-    parts = {name: model.search.policy_for() for name, model in models.items()}
-    parts |= {name: getattr(scorer, "reward_model", None) for name, scorer in rewards.scorers.items()}
-    for name, part in parts.items():
-        if (engine := getattr(part, "engine", None)) is not None:
-            metrics.watch_engine(name, partial(getattr, engine, "slots_in_use"))
+    policies = {name: model.search.policy_for() for name, model in models.items()}
+    for name, part in {**policies, **rewards.scorers}.items():
+        metrics.watch_engine(name, part)
 
 
 def _answer_faults(app: FastAPI) -> None:
@@ -128,10 +127,10 @@ def _route_chat(app: FastAPI, served: Mapping[str, SearchModel], chats: Chats) -
         return await chats.answer(request, chosen(served, body.model), body)
 
 
-def _route_models(app: FastAPI, cards: Mapping[str, Mapping[str, Any]]) -> None:
+def _route_models(app: FastAPI, cards: Mapping[str, Mapping[str, JsonValue]]) -> None:
     created = int(time.time())
 
-    def shown(name: str) -> dict[str, Any]:
+    def shown(name: str) -> dict[str, JsonValue]:
         return {"id": name, "object": "model", "created": created, "owned_by": "darwin_align", **cards[name]}
 
     @app.get("/v1/models")
@@ -153,12 +152,12 @@ def _route_rewards(app: FastAPI, rewards: Rewards) -> None:
 
     @app.post("/get_reward")
     async def get_reward(request: Request, body: Annotated[GetRewardRequest, Body()]) -> JSONResponse:
-        """Reward rendered texts, as OpenRLHF asks."""
+        """Reward rendered texts, in OpenRLHF's format."""
         return JSONResponse(await rewards.get_reward(request, body))
 
     @app.post("/classify")
     async def classify(request: Request, body: Annotated[ClassifyRequest, Body()]) -> JSONResponse:
-        """Reward texts, token ids or a conversation, as vLLM is asked."""
+        """Reward texts, token ids or a conversation, in vLLM's format."""
         return JSONResponse(await rewards.classify(request, body))
 
     @app.post("/pooling")

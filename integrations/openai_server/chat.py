@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, cast
 
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration
+from langchain_core.runnables import RunnableConfig
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from darwin_align import Population
-from darwin_align.core import Event
+from darwin_align.core import Event, SearchResult
+from darwin_align.langchain.model_errors import model_errors
 from darwin_align.operators.portal import acall
 
-from .answers import DONE, Reply, darwin_of, event, headers_of
+from .answers import DONE, Answers, Reply, event
 from .faults import fault_of
 from .gate import ClientGone, Gate, client_left, client_of, while_connected
 from .metrics import Metrics
@@ -35,7 +34,7 @@ class Chats:
 
     Args:
         settings: of the server.
-        metrics: are told of every search.
+        metrics: record every search.
     """
 
     def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
@@ -46,7 +45,7 @@ class Chats:
         """Search, and reply in whole or as a stream.
 
         Raises:
-            Fault: too many searches are under way, or the request asks for too much.
+            Fault: too many searches are in progress, or the request exceeds the limits.
             ConfigError: settings that contradict each other.
             RequestError: a conversation that cannot be answered.
             ClientGone: the client left.
@@ -56,17 +55,16 @@ class Chats:
         try:
             if body.stream:
                 return await self._stream(search, task, body, request)
-            messages = await while_connected(request.receive, task)
+            answers = await while_connected(request.receive, task)
         except ClientGone:
             self.metrics.cancelled.labels("search").inc()
             raise
-        headers = {**search.headers, **headers_of(messages[0])}
-        return JSONResponse(Reply(served.id).whole(messages), headers=headers)
+        return JSONResponse(Reply(served.id).whole(answers), headers={**search.headers, **answers.headers})
 
     async def _stream(
-        self, search: _Search, task: asyncio.Task[list[AIMessage]], body: ChatRequest, request: Request
+        self, search: _Search, task: asyncio.Task[Answers], body: ChatRequest, request: Request
     ) -> Response:
-        # Whatever fails before anything is scored still gets a status of its own.
+        # A failure before anything is scored still gets a status of its own.
         begun, left = asyncio.create_task(search.begun.wait()), asyncio.create_task(client_left(request.receive))
         try:
             silence = self.settings.silence_seconds
@@ -88,41 +86,45 @@ class Chats:
 
 
 class _Search:
-    """One search under way."""
+    """One search in progress."""
 
     def __init__(self, served: SearchModel, body: ChatRequest, owner: Chats) -> None:
         self.served, self.body, self.settings, self.metrics = served, body, owner.settings, owner.metrics
         self.begun = asyncio.Event()
         """Set once anything is scored."""
 
-    async def run(self) -> list[AIMessage]:
-        """Search for the answers, best first."""
-        # Long conversations take their time.
-        asked: ResolvedRequest = await acall(ResolvedRequest.of, self.body, self.served, self.settings.limits)
-        async with asyncio.timeout(asked.seconds + self.settings.late_seconds):
-            messages = await self._searched(asked)
-        _check_decoded(messages[0])
-        self.metrics.searched(self.served.id, darwin_of(messages[0]))
-        return messages
+    async def run(self) -> Answers:
+        """Search for the answers."""
+        # In a thread: a long conversation takes a while.
+        resolved: ResolvedRequest = await acall(ResolvedRequest.of, self.body, self.served, self.settings.limits)
+        async with asyncio.timeout(resolved.seconds + self.settings.late_seconds):
+            answers = await self._answers(resolved)
+        _check_decoded(answers.result)
+        self.metrics.searched(self.served.id, answers.result)
+        return answers
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the reply says of the request itself."""
+        """Headers of the reply that depend on the request alone."""
         ignored = sorted(ignored_names(self.body))
         return {"x-darwin-ignored": ", ".join(ignored)} if ignored else {}
 
-    async def _searched(self, asked: ResolvedRequest) -> list[AIMessage]:
-        settings: dict[str, Any] = {**asked.settings, "n": asked.n, "on_event": self._on_event}
-        stop = settings.pop("stop", None)
-        result = await self.served.model.agenerate([asked.messages], stop, **settings)
-        return [cast(AIMessage, cast(ChatGeneration, one).message) for one in result.generations[0]]
+    async def _answers(self, resolved: ResolvedRequest) -> Answers:
+        model = self.served.model
+        config = RunnableConfig(callbacks=model.callbacks, tags=model.tags or [], metadata=model.metadata or {})
+        if model.rate_limiter is not None:
+            await model.rate_limiter.aacquire(blocking=True)
+        with model_errors():
+            result = await model.search.ainvoke(resolved.request, config, **resolved.settings, on_event=self._on_event)
+            answers: Answers = await acall(Answers.of, result, resolved.n, model.search.policy_for())
+        return answers
 
-    def _on_event(self, told: Event, _: Population) -> None:
-        if told.operator == "score":  # what fails later ends the search with the best so far
+    def _on_event(self, answered: Event, _: Population) -> None:
+        if answered.operator == "score":  # what fails later ends the search with the best so far
             self.begun.set()
 
     async def events(
-        self, task: asyncio.Task[list[AIMessage]], *, include_usage: bool, request_id: str
+        self, task: asyncio.Task[Answers], *, include_usage: bool, request_id: str
     ) -> AsyncIterator[bytes]:
         """The answer as server-sent events."""
         reply = Reply(self.served.id)
@@ -130,36 +132,32 @@ class _Search:
         while not (await asyncio.wait({task}, timeout=self.settings.silence_seconds))[0]:
             yield _SILENCE
         try:
-            messages = await task
-        except Exception as error:  # noqa: BLE001 - the head is sent: the client is told in the stream
+            answers = await task
+        except Exception as error:  # noqa: BLE001 - the headers are sent: the stream carries the error
             yield event(fault_of(error, request_id).body)
             return
-        for index, message in enumerate(messages):
-            if index:
-                yield reply.begin(index)
-            for chunk in reply.body(message, index):
-                yield chunk
+        for chunk in reply.stream(answers):
+            yield chunk
         if include_usage:
-            yield reply.usage(messages[0])
+            yield reply.usage(answers)
         yield DONE
 
 
-def _check_decoded(message: AIMessage) -> None:
-    """Tell a policy that gave no token in time from an answer that is empty.
+def _check_decoded(result: SearchResult) -> None:
+    """Distinguish a policy that decoded no token in time from an answer that is empty.
 
     Raises:
         TimeoutError: the time was over before the first token.
     """
-    about = message.response_metadata["darwin"]
-    if about["stop_reason"] == "budget: seconds" and not about["usage"]["decoded_tokens"]:
+    if result.stop_reason == "budget: seconds" and not result.usage.decoded_tokens:
         raise TimeoutError
 
 
 class _Stream(StreamingResponse):
-    """A stream that takes its search with it when it ends before its time."""
+    """A stream that cancels its search when it ends early."""
 
     def __init__(
-        self, events: AsyncIterator[bytes], task: asyncio.Task[Any], metrics: Metrics, headers: Mapping[str, str]
+        self, events: AsyncIterator[bytes], task: asyncio.Task[Answers], metrics: Metrics, headers: Mapping[str, str]
     ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
         self._task, self._metrics = task, metrics

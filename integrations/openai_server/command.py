@@ -23,7 +23,7 @@ from darwin_align.cli.options import (
     model_name,
     read_settings,
 )
-from darwin_align.cli.parsing import Parser, examples
+from darwin_align.cli.parsing import Commands, Parser, examples
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError, DarwinError
 from darwin_align.core.terminal import PrintableFormatter, printable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["KEYS", "add_arguments", "add_parser", "main", "run"]
 
 KEYS = "DARWIN_ALIGN_SERVER_KEYS"
-"""Environment variable that holds API keys, with commas between them."""
+"""Environment variable of API keys, separated by commas."""
 _USAGE = "%(prog)s [options]"
 _DESCRIPTION = "An OpenAI-compatible server for searches and rewards."
 _EPILOG = examples("""
@@ -63,7 +63,7 @@ _OWN: dict[str, type[str | int | float]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to end. Exit codes: 1 a model cannot be loaded, 2 bad settings, 130 interrupted."""
+    """Serve until a signal ends it. Exit codes: 1 a model cannot be loaded, 2 bad settings, 130 interrupted."""
     parser = Parser(prog="darwin-align serve", usage=_USAGE, description=_DESCRIPTION, epilog=_EPILOG)
     add_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -84,7 +84,7 @@ def _fail(error: Exception, code: int) -> int:
     return code
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command to the subparsers of ``darwin-align``."""
     serve = commands.add_parser(
         "serve",

@@ -1,4 +1,4 @@
-"""Between OpenAI's messages and LangChain's."""
+"""From OpenAI's messages to the search's, and from its answers back."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage
 from openai.types.chat import ChatCompletionMessage
+from pydantic import JsonValue
 from pydantic_core import from_json
+
+from darwin_align.core import Message
+from darwin_align.core.types import ToolCall
 
 from .faults import invalid
 from .settings import SearchLimits
 from .wire import AssistantTurn, Content, SystemTurn, ToolTurn, Turn, UserTurn
 
-__all__ = ["call_chunks", "check_texts", "invalid_text", "texts_of", "to_langchain", "to_openai"]
+__all__ = ["call_chunks", "check_texts", "invalid_text", "messages_of", "texts_of", "to_openai"]
 
 
-def to_langchain(turns: Sequence[Turn]) -> list[BaseMessage]:
+def messages_of(turns: Sequence[Turn]) -> tuple[Message, ...]:
     """Convert a conversation."""
-    return [_to(turn) for turn in turns]
+    return tuple(map(_message, turns))
 
 
 def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
@@ -45,27 +49,27 @@ def check_texts(limits: SearchLimits, texts: Iterable[str], param: str) -> None:
         )
 
 
-def _to(turn: SystemTurn | UserTurn | AssistantTurn | ToolTurn) -> BaseMessage:
+def _message(turn: SystemTurn | UserTurn | AssistantTurn | ToolTurn) -> Message:
     content = _content(turn.content)
     match turn:
         case SystemTurn():
-            return SystemMessage(content, name=turn.name)
+            return Message(role="system", content=content, name=turn.name)
         case UserTurn():
-            return HumanMessage(content, name=turn.name)
+            return Message(role="user", content=content, name=turn.name)
         case ToolTurn():
-            return ToolMessage(content, tool_call_id=turn.tool_call_id, name=turn.name)
+            return Message(role="tool", content=content, name=turn.name, tool_call_id=turn.tool_call_id or None)
         case AssistantTurn():
-            calls = [
-                {"name": call.function.name, "args": from_json(call.function.arguments), "id": call.id}
+            calls = tuple(
+                ToolCall(name=call.function.name, arguments=from_json(call.function.arguments), id=call.id)
                 for call in turn.tool_calls or ()
-            ]
-            return AIMessage(content, name=turn.name, tool_calls=calls)
+            )
+            return Message(role="assistant", content=content, name=turn.name, tool_calls=calls)
 
 
-def _content(content: Content | None) -> Any:
+def _content(content: Content | None) -> str | tuple[dict[str, JsonValue], ...]:
     if content is None or isinstance(content, str):
         return content or ""
-    return [{"type": "text", "text": part.text} for part in content]
+    return tuple({"type": "text", "text": part.text} for part in content)
 
 
 def to_openai(message: AIMessage) -> ChatCompletionMessage:
@@ -83,12 +87,12 @@ def to_openai(message: AIMessage) -> ChatCompletionMessage:
 
 
 def invalid_text(message: AIMessage) -> str:
-    """The calls of an answer that cannot be made (cut by ``max_tokens``, of an unknown tool …), as written."""
+    """The calls of an answer that cannot be made (cut by ``max_tokens``, of an unknown tool …), as decoded."""
     return "".join((call["args"] or "").removeprefix(f"{call['error']}: ") for call in message.invalid_tool_calls)
 
 
 def call_chunks(message: AIMessage) -> list[dict[str, Any]]:
-    """An answer's calls as the chunks of a stream tell them."""
+    """An answer's calls as the chunks of a stream carry them."""
     return [
         {
             "index": index,

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients know them: ``{"error": {"message", "type", "param", "code"}}`` and a status."""
+"""Errors in the format of OpenAI's clients: ``{"error": {"message", "type", "param", "code"}}`` and a status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KINDS = ("body", "system", "developer", "user", "assistant", "tool", "str", "in
 
 
 class Fault(Exception):  # noqa: N818 - an answer, not a bug
-    """A refusal or failure that the client is told of."""
+    """A refusal or failure that is reported to the client."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ def refusal(fault: Fault) -> JSONResponse:
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> Fault:
-    """What the client asked for cannot be: 400."""
+    """An impossible request: 400."""
     return Fault(400, message, param=param, code=code)
 
 
@@ -62,24 +62,24 @@ def unsupported(param: str, message: str) -> Fault:
 
 
 def validation_fault(errors: Sequence[Mapping[str, Any]]) -> Fault:
-    """What pydantic says of a body: of the error that lies deepest, for it tried every kind that a value may be of."""
+    """A body's validation errors as a fault: the one that lies deepest, for pydantic tries every type of a union."""
     error = max(errors, key=lambda error: len(error["loc"]))
-    place = [str(part) for part in error["loc"] if not _is_kind(part)]
+    location = [str(part) for part in error["loc"] if not _is_kind(part)]
     if error["type"] == "unsupported_parameter":
-        param = ".".join([*place, error["ctx"]["name"]])
+        param = ".".join([*location, error["ctx"]["name"]])
         return unsupported(param, error["msg"])
-    param = ".".join(place)
+    param = ".".join(location)
     message = error["msg"].removeprefix("Value error, ")
     return invalid(f"{param}: {message}" if param else message, param or None)
 
 
 def _is_kind(part: str | int) -> bool:
-    """Whether a part of a place is no name of the client's, but the kind that was tried there."""
+    """Whether a part of an error's location is no name of the client's, but the type that was tried there."""
     return part in _KINDS or (isinstance(part, str) and not part.replace("_", "").isalnum())
 
 
 def fault_of(error: BaseException, request_id: str) -> Fault:
-    """What a client is told of an error. Of the faults of others it learns the kind; the log knows the rest."""
+    """An error as a client may see it. Of faults behind the server it contains the kind; the log has the rest."""
     if isinstance(error, Fault):
         return error
     if isinstance(error, RequestError | ConfigError | MissingPackageError):
@@ -94,7 +94,7 @@ def fault_of(error: BaseException, request_id: str) -> Fault:
 
 
 def _refused(error: Exception) -> Fault:
-    """What the client asked for cannot be had here: the sentence says why."""
+    """A request that this server cannot answer; the message states why."""
     if isinstance(error, MissingPackageError):
         return Fault(501, f"this server cannot do that: {error}", kind="server_error", code="not_installed")
     if isinstance(error, ContextLengthError):

@@ -1,12 +1,12 @@
-"""Which fields that other clients and servers know are taken, and what becomes of the rest.
+"""Fields of other clients and servers that are accepted, and how the rest is treated.
 
 A field that this server does not serve is one of three kinds:
 
-* ignored: it has no effect on an answer. It is taken with any value and named in the reply's ``x-darwin-ignored``.
-* neutral: it would change the answer, but the value given asks for what happens anyway. It is taken.
+* ignored: it has no effect on an answer. It is accepted with any value and named in the reply's ``x-darwin-ignored``.
+* neutral: it would change the answer, but the value given is this server's behaviour anyway. It is accepted.
 * refused (400): with any other value, as is every field that is in no table.
 
-Null and, but for ``MEANT``, empty values ask for nothing and are always taken.
+Null and, but for ``MEANT``, empty values have no effect and are always accepted.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ CHAT_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "function_call": ("none", "auto"),
 }
-"""Values by which a field that is not served asks for what happens anyway."""
+"""Values of fields that are not served which equal this server's behaviour."""
 
 CHAT_REFUSED = {
     "functions": "it is deprecated, give tools",
@@ -98,4 +98,4 @@ CHAT_REFUSED = {
 """Fields that would change an answer, and what to do instead."""
 
 MEANT = frozenset({"web_search_options"})
-"""Fields that ask for something even if they are empty."""
+"""Fields that have a meaning even if they are empty."""

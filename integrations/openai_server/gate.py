@@ -1,4 +1,4 @@
-"""How many may work at the same time, and that nobody works for a client that has left."""
+"""Limits of work at the same time, and its end when the client disconnects."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["ClientGone", "Gate", "client_left", "client_of", "while_connected"]
 T = TypeVar("T")
 
 
-class ClientGone(Exception):  # noqa: N818 - there is nobody whom it could be told
+class ClientGone(Exception):  # noqa: N818 - no client is left to report it to
     """The client closed the connection before it had its answer."""
 
 
 class Gate:
-    """Lets so many tasks run at once and tells the others when to come back.
+    """Lets so many tasks run at once and refuses others, with the time after which to retry.
 
     Args:
         most: tasks at the same time.
@@ -40,11 +40,11 @@ class Gate:
         self._usual = 1.0
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], client: str = "") -> asyncio.Task[T]:
-        """Start work as a task, which holds a place until it is over in whatever way.
+        """Start work as a task, which occupies a place until it ends, however it ends.
 
         Args:
             work: what is done.
-            client: for whom.
+            client: whose request it is.
 
         Raises:
             Fault: all places, or all of this client, are taken (429).
@@ -68,7 +68,7 @@ class Gate:
         self._usual = 0.8 * self._usual + 0.2 * (perf_counter() - began)
 
     def _full(self, why: str) -> Fault:
-        # Half of the work under way will be over by then; chance keeps those who were sent away from coming together.
+        # Half of the running work will be over by then; chance keeps refused clients from retrying together.
         wait = min(60, max(1, ceil(self._usual * random.uniform(0.5, 1.0))))
         return Fault(
             429,

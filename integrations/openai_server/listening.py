@@ -1,4 +1,4 @@
-"""uvicorn, with deadlines for whoever connects."""
+"""uvicorn, with deadlines for clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import gc
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,11 +17,11 @@ from .settings import ServerSettings
 __all__ = ["server"]
 
 _RESERVE = 64
-"""Connections beyond the most, on which only health is told."""
+"""Connections beyond the limit, on which only health checks are answered."""
 
 
-def server(app: Any, settings: ServerSettings) -> uvicorn.Server:
-    """A uvicorn that keeps the settings, and waits for nobody for ever.
+def server(app: ASGIApp, settings: ServerSettings) -> uvicorn.Server:
+    """A uvicorn under the server's settings, with a deadline for every wait.
 
     Args:
         app: an ASGI application.
@@ -61,7 +60,7 @@ class _Server(uvicorn.Server):
 
 
 class _Admission:
-    """Refuses requests on more connections than there may be, but tells of health (uvicorn's own limit does not)."""
+    """Refuses requests on more connections than allowed, but answers health checks (uvicorn's own limit does not)."""
 
     def __init__(self, app: ASGIApp, most: int, connections: Callable[[], int]) -> None:
         self.app, self.most, self.connections = app, most, connections
@@ -94,7 +93,7 @@ class _Patient(H11Protocol):
         if len(self.connections) > self.most:
             transport.abort()
             return
-        transport.set_write_buffer_limits(high=0)  # told of every byte that the client does not take at once
+        transport.set_write_buffer_limits(high=0)  # pauses at every byte that the client does not take at once
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -122,7 +121,7 @@ class _Patient(H11Protocol):
         self._stalled = self.loop.call_later(self.write_seconds, self._check_writing, unread)
 
     def _check_writing(self, unread: int) -> None:
-        """Abort if the client read nothing since; nothing more is written meanwhile."""
+        """Abort if the client read nothing since; nothing more is sent meanwhile."""
         if self.transport.get_write_buffer_size() >= unread:
             self.transport.abort()
         else:

@@ -1,11 +1,14 @@
-"""What Prometheus is told: requests, searches, tokens, rewards, and the memory of the process."""
+"""Metrics for Prometheus: requests, searches, tokens, rewards, and the memory of the process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from darwin_align import Policy, Scorer
+from darwin_align.backends.local import LocalPolicy, LocalScorer
+from darwin_align.core import SearchResult
 
 __all__ = ["Metrics"]
 
@@ -37,14 +40,17 @@ class Metrics:
         self.rewards = Counter("darwin_rewards", "Responses scored for clients", ["model"], **made)
         self._slots = Gauge("darwin_engine_slots_in_use", "Rows held by searches", ["model"], **made)
 
-    def watch_engine(self, name: str, slots_in_use: Callable[[], float]) -> None:
-        """Tell how many rows an engine holds."""
-        self._slots.labels(name).set_function(slots_in_use)
+    def watch_engine(self, name: str, part: Policy | Scorer | None) -> None:
+        """Report how many rows are in use on the engine of a local policy or scorer; others have none."""
+        if isinstance(part, LocalPolicy):
+            self._slots.labels(name).set_function(lambda: part.engine.slots_in_use)
+        elif isinstance(part, LocalScorer):
+            self._slots.labels(name).set_function(lambda: part.reward_model.engine.slots_in_use)
 
-    def searched(self, model: str, told: Mapping[str, Any]) -> None:
-        """Take in what a search says of itself."""
-        self.searches.labels(model, told["stop_reason"]).inc()
+    def searched(self, model: str, result: SearchResult) -> None:
+        """Record a search that ended."""
+        self.searches.labels(model, result.stop_reason).inc()
         for kind in ("prefilled_tokens", "decoded_tokens", "reward_tokens"):
-            self.tokens.labels(model, kind.removesuffix("_tokens")).inc(told["usage"][kind])
-        if None not in (told["reward"], told["first_reward"]):
-            self.gain.labels(model).observe(told["reward"] - told["first_reward"])
+            self.tokens.labels(model, kind.removesuffix("_tokens")).inc(getattr(result.usage, kind))
+        if result.reward is not None and result.first_response.reward is not None:
+            self.gain.labels(model).observe(result.reward - result.first_response.reward)

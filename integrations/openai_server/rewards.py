@@ -10,6 +10,7 @@ from functools import partial
 from math import exp, isfinite
 from typing import Any
 
+from pydantic import JsonValue
 from starlette.requests import Request
 
 from darwin_align import Population, Scorer
@@ -17,11 +18,11 @@ from darwin_align import Request as Conversation
 from darwin_align.backends.local import LocalScorer, RewardModel
 from darwin_align.core import Beam, Message
 from darwin_align.core.errors import RewardError
-from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.policy import current_search
 from darwin_align.operators.portal import acall, off_loop
+from darwin_align.operators.resources import released, resources_of
 
-from .conversation import check_texts, texts_of, to_langchain
+from .conversation import check_texts, messages_of, texts_of
 from .faults import Fault, invalid, unsupported
 from .gate import ClientGone, Gate, client_of, while_connected
 from .metrics import Metrics
@@ -42,7 +43,7 @@ class Rewards:
     Args:
         scorers: by the names that requests give.
         settings: of the server.
-        metrics: are told of every reward.
+        metrics: count the rewards.
     """
 
     def __init__(self, scorers: Mapping[str, Scorer], settings: ServerSettings, metrics: Metrics) -> None:
@@ -54,8 +55,8 @@ class Rewards:
             if isinstance(scorer, LocalScorer) and scorer.reward_model.reads_ids
         }
 
-    def card(self, name: str) -> dict[str, Any]:
-        """What ``/v1/models`` tells of one."""
+    def card(self, name: str) -> dict[str, JsonValue]:
+        """Fields of a scorer's entry in ``/v1/models``."""
         scorer = self.scorers[name]
         length = scorer.reward_model.context_length if isinstance(scorer, LocalScorer) else None
         return {"max_model_len": length}
@@ -75,7 +76,7 @@ class Rewards:
             return partial(_all, self.scorers[name], _conversations(body))
 
         limits = self.settings.limits
-        rewards, tokens = await self._ask(request, name, prepared)
+        rewards, tokens = await self._score(request, name, prepared)
         data = [{"object": "reward", "index": i, "reward": reward} for i, reward in enumerate(rewards)]
         return {"object": "list", "model": name, "data": data, "usage": _usage(tokens)}
 
@@ -89,7 +90,7 @@ class Rewards:
             check_texts(self.settings.limits, body.query, "query")
             return partial(_of_ids, model, [model.encode(text) for text in body.query])
 
-        rewards, _ = await self._ask(request, name, prepared)
+        rewards, _ = await self._score(request, name, prepared)
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     async def classify(self, request: Request, body: ClassifyRequest) -> dict[str, Any]:
@@ -110,7 +111,7 @@ class Rewards:
 
     async def _activated(self, request: Request, body: ClassifyRequest) -> tuple[str, list[float], int]:
         name = self._name(body.model)
-        rewards, tokens = await self._ask(request, name, lambda: self._work(name, body))
+        rewards, tokens = await self._score(request, name, lambda: self._work(name, body))
         return name, [_sigmoid(reward) for reward in rewards] if body.use_activation else rewards, tokens
 
     def _work(self, name: str, body: ClassifyRequest) -> Work:
@@ -127,9 +128,9 @@ class Rewards:
         model, special = self._reader(name, "input"), body.add_special_tokens
         return [model.encode(row, special_tokens=special) if isinstance(row, str) else row for row in rows]
 
-    # -- asking
+    # -- scoring
 
-    async def _ask(self, request: Request, name: str, prepare: Callable[[], Work]) -> Scored:
+    async def _score(self, request: Request, name: str, prepare: Callable[[], Work]) -> Scored:
         """Prepare work in a thread and do it, as one of the requests that are limited."""
         task = self.gate.run(lambda: self._in_time(prepare), client_of(request))
         try:
@@ -146,8 +147,8 @@ class Rewards:
             work: Work = await acall(prepare)
             return await work()
 
-    def _name(self, wanted: str | None) -> str:
-        return chosen({name: name for name in self.scorers}, wanted)
+    def _name(self, name: str | None) -> str:
+        return chosen({name: name for name in self.scorers}, name)
 
     def _reader(self, name: str, param: str) -> RewardModel:
         if (model := self._by_ids.get(name)) is None:
@@ -168,21 +169,21 @@ def _conversations(body: RewardsRequest) -> list[tuple[tuple[Message, ...], list
     """Conversations, and the responses to each."""
     if body.conversations is not None:
         return [_ended(turns, f"conversations.{i}") for i, turns in enumerate(body.conversations)]
-    return [(from_langchain(to_langchain(body.messages or [])), body.responses or [])]
+    return [(messages_of(body.messages or []), body.responses or [])]
 
 
 def _ended(turns: Sequence[Turn], param: str) -> tuple[tuple[Message, ...], list[str]]:
     if not turns or not isinstance(last := turns[-1], AssistantTurn) or last.tool_calls:
         raise invalid(f"{param} must end with the assistant's response, a text, which is to be rewarded", param)
-    *before, response = from_langchain(to_langchain(turns))
+    *before, response = messages_of(turns)
     return tuple(before), [response.text]
 
 
-async def _all(scorer: Scorer, asked: Sequence[tuple[tuple[Message, ...], list[str]]]) -> Scored:
+async def _all(scorer: Scorer, pairs: Sequence[tuple[tuple[Message, ...], list[str]]]) -> Scored:
     """Score all, those of one conversation in one call."""
     together: dict[str, tuple[Conversation, dict[str, None]]] = {}
     keys = []
-    for messages, texts in asked:
+    for messages, texts in pairs:
         conversation = Conversation(conversation=messages)
         keys.append(key := conversation.to_json())
         together.setdefault(key, (conversation, {}))[1].update(dict.fromkeys(texts))
@@ -190,40 +191,36 @@ async def _all(scorer: Scorer, asked: Sequence[tuple[tuple[Message, ...], list[s
     try:
         for conversation, answers in together.values():
             tasks.append(asyncio.create_task(_scored(scorer, conversation, list(answers))))
-            await asyncio.sleep(0)  # each begins on its own: hundreds in one turn of the loop would stop the others
+            await asyncio.sleep(0)  # hundreds that start in one turn of the loop would block the other requests
         scored = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
-    known = dict(zip(together, scored, strict=True))
-    rewards = [known[key][0][text] for key, (_, texts) in zip(keys, asked, strict=True) for text in texts]
+    rewards_of = dict(zip(together, scored, strict=True))
+    rewards = [rewards_of[key][0][text] for key, (_, texts) in zip(keys, pairs, strict=True) for text in texts]
     return rewards, sum(tokens for _, tokens in scored)
 
 
 async def _scored(scorer: Scorer, conversation: Conversation, texts: list[str]) -> tuple[dict[str, float], int]:
-    """Ask a scorer as a search would: a population of finished answers."""
+    """Score texts as a search does: as a population of finished answers."""
     instruction = conversation.instruction
     beams = {i: Beam(instruction=instruction, text=text, finish_reason="stop") for i, text in enumerate(texts)}
     population = Population.start(conversation, mutations=len(texts), search_id=uuid.uuid4().hex).with_beams(beams)
-    try:
+    with released(resources_of([scorer]), population.search_id):
         population = await scorer.ainvoke(population)
-    finally:
-        for resource in getattr(scorer, "resources", ()):
-            if release := getattr(resource, "release", None):
-                release(population.search_id)
     rewards = {beam.text: beam.reward for beam in population.beams if beam.reward is not None}
     return rewards, population.usage.reward_tokens
 
 
 async def _of_ids(model: RewardModel, rows: Sequence[Sequence[int]]) -> Scored:
-    """Reward token ids as they are, and count them all, as vLLM does."""
+    """Reward token ids, and count all of them, as vLLM does."""
     search_id = uuid.uuid4().hex
     token = current_search.set(search_id)
     try:
-        rewards = await asyncio.wrap_future(off_loop(lambda: model.submit_ids(rows, lambda rewards, _: rewards)))
+        with released([model], search_id):
+            rewards = await asyncio.wrap_future(off_loop(lambda: model.submit_ids(rows, lambda rewards, _: rewards)))
     finally:
         current_search.reset(token)
-        model.release(search_id)
     if not all(map(isfinite, rewards)):
         raise RewardError("the reward model gave something that is no finite number")
     return rewards, sum(map(len, rows))

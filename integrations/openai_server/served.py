@@ -1,4 +1,4 @@
-"""Which models a server has: each preset of each pair is one, and so is each pair's reward model."""
+"""The models of a server: each preset of each pair is one, and so is each pair's reward model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from pydantic import JsonValue
 
 from darwin_align import DarwinChatModel, Scorer, SearchConfig
 from darwin_align.core import PRESETS
@@ -33,10 +35,10 @@ class SearchModel:
     """All settings together."""
 
     @property
-    def card(self) -> dict[str, Any]:
-        """What ``/v1/models`` tells."""
+    def card(self) -> dict[str, JsonValue]:
+        """Fields of the model's entry in ``/v1/models``."""
         policy = self.model.search.policy_for()
-        length = getattr(policy, "context_length", None)
+        length = None if policy is None else policy.context_length
         return {"max_model_len": length, "darwin": self.config.model_dump(mode="json", exclude={"seed"})}
 
 
@@ -44,7 +46,7 @@ def search_models(models: Mapping[str, DarwinChatModel], settings: ServerSetting
     """Every name that ``/v1/chat/completions`` takes: a pair's own, and one for each preset.
 
     Raises:
-        ConfigError: no models, a name that cannot be told apart, or a pair's settings that the limits contradict.
+        ConfigError: no models, an ambiguous name, or a pair's settings that the limits contradict.
     """
     if not models:
         raise ConfigError("there is nothing to serve: give models={name: DarwinChatModel(…)}")
@@ -66,7 +68,7 @@ def search_models(models: Mapping[str, DarwinChatModel], settings: ServerSetting
 
 
 def _level(model: DarwinChatModel, preset: str, settings: ServerSettings) -> int:
-    """Who never learned clauses and asked for no preset by name need not hear of one that adds them."""
+    """The preset of learned clauses is no warning for a pair without any, unless the operator named presets."""
     lacks = PRESETS[preset].get("mutator") == "clauses" and not model.search.clauses
     return logging.INFO if lacks and settings.presets == tuple(PRESETS) else logging.WARNING
 
@@ -90,20 +92,20 @@ def reward_models(models: Mapping[str, DarwinChatModel]) -> dict[str, Scorer]:
     return {name: scorer for name, scorer in scorers.items() if isinstance(scorer, Scorer)}
 
 
-def chosen(known: Mapping[str, T], wanted: str | None) -> T:
+def chosen(models: Mapping[str, T], name: str | None) -> T:
     """The model that a request names; where there is only one it need not.
 
     Raises:
         Fault: there is no such model (404).
     """
-    if wanted is None:
-        if len(known) == 1:
-            return next(iter(known.values()))
-        raise invalid(f"model is missing: {_listed(known)}", "model")
-    if wanted not in known:
-        hint = did_you_mean(wanted, known) if known else "there are none of this kind here"
-        raise Fault(404, f"there is no model {wanted!r:.200} here: {hint}", param="model", code="model_not_found")
-    return known[wanted]
+    if name is None:
+        if len(models) == 1:
+            return next(iter(models.values()))
+        raise invalid(f"model is missing: {_listed(models)}", "model")
+    if name not in models:
+        hint = did_you_mean(name, models) if models else "there are none of this kind here"
+        raise Fault(404, f"there is no model {name!r:.200} here: {hint}", param="model", code="model_not_found")
+    return models[name]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the operator of a server decides: where it listens, who may ask, and how much a request may cost."""
+"""Settings of a server: where it listens, which keys it accepts, and how much a request may cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Settings(BaseModel):
 
 
 class SearchLimits(_Settings):
-    """The most that a request may ask for. What asks for more is refused; defaults of a model give way at the start."""
+    """Limits of a request. One that exceeds them is refused; defaults of a model are lowered to them at the start."""
 
     cycles: int = Field(8, ge=0)
     mutations: int = Field(32, gt=0)
@@ -72,7 +72,7 @@ class SearchLimits(_Settings):
 
     def excess(self, config: SearchConfig, n: int) -> tuple[str, str] | None:
         """What of a request is too much: the parameter, and a sentence; ``None`` if nothing is."""
-        asked: dict[str, tuple[float | None, float | None]] = {
+        limited: dict[str, tuple[float | None, float | None]] = {
             "darwin.cycles": (config.cycles, self.cycles),
             "darwin.mutations": (config.mutations, self.mutations),
             "darwin.beams_per_mutation": (config.beams, self.beams),
@@ -83,7 +83,7 @@ class SearchLimits(_Settings):
             "darwin.budget.reward_calls": (config.budget.reward_calls, self.reward_calls),
             "darwin.budget.seconds": (config.budget.seconds, self.seconds),
         }
-        for name, (value, limit) in asked.items():
+        for name, (value, limit) in limited.items():
             if value is not None and limit is not None and value > limit:
                 what = "beams (mutations times beams_per_mutation)" if name == "darwin.beams_per_mutation" else name
                 return name, f"{what} = {value} is more than this server allows: {limit} at most"
@@ -102,7 +102,7 @@ class ServerSettings(_Settings):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    """0 takes any free port, which the log then tells."""
+    """0 takes any free port, which is then in the log."""
     api_keys: tuple[SecretStr, ...] = ()
     """Any of them opens the server; without one it listens on loopback only."""
     allowed_hosts: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ class ServerSettings(_Settings):
     """Presets that are served of each model."""
     limits: SearchLimits = SearchLimits()
     max_searches: int = Field(32, gt=0)
-    """Searches at the same time; who comes next is told to come back (429)."""
+    """Searches at the same time; further ones are refused, with the time after which to retry (429)."""
     max_scorings: int = Field(64, gt=0)
     """Requests for rewards at the same time."""
     max_searches_per_key: int | None = Field(None, gt=0)
@@ -136,14 +136,14 @@ class ServerSettings(_Settings):
     write_seconds: float = Field(60.0, gt=0)
     """A connection whose client reads nothing for so long is closed, and its search ends."""
     idle_seconds: int = Field(75, gt=0)
-    """Time that a connection stays open without a request: longer than any ``Retry-After``, for who comes back as told
-    would else find it closing."""
+    """Time that a connection stays open without a request: longer than any ``Retry-After``, so that a client
+    that retries does not find it closing."""
     late_seconds: float = Field(30.0, ge=0)
-    """Time beyond ``limits.seconds`` after which a search that did not end by itself is given up (504)."""
+    """Time beyond ``limits.seconds`` after which a search that did not end by itself is cancelled (504)."""
     silence_seconds: float = Field(10.0, gt=0)
-    """A stream that has nothing to tell sends a comment so often."""
+    """A stream without an answer yet sends a comment so often."""
     grace_seconds: int = Field(30, ge=0)
-    """Time that requests have to finish when the server is told to end."""
+    """Time that requests have to finish when the server is terminated."""
 
     def per_key(self, name: str) -> int:
         """The most that one key may have of ``max_searches``, ``max_scorings`` or ``max_connections``.

@@ -1,4 +1,4 @@
-"""Requests as they come over the wire. What is not served is refused by its name, unless it asks for nothing."""
+"""Requests as they come over the wire. A field that is not served is refused by its name, unless it has no effect."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ Items = Annotated[list[T], _FirstError()]
 
 
 class Wire(BaseModel):
-    """A JSON object. What it does not know may be there as long as it says nothing."""
+    """A JSON object. Unknown fields are accepted only if they have no effect."""
 
-    # The schema that is published is plainer than what is taken: no names but its own.
+    # The published schema is stricter than the validation: it has the declared names only.
     model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra={"additionalProperties": False})
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    """Values by which a parameter that is not served asks for what happens anyway."""
+    """Values of parameters that are not served which equal this server's behaviour."""
     hints: ClassVar[dict[str, str]] = {}
     """What to do instead."""
     ignored: ClassVar[dict[str, str]] = {}
-    """Parameters that have no effect on an answer, and why: taken with any value, and named in the reply."""
+    """Parameters that have no effect on an answer, and why: accepted with any value, and named in the reply."""
 
     @model_validator(mode="after")
     def _nothing_is_ignored_silently(self) -> Self:
@@ -87,8 +87,8 @@ class Wire(BaseModel):
         return self
 
 
-def ignored_names(value: Any, path: str = "") -> set[str]:
-    """What of a request was taken and has no effect: the paths of its parameters, without places in lists."""
+def ignored_names(value: object, path: str = "") -> set[str]:
+    """Paths of a request's parameters that were accepted and have no effect, without indices of lists."""
     if isinstance(value, list):
         return {name for one in value for name in ignored_names(one, path)}
     if not isinstance(value, Wire):
@@ -124,7 +124,7 @@ Content = str | Annotated[Items[TextPart], MaxLen(_PARTS)]
 
 
 class SystemTurn(Wire):
-    """What holds for the whole conversation."""
+    """Instructions for the whole conversation."""
 
     ignored = IGNORED_IN_PARTS
     role: Literal["system", "developer"]
@@ -133,7 +133,7 @@ class SystemTurn(Wire):
 
 
 class UserTurn(Wire):
-    """What the user said."""
+    """A turn of the user."""
 
     ignored = IGNORED_IN_PARTS
     role: Literal["user"]
@@ -170,7 +170,7 @@ class Call(Wire):
 
 
 class AssistantTurn(Wire):
-    """What the assistant said or called."""
+    """A turn of the assistant: text, or calls."""
 
     ignored = IGNORED_IN_HISTORY
     role: Literal["assistant"]
@@ -180,7 +180,7 @@ class AssistantTurn(Wire):
 
 
 class ToolTurn(Wire):
-    """What a call gave."""
+    """The result of a call."""
 
     ignored = IGNORED_IN_PARTS
     role: Literal["tool"]
@@ -364,7 +364,7 @@ class RewardsRequest(Wire):
     conversations: Items[Turns] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _one_form(self) -> Self:
         apart, whole = (self.messages, self.responses), self.conversations
         if (whole is None) == (apart == (None, None)) or (whole is None and None in apart):
             raise ValueError("give messages and responses, or conversations, each of which ends with its response")
@@ -399,13 +399,13 @@ class ClassifyRequest(Wire):
     input: str | Items[str] | Items[StrictInt] | Items[Items[StrictInt]] | None = None
     messages: Turns | None = Field(None, min_length=1)
     use_activation: bool = True
-    """A sigmoid over the reward, which vLLM applies where nothing else is said."""
+    """A sigmoid over the reward, which vLLM applies by default."""
     add_special_tokens: bool = True
     task: Literal["classify"] | None = None
     user: str | None = None
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _one_form(self) -> Self:
         if (self.input is None) == (self.messages is None):
             raise ValueError("give input or messages")
         if self.input is not None and not self.input:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darwin_align.batch import Fields
 from darwin_align.core.errors import ConfigError, DarwinError
@@ -13,10 +13,11 @@ from darwin_align.core.extras import missing_extra
 from darwin_align.core.terminal import printable
 
 if TYPE_CHECKING:
-    from darwin_align.integrations.ray.job import RayReport
+    from darwin_align import DarwinChatModel
+    from darwin_align.integrations.ray.job import Make, RayReport
 
 
-def embedded() -> Any:
+def embedded() -> DarwinChatModel:
     """The embedded pair, in double precision: batches of any make-up then give the same digits."""
     from darwin_align import DarwinChatModel
     from darwin_align.pocket import policy_path, reward_path
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         raise missing_extra(error, "ray", program=True) from None
     try:
         make = _make(arguments.make)
-        # A cluster that is there already has its own dashboard, or none, and refuses to be told.
+        # A running cluster has a dashboard of its own, or none, and refuses the option.
         ray.init(address=arguments.address, include_dashboard=None if arguments.address else False)
         report = answer_on_ray(
             make,
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: this machine alone)")
     parser.add_argument("--seed", type=int, help="of the run (default: the model's own, else 0)")
     parser.add_argument("--actors", type=int, default=1, metavar="N", help="holders of models (default: 1)")
-    parser.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts under way in each")
+    parser.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts in flight in each")
     parser.add_argument("--rows-per-part", type=int, default=64, metavar="N", help="prompts written at a time")
     parser.add_argument("--cpus", type=float, default=1, metavar="N", help="of each actor (default: 1)")
     parser.add_argument("--gpus", type=float, default=0, metavar="N", help="of each actor (default: 0)")
@@ -87,10 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make(name: str) -> Any:
+def _make(name: str) -> Make:
     module, _, function = name.partition(":")
     try:
-        return getattr(import_module(module), function)
+        make: Make = getattr(import_module(module), function)
+        return make
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"--make {name}: give MODULE:NAME of a function without arguments ({error})") from None
 

@@ -61,7 +61,7 @@ def opened(path: Path) -> pq.ParquetFile | None:
     """Open a file of answers; ``None`` if it is torn, for a kill left it unfinished.
 
     Raises:
-        OSError: the system does not let it be read. What it holds may well be whole.
+        OSError: it cannot be read. Its content may well be complete.
     """
     try:
         return pq.ParquetFile(path)
@@ -70,7 +70,7 @@ def opened(path: Path) -> pq.ParquetFile | None:
     except OSError as error:
         if error.errno is not None:
             raise
-        return None  # Arrow's own complaint of what the file holds
+        return None  # an error of Arrow's about the file's content
 
 
 def rows_of(folder: Path, beside: Container[str] = ()) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The job: actors that hold the models answer a plan's parts, and Ray writes what they answer as parquet."""
+"""The job: actors with the models answer a plan's parts, and Ray writes the answers as parquet."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from darwin_align import DarwinChatModel, DarwinSearch
 from darwin_align.batch import Answerer, BadPromptError, Errors, Fields, Index, Prompt, RunFile, lock
 from darwin_align.core.errors import ConfigError
 from darwin_align.integrations.ray.answers_file import failure_row, rows_of, table_of
@@ -23,7 +24,7 @@ from darwin_align.operators.portal import call
 
 __all__ = ["Answering", "RayReport", "answer_on_ray"]
 
-Make = Callable[[], Any]
+Make = Callable[[], DarwinChatModel | DarwinSearch]
 """Makes a chat model or a search, in whatever process it is called."""
 
 
@@ -47,24 +48,24 @@ class RayReport:
 
 
 class Answering:
-    """An actor: holds one policy and one reward model, or talks to endpoints, and answers parts of the plan."""
+    """An actor: answers parts of the plan by one policy and one reward model, local or behind endpoints."""
 
     def __init__(self, make: Make, seed: int | None, concurrency: int) -> None:
         self._answerer, self._concurrency = Answerer(make(), seed), concurrency
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Answer the parts whose paths the table holds."""
-        asked = [prompt for path in table.column("part").to_pylist() for prompt in read_part(path)]
-        return table_of(call(partial(self._all, asked)))
+        """Answer the parts whose paths are in the table."""
+        prompts = [prompt for path in table.column("part").to_pylist() for prompt in read_part(path)]
+        return table_of(call(partial(self._all, prompts)))
 
-    async def _all(self, asked: list[Prompt]) -> list[dict[str, Any]]:
+    async def _all(self, prompts: list[Prompt]) -> list[dict[str, Any]]:
         places = asyncio.Semaphore(self._concurrency)
 
         async def one(prompt: Prompt) -> dict[str, Any]:
             async with places:
                 return await self._one(prompt)
 
-        return await asyncio.gather(*map(one, asked))
+        return await asyncio.gather(*map(one, prompts))
 
     async def _one(self, prompt: Prompt) -> dict[str, Any]:
         try:
@@ -98,8 +99,8 @@ def answer_on_ray(
         source: a JSONL or parquet file, or texts and mappings, as :func:`darwin_align.batch.run_batch` takes them.
         out: a folder that every machine sees under this name. Answers are parquet files in ``out/answers``.
         seed: of the run, as there.
-        actors: how many hold models and work side by side.
-        concurrency: prompts under way in each.
+        actors: how many load the models and work side by side.
+        concurrency: prompts in flight in each.
         rows_per_part: prompts that an actor answers at a time, best some multiple of ``concurrency``. A part is written
             when all of it is answered, so that is what a killed job loses for each actor.
         fields: other names of the rows' fields.
@@ -113,13 +114,13 @@ def answer_on_ray(
         raise ConfigError("actors, concurrency and rows_per_part are 1 at least")
     out, needs = Path(out), dict(resources or {"num_cpus": 1})
     plan = Plan(out, source, fields, rows_per_part)
-    with ExitStack() as held:
-        _hold(out, held)
-        index = held.enter_context(closing(Index()))
-        plan.know(index)
+    with ExitStack() as stack:
+        _lock_folder(out, stack)
+        index = stack.enter_context(closing(Index()))
+        plan.load(index)
         settings = ray.get(ray.remote(**needs)(_settings).remote(make, seed))
         RunFile(out / "run.json", out).check(settings, begun=plan.answered > 0, accept_changes=accept_changes)
-        errors = held.enter_context(closing(Errors(out / "errors.jsonl")))
+        errors = stack.enter_context(closing(Errors(out / "errors.jsonl")))
         plan.make(index, errors, accept_changes=accept_changes)
         before = {path.name for path in (out / "answers").glob("*.parquet")}
         if plan.parts:
@@ -131,22 +132,22 @@ def _settings(make: Make, seed: int | None) -> dict[str, Any]:
     return Answerer(make(), seed).settings
 
 
-def _hold(out: Path, held: ExitStack) -> None:
+def _lock_folder(out: Path, stack: ExitStack) -> None:
     try:
         (out / "answers").mkdir(parents=True, exist_ok=True)
         file = os.open(out / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise ConfigError(f"cannot write to {out} ({error.strerror}): give another folder") from None
-    held.callback(os.close, file)
+    stack.callback(os.close, file)
     lock(file, out)
 
 
-def _answer(parts: list[str], answers: Path, how: tuple[Any, ...], actors: int, needs: dict[str, Any]) -> None:
+def _answer(parts: list[str], answers: Path, arguments: tuple[object, ...], actors: int, needs: dict[str, Any]) -> None:
     # One block a part, so that each is written as soon as it is answered.
     paths = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
     answered = paths.map_batches(
         Answering,
-        fn_constructor_args=how,
+        fn_constructor_args=arguments,
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(parts))),

@@ -1,4 +1,4 @@
-"""What a job has to do: the prompts without an answer, written down in parts that workers read."""
+"""The plan of a job: the prompts without an answer, in files of parts that workers read."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Plan:
     def __init__(self, out: Path, source: Any, names: Fields, rows_per_part: int) -> None:
         self.out, self.source, self.names, self.rows_per_part = out, source, names, rows_per_part
         self.parts: list[str] = []
-        self.bad = self.answered = self.asked = 0
+        self.bad = self.answered = 0
 
     def make(self, index: Index, errors: Errors, *, accept_changes: bool) -> None:
-        """Find out what has no answer, and write it down.
+        """Write the prompts without an answer into parts.
 
         Raises:
             ConfigError: the input lacks prompts that are answered.
@@ -43,16 +43,15 @@ class Plan:
         folder = self.out / "plan"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for part in _pieces(self._wanted(index, errors), self.rows_per_part):
+        for part in _pieces(self._unanswered(index, errors), self.rows_per_part):
             path = folder / f"part-{len(self.parts):06d}.parquet"
             pq.write_table(pa.table({"prompt": [json.dumps(asdict(prompt)) for prompt in part]}), path)
             self.parts.append(os.fspath(path.resolve()))
-            self.asked += len(part)
         if not accept_changes:
             refuse_strangers(index, self.out)
 
-    def know(self, index: Index) -> None:
-        """Tell the index which prompts have an answer, and take off files that a kill left unfinished.
+    def load(self, index: Index) -> None:
+        """Add the prompts that have an answer to the index, and delete files that a kill left unfinished.
 
         Raises:
             OSError: a file cannot be read. It stays, for its answers may be whole and were paid for.
@@ -67,7 +66,7 @@ class Plan:
             if row["error"] is None and index.add_answer(row["id"], row["input"]):
                 self.answered += 1
 
-    def _wanted(self, index: Index, errors: Errors) -> Iterator[Prompt]:
+    def _unanswered(self, index: Index, errors: Errors) -> Iterator[Prompt]:
         for row in prompts(self.source, self.names):
             match sift(row, index):
                 case Prompt() as prompt:

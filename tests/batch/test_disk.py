@@ -25,9 +25,9 @@ def test_an_output_that_is_no_regular_file_is_refused_at_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     monkeypatch.setattr("darwin_align.pocket.pair.pocket_search", pytest.fail)
-    asked = write_lines(tmp_path / "in.jsonl", ASKED)
+    prompts = write_lines(tmp_path / "in.jsonl", ASKED)
     path = irregular(kind, Path("out.jsonl"))
-    assert main(["batch", str(asked), "--out", str(path)]) == 2
+    assert main(["batch", str(prompts), "--out", str(path)]) == 2
     assert f"{path} is a {kind}: give a regular file" in capsys.readouterr().err
 
 
@@ -39,7 +39,7 @@ def test_so_are_the_files_beside_it(beside: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [beside]
 
 
-def test_an_input_that_is_no_regular_file_is_told_how_to_give_it(
+def test_an_input_that_is_no_regular_file_is_refused_with_how_to_give_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["batch", "/dev/null", "--out", str(tmp_path / "out.jsonl")]) == 2
@@ -108,8 +108,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_is_really_full(tiny_disk: Path, tmp_path: Path) -> None:
     """The command ends with 1 and a sentence; with room again, the same command completes the file."""
-    asked = write_lines(tmp_path / "in.jsonl", [{"prompt": "Say something good.", "id": str(i)} for i in range(300)])
-    line = (asked, "--out", tiny_disk / "out.jsonl", "--concurrency", "4", "--json")
+    prompts = write_lines(tmp_path / "in.jsonl", [{"prompt": "Say something good.", "id": str(i)} for i in range(300)])
+    line = (prompts, "--out", tiny_disk / "out.jsonl", "--concurrency", "4", "--json")
     code, _, err = finish(start(*line, model=("--scripted", "0")))
     assert code == 1, err
     assert "No space left on device" in err

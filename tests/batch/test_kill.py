@@ -24,24 +24,24 @@ SLOW: list[object] = ["--scripted", 0.05]
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows: list[Any] = [
         {"prompt": prompt, "id": i} if i % 2 else {"prompt": prompt} for i, prompt in enumerate(held_out(PROMPTS))
     ]
-    return write_lines(tmp_path_factory.mktemp("asked") / "in.jsonl", [*rows[:5], b"nonsense\n", *rows[5:]])
+    return write_lines(tmp_path_factory.mktemp("rows_file") / "in.jsonl", [*rows[:5], b"nonsense\n", *rows[5:]])
 
 
-def uninterrupted(asked: Path, out: Path, model: list[object]) -> Path:
-    code, _, err = finish(start(asked, "--out", out, "--concurrency", 3, model=model))
+def uninterrupted(rows_file: Path, out: Path, model: list[object]) -> Path:
+    code, _, err = finish(start(rows_file, "--out", out, "--concurrency", 3, model=model))
     assert code == 1, err  # one bad line
     assert len(by_key(out)) == PROMPTS
     return out
 
 
-def kill_while_it_works(asked: Path, out: Path, model: list[object], rng: random.Random) -> int:
+def kill_while_it_works(rows_file: Path, out: Path, model: list[object], rng: random.Random) -> int:
     """Kill the command at some moment after its first new answer, or before it."""
     before = out.stat().st_size if out.exists() else 0
-    process = start(asked, "--out", out, "--concurrency", 3, model=model)
+    process = start(rows_file, "--out", out, "--concurrency", 3, model=model)
     early = rng.random() < 0.2
     while not early and process.poll() is None and (not out.exists() or out.stat().st_size <= before):
         time.sleep(0.002)
@@ -51,13 +51,13 @@ def kill_while_it_works(asked: Path, out: Path, model: list[object], rng: random
 
 
 def killed_and_gone_on(
-    asked: Path, folder: Path, *, kills: int, seed: int, model: list[object], killed: list[object]
+    rows_file: Path, folder: Path, *, kills: int, seed: int, model: list[object], killed: list[object]
 ) -> None:
     """Kill runs, and see that they and one more write what an uninterrupted run writes."""
     rng, fewest, codes = random.Random(seed), 0, set()
-    expected, out = uninterrupted(asked, folder / "whole.jsonl", model), folder / "out.jsonl"
+    expected, out = uninterrupted(rows_file, folder / "whole.jsonl", model), folder / "out.jsonl"
     for _ in range(kills):
-        codes.add(kill_while_it_works(asked, out, killed, rng))
+        codes.add(kill_while_it_works(rows_file, out, killed, rng))
         whole = out.read_bytes().count(b"\n") if out.exists() else 0
         assert whole >= fewest  # nothing is lost
         fewest = whole
@@ -66,7 +66,7 @@ def killed_and_gone_on(
             with out.open("ab") as file:
                 file.write(torn[: rng.randrange(1, len(torn) - 1)])
     code, _, err = finish(
-        start(asked, "--out", out, "--concurrency", 1, model=model)
+        start(rows_file, "--out", out, "--concurrency", 1, model=model)
     )  # order and company do not matter
     assert code == 1, err
     assert by_key(out) == by_key(expected)  # byte for byte
@@ -76,14 +76,16 @@ def killed_and_gone_on(
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_killed_three_times_it_gives_the_lines_of_an_uninterrupted_run(asked: Path, tmp_path: Path, seed: int) -> None:
-    killed_and_gone_on(asked, tmp_path, kills=3, seed=seed, model=QUICK, killed=SLOW)
+def test_killed_three_times_it_gives_the_lines_of_an_uninterrupted_run(
+    rows_file: Path, tmp_path: Path, seed: int
+) -> None:
+    killed_and_gone_on(rows_file, tmp_path, kills=3, seed=seed, model=QUICK, killed=SLOW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3])
-def test_so_does_the_embedded_pair_killed_ten_times(asked: Path, tmp_path: Path, seed: int) -> None:
-    killed_and_gone_on(asked, tmp_path, kills=10, seed=seed, model=PAIR, killed=PAIR)
+def test_so_does_the_embedded_pair_killed_ten_times(rows_file: Path, tmp_path: Path, seed: int) -> None:
+    killed_and_gone_on(rows_file, tmp_path, kills=10, seed=seed, model=PAIR, killed=PAIR)
 
 
 def scripted_input(tmp_path: Path, n: int = 200) -> Path:
@@ -111,21 +113,21 @@ def await_rest(process: Process) -> None:
         time.sleep(0.01)
 
 
-def start_held(asked: Path, out: Path, *arguments: object) -> tuple[Process, Path]:
+def start_held(rows_file: Path, out: Path, *arguments: object) -> tuple[Process, Path]:
     """A run whose first prompts are under way, and stay so until the file is removed."""
     hold = out.with_name("hold")
     hold.touch()
-    process = start(asked, "--out", out, *arguments, model=[*QUICK, "--hold", hold])
+    process = start(rows_file, "--out", out, *arguments, model=[*QUICK, "--hold", hold])
     await_sign(hold.with_suffix(".reached").exists, process)
     await_rest(process)
     return process, hold
 
 
-STOPPING = "stopping after the prompts under way"
+STOPPING = "stopping after the prompts in flight"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_end_it_finishes_what_is_under_way(tmp_path: Path, number: int) -> None:
+def test_requested_to_end_it_finishes_what_is_in_flight(tmp_path: Path, number: int) -> None:
     out = tmp_path / "out.jsonl"
     process, hold = start_held(scripted_input(tmp_path), out, "--concurrency", 2)
     process.send_signal(number)
@@ -145,7 +147,7 @@ def test_asked_to_end_it_finishes_what_is_under_way(tmp_path: Path, number: int)
     assert len(by_key(out)) == 200
 
 
-def test_asked_twice_it_drops_what_is_under_way(tmp_path: Path) -> None:
+def test_requested_twice_it_drops_what_is_in_flight(tmp_path: Path) -> None:
     process, _ = start_held(scripted_input(tmp_path), tmp_path / "out.jsonl")
     process.send_signal(signal.SIGINT)
     await_sign(lambda: STOPPING in process.errors, process)
@@ -169,9 +171,9 @@ def test_two_processes_on_one_output_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_settings_end_with_2(tmp_path: Path) -> None:
-    asked, out = scripted_input(tmp_path, 3), tmp_path / "out.jsonl"
-    assert finish(start(asked, "--out", out, model=QUICK))[0] == 0
-    code, _, err = finish(start(asked, "--out", out, model=[*QUICK, "--cycles", 2]))
+    rows_file, out = scripted_input(tmp_path, 3), tmp_path / "out.jsonl"
+    assert finish(start(rows_file, "--out", out, model=QUICK))[0] == 0
+    code, _, err = finish(start(rows_file, "--out", out, model=[*QUICK, "--cycles", 2]))
     assert code == 2
     assert "config.cycles was 1 and is now 2" in err
 
@@ -180,12 +182,12 @@ def test_other_settings_end_with_2(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["{missing}", "--out", "{out}"], "there is no such file"),
-        (["{asked}"], "--out"),
-        (["{asked}", "--out", "{asked}"], "would be written over"),
-        (["{asked}", "--out", "{out}", "--concurrency", "0"], "1 at least"),
-        (["{asked}", "--out", "{out}", "--concurrency", "x"], "invalid int value"),
-        (["{asked}", "--out", "{out}", "--id-field", "prompt"], "cannot both be called"),
-        (["{asked}", "--out", "{folder}"], "is a folder"),
+        (["{rows_file}"], "--out"),
+        (["{rows_file}", "--out", "{rows_file}"], "would be written over"),
+        (["{rows_file}", "--out", "{out}", "--concurrency", "0"], "1 at least"),
+        (["{rows_file}", "--out", "{out}", "--concurrency", "x"], "invalid int value"),
+        (["{rows_file}", "--out", "{out}", "--id-field", "prompt"], "cannot both be called"),
+        (["{rows_file}", "--out", "{folder}"], "is a folder"),
     ],
 )
 def test_bad_usage_ends_with_2(
@@ -193,7 +195,7 @@ def test_bad_usage_ends_with_2(
 ) -> None:
     names = {
         "missing": tmp_path / "none",
-        "asked": scripted_input(tmp_path, 2),
+        "rows_file": scripted_input(tmp_path, 2),
         "out": tmp_path / "o",
         "folder": tmp_path,
     }
@@ -212,7 +214,7 @@ def test_lines_by_a_pipe_and_words_at_the_end(tmp_path: Path) -> None:
     assert code == 1, err
     assert f"1 answered (1 by this run), 1 bad lines: {tmp_path / 'out.jsonl'}" in said
     assert f"Why not the others: {tmp_path / 'out.errors.jsonl'}" in said
-    assert "Fields that nobody read: lang" in said
+    assert "Fields that were not read: lang" in said
     assert "batch: an unknown number of prompts" in err
 
 

@@ -53,7 +53,7 @@ def test_a_strangers_file_is_not_touched(tmp_path: Path, content: bytes) -> None
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_broken_line_in_the_middle_is_told(whole: Path) -> None:
+def test_a_broken_line_in_the_middle_is_reported(whole: Path) -> None:
     lines = whole.read_bytes().splitlines(keepends=True)
     whole.write_bytes(lines[0] + b'{"id": "half\n' + lines[2])
     with pytest.raises(ConfigError, match=r"line 2 is no answer of a batch.*its prompt is answered anew"):
@@ -62,7 +62,7 @@ def test_a_broken_line_in_the_middle_is_told(whole: Path) -> None:
     assert run_batch(scripted(), ASKED, whole).new == 1
 
 
-def test_an_answer_that_is_there_twice_is_told(whole: Path) -> None:
+def test_an_answer_that_is_there_twice_is_reported(whole: Path) -> None:
     lines = whole.read_bytes().splitlines(keepends=True)
     whole.write_bytes(b"".join([*lines, lines[1]]))
     with pytest.raises(ConfigError, match=r"line 4: '.*' is answered twice; take one line out"):
@@ -125,7 +125,7 @@ def test_changes_may_be_accepted_and_each_line_tells_its_settings(whole: Path) -
 def test_answers_without_their_settings_are_refused(whole: Path, content: bytes | None) -> None:
     _, run_file = paths_beside(whole)
     run_file.unlink() if content is None else run_file.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"out.run.json does not tell the settings that they were made under"):
+    with pytest.raises(ConfigError, match=r"out.run.json does not contain the settings that they were made under"):
         run_batch(scripted(), ASKED, whole)
 
 
@@ -146,7 +146,7 @@ def test_an_input_that_lost_its_answered_lines_is_refused(whole: Path) -> None:
     assert run_batch(scripted(), [*ASKED, "new last line"], whole).new == 1
 
 
-def test_an_id_whose_prompt_changed_is_told(whole: Path) -> None:
+def test_an_id_whose_prompt_changed_is_reported(whole: Path) -> None:
     report = run_batch(scripted(), ["one", "two", {"prompt": "changed", "id": "drei"}], whole)
     assert (report.bad, report.new) == (1, 0)
     [error] = read_lines(report.errors)
@@ -195,7 +195,7 @@ def in_threads(work: Callable[[int], object], count: int = 4) -> None:
         thread.join()
 
 
-def test_errors_of_two_threads_are_all_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_two_threads_are_all_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_now = os.open
 
     def slowly(*how: Any, **more: Any) -> int:

@@ -14,7 +14,7 @@ import pytest
 from darwin_align import DarwinChatModel, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.batch import Fields, Stop, fingerprint, run_batch, settings_of
-from darwin_align.batch.progress import Lines, Pace, telling
+from darwin_align.batch.progress import Lines, Pace, reporting
 from darwin_align.core import Request, Response
 from darwin_align.core.errors import ConfigError, EndpointConnectionError
 from darwin_align.operators.policy import Continuation, Row
@@ -45,10 +45,10 @@ class Falters:
     """A scorer whose server is away while ``away`` is set."""
 
     def __init__(self, away: Any = False) -> None:
-        self.away, self.asked = away, list[str]()
+        self.away, self.scored = away, list[str]()
 
     def __call__(self, request: Request, responses: Sequence[Response]) -> list[float]:
-        self.asked.append(request.instruction)
+        self.scored.append(request.instruction)
         if self.away is True or (self.away and request.instruction in self.away):
             raise EndpointConnectionError("nobody answers at http://127.0.0.1:9")
         return ScriptedScorer().score(request, responses)
@@ -75,15 +75,15 @@ def test_a_line_holds_what_is_promised(tmp_path: Path) -> None:
 
 
 def test_seeds_follow_from_the_runs_seed_and_the_key(tmp_path: Path) -> None:
-    def seeds(name: str, asked: list[Any], **how: Any) -> dict[str, int]:
-        run_batch(scripted(), asked, tmp_path / name, **how)
+    def seeds(name: str, source: list[Any], **how: Any) -> dict[str, int]:
+        run_batch(scripted(), source, tmp_path / name, **how)
         return {line["id"]: line["seed"] for line in read_lines(tmp_path / name)}
 
-    asked = [{"prompt": "x", "id": i} for i in "abc"]
-    plain = seeds("plain", asked)
+    source = [{"prompt": "x", "id": i} for i in "abc"]
+    plain = seeds("plain", source)
     assert len(set(plain.values())) == 3
-    assert seeds("turned", asked[::-1]) == plain
-    assert seeds("other", asked, seed=1) != plain
+    assert seeds("turned", source[::-1]) == plain
+    assert seeds("other", source, seed=1) != plain
     own = [{"prompt": "x", "id": "a", "seed": 7}, {"prompt": "x", "id": "b", "settings": {"seed": 7}}]
     assert seeds("own", own) == {"a": 7, "b": 7}
 
@@ -96,8 +96,8 @@ def test_a_models_own_seed_is_the_runs(tmp_path: Path) -> None:
 
 def test_settings_of_a_line_hold_for_it_alone(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    asked = [{"prompt": "x"}, {"prompt": "x", "settings": {"cycles": 0, "max_tokens": 3}}]
-    run_batch(scripted(), asked, out, concurrency=1)
+    source = [{"prompt": "x"}, {"prompt": "x", "settings": {"cycles": 0, "max_tokens": 3}}]
+    run_batch(scripted(), source, out, concurrency=1)
     first, second = read_lines(out)
     assert len(first["answer"].split()) == 12
     assert (len(second["answer"].split()), second["finish_reason"]) == (3, "length")
@@ -132,7 +132,7 @@ def test_rows_that_no_search_takes_are_bad_and_the_rest_goes_on(tmp_path: Path, 
     assert error["reason"]
 
 
-def test_bad_lines_are_told_with_their_numbers(tmp_path: Path) -> None:
+def test_bad_lines_are_reported_with_their_numbers(tmp_path: Path) -> None:
     lines = [b'{"prompt": "one"}\n', b"\n", b"nonsense\n", {"prompt": 5, "id": "five"}, {"prompt": "two"}]
     out = tmp_path / "out.jsonl"
     report = run_batch(scripted(), write_lines(tmp_path / "in.jsonl", lines), out)
@@ -146,14 +146,14 @@ def test_bad_lines_are_told_with_their_numbers(tmp_path: Path) -> None:
 
 
 def test_the_first_of_two_same_ids_is_answered(tmp_path: Path) -> None:
-    asked = [
+    source = [
         {"prompt": "one", "id": "x"},
         {"prompt": "two", "id": "x"},
         {"prompt": "one", "id": 3},
         {"prompt": "y", "id": "3"},
     ]
     for _ in range(2):
-        report = run_batch(scripted(), asked, tmp_path / "out.jsonl")
+        report = run_batch(scripted(), source, tmp_path / "out.jsonl")
         errors = read_lines(report.errors)
         assert [(error["line"], error["id"]) for error in errors] == [(2, "x"), (4, "3")]
         assert "line 1 has the same id: give each prompt its own" in errors[0]["reason"]
@@ -162,23 +162,23 @@ def test_the_first_of_two_same_ids_is_answered(tmp_path: Path) -> None:
 
 
 def test_what_failed_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
-    out, asked, scorer = tmp_path / "out.jsonl", ["one", "two", "three"], Falters(away={"two"})
-    report = run_batch(scripted(scorer=scorer), asked, out)
+    out, source, scorer = tmp_path / "out.jsonl", ["one", "two", "three"], Falters(away={"two"})
+    report = run_batch(scripted(scorer=scorer), source, out)
     assert (report.new, report.failed, report.code) == (2, 1, 1)
     [error] = read_lines(report.errors)
     assert (error["line"], error["kind"]) == (2, "failed")
     assert error["reason"] == "EndpointConnectionError: nobody answers at http://127.0.0.1:9"
-    scorer.away, scorer.asked = False, []
-    report = run_batch(scripted(scorer=scorer), asked, out)
+    scorer.away, scorer.scored = False, []
+    report = run_batch(scripted(scorer=scorer), source, out)
     assert (report.new, report.answered, report.failed, report.code) == (1, 3, 0, 0)
-    assert set(scorer.asked) == {"two"}
+    assert set(scorer.scored) == {"two"}
     assert not report.errors.exists()
 
 
 def test_an_answer_that_a_server_cut_short_is_none(tmp_path: Path) -> None:
     class Once(Falters):
         def __call__(self, request: Request, responses: Sequence[Response]) -> list[float]:
-            self.away = len(self.asked) > 0
+            self.away = len(self.scored) > 0
             return super().__call__(request, responses)
 
     report = run_batch(scripted(scorer=Once(), replacement_period=3), ["one"], tmp_path / "out.jsonl")
@@ -192,17 +192,17 @@ def test_an_answer_that_a_server_cut_short_is_none(tmp_path: Path) -> None:
 
 def test_a_server_that_is_away_ends_the_run(tmp_path: Path) -> None:
     scorer = Falters(away=True)
-    asked = [f"prompt {i}" for i in range(100)]
-    report = run_batch(scripted(scorer=scorer), asked, tmp_path / "out.jsonl", give_up_after=5, concurrency=1)
+    source = [f"prompt {i}" for i in range(100)]
+    report = run_batch(scripted(scorer=scorer), source, tmp_path / "out.jsonl", give_up_after=5, concurrency=1)
     assert report.gave_up is not None
     assert "5 prompts failed in a row, the last with: EndpointConnectionError" in report.gave_up
     assert (report.failed, report.code) == (5, 1)
     scorer.away = {f"prompt {i}" for i in range(0, 100, 2)}  # now and then is not in a row
-    report = run_batch(scripted(scorer=scorer), asked, tmp_path / "out.jsonl", give_up_after=2, concurrency=1)
+    report = run_batch(scripted(scorer=scorer), source, tmp_path / "out.jsonl", give_up_after=2, concurrency=1)
     assert (report.gave_up, report.failed, report.new) == (None, 50, 50)
 
 
-def test_a_bug_of_an_operator_is_a_failure_and_told(tmp_path: Path) -> None:
+def test_a_bug_of_an_operator_is_a_failure_and_reported(tmp_path: Path) -> None:
     def broken(request: Any, responses: Any) -> list[float]:
         raise TypeError("no number")
 
@@ -228,25 +228,25 @@ class Recording(ScriptedPolicy):
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_so_many_prompts_are_under_way_at_most(tmp_path: Path, concurrency: int) -> None:
+def test_so_many_prompts_are_in_flight_at_most(tmp_path: Path, concurrency: int) -> None:
     policy = Recording()
-    asked = [f"prompt {i}" for i in range(40)]
-    run_batch(scripted(policy=policy), asked, tmp_path / "out.jsonl", concurrency=concurrency)
+    source = [f"prompt {i}" for i in range(40)]
+    run_batch(scripted(policy=policy), source, tmp_path / "out.jsonl", concurrency=concurrency)
     assert 1 <= policy.most <= concurrency
 
 
 def test_order_and_concurrency_do_not_matter(tmp_path: Path) -> None:
-    asked = [{"prompt": f"prompt {i}", "id": i} for i in range(60)]
-    run_batch(scripted(), asked, tmp_path / "one", concurrency=1)
-    run_batch(scripted(), asked[::-1], tmp_path / "sixteen", concurrency=16)
+    source = [{"prompt": f"prompt {i}", "id": i} for i in range(60)]
+    run_batch(scripted(), source, tmp_path / "one", concurrency=1)
+    run_batch(scripted(), source[::-1], tmp_path / "sixteen", concurrency=16)
     assert by_key(tmp_path / "one") == by_key(tmp_path / "sixteen")
 
 
 def test_the_embedded_pair_answers_alike_alone_and_in_company(tmp_path: Path) -> None:
     search = pocket_search(SearchConfig(cycles=1, mutations=2, max_new_tokens=40))
-    asked = held_out(10)
-    run_batch(search, asked, tmp_path / "one", concurrency=1)
-    run_batch(search, asked, tmp_path / "sixteen", concurrency=16)
+    source = held_out(10)
+    run_batch(search, source, tmp_path / "one", concurrency=1)
+    run_batch(search, source, tmp_path / "sixteen", concurrency=16)
     alone, together = ({line["id"]: line for line in read_lines(tmp_path / name)} for name in ("one", "sixteen"))
     assert alone.keys() == together.keys()
     for key, line in alone.items():
@@ -273,12 +273,12 @@ def test_tools_and_calls_in_openais_shape(tmp_path: Path) -> None:
         {"role": "tool", "tool_call_id": "abcdefghi", "content": "The lamp in the hall is green."},
         {"role": "user", "content": "Make the lamp in the kitchen blue."},
     ]
-    asked: list[Any] = [
+    source: list[Any] = [
         {"id": "call", "prompt": "Make the lamp in the kitchen blue.", "tools": [TOOL], "tool_choice": "set_light"},
         {"id": "history", "messages": history, "tools": [TOOL]},
         {"id": "plain", "prompt": "Make the lamp in the kitchen blue."},
     ]
-    report = run_batch(model, asked, tmp_path / "out.jsonl")
+    report = run_batch(model, source, tmp_path / "out.jsonl")
     assert report.code == 0, read_lines(report.errors)
     lines = {line["id"]: line for line in read_lines(tmp_path / "out.jsonl")}
     [call] = lines["call"]["tool_calls"]
@@ -318,8 +318,8 @@ def test_who_cannot_answer_a_batch_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_tell_every_part_of_a_search() -> None:
-    told = settings_of(scripted().model_copy(update=dict.fromkeys(("decoder", "mutator", "selector"), print)), 0)
-    assert told.keys() >= DarwinSearch.model_fields.keys() - {"name"}
+    recorded = settings_of(scripted().model_copy(update=dict.fromkeys(("decoder", "mutator", "selector"), print)), 0)
+    assert recorded.keys() >= DarwinSearch.model_fields.keys() - {"name"}
     plain, grounded = (DarwinChatModel(search=scripted().model_copy(update={"grounded": g})) for g in (False, True))
     assert settings_of(plain, 0) != settings_of(grounded, 0)
 
@@ -346,19 +346,19 @@ def test_what_is_grounded_travels_with_the_row_and_false_goes_before_the_models_
         enforces_grounding = True
 
         def generate(self, rows: Sequence[Row]) -> list[Continuation]:
-            asked.update((row.request.grounded, row.request.grounded_in) for row in rows)
+            requested.update((row.request.grounded, row.request.grounded_in) for row in rows)
             return super().generate(rows)
 
-    asked = set[Any]()
+    requested = set[Any]()
     search = scripted(policy=Copies()).model_copy(update={"grounded": True})
     for row, wants in (
         ({}, (True, ())),
         ({"grounded": False}, (False, ())),
         ({"grounded": "where_possible", "grounded_in": ["Ann"]}, ("where_possible", ("Ann",))),
     ):
-        asked.clear()
+        requested.clear()
         assert run_batch(search, [{"prompt": "x", **row}], tmp_path / f"{wants[0]}.jsonl").code == 0
-        assert asked == {wants}
+        assert requested == {wants}
 
 
 def test_a_grounded_row_copies_its_values(tmp_path: Path) -> None:
@@ -373,9 +373,9 @@ def test_a_grounded_row_copies_its_values(tmp_path: Path) -> None:
 
 
 def test_settings_read_the_same_in_another_process_and_folder() -> None:
-    told = settings_of(pocket_search(), 0)
-    assert "darwin_align/pocket/policy" in told["policy"]
-    assert str(Path(__file__).parents[2]) not in json.dumps(told)
+    recorded = settings_of(pocket_search(), 0)
+    assert "darwin_align/pocket/policy" in recorded["policy"]
+    assert str(Path(__file__).parents[2]) not in json.dumps(recorded)
 
     def mine(request: Any, responses: Any) -> list[float]:
         return [0.0] * len(responses)
@@ -426,7 +426,7 @@ def stopping(stop: Stop, times: int) -> DarwinSearch:
     async def score(request: Request, responses: Sequence[Response]) -> list[float]:
         while left[0]:
             left[0] -= 1
-            stop.ask()
+            stop.request()
         await asyncio.sleep(0.01)
         return [1.0] * len(responses)
 
@@ -435,31 +435,31 @@ def stopping(stop: Stop, times: int) -> DarwinSearch:
 
 def stopped(tmp_path: Path, times: int) -> tuple[Any, list[Any]]:
     stop = Stop()
-    asked = [f"prompt {i}" for i in range(50)]
-    report = run_batch(stopping(stop, times), asked, tmp_path / "out.jsonl", concurrency=4, stop=stop)
+    source = [f"prompt {i}" for i in range(50)]
+    report = run_batch(stopping(stop, times), source, tmp_path / "out.jsonl", concurrency=4, stop=stop)
     assert (report.interrupted, report.code) == (True, 130)
     return report, read_lines(tmp_path / "out.jsonl")
 
 
-def test_asked_to_stop_it_finishes_what_is_under_way(tmp_path: Path) -> None:
+def test_requested_to_stop_it_finishes_what_is_in_flight(tmp_path: Path) -> None:
     report, lines = stopped(tmp_path, 1)
     assert 1 <= report.new == len(lines) <= 4
 
 
-def test_asked_twice_it_drops_what_is_under_way(tmp_path: Path) -> None:
+def test_requested_twice_it_drops_what_is_in_flight(tmp_path: Path) -> None:
     report, lines = stopped(tmp_path, 2)
     assert (report.new, report.failed, lines) == (0, 0, [])
     assert not report.errors.exists()
 
 
-def test_asked_to_stop_when_all_is_done_is_no_interruption(tmp_path: Path) -> None:
+def test_requested_to_stop_when_all_is_done_is_no_interruption(tmp_path: Path) -> None:
     stop = Stop()
     report = run_batch(stopping(stop, 1), ["one"], tmp_path / "a.jsonl", stop=stop, concurrency=1)
-    assert (stop.asked, report.new) == (True, 1)
+    assert (stop.requested, report.new) == (True, 1)
     assert report.code == 130  # nobody looked whether there is more
     stop = Stop()
     report = run_batch(stopping(stop, 1), ["one"], tmp_path / "b.jsonl", stop=stop, concurrency=2)
-    assert (stop.asked, report.new, report.code) == (True, 1, 0)
+    assert (stop.requested, report.new, report.code) == (True, 1, 0)
 
 
 def test_an_interrupted_caller_leaves_a_file_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +489,7 @@ def test_progress_in_lines_tells_rate_and_what_is_left() -> None:
         now[0] += 0.5
         lines.step(answered=True)
     lines.step(answered=False)
-    lines.say("careful")
+    lines.message("careful")
     assert said == [
         "batch: 1,000 prompts, 400 of them answered by earlier runs\n",
         "batch: 460 of 1,000 answered, 2 a second, about 270 s left\n".replace("270 s", "4 min"),
@@ -538,14 +538,14 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    with telling(True) as tells:
-        tells.begin(10, 4)
-        tells.step(answered=True)
-        tells.step(answered=False)
-        tells.say("careful")
+    with reporting(True) as reporter:
+        reporter.begin(10, 4)
+        reporter.step(answered=True)
+        reporter.step(answered=False)
+        reporter.message("careful")
     assert "careful" in screen.getvalue()
     assert "6/10" in screen.getvalue()
     assert "1 without an answer" in screen.getvalue()
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with telling(True) as plain:
+    with reporting(True) as plain:
         assert isinstance(plain, Lines)

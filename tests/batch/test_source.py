@@ -53,7 +53,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     assert read(tmp_path, raw + b"\n" + raw + b"\n") == [(1, text), (2, text)]
 
 
-def test_a_huge_line_is_passed_over_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_line_is_passed_over_without_being_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "LONGEST_LINE", 1000)
     longest = json.dumps({"prompt": "x" * (1000 - len('{"prompt": ""}'))}).encode()
     assert len(longest) == 1000
@@ -123,7 +123,7 @@ def test_the_key_without_an_id_holds_line_and_content() -> None:
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"settings": {"cycles": 1}}, {"stop": ["x"]}, {"tools": [TOOL]}, {"grounded": False}]
 )
-def test_the_digest_is_of_all_that_is_asked(change: dict[str, Any]) -> None:
+def test_the_digest_covers_the_whole_request(change: dict[str, Any]) -> None:
     plain, changed = (row.prompt.digest for row in prompts(["a", {"prompt": "a", **change}]) if row.prompt)
     assert plain != changed
 
@@ -186,7 +186,7 @@ def test_parquet_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyP
         prompts(tmp_path / "in.parquet")
 
 
-def test_a_parquet_file_broken_in_the_middle_is_told(tmp_path: Path) -> None:
+def test_a_parquet_file_broken_in_the_middle_is_reported(tmp_path: Path) -> None:
     path = parquet(tmp_path, [{"prompt": f"{i}" * 50} for i in range(400)])
     data = bytearray(path.read_bytes())
     middle = len(data) // 4
@@ -196,7 +196,7 @@ def test_a_parquet_file_broken_in_the_middle_is_told(tmp_path: Path) -> None:
         list(prompts(path))
 
 
-def test_columns_that_nobody_reads_are_told_and_not_loaded(tmp_path: Path) -> None:
+def test_columns_that_are_not_read_are_reported_and_not_loaded(tmp_path: Path) -> None:
     rows = source_of(parquet(tmp_path, [{"prompt": "x", "heavy": "y" * 100}]), Fields())
     assert rows.unused == {"heavy"}
     assert [row.prompt.conversation for row in rows.read() if row.prompt] == ["x"]

@@ -72,7 +72,7 @@ def test_a_demo_of_ones_own_models_is_short_and_says_how_to_ask_for_more(tmp_pat
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("loading models …\n")
     assert "searching …\n" in done.stderr
-    told = " ".join(done.stdout.split())
-    assert "1 cycles" in told
-    assert "cycles=1 mutations=3 replacement_period=32 max_new_tokens=96" in told
-    assert "--preset darwin searches as long as the paper does" in told
+    output = " ".join(done.stdout.split())
+    assert "1 cycles" in output
+    assert "cycles=1 mutations=3 replacement_period=32 max_new_tokens=96" in output
+    assert "--preset darwin searches as long as the paper does" in output

@@ -229,6 +229,6 @@ def test_a_missing_model_exits_with_1(tmp_path: Path) -> None:
     ],
 )
 def test_the_demo_explains_the_search_that_was_run(preset: str, says: str, says_not: str) -> None:
-    told = _method(SearchConfig.preset(preset))
-    assert says in told
-    assert says_not not in told
+    description = _method(SearchConfig.preset(preset))
+    assert says in description
+    assert says_not not in description

@@ -20,9 +20,11 @@ def models(llama: Server) -> list[str]:
 
 
 def test_batch_reaches_a_server_by_its_url(llama: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = write_lines(tmp_path / "in.jsonl", [{"prompt": "How do I brew green tea?", "id": str(i)} for i in range(3)])
+    prompts = write_lines(
+        tmp_path / "in.jsonl", [{"prompt": "How do I brew green tea?", "id": str(i)} for i in range(3)]
+    )
     out = tmp_path / "out.jsonl"
-    line = ["batch", str(asked), "--out", str(out), "--seed", "1", "--json", *models(llama)]
+    line = ["batch", str(prompts), "--out", str(out), "--seed", "1", "--json", *models(llama)]
     assert main(line) == 0, capsys.readouterr().err
     shown = capsys.readouterr()
     assert json.loads(shown.out)["answered"] == 3

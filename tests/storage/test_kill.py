@@ -33,8 +33,8 @@ def killed(writers: Path, tmp_path: Path) -> list[Path]:
 
 
 def done(folder: Path, what: str) -> int:
-    told = folder / "done"
-    return told.read_text().count(what) if told.exists() else 0
+    done_file = folder / "done"
+    return done_file.read_text().count(what) if done_file.exists() else 0
 
 
 def test_writers_were_killed_everywhere(killed: list[Path]) -> None:

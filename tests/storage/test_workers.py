@@ -24,7 +24,7 @@ class Log:
 
         async def take() -> int | None:
             await asyncio.sleep(0)
-            return None if stop.asked else next(numbers, None)
+            return None if stop.requested else next(numbers, None)
 
         async def counted(item: int) -> Any:
             self.begun.append(item)
@@ -107,7 +107,7 @@ async def test_work_that_is_cancelled_from_within_has_failed() -> None:
 
 
 @pytest.mark.parametrize("place", ["take", "done", "failed"])
-async def test_an_error_of_who_is_told_drops_all_and_is_raised_itself(place: str) -> None:
+async def test_an_error_of_a_callback_drops_all_and_is_raised_itself(place: str) -> None:
     ended, error = list[int](), DarwinError("the disk is full")
     numbers = iter(range(9))
 
@@ -140,7 +140,7 @@ async def test_an_error_of_who_is_told_drops_all_and_is_raised_itself(place: str
 
 @contextmanager
 def signalled(stop: Stop, number: int) -> Iterator[None]:
-    before = signal.signal(number, lambda *_: stop.ask())
+    before = signal.signal(number, lambda *_: stop.request())
     try:
         yield
     finally:
@@ -148,7 +148,7 @@ def signalled(stop: Stop, number: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_it_after_the_work_under_way(number: int) -> None:
+async def test_a_signal_ends_it_after_the_work_in_flight(number: int) -> None:
     log, stop = Log(), Stop()
 
     async def work(item: int) -> int:
@@ -166,7 +166,7 @@ async def test_a_signal_ends_it_after_the_work_under_way(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_two_signals_drop_the_work_under_way(number: int) -> None:
+async def test_two_signals_drop_the_work_in_flight(number: int) -> None:
     log, stop = Log(), Stop()
 
     async def work(item: int) -> None:
@@ -186,8 +186,8 @@ async def test_what_was_taken_when_all_is_dropped_is_not_begun() -> None:
     stop, begun = Stop(), list[int]()
 
     async def take() -> int:
-        stop.ask()
-        stop.ask()
+        stop.request()
+        stop.request()
         return 1
 
     async def work(item: int) -> None:
@@ -214,5 +214,5 @@ async def test_a_cancelled_run_cancels_its_work_and_lets_the_signal_go() -> None
     await asyncio.sleep(0)
     assert log.under_way == 0
     assert (log.done, log.failed) == ([], [])
-    stop.ask()
-    stop.ask()  # the run is over: nothing is called any more
+    stop.request()
+    stop.request()  # the run is over: nothing is called any more

@@ -97,7 +97,7 @@ def worded(request: Request, instruction: str, n: int, seed: int) -> list[str]:
 
 
 def spoken(
-    asked: str = "How do I brew tea?", words: Sequence[str] = (), seed: int = 3, **settings: Any
+    question: str = "How do I brew tea?", words: Sequence[str] = (), seed: int = 3, **settings: Any
 ) -> SearchResult:
     """A longer search with many replacements."""
     length = settings.get("max_new_tokens", 2000)
@@ -108,7 +108,7 @@ def spoken(
         guard=None,
         config=SearchConfig(**{"cycles": 2, "replacement_period": 4, "max_new_tokens": 40, **settings}),
     )
-    return search.invoke(asked, seed=seed)
+    return search.invoke(question, seed=seed)
 
 
 def parsed(page: str) -> Element:

@@ -43,9 +43,9 @@ def test_a_beam_that_is_clicked_shows_its_details(page: Page) -> None:
     assert page.run(f"{SHEET}.hidden") is True
     page.click('a.beam[href="#beam-1-3"] .hit')
     assert page.run(f"{SHEET}.hidden") is False
-    told = page.run(f"{SHEET}.innerText")
+    inner_text = page.run(f"{SHEET}.innerText")
     for words in ("Beam 3, cycle 1", "Write c", "reward 9.00", "took beam 2’s text", "took beam 1’s text"):
-        assert words in told
+        assert words in inner_text
     assert page.run("document.querySelector('a.beam[aria-expanded=true]').getAttribute('href')") == "#beam-1-3"
     page.click("#close")
     assert page.run(f"{SHEET}.hidden") is True
@@ -78,7 +78,7 @@ def test_all_is_reached_by_keyboard(page: Page) -> None:
     assert page.run("document.activeElement.parentElement.open") is True
 
 
-def test_a_screen_reader_is_told_of_beams_as_buttons_with_their_story(page: Page) -> None:
+def test_a_screen_reader_finds_beams_as_buttons_with_their_story(page: Page) -> None:
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
     named = {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]}
     assert ("button", "The plain sample: ended, reward 0.00.") in named

@@ -1,4 +1,4 @@
-"""The page by a strict parser: nothing of a user's comes alive, nothing comes from outside, and all is told."""
+"""The page by a strict parser: nothing of a user's comes alive, nothing comes from outside, and all is shown."""
 
 import base64
 import hashlib
@@ -66,12 +66,12 @@ def test_the_answers_way_is_drawn_in_its_writers_colours() -> None:
     assert [path.get("class") for path in of_class(picture, "path")] == ["path c1", "path c0", "path c2"]
     beams = of_class(picture, "beam")
     assert [beam.get("href") for beam in beams] == ["#beam-1-1", "#beam-1-2", "#beam-1-3", "#beam-1-4"]
-    told = [said(next(iter(beam))) for beam in beams]
-    assert told[2] == (
+    shown = [said(next(iter(beam))) for beam in beams]
+    assert shown[2] == (
         "Beam 3 of cycle 1: took the state of beam 2 after step 1, took the state of beam 1 after step 2, ended, "
         "reward 9.00, kept in the archive."
     )
-    assert told[3] == "The plain sample: ended, reward 0.00."
+    assert shown[3] == "The plain sample: ended, reward 0.00."
 
 
 def test_every_link_has_its_place_and_every_picture_its_words() -> None:
@@ -124,13 +124,13 @@ def test_any_text_survives_as_text_and_as_an_attribute(text: str) -> None:
     assert paragraph.get("title") == plain(text)
 
 
-@pytest.mark.parametrize("asked", ["كيف أحضر الشاي الأخضر؟", "怎么泡绿茶？", "👩‍🔬 👍🏽?"])
-def test_any_script_is_asked_and_answered(asked: str) -> None:
-    result = spoken(asked, words=["مرحبا", "绿茶", "👩‍🔬", "नमस्ते", "tea"], **SMALL)
+@pytest.mark.parametrize("instruction", ["كيف أحضر الشاي الأخضر؟", "怎么泡绿茶？", "👩‍🔬 👍🏽?"])
+def test_any_script_is_taken_and_answered(instruction: str) -> None:
+    result = spoken(instruction, words=["مرحبا", "绿茶", "👩‍🔬", "नमस्ते", "tea"], **SMALL)
     page = Trace.of(result).to_html()
     page.encode()
     [heading] = parsed(page).iter("h1")
-    assert said(heading) == plain(asked)
+    assert said(heading) == plain(instruction)
     assert heading.get("dir") == "auto"
 
 
@@ -173,7 +173,7 @@ def test_failures_budgets_and_plain_samples_say_so() -> None:
     assert "(empty)" in said(parsed(Trace.of(search_of(ends=1.0).invoke("Hi", seed=1)).to_html()))
 
 
-def test_the_whole_request_is_told_tools_and_all() -> None:
+def test_the_whole_request_is_reported_tools_and_all() -> None:
     call = ToolCall(name="boil", arguments={"water": "<hot>"}, id="call-1")
     turns = (
         Message(role="system", content="Be brief."),
@@ -185,9 +185,9 @@ def test_the_whole_request_is_told_tools_and_all() -> None:
     request = Request(conversation=turns, tools=tools)
     config = SearchConfig(seed=1, cycles=1, max_new_tokens=9)
     result = trace(search_of(policy=Caller()), config, request=request).result
-    told = said(by_id(parsed(Trace.of(result).to_html()), "request"))
+    shown = said(by_id(parsed(Trace.of(result).to_html()), "request"))
     for words in ("Be brief.", '"text": "Tea?"', "boil(", '"water": "<hot>"', "It boils.", '"name": "boil"', "call-1"):
-        assert words in told
+        assert words in shown
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +196,9 @@ def large() -> SearchResult:
 
 
 def test_fifteen_beams_of_fifty_steps_in_three_cycles_fit(large: SearchResult) -> None:
-    told = Trace.of(large)
-    page = told.to_html()
-    beams, points = 46, sum(len(lane.points) for lane in told.lineage().lanes)
+    shown = Trace.of(large)
+    page = shown.to_html()
+    beams, points = 46, sum(len(lane.points) for lane in shown.lineage().lanes)
     assert points > 2000
     assert len(page) < 1_600_000
     assert len(page) < 60_000 + 3 * len(large.text) + 14_000 * beams + 500 * points
@@ -278,12 +278,12 @@ def test_colours_stand_out_from_the_ground(theme: dict[str, tuple[float, float, 
 
 @pytest.mark.parametrize("theme", THEMES, ids=["light", "dark", "print"])
 @pytest.mark.parametrize("eye", EYES)
-def test_beams_are_told_apart_by_every_eye(theme: dict[str, tuple[float, float, float]], eye: str) -> None:
+def test_beams_are_distinguished_by_every_eye(theme: dict[str, tuple[float, float, float]], eye: str) -> None:
     seen = [oklab(times(EYES[eye], theme[f"c{i}"])) for i in range(8)]
     for one, other in combinations(seen, 2):
         assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5 > 0.075
 
 
 def test_every_trace_of_a_file_gives_the_same_page() -> None:
-    told = Trace.of(known(RELAY))
-    assert Trace.from_json(told.to_json()).to_html() == told.to_html()
+    shown = Trace.of(known(RELAY))
+    assert Trace.from_json(shown.to_json()).to_html() == shown.to_html()

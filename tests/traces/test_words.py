@@ -27,7 +27,7 @@ def test_a_text_is_its_own_rewording(text: str) -> None:
     assert all(kind == "same" for kind, _ in changes(text, text))
 
 
-def test_neighbours_are_told_as_one_change() -> None:
+def test_neighbours_are_reported_as_one_change() -> None:
     parts = changes("How do I brew green tea?", "What is the best way to brew green tea?")
     assert [tuple(part) for part in parts] == [
         ("removed", "How do I"),

@@ -44,8 +44,8 @@ async def test_the_judges_ranking_decides_the_winner(worth: float, wanted: Any) 
 
 
 def test_the_search_is_worth_it_to_the_judge() -> None:
-    told = example.build().invoke(QUESTION).response_metadata["darwin"]
-    assert told["reward"] > told["first_reward"]
+    figures = example.build().invoke(QUESTION).response_metadata["darwin"]
+    assert figures["reward"] > figures["first_reward"]
 
 
 @pytest.mark.parametrize(("text", "number"), [("Score: 7", 7), ("score:8.5\n", 8.5), (" 3/10.", 3), ("-1", -1)])
@@ -62,7 +62,7 @@ def test_what_is_no_score_is_refused(text: str) -> None:
         example.build(judge).invoke(QUESTION)
 
 
-def test_a_model_behind_a_url_is_asked(llama: Any) -> None:
+def test_a_model_behind_a_url_is_called(llama: Any) -> None:
     """The one that is served here is no judge, and is found out at once."""
     model = example.remote(llama.url)
     assert model.invoke(QUESTION).text

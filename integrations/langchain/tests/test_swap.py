@@ -48,7 +48,7 @@ def test_a_swap_is_for_one_run(model: DarwinChatModel) -> None:
     assert len(short[0].split()) < len(before[0].split())
 
 
-def test_what_may_be_chosen_is_told(model: DarwinChatModel) -> None:
+def test_what_may_be_chosen_is_reported(model: DarwinChatModel) -> None:
     assert {spec.id for spec in model.config_specs} == {"selector", "survivors", "scorer"}
     with pytest.raises(ValueError, match="Unknown alternative: best"):
         swap.ask(model, {"selector": "best"})

@@ -36,8 +36,8 @@ def called(messages: list[Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def test_two_turns_call_two_tools_and_the_thread_remembers_them(pair: DarwinChatModel) -> None:
     agent = example.build(pair)
-    told = [[line for line in example.turn(agent, text, "kitchen") if line[:4] != "best"] for text in example.TURNS]
-    assert told == [
+    shown = [[line for line in example.turn(agent, text, "kitchen") if line[:4] != "best"] for text in example.TURNS]
+    assert shown == [
         [
             "calls     set_lamp(room='kitchen', color='red')",
             "tool      kitchen lamp is red",
@@ -100,17 +100,17 @@ def test_streamed_messages_are_the_threads_and_none_comes_twice(pair: DarwinChat
 
 
 def rewards(parts: list[Any]) -> Iterator[tuple[list[float], AIMessage]]:
-    """Each answer, with the best rewards that were told while it was searched for."""
-    told: list[float] = []
+    """Each answer, with the best rewards that were shown while it was searched for."""
+    shown: list[float] = []
     for mode, part in parts:
         if mode == "custom":
-            told += [part[PROGRESS]["reward"]] if part[PROGRESS]["reward"] is not None else []
+            shown += [part[PROGRESS]["reward"]] if part[PROGRESS]["reward"] is not None else []
         else:
             for update in part.values():
                 for message in update["messages"]:
                     if isinstance(message, AIMessage):
-                        yield told, message
-                        told = []
+                        yield shown, message
+                        shown = []
 
 
 async def test_two_tools_at_once_with_the_search_awaited(pair: DarwinChatModel) -> None:
@@ -123,8 +123,8 @@ async def test_two_tools_at_once_with_the_search_awaited(pair: DarwinChatModel) 
     assert [message.text for message in messages[2:4]] == ["kitchen lamp is red", "kettle at 80"]
     found = list(rewards(parts))
     assert len(found) == 2
-    for told, message in found:
-        assert told[-1] == message.response_metadata["darwin"]["reward"]
+    for shown, message in found:
+        assert shown[-1] == message.response_metadata["darwin"]["reward"]
     whole = agent.invoke(asked, thread("b"))["messages"]
     assert [(message.text, called([message])) for message in whole] == [(m.text, called([m])) for m in messages]
 

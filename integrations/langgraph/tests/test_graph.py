@@ -34,7 +34,7 @@ def thread(name: str, **choice: Any) -> Any:
     return {"configurable": {"thread_id": name, **choice}}
 
 
-def told(messages: list[Any]) -> list[Any]:
+def contents(messages: list[Any]) -> list[Any]:
     """What a thread holds, without the ids that LangChain and LangGraph draw for each run."""
     return [
         (m.type, m.text, getattr(m, "tool_calls", None), m.response_metadata.get("darwin", {}).get("reward"))
@@ -130,7 +130,7 @@ def test_a_thread_goes_on_in_another_graph_as_if_nothing_had_been(pair: DarwinCh
     example.build(pair, checkpointer=saver, interrupt_before=["tools"]).invoke(ASK, thread("t"))
     other = example.build(household_model(), checkpointer=saver)
     assert other.get_state(thread("t")).next == ("tools",)
-    assert told(other.invoke(None, thread("t"))["messages"]) == told(whole)
+    assert contents(other.invoke(None, thread("t"))["messages"]) == contents(whole)
 
 
 async def test_a_thread_goes_on_with_the_search_awaited(pair: DarwinChatModel) -> None:
@@ -139,7 +139,7 @@ async def test_a_thread_goes_on_with_the_search_awaited(pair: DarwinChatModel) -
     await example.build(pair, checkpointer=saver, interrupt_after=["tools"]).ainvoke(ASK, thread("t"))
     other = example.build(household_model(), checkpointer=saver)
     assert other.get_state(thread("t")).next == ("model",)
-    assert told((await other.ainvoke(None, thread("t")))["messages"]) == told(whole["messages"])
+    assert contents((await other.ainvoke(None, thread("t")))["messages"]) == contents(whole["messages"])
 
 
 def test_operators_are_swapped_through_a_graphs_config() -> None:
@@ -197,8 +197,8 @@ async def test_a_chain_tells_its_progress_within_a_function(within: bool) -> Non
         with pytest.raises(RuntimeError, match="call the chain within a function"):
             compiled.invoke(given)
         return
-    told = list(compiled.stream(given, stream_mode="custom"))
-    assert [part[PROGRESS]["operator"] for part in told][:3] == ["mutate", "decode", "score"]
+    parts = list(compiled.stream(given, stream_mode="custom"))
+    assert [part[PROGRESS]["operator"] for part in parts][:3] == ["mutate", "decode", "score"]
     assert [part async for part in compiled.astream(given, stream_mode="custom")] != []
 
 

@@ -52,8 +52,8 @@ def added(chunks: list[Any]) -> Any:
     return first
 
 
-def node_of(model: DarwinChatModel, way: str) -> Callable[..., Any]:
-    """A node that asks the model in one of its four ways."""
+def node_of(model: DarwinChatModel, method: str) -> Callable[..., Any]:
+    """A node that asks the model in one of its four methods."""
 
     async def ainvoke(state: MessagesState) -> Any:
         return answers(await model.ainvoke(state["messages"]))
@@ -61,18 +61,18 @@ def node_of(model: DarwinChatModel, way: str) -> Callable[..., Any]:
     async def astream(state: MessagesState) -> Any:
         return answers(added([chunk async for chunk in model.astream(state["messages"])]))
 
-    ways: dict[str, Callable[..., Any]] = {
+    methods: dict[str, Callable[..., Any]] = {
         "invoke": lambda state: answers(model.invoke(state["messages"])),
         "stream": lambda state: answers(added(list(model.stream(state["messages"])))),
         "ainvoke": ainvoke,
         "astream": astream,
     }
-    return ways[way]
+    return methods[method]
 
 
-def graph_of(model: DarwinChatModel, way: str) -> Any:
+def graph_of(model: DarwinChatModel, method: str) -> Any:
     graph: Any = StateGraph(MessagesState)
-    graph.add_node("model", node_of(model, way)).add_edge(START, "model")
+    graph.add_node("model", node_of(model, method)).add_edge(START, "model")
     return graph.compile().with_config(callbacks=[ProgressToStream()])
 
 
@@ -107,17 +107,18 @@ def drawn(runs: list[Run], depth: int = 0) -> str:
 
 DRIVES = [how + mode for how in ("stream", "astream") for mode in (*(f" {mode}" for mode in ALL), " all")]
 WAYS = [
-    (drive, way)
+    (drive, method)
     for drive in ("invoke", "ainvoke", *DRIVES)
-    for way in ("invoke", "stream", "ainvoke", "astream")
-    if drive.startswith("a") or not way.startswith("a")  # a graph that is run without await has no use for async nodes
+    for method in ("invoke", "stream", "ainvoke", "astream")
+    if drive.startswith("a")
+    or not method.startswith("a")  # a graph that is run without await has no use for async nodes
 ]
 
 
-@pytest.mark.parametrize(("drive", "way"), WAYS)
-def test_the_operators_are_children_of_the_models_run_below_the_nodes(drive: str, way: str) -> None:
+@pytest.mark.parametrize(("drive", "method"), WAYS)
+def test_the_operators_are_children_of_the_models_run_below_the_nodes(drive: str, method: str) -> None:
     seen = RunCollectorCallbackHandler()
-    run(graph_of(model_of(), way), drive, {"callbacks": [seen]})
+    run(graph_of(model_of(), method), drive, {"callbacks": [seen]})
     tree = drawn(seen.traced_runs)
     print(tree)
     assert tree == TREE
@@ -152,10 +153,10 @@ async def test_a_cancelled_graph_ends_the_search() -> None:
     assert policy.held == set() != policy.ever
 
 
-@pytest.mark.parametrize("way", ["ainvoke", "astream"])
-async def test_a_graphs_stream_left_in_the_middle_ends_the_search(way: str) -> None:
+@pytest.mark.parametrize("method", ["ainvoke", "astream"])
+async def test_a_graphs_stream_left_in_the_middle_ends_the_search(method: str) -> None:
     policy, hanging = Holding(), Hanging()
-    graph = graph_of(model_of(policy=policy, scorer=hanging), way)
+    graph = graph_of(model_of(policy=policy, scorer=hanging), method)
     parts = graph.astream(GIVEN, stream_mode="custom")
     async for part in parts:
         if part[PROGRESS]["operator"] == "decode":

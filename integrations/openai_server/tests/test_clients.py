@@ -62,9 +62,9 @@ def test_a_completion_carries_usage_and_what_the_search_says_of_itself(client):
 
 
 def test_a_stream_tells_the_same_with_usage_on_a_chunk_of_its_own(client):
-    asked = {"model": "pocket:best_of_n", "messages": say(TEA), "seed": 3}
-    whole = client.chat.completions.create(**asked)
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    given = {"model": "pocket:best_of_n", "messages": say(TEA), "seed": 3}
+    whole = client.chat.completions.create(**given)
+    chunks = list(client.chat.completions.create(**given, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].delta.content or "" for c in chunks[:-1]) == whole.choices[0].message.content
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
@@ -80,39 +80,39 @@ def test_without_include_usage_no_chunk_tells_it(client):
 
 
 def test_n_answers_come_best_first_streamed_or_not(client):
-    asked = {"model": "pocket:best_of_n", "messages": say(TEA), "seed": 7, "n": 3}
-    whole = client.chat.completions.create(**asked)
+    given = {"model": "pocket:best_of_n", "messages": say(TEA), "seed": 7, "n": 3}
+    whole = client.chat.completions.create(**given)
     rewards = [choice.darwin["reward"] for choice in whole.choices]
     assert len(rewards) == 3
     assert rewards == sorted(rewards, reverse=True)
     texts = ["", "", ""]
-    for chunk in client.chat.completions.create(**asked, stream=True):
+    for chunk in client.chat.completions.create(**given, stream=True):
         texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
     assert texts == [choice.message.content for choice in whole.choices]
 
 
 def test_stop_and_length_end_an_answer(client):
-    asked = {"model": "pocket:sample", "messages": say(TEA), "seed": 7}
-    cut = client.chat.completions.create(**asked, max_completion_tokens=8)
+    given = {"model": "pocket:sample", "messages": say(TEA), "seed": 7}
+    cut = client.chat.completions.create(**given, max_completion_tokens=8)
     assert (cut.choices[0].finish_reason, cut.usage.completion_tokens) == ("length", 8)
-    assert client.chat.completions.create(**asked, max_tokens=8).choices == cut.choices
-    whole = client.chat.completions.create(**asked).choices[0].message.content
-    stopped = client.chat.completions.create(**asked, stop=whole[20:25]).choices[0]
+    assert client.chat.completions.create(**given, max_tokens=8).choices == cut.choices
+    whole = client.chat.completions.create(**given).choices[0].message.content
+    stopped = client.chat.completions.create(**given, stop=whole[20:25]).choices[0]
     assert (stopped.message.content, stopped.finish_reason) == (whole[:20], "stop")
 
 
 def test_sampling_and_search_settings_reach_the_search(client):
-    asked = {"model": "pocket:darwin", "messages": say(TEA), "seed": 7}
+    given = {"model": "pocket:darwin", "messages": say(TEA), "seed": 7}
     search = {"cycles": 1, "mutations": 2, "mutator": "identity", "budget": {"tokens": 60}}
-    greedy = client.chat.completions.create(**asked, temperature=0, top_p=0.9, extra_body={"darwin": search})
+    greedy = client.chat.completions.create(**given, temperature=0, top_p=0.9, extra_body={"darwin": search})
     assert greedy.darwin["stop_reason"] == "budget: tokens"
     assert greedy.darwin["usage"]["decoded_tokens"] <= 60 + 3 * 24
     assert greedy.darwin["instruction"] == TEA
 
 
 def test_tools_are_called_and_their_results_read(client):
-    asked = {"model": "pocket:darwin", "tools": [LAMP], "seed": 7, "extra_body": QUICK}
-    called = client.chat.completions.create(**asked, messages=say(BLUE), tool_choice="required")
+    given = {"model": "pocket:darwin", "tools": [LAMP], "seed": 7, "extra_body": QUICK}
+    called = client.chat.completions.create(**given, messages=say(BLUE), tool_choice="required")
     (call,) = called.choices[0].message.tool_calls
     assert (call.function.name, json.loads(call.function.arguments)) == (
         "set_lamp",
@@ -125,9 +125,9 @@ def test_tools_are_called_and_their_results_read(client):
         called.choices[0].message.model_dump(),
         {"role": "tool", "tool_call_id": call.id, "content": "kitchen lamp is blue"},
     ]
-    answer = client.chat.completions.create(**asked, messages=turns)
+    answer = client.chat.completions.create(**given, messages=turns)
     assert answer.choices[0].message.content
-    streamed = list(client.chat.completions.create(**asked, messages=say(BLUE), tool_choice="required", stream=True))
+    streamed = list(client.chat.completions.create(**given, messages=say(BLUE), tool_choice="required", stream=True))
     (delta,) = [c.choices[0].delta.tool_calls[0] for c in streamed if c.choices[0].delta.tool_calls]
     assert (delta.id, delta.function.arguments) == (call.id, call.function.arguments)
     assert streamed[-1].choices[0].finish_reason == "tool_calls"
@@ -143,10 +143,10 @@ def assembled(chunks: list[Any]) -> tuple[dict[str, Any], str]:
 
 
 def test_calls_that_were_cut_at_any_length_can_be_sent_back(client):
-    asked = {"model": "pocket:sample", "tools": [LAMP], "seed": 7}
+    given = {"model": "pocket:sample", "tools": [LAMP], "seed": 7}
 
     def whole_call(choice: str, length: int) -> bool:
-        cut = {**asked, "messages": say(BLUE), "tool_choice": choice, "max_tokens": length}
+        cut = {**given, "messages": say(BLUE), "tool_choice": choice, "max_tokens": length}
         reply = client.chat.completions.create(**cut).choices[0]
         turn = reply.message.model_dump(exclude_none=True)
         streamed, finish = assembled(list(client.chat.completions.create(**cut, stream=True)))
@@ -157,7 +157,7 @@ def test_calls_that_were_cut_at_any_length_can_be_sent_back(client):
         assert all(isinstance(json.loads(call["function"]["arguments"]), dict) for call in calls)
         results = [{"role": "tool", "tool_call_id": call["id"], "content": "done"} for call in calls]
         following = [*say(BLUE), streamed, *results, *say("Thank you.")]
-        assert client.chat.completions.create(**asked, messages=following, max_tokens=2).choices
+        assert client.chat.completions.create(**given, messages=following, max_tokens=2).choices
         return bool(calls)
 
     cases = [*(("required", length) for length in (*range(1, 31), 90)), ("auto", 5), ("auto", 12)]
@@ -169,11 +169,11 @@ def test_calls_that_were_cut_at_any_length_can_be_sent_back(client):
 
 def test_tool_choice_names_a_tool_or_forbids_all(client):
     heat = {"type": "function", "function": {"name": "heat_kettle", "parameters": {"type": "object", "properties": {}}}}
-    asked = {"model": "pocket:sample", "messages": say(BLUE), "tools": [LAMP, heat], "seed": 1}
+    given = {"model": "pocket:sample", "messages": say(BLUE), "tools": [LAMP, heat], "seed": 1}
     named = {"type": "function", "function": {"name": "heat_kettle"}}
-    forced = client.chat.completions.create(**asked, tool_choice=named, parallel_tool_calls=False)
+    forced = client.chat.completions.create(**given, tool_choice=named, parallel_tool_calls=False)
     assert [call.function.name for call in forced.choices[0].message.tool_calls] == ["heat_kettle"]
-    assert client.chat.completions.create(**asked, tool_choice="none").choices[0].message.tool_calls is None
+    assert client.chat.completions.create(**given, tool_choice="none").choices[0].message.tool_calls is None
 
 
 def test_structured_output_keeps_its_schema(client):

@@ -16,7 +16,7 @@ def fuzz(web: httpx.Client, path: str, examples: int) -> int:
     """Ask with so many valid and invalid bodies. Returns how many there were."""
     document = web.get("/openapi.json").json()
     operation = schemathesis.openapi.from_dict(document)[path]["POST"]
-    base, asked = str(web.base_url), 0
+    base, count = str(web.base_url), 0
 
     for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
 
@@ -31,20 +31,20 @@ def fuzz(web: httpx.Client, path: str, examples: int) -> int:
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case):
-            nonlocal asked
-            asked += 1
-            if isinstance(case.body, dict) and asked % 2:
-                _make_it_answerable(path, case.body, asked)
+            nonlocal count
+            count += 1
+            if isinstance(case.body, dict) and count % 2:
+                _make_it_answerable(path, case.body, count)
             reply = case.call(base_url=base, headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
             case.validate_response(reply, checks=[not_a_server_error])
             assert reply.status_code in KNOWN, reply.text
 
         ask()
-    return asked
+    return count
 
 
 def _make_it_answerable(path: str, body: dict, turn: int) -> None:
-    """Give a body what few have by chance: else nearly all would be refused before any model is asked."""
+    """Give a body what few have by chance: else nearly all would be refused before any model is called."""
     if path == PATHS[0]:
         body["model"] = "pocket:sample"
         if "max_completion_tokens" not in body:

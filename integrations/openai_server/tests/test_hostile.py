@@ -205,7 +205,7 @@ async def test_one_key_cannot_take_all_places():
             return await client.post(CHAT, json={"model": "toy:sample", "messages": HI}, headers=headers)
 
         try:
-            held = [asyncio.create_task(ask(keys[0])) for _ in range(2)]
+            pending = [asyncio.create_task(ask(keys[0])) for _ in range(2)]
             while policy_is_idle(app, 2):
                 await asyncio.sleep(0.01)
             third = await ask(keys[0])
@@ -216,7 +216,7 @@ async def test_one_key_cannot_take_all_places():
                 await asyncio.sleep(0.01)
         finally:
             policy.let.set()
-        assert [reply.status_code for reply in await asyncio.gather(*held, other)] == [200] * 3
+        assert [reply.status_code for reply in await asyncio.gather(*pending, other)] == [200] * 3
         assert (await ask(keys[0])).status_code == 200
 
 
@@ -281,7 +281,7 @@ def connected(url: str) -> socket.socket:
     return found
 
 
-def test_health_is_told_when_all_connections_are_taken():
+def test_health_is_reported_when_all_connections_are_taken():
     with listening(max_connections=5) as url:
         idle = [connected(url) for _ in range(5)]
         try:

@@ -70,7 +70,7 @@ def load(url: str, clients: int, seconds: float) -> Tally:
     return tally
 
 
-def test_more_clients_than_places_get_answers_or_are_told_when_to_come_back(server, web):
+def test_more_clients_than_places_get_answers_or_are_refused_with_a_time_to_retry(server, web):
     tally = load(server.url, clients=24, seconds=4)
     assert tally.wrong == []
     assert tally.statuses.keys() == {200, 429}
@@ -88,8 +88,8 @@ def test_sixty_four_clients_for_a_minute_leave_memory_flat(record_property, caps
             tally = load(server.url, clients=64, seconds=60)
             after = metric(web, "process_resident_memory_bytes") / MIB
             failed = metric(web, "darwin_requests_total", status="500")
-            held = metric(web, "darwin_engine_slots_in_use")
-    told = {
+            in_use = metric(web, "darwin_engine_slots_in_use")
+    figures = {
         "answers": tally.statuses.get(200, 0),
         "told to come back": tally.statuses.get(429, 0),
         "p50 s": round(tally.percentile(0.5), 2),
@@ -98,8 +98,8 @@ def test_sixty_four_clients_for_a_minute_leave_memory_flat(record_property, caps
         "RSS after MiB": round(after),
     }
     with capsys.disabled():
-        print(f"\n64 clients, 60 s: {told}")
-    record_property("load", told)
+        print(f"\n64 clients, 60 s: {figures}")
+    record_property("load", figures)
     assert tally.wrong == []
-    assert (failed, held) == (0, 0)
+    assert (failed, in_use) == (0, 0)
     assert after < before + 48

@@ -125,14 +125,14 @@ def test_what_outlasts_the_grace_period_is_given_up():
     with serving("--grace-seconds", "1") as server, connected(server.url) as client:
         client.sendall(request_bytes(LONG))
         time.sleep(2)
-        asked = time.monotonic()
+        terminated = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) in (0, -signal.SIGTERM)
-        assert time.monotonic() - asked < 10
+        assert time.monotonic() - terminated < 10
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "sentence"),
     [
         (["--policy", "x"], "go together"),
         (["--models", "json:loads", "--name", "x"], "leave out --policy"),
@@ -144,12 +144,12 @@ def test_what_outlasts_the_grace_period_is_given_up():
         (["--limit-seconds", "-1"], "greater than 0"),
     ],
 )
-def test_bad_options_are_told_of(options, told, capsys, monkeypatch):
+def test_bad_options_are_reported(options, sentence, capsys, monkeypatch):
     from darwin_align.integrations.openai_server.command import main
 
     monkeypatch.setenv("DARWIN_ALIGN_SERVER_KEYS", "")
     assert main(options) == 2
-    assert told in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_short_key_is_refused_without_showing_it(capsys, monkeypatch):

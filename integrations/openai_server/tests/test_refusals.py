@@ -147,19 +147,19 @@ def test_every_field_of_the_table_is_in_the_readme():
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    "asked",
+    "given",
     [
         {"response_format": {"type": "json_object"}},
         {"tools": [LAMP], "tool_choice": "required"},
         {"darwin": {"grounded": True}, "response_format": {"type": "json_object"}},
     ],
 )
-async def test_without_llguidance_what_it_enforces_is_not_implemented_here(asked, stream, monkeypatch, caplog):
+async def test_without_llguidance_what_it_enforces_is_not_implemented_here(given, stream, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     monkeypatch.setitem(sys.modules, "llguidance.hf", None)
     async with asking(DarwinChatModel()) as client:
         body = {"model": "toy:sample", "messages": HI, "max_tokens": 4, "stream": stream}
-        reply = await client.post(CHAT, json={**body, **asked})
+        reply = await client.post(CHAT, json={**body, **given})
         assert (await client.post(CHAT, json={**body, "tools": [LAMP]})).status_code == 200
     assert reply.status_code == 501
     assert "pip install 'darwin-align[constrained]'" in reply.json()["error"]["message"]
@@ -206,9 +206,9 @@ async def test_what_cannot_be_is_refused(parameter, named):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("grounded", [True, "where_possible"])
-async def test_a_policy_that_grounds_nothing_is_told_of(grounded, stream):
-    asked = {"model": "toy", "messages": HI, "stream": stream, "darwin": {"grounded": grounded, "grounded_in": ["x"]}}
-    error = await refused(asked)
+async def test_a_policy_that_grounds_nothing_is_reported(grounded, stream):
+    given = {"model": "toy", "messages": HI, "stream": stream, "darwin": {"grounded": grounded, "grounded_in": ["x"]}}
+    error = await refused(given)
     assert f"grounded={grounded!r} is not enforced by ScriptedPolicy" in error["message"]
 
 
@@ -217,10 +217,10 @@ async def test_what_is_grounded_reaches_the_policy_and_false_goes_before_the_mod
         enforces_grounding = True
 
         def generate(self, rows):
-            asked.update((row.request.grounded, row.request.grounded_in) for row in rows)
+            given.update((row.request.grounded, row.request.grounded_in) for row in rows)
             return super().generate(rows)
 
-    asked = set()
+    given = set()
     async with asking(scripted(Copies(), grounded=True)) as client:
         for darwin, wants in (
             ({}, (True, ())),
@@ -228,16 +228,16 @@ async def test_what_is_grounded_reaches_the_policy_and_false_goes_before_the_mod
             ({"grounded_in": ["Ann"]}, (True, ("Ann",))),
             ({"grounded": "where_possible", "grounded_in": []}, ("where_possible", ())),
         ):
-            asked.clear()
+            given.clear()
             reply = await client.post(CHAT, json={"model": "toy", "messages": HI, "darwin": darwin})
-            assert (reply.status_code, asked) == (200, {wants})
+            assert (reply.status_code, given) == (200, {wants})
 
 
 def test_the_coldest_temperature_is_the_librarys():
-    asked = {"model": "toy", "messages": HI}
-    assert ChatRequest.model_validate({**asked, "temperature": COLDEST}).temperature == COLDEST
+    given = {"model": "toy", "messages": HI}
+    assert ChatRequest.model_validate({**given, "temperature": COLDEST}).temperature == COLDEST
     with pytest.raises(ValidationError, match=f"from {COLDEST} to 2"):
-        ChatRequest.model_validate({**asked, "temperature": COLDEST * 0.99})
+        ChatRequest.model_validate({**given, "temperature": COLDEST * 0.99})
 
 
 @pytest.mark.parametrize("written", ['{"room": "hall"}', '{"room": "ha', "hall", "[1]", ""])
@@ -307,7 +307,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for():
 
 
 @pytest.mark.parametrize("header", [None, "Bearer ", f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", KEY])
-async def test_without_the_key_nothing_but_health_is_told(header):
+async def test_without_the_key_nothing_but_health_is_reported(header):
     headers = {"Authorization": header} if header else {}
     async with asking(api_keys=(SecretStr(KEY),)) as client:
         assert (await client.get("/healthz", headers=headers)).status_code == 200
@@ -414,13 +414,13 @@ class Failing(ScriptedPolicy):
 async def test_faults_of_the_models_have_a_status_and_keep_the_operators_secrets(error, status, stream, caplog):
     policy = Failing()
     policy.error = error
-    told = await refused({"model": "toy", "messages": HI, "stream": stream}, status, model=scripted(policy))
-    assert "10.0.0.7" not in str(told)
+    fault = await refused({"model": "toy", "messages": HI, "stream": stream}, status, model=scripted(policy))
+    assert "10.0.0.7" not in str(fault)
     assert "10.0.0.7" in caplog.text
-    assert ("retry-after" in told["headers"]) == (status == 503)
+    assert ("retry-after" in fault["headers"]) == (status == 503)
 
 
-async def test_a_server_that_fails_later_leaves_the_best_so_far_and_its_address_untold():
+async def test_a_server_that_fails_later_leaves_the_best_so_far_and_its_address_hidden():
     class Breaking(ScriptedPolicy):
         def generate(self, rows):
             if self.calls == 2:
@@ -484,7 +484,7 @@ async def test_a_stream_that_broke_off_ends_with_an_error():
     assert '"server_error"' in last
 
 
-async def test_too_many_searches_are_told_when_to_come_back():
+async def test_too_many_searches_are_refused_with_a_time_to_retry():
     class Slow(ScriptedPolicy):
         async def generate(self, rows):
             await asyncio.sleep(0.3)

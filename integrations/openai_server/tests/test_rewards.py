@@ -99,14 +99,14 @@ def test_our_own_call_takes_responses_of_one_conversation(web, local):
     assert reply["model"] == "pocket:reward"
 
 
-def test_openrlhf_is_told_scores_and_rewards(web):
+def test_openrlhf_is_given_scores_and_rewards(web):
     reply = web.post("/get_reward", json={"query": ["one", "two"], "prompts": ["", ""], "labels": ["", ""]}).json()
     assert reply["rewards"] == reply["scores"]
     assert len(reply["rewards"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("path", "body", "reason"),
     [
         ("/v1/rewards", {"messages": [{"role": "user", "content": "x"}]}, "give messages and responses"),
         ("/v1/rewards", {"conversations": [[{"role": "user", "content": "x"}]]}, "must end with the assistant"),
@@ -125,7 +125,7 @@ def test_openrlhf_is_told_scores_and_rewards(web):
         ("/get_reward", {"query": []}, "at least 1"),
     ],
 )
-def test_what_cannot_be_rewarded_is_refused(web, path, body, told):
+def test_what_cannot_be_rewarded_is_refused(web, path, body, reason):
     reply = web.post(path, json=body)
     assert reply.status_code == 400
-    assert told in json.dumps(reply.json()["error"]["message"])
+    assert reason in json.dumps(reply.json()["error"]["message"])

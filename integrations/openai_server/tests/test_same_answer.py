@@ -16,25 +16,30 @@ from .conftest import TEA
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_a_preset_answers_as_the_chat_model_here(client, pair, preset):
     here = pair.invoke(TEA, seed=11, max_tokens=40, **PRESETS[preset])
-    asked = {"model": f"pocket:{preset}", "messages": [{"role": "user", "content": TEA}], "seed": 11, "max_tokens": 40}
-    there = client.chat.completions.create(**asked)
+    arguments = {
+        "model": f"pocket:{preset}",
+        "messages": [{"role": "user", "content": TEA}],
+        "seed": 11,
+        "max_tokens": 40,
+    }
+    there = client.chat.completions.create(**arguments)
     assert there.choices[0].message.content == here.content
     assert there.darwin["reward"] == pytest.approx(here.response_metadata["darwin"]["reward"], abs=1e-4)
     assert there.darwin["instruction"] == here.response_metadata["darwin"]["instruction"]
     assert there.darwin["first_response"] == here.response_metadata["darwin"]["first_response"]
-    streamed = client.chat.completions.create(**asked, stream=True)
+    streamed = client.chat.completions.create(**arguments, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == here.content
 
 
-def test_without_a_seed_one_is_drawn_and_told(client):
-    asked = {"model": "pocket:sample", "messages": [{"role": "user", "content": TEA}]}
-    drawn = client.chat.completions.create(**asked)
-    again = client.chat.completions.create(**asked, seed=drawn.darwin["seed"])
+def test_without_a_seed_one_is_drawn_and_reported(client):
+    arguments = {"model": "pocket:sample", "messages": [{"role": "user", "content": TEA}]}
+    drawn = client.chat.completions.create(**arguments)
+    again = client.chat.completions.create(**arguments, seed=drawn.darwin["seed"])
     assert again.choices[0].message.content == drawn.choices[0].message.content
 
 
 @pytest.mark.parametrize(("named", "heard"), [({}, False), ({"presets": ("learned_clauses", "sample")}, True)])
-def test_a_preset_without_clauses_is_told_to_who_asked_for_it(caplog, named, heard):
+def test_a_preset_without_clauses_is_reported_to_who_named_it(caplog, named, heard):
     model = DarwinChatModel(policy=ScriptedPolicy(), scorer=ScriptedScorer())
     with caplog.at_level(logging.WARNING):
         served = search_models({"tea": model}, ServerSettings(**named))

@@ -115,7 +115,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, path: Path, error: OSError) -> N
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), PermissionError(13, "Permission denied")])
-def test_a_file_that_the_system_cannot_read_is_told_and_stays(
+def test_a_file_that_the_system_cannot_read_is_reported_and_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     out = tmp_path / "out"
@@ -186,7 +186,7 @@ def test_two_jobs_on_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert answer_on_ray(scripted, ["one"], tmp_path / "out").new == 0
 
 
-def test_the_plan_holds_what_is_asked_in_parts(tmp_path: Path) -> None:
+def test_the_plan_has_the_unanswered_prompts_in_parts(tmp_path: Path) -> None:
     plan = Plan(tmp_path, [f"prompt {i}" for i in range(10)], Fields(), 4)
     plan.make(Index(), Errors(tmp_path / "errors.jsonl"), accept_changes=False)
     assert [pq.read_metadata(part).num_rows for part in plan.parts] == [4, 4, 2]

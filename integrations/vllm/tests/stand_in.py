@@ -8,8 +8,8 @@ from typing import Any
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        told = {"object": "list", "data": [{"id": "stand-in", "object": "model"}], "options": sys.argv[1:]}
-        self._send({} if self.path == "/health" else told)
+        models = {"object": "list", "data": [{"id": "stand-in", "object": "model"}], "options": sys.argv[1:]}
+        self._send({} if self.path == "/health" else models)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))

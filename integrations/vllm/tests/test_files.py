@@ -78,17 +78,17 @@ def alive(port: int) -> bool:
 
 def test_two_replicas_share_the_router_and_all_end_together(launched: Any) -> None:
     process, port, reward = launched
-    told = httpx.get(f"http://127.0.0.1:{reward}/v1/models", trust_env=False).json()["options"]
-    assert told[:2] == ["serve", "some/reward"]
-    assert ("--runner", "pooling") in pairwise(told)
-    assert ("--host", "127.0.0.1") in pairwise(told)
-    told = httpx.get(f"http://127.0.0.1:{reward + 1}/v1/models", trust_env=False).json()["options"]
-    assert told[:2] == ["serve", "some/policy"]
-    assert ("--seed", "5") in pairwise(told)
+    command = httpx.get(f"http://127.0.0.1:{reward}/v1/models", trust_env=False).json()["options"]
+    assert command[:2] == ["serve", "some/reward"]
+    assert ("--runner", "pooling") in pairwise(command)
+    assert ("--host", "127.0.0.1") in pairwise(command)
+    command = httpx.get(f"http://127.0.0.1:{reward + 1}/v1/models", trust_env=False).json()["options"]
+    assert command[:2] == ["serve", "some/policy"]
+    assert ("--seed", "5") in pairwise(command)
     answers = set()
     for i in range(40):
-        asked = {"model": "some/policy", "prompt": f"{i} " * 50}
-        done = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=asked, trust_env=False, timeout=10)
+        body = {"model": "some/policy", "prompt": f"{i} " * 50}
+        done = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, trust_env=False, timeout=10)
         answers.add(done.json()["choices"][0]["text"])
     assert answers <= {f"port {reward + 1}", f"port {reward + 2}"}
     process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What every request passes before its route: it is counted, its key is checked, its body has a size and an end."""
+"""Middleware before the routes: requests are counted, their keys are checked, their bodies are bounded."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["BoundedBody", "HostAllowed", "KeyRequired", "PacedReads", "Watched"]
 logger = logging.getLogger(__name__)
 
 _DRAINED = 16
-"""A body up to so many times too long is read to its end and thrown away: a client that is still sending when the
-connection closes does not see why."""
+"""A body up to so many times too long is read to its end and discarded: a client that is still sending when the
+connection closes does not see the error."""
 _LARGE = 1 << 16
-"""Bytes of a body from which on parsing it takes the event loop more than a millisecond or two."""
+"""Bytes of a body above which parsing blocks the event loop for more than a millisecond or two."""
 _BYTES_A_SECOND = 1 << 22
 """Of one client's large bodies."""
 _READS_A_SECOND = 20
@@ -37,7 +37,7 @@ _READS_A_SECOND = 20
 
 
 class _Pace:
-    """Spreads the work of each client over time: what one sends beyond its pace waits, and nobody else does."""
+    """Spreads the work of each client over time: what one sends beyond its pace waits, without delay for others."""
 
     def __init__(self) -> None:
         self._next: dict[str, float] = {}
@@ -53,7 +53,7 @@ class _Pace:
 
 
 class Watched:
-    """Names requests, counts them, and answers for whatever nobody else does."""
+    """Names requests, counts them, and answers errors that nothing else handled."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, routes: Collection[str]) -> None:
         self.app, self.metrics, self.routes = app, metrics, routes
@@ -75,7 +75,7 @@ class Watched:
 
         try:
             await self.app(scope, receive, named)
-        except Exception as error:  # the last one who can answer
+        except Exception as error:  # nothing else can answer it
             if status:
                 raise
             await refusal(fault_of(error, request_id))(scope, receive, named)
@@ -88,7 +88,7 @@ class Watched:
 
 
 class HostAllowed:
-    """Answers only requests that address the server by a name of its own.
+    """Answers only requests that address the server by one of its names.
 
     A web page can have a name of its own resolve to 127.0.0.1 (DNS rebinding), and then reads what a server without a
     key answers. Its requests carry that name in the ``Host`` header.
@@ -116,11 +116,11 @@ class HostAllowed:
 
 
 class KeyRequired:
-    """Lets in who brings a key. Digests are compared, all of them and in constant time.
+    """Accepts requests with a key. Digests are compared, all of them and in constant time.
 
     Args:
         app: the application.
-        keys: any of them opens it; without any it is open to all.
+        keys: any of them is accepted; without any, every request is.
         free: paths that need no key.
         most_each: requests of one key that may be open at the same time.
     """
@@ -148,7 +148,7 @@ class KeyRequired:
                 self._open[client] -= 1
 
     def _client(self, headers: Headers) -> str | None:
-        """Which of the keys a request brings, as its place among them."""
+        """The index of the request's key among the accepted ones."""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = _digest(key.strip().encode())
         found = [hmac.compare_digest(given, known) for known in self._digests]
@@ -197,7 +197,7 @@ class PacedReads:
 
 
 class BoundedBody:
-    """Takes in a body before anybody works for it: JSON to the letter, not too large, and within a time."""
+    """Reads a body before its route runs: strict JSON, not too large, and within a time."""
 
     def __init__(self, app: ASGIApp, *, most: int, seconds: float) -> None:
         self.app, self.most, self.seconds = app, most, seconds
@@ -209,7 +209,7 @@ class BoundedBody:
             await self.app(scope, receive, send)
             return
         try:
-            body = await self._taken_in(Headers(scope=scope), receive)
+            body = await self._read_in_time(Headers(scope=scope), receive)
             if len(body) >= _LARGE:
                 await self._pace.turn(scope, len(body) / _BYTES_A_SECOND)
             _check_json(body)
@@ -218,18 +218,18 @@ class BoundedBody:
         except Fault as fault:
             await refusal(fault)(scope, receive, send)
             return
-        told = False
+        sent = False
 
         async def replay() -> Message:
-            nonlocal told
-            if told:
+            nonlocal sent
+            if sent:
                 return await receive()
-            told = True
+            sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, replay, send)
 
-    async def _taken_in(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read_in_time(self, headers: Headers, receive: Receive) -> bytes:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Fault(415, f"the body is of type {kind!r:.80}: send application/json")
@@ -242,8 +242,8 @@ class BoundedBody:
         return body
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        said = headers.get("content-length", "0")
-        if said.isdecimal() and int(said[:20]) > self.most * _DRAINED:
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared[:20]) > self.most * _DRAINED:
             raise self._too_large()
         body, size, more = bytearray(), 0, True
         while more:
