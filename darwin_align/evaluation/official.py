@@ -80,7 +80,7 @@ class Instruction:
     """A prompt of AlpacaEval."""
 
     index: int
-    """Its place in the file, which is what AlpacaEval knows its difficulty by."""
+    """Its index in the file, by which AlpacaEval lists difficulties."""
     instruction: str
     dataset: str
 
@@ -139,7 +139,7 @@ def found(given: str | None, file: HubFile, option: str) -> Path | None:
 
 
 def is_official(prompts: Sequence[Instruction]) -> bool:
-    """Whether these are AlpacaEval's 805 instructions, whose difficulties are known by their places."""
+    """Whether these are AlpacaEval's 805 instructions, whose difficulties are listed by index."""
     return digest([one.instruction for one in prompts]) == _OFFICIAL
 
 

@@ -56,7 +56,7 @@ class Pair(Settings):
         system: str | None = None,
         about: str = "",
     ) -> Self:
-        """Make a pair of a text, a request, or messages in any form that LangChain knows.
+        """Make a pair of a text, a request, or messages in any form that LangChain accepts.
 
         Raises:
             ConfigError: the answers are equal, the better one is blank, or the prompt cannot be read or answered.
@@ -84,7 +84,7 @@ class Pair(Settings):
 def builtin_pairs() -> tuple[Pair, ...]:
     """Return the built-in pairs: general questions on which any sane reward model or judge agrees.
 
-    In half of them the better answer is the longer one. The embedded reward model knows its own world only: use
+    In half of them the better answer is the longer one. The embedded reward model covers its own world only: use
     :func:`embedded_pairs` for it.
 
     >>> sum(better > worse for better, worse in (pair.words for pair in builtin_pairs())) / len(builtin_pairs())
@@ -102,7 +102,7 @@ def read_pairs(path: str | Path) -> tuple[Pair, ...]:
       that share all but the last one. Their other columns are left alone.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is no pair; it names the line and says what to change.
+        ConfigError: the file cannot be read, or a line is no pair; the message names the line and the remedy.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -119,9 +119,9 @@ def _parse(text: str, source: str) -> tuple[Pair, ...]:
             try:
                 pairs.append(pair_of(json.loads(line)))
             except json.JSONDecodeError as error:
-                place = f"{source}, line {number}, column {error.colno}"
+                position = f"{source}, line {number}, column {error.colno}"
                 raise ConfigError(
-                    f"{place}: this is no JSON ({error.msg}); write one object a line: {_EXAMPLE}"
+                    f"{position}: this is no JSON ({error.msg}); write one object a line: {_EXAMPLE}"
                 ) from None
             except ConfigError as error:
                 raise ConfigError(f"{source}, line {number}: {error}") from None
@@ -209,31 +209,39 @@ def embedded_pairs(n: int = 40, seed: int = 0) -> tuple[Pair, ...]:
     order = rng.sample(topics(), len(topics()))
     pairs = []
     for i in range(n):
-        asked, other = draw_from(rng, "held_out", topic=order[i % len(order)]), order[(i + 1) % len(order)]
+        instruction, other = draw_from(rng, "held_out", topic=order[i % len(order)]), order[(i + 1) % len(order)]
         full, stray = i % 2 == 0, i % 4 < 2
-        worse = _careful(replace(asked, topic=other), not full) if stray else _careless(asked, other, rng, not full)
-        pairs.append(Pair.of(asked.text, _careful(asked, full), worse, about="on the topic" if stray else "careful"))
+        worse = (
+            _careful(replace(instruction, topic=other), not full)
+            if stray
+            else _careless(instruction, other, rng, not full)
+        )
+        pairs.append(
+            Pair.of(instruction.text, _careful(instruction, full), worse, about="on the topic" if stray else "careful")
+        )
     return tuple(pairs)
 
 
-def _careful(asked: Instruction, full: bool) -> str:
+def _careful(instruction: Instruction, full: bool) -> str:
     from darwin_align.pocket.gold import CAREFUL, TIP, WARM_CLOSINGS
 
-    topic = asked.topic
-    before = [topic.opening, *([topic.needs] if full or "needs" in asked.asks else [])]
+    topic = instruction.topic
+    before = [topic.opening, *([topic.needs] if full or "needs" in instruction.asks else [])]
     after = [
-        *([topic.why] if full or "why" in asked.asks else []),
-        *([TIP + topic.tips[0]] if full or "tip" in asked.asks else []),
-        *([CAREFUL + topic.warning] if full or "warn" in asked.asks else []),
-        *([WARM_CLOSINGS[0]] if "warm" in asked.asks else []),
+        *([topic.why] if full or "why" in instruction.asks else []),
+        *([TIP + topic.tips[0]] if full or "tip" in instruction.asks else []),
+        *([CAREFUL + topic.warning] if full or "warn" in instruction.asks else []),
+        *([WARM_CLOSINGS[0]] if "warm" in instruction.asks else []),
     ]
-    return "\n".join(filter(None, (" ".join(before), _steps(topic.steps, "steps" in asked.asks), " ".join(after))))
+    return "\n".join(
+        filter(None, (" ".join(before), _steps(topic.steps, "steps" in instruction.asks), " ".join(after)))
+    )
 
 
-def _careless(asked: Instruction, other: Topic, rng: Random, full: bool) -> str:
+def _careless(instruction: Instruction, other: Topic, rng: Random, full: bool) -> str:
     from darwin_align.pocket.gold import CAREFUL, FILLER, RUDE, VAGUE
 
-    topic = asked.topic
+    topic = instruction.topic
     steps = [other.steps[2], rng.choice(VAGUE)]
     if not full:
         return f"{rng.choice(RUDE)}\n{_steps(steps, False)}"

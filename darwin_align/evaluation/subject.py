@@ -32,7 +32,7 @@ class Subject:
     name: str
     """What its answers go by: ``generator`` in AlpacaEval's files, ``model_id`` in FastChat's."""
     seed: int = 0
-    """Every prompt's own seed is derived from it and the prompt's place."""
+    """Every prompt's seed is derived from it and the prompt's index."""
     models: Mapping[str, Any] = field(default_factory=dict)
     """Which models they are, in plain data: for the guard against going on with others."""
 
@@ -53,12 +53,12 @@ class Subject:
             "sampling": self.search.sampling.model_dump(mode="json", exclude_unset=True),
         }
 
-    def seed_at(self, *place: int | str) -> int:
+    def seed_at(self, *path: int | str) -> int:
         """The seed of a prompt."""
-        return derive(self.seed, *place) % 2**31
+        return derive(self.seed, *path) % 2**31
 
     async def answer(self, turns: Sequence[Message], seed: int, **settings: Any) -> dict[str, Any]:
-        """Search for an answer, and tell of the search in plain data.
+        """Search for an answer, and return it with the search's figures as plain data.
 
         A conversation that does not fit into a model is answered by an empty text, with ``error`` saying why: a
         benchmark counts it as lost instead of leaving it out.
@@ -71,10 +71,10 @@ class Subject:
             result = await self.search.ainvoke(request, seed=seed, **settings)
         except ContextLengthError as error:
             return {"output": "", "error": str(error), "seed": seed}
-        return _told(result)
+        return _answer_record(result)
 
 
-def _told(result: SearchResult) -> dict[str, Any]:
+def _answer_record(result: SearchResult) -> dict[str, Any]:
     first = result.first_response
     return {
         "output": result.text,

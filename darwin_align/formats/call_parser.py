@@ -23,7 +23,7 @@ class InvalidCall:
     """A call that cannot be made."""
 
     text: str
-    """As the model wrote it, marks included."""
+    """As the model generated it, marks included."""
     reason: str
     name: str | None = None
     """The tool's, where it could be read."""

@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 _SPACE = r" |\n[ \t]{0,20}"
 """White space between two tokens of JSON: one blank, or a line break and an indent. Without a bound, a weak model
-writes white space for ever."""
+generates white space for ever."""
 
 
 class GrammarWriter:
-    """Writes a grammar in llguidance's variant of Lark.
+    """Generates a grammar in llguidance's variant of Lark.
 
     Args:
-        tokens: ids of the tokenizer's added tokens, by their text. In a text that a template writes they stand for
+        tokens: ids of the tokenizer's added tokens, by their text. In a template's text they stand for
             themselves, as in the conversations that the model was trained on.
         sources: what the values of JSON are copied from; nothing in particular, if there are none.
     """
@@ -86,7 +86,7 @@ class GrammarWriter:
         at, _, mark = min(found, default=(-1, 0, ""))
         if at < 0 or texts.first[:at].strip():
             return None
-        # Any token but the mark: what follows the mark is a call, so the text before it can be told from one.
+        # Any token but the mark: what follows the mark is a call, so the text before it is not one.
         self._rules.append(f"free: (<[^{self._tokens[mark]}]>)*")
         try:
             return f"free ({self.calls(replace(texts, first=texts.first[at:]), tools, many=many)})?"

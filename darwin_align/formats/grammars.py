@@ -51,7 +51,7 @@ idle core."""
 _FRUITLESS = 8
 """Renewals of a grammar that did not help, after which it is not compiled anew again."""
 _POSITION = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
-"""Where in a grammar that no user wrote an error is."""
+"""The position of an error in a generated grammar, which means nothing to a user."""
 
 State_co = TypeVar("State_co", covariant=True)
 
@@ -67,7 +67,7 @@ class Template(Protocol):
 
     @property
     def tool_syntax(self) -> ToolSyntax:
-        """How the model writes tool calls."""
+        """The form of the model's tool calls."""
 
     @property
     def opens_thoughts(self) -> str:
@@ -98,7 +98,7 @@ class Compiled:
         self.ends = list(tokenizer.eos_tokens)
         """Ids of the tokens that end an answer."""
         self.bytes = (1 << 20) + 64 * len(grammar)
-        """Memory that it takes, roughly: llguidance does not say. Measured: 8 to 60 times the grammar's text."""
+        """Approximate memory use; llguidance does not report it. Measured: 8 to 60 times the grammar's text."""
         self._lock, self._fruitless = Lock(), 0
         self.generation = 0
         """How often it was compiled anew."""
@@ -231,7 +231,7 @@ class Grammars:
             return self._compile_free(request) if free else self._compile(request, schema, tools)
         except NothingToCopy as nothing:
             raise RequestError(
-                f"grounded={request.grounded!r} cannot be kept: {nothing}. Say it in the conversation, let the "
+                f"grounded={request.grounded!r} cannot be kept: {nothing}. State it in the conversation, let the "
                 "schema leave that value out or make it null, or give grounded='where_possible'"
             ) from nothing
 
@@ -269,7 +269,7 @@ class Grammars:
         start = grammar.calls_behind_text(self._texts(), tools, many=request.parallel_tool_calls)
         if start is None and request.grounded:
             raise RequestError(
-                f"grounded={request.grounded!r} cannot be enforced in calls that nobody forces: no token of this "
+                f"grounded={request.grounded!r} cannot be enforced in calls that are not forced: no token of this "
                 "model's own marks where a call begins. Force one by tool_choice='any', or leave grounded out"
             )
         return None if start is None else Compiled(self._tokenizer, grammar.starting(start), "a tool's schema")
@@ -282,7 +282,7 @@ class Grammars:
         texts = self._template.tool_syntax.texts
         if texts is None:
             raise RequestError(
-                "the model does not write a call's arguments as a JSON object: tool calls can be read but not forced. "
+                "the model does not encode a call's arguments as a JSON object: tool calls can be read but not forced. "
                 "Use tool_choice='auto' or 'none', and no response_format beside tools"
             )
         return texts

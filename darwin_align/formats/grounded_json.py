@@ -35,7 +35,7 @@ _KEYWORDS = _UNKNOWN.union(
 )
 """All that constrain a value; other keywords annotate it."""
 _LETTER = r'(?:[^"\\\x00-\x1f]|\\(?:["\\nrtfb]|u00[01][0-9a-f]))'
-"""One of a JSON text, as :func:`json.dumps` writes it."""
+"""One of a JSON text, as :func:`json.dumps` encodes it."""
 _AT_EDGE = r'(?:[^"\\\s\x00-\x1f]|\\["\\])'
 """The same, without white space."""
 _BREAK = "\0"
@@ -52,15 +52,15 @@ class NothingToCopy(Exception):  # noqa: N818 - an outcome that callers handle
 
     def __init__(self, kind: str, path: str) -> None:
         self.kind, self.path = kind, path
-        super().__init__(f"{path or 'the answer'} wants {kind}, and none stands in the conversation")
+        super().__init__(f"{path or 'the answer'} requires {kind}, and the conversation contains none")
 
 
 class _Anew(Exception):  # noqa: N818
-    """A definition that rules already refer to turned out to have no values: the rules are to be written again."""
+    """A definition that rules already refer to turned out to have no values: the rules are to be generated again."""
 
 
 class GroundedJson:
-    """Writes rules for grounded JSON.
+    """Generates rules for grounded JSON.
 
     Args:
         sources: where values are copied from.
@@ -95,7 +95,7 @@ class GroundedJson:
                 if self.sources.required or lenient:
                     raise
                 lenient, empty = True, {}
-                _log_once(f"{owner}: {nothing}, so it is written freely (grounded='where_possible')")
+                _log_once(f"{owner}: {nothing}, so it is not constrained (grounded='where_possible')")
             except _Anew:
                 pass
             del self._rules[size:]
@@ -123,7 +123,7 @@ class GroundedJson:
 
 
 class _Writer:
-    """Writes the rules of one schema."""
+    """Generates the rules of one schema."""
 
     def __init__(
         self, grammar: GroundedJson, root: Any, owner: str, empty: dict[str, NothingToCopy], lenient: bool
@@ -142,11 +142,11 @@ class _Writer:
         if schema.keys() & {"enum", "const"}:
             return self._listed(schema, path)
         alone = {"$ref": self._reference, "allOf": self._all, "anyOf": self._any, "oneOf": self._any}
-        for name, write in alone.items():
+        for name, rule in alone.items():
             if name in schema:
                 if beside := sorted(schema.keys() - {name}):
                     raise self._refused(f"{name} beside {beside[0]}", path)
-                return write(schema[name], path)
+                return rule(schema[name], path)
         writers: dict[str, Callable[[Mapping[str, Any], str], str]] = {
             "null": _null, "boolean": _boolean, "integer": self._number, "number": self._number,
             "string": self._string, "array": self._array, "object": self._object,
@@ -159,7 +159,7 @@ class _Writer:
     def _refused(self, what: str, path: str) -> RequestError:
         where = f" at {path}" if path else ""
         return RequestError(
-            f"{self._owner} cannot be grounded: {what}{where} is not known there. Write that part of the schema "
+            f"{self._owner} cannot be grounded: {what}{where} is not supported there. Write that part of the schema "
             "without it, or leave grounded out"
         )
 
@@ -191,7 +191,7 @@ class _Writer:
         return self._shared(reference, lambda: self.value(schema, path))
 
     def _shared(self, key: str, body: Callable[[], str]) -> str:
-        """One rule for a schema that is used in several places, or holds itself."""
+        """One rule for a schema that is used several times, or contains itself."""
         if key in self._empty:
             raise self._empty[key]
         if key in self._named:
@@ -208,7 +208,7 @@ class _Writer:
     # -- kinds of values
 
     def _listed(self, schema: Mapping[str, Any], path: str) -> str:
-        """An enumeration or a constant: as the schema says."""
+        """An enumeration or a constant: its values are the schema's."""
         if beside := sorted(schema.keys() - {"enum", "const", "type"}):
             raise self._refused(f"enum beside {beside[0]}", path)
         values = [one for one in schema.get("enum", [schema.get("const")]) if not schema_violation(one, schema)]
@@ -241,7 +241,7 @@ class _Writer:
         return self._left(schema, keywords)
 
     def _left(self, schema: Mapping[str, Any], keywords: Iterable[str]) -> str:
-        """A value that is as the schema says, and no more."""
+        """A value that is constrained by the schema only."""
         rest = {name: schema[name] for name in ("type", *keywords) if name in schema}
         # Without white space of its own it shares its tokens' borders with the rest of the grammar.
         return self._grammar.add(f"%json {json.dumps({**rest, 'x-guidance': {'whitespace_flexible': False}})}")
@@ -339,6 +339,6 @@ def _literal(text: str) -> str:
 
 
 def _as_json(number: Decimal) -> str:
-    """A number as JSON, without zeros that say nothing."""
+    """A number as JSON, without insignificant zeros."""
     text = format(number, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -191,7 +191,7 @@ def kinds_of(schema: Mapping[str, Any]) -> list[str]:
 
 
 def is_free_text(schema: Mapping[str, Any]) -> bool:
-    """Whether a schema leaves it open what a text says.
+    """Whether a schema allows any text.
 
     >>> is_free_text({"type": "string", "maxLength": 9}), is_free_text({"type": "string", "format": "date"})
     (True, False)

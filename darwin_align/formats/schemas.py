@@ -52,7 +52,7 @@ def resolved(reference: str, root: Any) -> Any:
 
 
 def closed(schema: Any) -> Any:
-    """The schema, with objects that list their properties taking no others unless they say so.
+    """The schema, with objects that list their properties taking no others unless they allow them.
 
     A model that may make up more names does so, and no program reads them. A schema that puts one object together from
     several parts is left as it is: a part that is closed would forbid the others.
@@ -136,7 +136,7 @@ _OUTSIDE = "is not part of it, and nothing is fetched: put that schema under $de
 
 
 class _FaultError(Exception):
-    """A schema is not valid; says why."""
+    """A schema is not valid; the message states why."""
 
 
 @lru_cache(maxsize=64)
@@ -191,15 +191,15 @@ def _targets(path: str, schema: Mapping[str, Any], resolver: Any) -> Iterator[tu
     for keyword in ("$ref", "$dynamicRef"):
         if keyword not in schema:
             continue
-        reference, place = schema[keyword], _join(path, keyword)
+        reference, position = schema[keyword], _join(path, keyword)
         try:
             target = resolver.lookup(reference)
         except Unresolvable:
             why = "points to nothing in it" if reference.startswith("#") else _OUTSIDE
-            raise _FaultError(f"{place} is {_shown(reference)}, which {why}") from None
+            raise _FaultError(f"{position} is {_shown(reference)}, which {why}") from None
         except (ValueError, TypeError, AttributeError, LookupError):
-            raise _FaultError(f"{place} is {_shown(reference)}, which is no reference to a schema") from None
-        yield place, target.contents, target.resolver
+            raise _FaultError(f"{position} is {_shown(reference)}, which is no reference to a schema") from None
+        yield position, target.contents, target.resolver
 
 
 def _join(path: str, name: str) -> str:

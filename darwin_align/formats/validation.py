@@ -114,7 +114,7 @@ def _counted(keyword: _Keyword) -> _Keyword:
 def _reference(
     keyword: str, validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]
 ) -> Iterator[ValidationError]:
-    """Follow a reference, once for each value: a definition that leads back to itself says nothing more."""
+    """Follow a reference, once for each value: a definition that leads back to itself adds nothing."""
     check = _check.get()
     key, followed = (id(schema), id(instance)), check.references
     if key in followed:
@@ -165,7 +165,7 @@ def _additional_properties(
     properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     matches = _check.get().patterns.matches
     for name, value in instance.items() if isinstance(instance, dict) else ():
-        # A pattern that cannot be told may match: then nothing is known of the name.
+        # An undecided pattern may match: then the name is not checked.
         if name in properties or any(matches(pattern, name) is not False for pattern in patterns):
             continue
         yield from _property(validator, name, value, others)
@@ -191,7 +191,7 @@ def _items(validator: Any, items: Any, instance: Any, schema: Mapping[str, Any])
 
 
 def _multiple_of(validator: Any, divisor: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
-    """Exact in decimals, as the number is written: 0.3 is a multiple of 0.1."""
+    """Exact in decimals, as JSON spells the number: 0.3 is a multiple of 0.1."""
     if not validator.is_type(instance, "number"):
         return
     if not math.isfinite(instance) or Fraction(str(instance)) % Fraction(str(divisor)):
@@ -259,9 +259,9 @@ def _fault(error: ValidationError) -> str:
         return f"is {json_type(value)} and not {' or '.join([limit] if isinstance(limit, str) else limit)}"
     if keyword == "oneOf" and not error.context:
         return "fits more than one of its alternatives"
-    # An enumeration is shown whole: a model that reads the sentence has to know its values.
+    # An enumeration is shown whole: a model that reads the sentence needs its values.
     shown = json.dumps(limit, ensure_ascii=False) if keyword == "enum" else _shown(limit)
-    return _SAID.get(keyword, "does not keep {keyword}: {limit}").format(keyword=keyword, limit=shown)
+    return _FAULTS.get(keyword, "does not keep {keyword}: {limit}").format(keyword=keyword, limit=shown)
 
 
 def _path(parts: Iterable[str | int]) -> str:
@@ -291,7 +291,7 @@ _BOUNDS = {
     "exclusiveMaximum": "less than",
     "multipleOf": "a multiple of",
 }
-_SAID = {
+_FAULTS = {
     "None": "is not expected",  # the schema is ``false``
     "items": "has more items than are expected",  # the schema of the others is ``false``
     "anyOf": "fits none of its alternatives",

@@ -23,7 +23,7 @@ __all__ = ["check_request", "format_violation", "has_tool_syntax", "judged", "re
 
 
 def has_tool_syntax(policy: Any) -> bool:
-    """Whether a policy says how its model writes calls. The syntax is not read: that may need a request to a server."""
+    """Whether a policy has a ``tool_syntax``. Its value is not read: that may need a request to a server."""
     return hasattr(type(policy), "tool_syntax") or "tool_syntax" in getattr(policy, "__dict__", {})
 
 
@@ -32,14 +32,14 @@ def check_request(request: Request, policy: Any) -> None:
 
     Raises:
         RequestError: a ``response_format`` or ``tool_choice`` that is not known, a schema that is not valid, two tools
-            of one name, a policy that does not say how its model writes calls, or one that grounds no values.
+            of one name, a policy without a ``tool_syntax``, or one that cannot ground values.
     """
     if (schema := answer_schema(request)) is not None:
         _check_schema(schema, "response_format")
     if request.grounded and not getattr(policy, "enforces_grounding", False):
         raise RequestError(
-            f"grounded={request.grounded!r} is not enforced by {type(policy).__name__}, which cannot hold a model to "
-            "copied values: use a LocalPolicy or an EndpointPolicy, or leave grounded out"
+            f"grounded={request.grounded!r} is not enforced by {type(policy).__name__}, which cannot constrain "
+            "values to copies: use a LocalPolicy or an EndpointPolicy, or leave grounded out"
         )
     if takes_calls(request):
         _check_tools(request, policy)
@@ -54,7 +54,7 @@ def _check_tools(request: Request, policy: Any) -> None:
             _check_schema(schema, f"the tool {name!r}")
     if not has_tool_syntax(policy):
         raise RequestError(
-            f"the request has tools, but {type(policy).__name__} does not say how its model writes tool calls: use a "
+            f"the request has tools, but {type(policy).__name__} has no tool_syntax to read tool calls with: use a "
             "LocalPolicy or an EndpointPolicy, or give the policy an attribute tool_syntax (a ToolSyntax)"
         )
     # A call that must be made ends an exchange; others go on with their results, which the model has to see.
@@ -81,7 +81,7 @@ def read_calls(syntax: Any, request: Request, text: str, *, finished: bool) -> P
 
     Args:
         syntax: the policy's :class:`~darwin_align.formats.tool_syntax.ToolSyntax`.
-        request: says which tools there are, and whether calls may be several and must keep strict schemas.
+        request: has the tools, and decides whether several calls are allowed and which schemas are strict.
         text: the answer so far.
         finished: whether nothing will follow.
 
@@ -99,7 +99,7 @@ def read_calls(syntax: Any, request: Request, text: str, *, finished: bool) -> P
     for call, violation in zip(parsed.calls, parsed.violations, strict=True):
         arguments = dict(call.arguments)
         reason = _refusal(request, call, first=not kept) or (violation if call.name in strict or sources else "")
-        # Whatever the policy enforces where a call is marked, a mark can also be spelled letter by letter.
+        # The policy constrains calls after a mark token, but a mark can also be spelled letter by letter.
         if reason := reason or (ungrounded(arguments, schemas[call.name], sources) if sources else ""):
             refused.append(InvalidCall(json.dumps(arguments, ensure_ascii=False), reason, call.name))
         else:

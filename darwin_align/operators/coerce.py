@@ -1,4 +1,4 @@
-"""What users may pass in an operator's place, made an operator or refused: all of it here, and nowhere later.
+"""Adapt or refuse what users pass as operators: all of it here, and nowhere later.
 
 An object with the method, a function, a LangChain chain and, for rewording, a chat model are adapted. Whatever only
 looks like one of them is refused when a search is made, with what to give instead.
@@ -155,11 +155,11 @@ class ObjectPolicy(Policy):
 
     @property
     def capabilities(self) -> Capabilities:
-        """The object's, or those that its attributes tell one by one."""
+        """The object's, or those that its attributes name one by one."""
         if isinstance(own := getattr(self.given, "capabilities", None), Capabilities):
             return own
-        told = {name: bool(getattr(self.given, name)) for name in _CAPABILITIES if hasattr(self.given, name)}
-        return Capabilities(**{"reads_tool_calls": isinstance(self, ToolCallingPolicy), **told})
+        declared = {name: bool(getattr(self.given, name)) for name in _CAPABILITIES if hasattr(self.given, name)}
+        return Capabilities(**{"reads_tool_calls": isinstance(self, ToolCallingPolicy), **declared})
 
     @property
     def template(self) -> Any:
@@ -169,16 +169,16 @@ class ObjectPolicy(Policy):
 
 @dataclass(frozen=True, repr=False)
 class ToolCallingPolicy(ObjectPolicy):
-    """An object that also says how its model writes tool calls."""
+    """An object that also has a ``tool_syntax``."""
 
     @property
     def tool_syntax(self) -> Any:
-        """The object's; it may have to ask a server."""
+        """The object's; reading it may need a request to a server."""
         return self.given.tool_syntax
 
 
 class ObjectScorer(FunctionScorer):
-    """An object with ``score`` that keeps something for a search."""
+    """An object with ``score`` that keeps data for a search."""
 
     given: Any
 
@@ -201,8 +201,8 @@ def as_policy(given: object) -> Policy:
         return given
     if _is(given, BaseLanguageModel):
         raise ConfigError(
-            f"{type(given).__name__} cannot be the policy: a LangChain model writes whole answers and cannot go on "
-            "with a part of one. Give it as mutator=…, or as scorer=JudgeScorer(model=…); as policy=… give "
+            f"{type(given).__name__} cannot be the policy: a LangChain model generates whole answers and cannot "
+            "continue a part of one. Give it as mutator=…, or as scorer=JudgeScorer(model=…); as policy=… give "
             "EndpointPolicy(base_url=…, model=…) with its server's address, or LocalPolicy.from_pretrained(…)"
         )
     _refuse_foreign("policy", given)
@@ -212,7 +212,7 @@ def as_policy(given: object) -> Policy:
     _refuse_text_function(method)
     if isinstance(given, Runnable):
         return ObjectPolicy(method)
-    # It is not asked for its value, which might take a server's answer.
+    # The value is not read: that may need a request to a server.
     reads_calls = hasattr(type(given), "tool_syntax") or "tool_syntax" in getattr(given, "__dict__", {})
     return ToolCallingPolicy(given) if reads_calls else ObjectPolicy(given)
 
@@ -252,8 +252,8 @@ def as_scorer(given: object) -> PopulationRunnable:
         return _with_alternatives(given, as_scorer)
     if _is(given, BaseLanguageModel):
         raise ConfigError(
-            f"{type(given).__name__} cannot be the scorer: a language model writes text and gives no reward. Give "
-            "scorer=JudgeScorer(model=…), which asks it for a score, or a chain: prompt | model | parser"
+            f"{type(given).__name__} cannot be the scorer: a language model generates text and gives no reward. Give "
+            "scorer=JudgeScorer(model=…), which requests a score from it, or a chain: prompt | model | parser"
         )
     _refuse_foreign("scorer", given)
     if isinstance(given, Runnable) and not isinstance(given, Operator):
@@ -377,7 +377,7 @@ def _library(given: object, method: str) -> str | None:
 
 
 def _refuse_text_function(function: Callable[..., Any]) -> None:
-    """Refuse a function from a text as a policy, where its annotations tell."""
+    """Refuse a function whose annotations show that it takes a text, as a policy."""
     try:
         parameters = [*inspect.signature(function).parameters.values()]
     except (TypeError, ValueError):
@@ -385,8 +385,8 @@ def _refuse_text_function(function: Callable[..., Any]) -> None:
     if parameters and parameters[0].annotation in (str, "str"):
         name = getattr(function, "__qualname__", type(function).__name__)
         raise ConfigError(
-            f"cannot use {name} as policy: it takes a text, and a policy is given rows to go on with, each with its "
-            f"request and what is written already: {GENERATE}. For a model behind an address give "
+            f"cannot use {name} as policy: it takes a text, and a policy is given rows to continue, each with its "
+            f"request and the state so far: {GENERATE}. For a model behind an address give "
             "EndpointPolicy(base_url=…), for a local one LocalPolicy.from_pretrained(…)"
         )
 

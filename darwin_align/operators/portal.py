@@ -1,7 +1,7 @@
 """One event loop for the process, in a thread of its own: where everything asynchronous runs.
 
-An author writes an operator's method once, plain or ``async``. Plain callers and foreign event loops (a notebook's, a
-server's) reach an ``async`` method through this portal, so a client that it opens lives on one loop for good.
+An operator's method is either plain or ``async``, and works with both drivers. Plain callers and foreign event loops (a
+notebook's, a server's) reach an ``async`` method through this portal, so a client that it opens stays on one loop.
 
 * After a fork the child starts its own portal on first use.
 * At interpreter exit the loop is stopped; what still runs on it is cancelled.
@@ -87,7 +87,7 @@ def _the_portal() -> _Portal:
 
 
 def _forget() -> None:
-    # The thread did not survive the fork; a lock might have been held by it.
+    # The thread did not survive the fork; it might have owned the lock.
     global _portal, _lock
     if _portal is not None:
         atexit.unregister(_portal.close)
@@ -112,7 +112,7 @@ def submits(method: F) -> F:
     return method
 
 
-class OutOfTime(Exception):  # noqa: N818 - no error: the time that a call was given is over
+class OutOfTime(Exception):  # noqa: N818 - no error: the time of a call is over
     """What was called did not end within the :func:`time_limit`, and was cancelled."""
 
 

@@ -67,14 +67,14 @@ class FunctionScorer(Scorer):
                     raise
                 notes = (_made_again("the scorer's function", error),)
                 reply = call(self.function, request, responses)
-        if isinstance(reply, Report):  # it says itself what was spent
+        if isinstance(reply, Report):  # with its own usage
             return replace(reply, notes=(*notes, *reply.notes))
         spent = counter.as_reward
         return Report(reply, spent, notes) if notes or spent.reward_tokens else reply
 
 
 class _Trial:
-    """Whether a chain has scored, and what that cost if no search was told; no part of what a chain scorer equals."""
+    """Whether a chain has scored, and the usage that no search has counted yet. Ignored by a scorer's equality."""
 
     def __init__(self) -> None:
         self.done, self.usage = False, Usage()
@@ -177,7 +177,7 @@ class _Composite(Scorer):
     def max_response_tokens(self, request: Request) -> int | None:
         """The least of its parts."""
         return min(
-            (room for scorer in self.scorers if (room := scorer.max_response_tokens(request)) is not None), default=None
+            (most for scorer in self.scorers if (most := scorer.max_response_tokens(request)) is not None), default=None
         )
 
     @property
@@ -187,7 +187,7 @@ class _Composite(Scorer):
 
     @property
     def resources(self) -> tuple[Resource, ...]:
-        """The scorers, and what they hold."""
+        """The scorers, and their resources."""
         return tuple(one for scorer in self.scorers for one in (scorer, *scorer.resources))
 
     def _all(self, request: Request, responses: Sequence[Response]) -> Report[list[list[float]]]:
@@ -199,7 +199,7 @@ class _Composite(Scorer):
 
 
 def judges_of(scorer: Scorer) -> list[Scorer]:
-    """The scorers in a scorer, itself included, that are still to be tried."""
+    """The scorers in a scorer, itself included, whose trial is still to be made."""
     own = [scorer] if scorer.needs_trial else []
     return own + [judge for part in scorer.components for judge in judges_of(part)]
 
@@ -261,7 +261,7 @@ class LengthPenalty(Scorer):
     free_words: int = Field(0, ge=0)
 
     def max_response_tokens(self, request: Request) -> int | None:
-        """The room of the penalised scorer."""
+        """The limit of the penalised scorer."""
         return self.scorer.max_response_tokens(request)
 
     @property
@@ -271,7 +271,7 @@ class LengthPenalty(Scorer):
 
     @property
     def resources(self) -> tuple[Resource, ...]:
-        """The penalised scorer, and what it holds."""
+        """The penalised scorer, and its resources."""
         return (self.scorer, *self.scorer.resources)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
@@ -287,24 +287,24 @@ class ToolCallScorer(Scorer):
     """Rewards answers for tool calls that are right, to be added to a reward of the text by :class:`WeightedSum`.
 
     A call counts 1 if its arguments keep the tool's schema, 0 if they break it, and -1 if it cannot be made; an answer
-    gets the mean of its calls, and 0 if it makes none. A function of your own says more of the calls that can be made:
-    what it returns is added.
+    gets the mean of its calls, and 0 if it makes none. Calls that can be made may be scored further by a function:
+    its result is added.
 
     >>> from darwin_align.formats.tool_syntax import ToolSyntax
     >>> from darwin_align.pocket import policy_path
     >>> from darwin_align.backends.local import LocalPolicy
     >>> scorer = ToolCallScorer(policy=LocalPolicy.from_pretrained(policy_path()))
     >>> kettle = {"name": "heat", "parameters": {"type": "object", "properties": {"to": {"type": "integer"}}}}
-    >>> asked = Request.of("Heat it to 80.", tools=[{"type": "function", "function": kettle}])
+    >>> request = Request.of("Heat it to 80.", tools=[{"type": "function", "function": kettle}])
     >>> call = '<tool_call>{"name": "heat", "arguments": {"to": %s}}</tool_call>'
-    >>> scorer.score(asked, [Response(text=text) for text in (call % 80, call % '"hot"', call % "}", "Done.")])
+    >>> scorer.score(request, [Response(text=text) for text in (call % 80, call % '"hot"', call % "}", "Done.")])
     [1.0, 0.0, -1.0, 0.0]
     """
 
     policy: Any
-    """Says how its model writes calls (``tool_syntax``): the policy of the search."""
+    """The policy of the search, whose ``tool_syntax`` reads calls."""
     function: Callable[[Request, Sequence[ToolCall]], Any] | None = None
-    """``function(request, calls)`` returns a number, or an awaitable of one; it is asked about answers with calls."""
+    """``function(request, calls)`` returns a number, or an awaitable of one, for answers with calls."""
 
     @field_validator("function")
     @classmethod

@@ -137,7 +137,7 @@ class ARGSSelector(Selector):
         """
         if any(beam.logprob is None for beam in beams):
             raise OperatorError(
-                "ARGS needs the log-probability of every state, and the policy tells none: use a policy that does"
+                "ARGS needs the log-probability of every state, and the policy reports none: use a policy that does"
             )
         return [
             (beam.logprob or 0.0) + self.weight * reward

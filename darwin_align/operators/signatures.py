@@ -1,4 +1,4 @@
-"""What can be known of a user's function or chain before it is called: its arguments, and its prompt's variables."""
+"""Checks of a user's function or chain before it is called: its arguments, and its prompt's variables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_signature(role: str, function: Any, expected: str) -> None:
 
     Args:
         role: what the function is to be, e.g. ``"scorer"``.
-        function: anything that can be called; of one without a readable signature nothing is known.
+        function: anything that can be called; one without a readable signature passes.
         expected: the call, e.g. ``"score(request, responses) -> list[float]"``.
 
     Raises:
@@ -54,8 +54,8 @@ def check_variables(role: str, chain: Runnable[Any, Any], given: Collection[str]
         if unknown := sorted(needed - {*given}):
             names = ", ".join(f"{{{name}}}" for name in unknown)
             raise ConfigError(
-                f"the {role} chain's prompt wants {names}, which it is not given: the variables of a {role} chain are "
-                f"{', '.join(f'{{{name}}}' for name in given)}; rename it, or fill it by prompt.partial(…)"
+                f"the {role} chain's prompt requires {names}, which it is not given: the variables of a {role} chain "
+                f"are {', '.join(f'{{{name}}}' for name in given)}; rename it, or fill it by prompt.partial(…)"
             )
 
 

@@ -1,4 +1,4 @@
-"""Decoding against a clock, on policies that cannot be stopped at a token: in pieces that are sized by their speed."""
+"""Decoding against a clock, on policies that cannot be stopped at a token: in pieces sized by the measured speed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _generate_in_pieces(
 
 
 def _pieces(rows: Sequence[Row], found: Sequence[Continuation], size: int) -> dict[int, Row]:
-    """The rows that still want tokens, by place, each with what it has so far."""
+    """The rows that still need tokens, by index, each with its state so far."""
     return {
         i: replace(row, tokens=done.tokens, text=done.text, max_tokens=min(size, left))
         for i, (row, done) in enumerate(zip(rows, found, strict=True))

@@ -42,9 +42,9 @@ from tests.core.kit import CLAUSES, Case, cases, preset_of
         ({"patience": 1, "cycles": 1}, r"patience \(1\) must be less than the cycles \(1\)"),
         (
             {"decoding": "candidates"},
-            r"decoding='candidates' writes one token a step: set replacement_period=1 and look",
+            r"decoding='candidates' decodes one token a step: set replacement_period=1 and look",
         ),
-        ({"decoding": "candidates", "replacement_period": 1, "lookahead": 1}, r"writes one token a step: set repl"),
+        ({"decoding": "candidates", "replacement_period": 1, "lookahead": 1}, r"decodes one token a step: set repl"),
         ({"decoding": "candidates", "replacement_period": 1, "selector": "none"}, r"leaves the choice to a selector"),
         ({"selector": "args"}, r"selector='args' chooses among the most likely next tokens: set decoding='candidates'"),
         ({"choice": "worst"}, r"SearchConfig.choice = 'worst' is refused: input should be 'best' or 'soft'"),

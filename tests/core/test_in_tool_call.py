@@ -1,4 +1,4 @@
-"""A beam that ends within a tool call is nobody's to take, and no other state takes its place."""
+"""A beam that ends within a tool call is not taken by others and not replaced."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -205,17 +205,17 @@ def asked(operator: Any, *beams: Beam) -> Question:
 def test_the_laws_know_held_beams() -> None:
     question = asked("select", OPEN, HELD)
     stolen = OPEN.take_state(HELD).model_copy(update={"ancestor": Ancestor(beam=1, step=0)})
-    with pytest.raises(OperatorError, match="select gave beam 0 the state of beam 1: an open tool call holds it"):
+    with pytest.raises(OperatorError, match="select gave beam 0 the state of beam 1, which is inside a tool call"):
         question.answered(question.population.with_beams({0: stolen}))
     replaced = HELD.take_state(OPEN).model_copy(update={"ancestor": Ancestor(beam=0, step=0)})
-    with pytest.raises(OperatorError, match="of beam 1: an open tool call holds it"):
+    with pytest.raises(OperatorError, match="of beam 1, which is inside a tool call"):
         question.answered(question.population.with_beams({1: replaced}))
     dropped = HELD.model_copy(update={"alive": False})
-    with pytest.raises(OperatorError, match="select changed alive of beam 1: an open tool call holds it"):
+    with pytest.raises(OperatorError, match="select changed alive of beam 1, which is inside a tool call"):
         question.answered(question.population.with_beams({1: dropped}))
     decoding = asked("decode", HELD)
     ended = HELD.model_copy(update={"text": "<{", "length": 2, "reward": None, "finish_reason": "stop"})
-    with pytest.raises(OperatorError, match="decode gave beam 0 an end and holds it"):
+    with pytest.raises(OperatorError, match="decode finished beam 0 inside a tool call"):
         decoding.answered(decoding.population.with_beams({0: ended}))
 
 

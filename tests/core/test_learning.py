@@ -115,9 +115,9 @@ def test_clauses_are_kept_in_a_file_with_what_is_known_about_them(tmp_path: Path
     [
         (None, r"clauses.json cannot be read as clauses: .*No such file"),
         ("no json", r"clauses.json cannot be read as clauses: Expecting value"),
-        ("[]", r"clauses.json holds no clauses: write it by write_clauses\(file, learn_clauses\(results\)\)"),
-        ('{"clauses": []}', r"holds no clauses"),
-        ('{"clauses": ["Be kind."]}', r"holds no clauses"),
+        ("[]", r"clauses.json contains no clauses: write it by write_clauses\(file, learn_clauses\(results\)\)"),
+        ('{"clauses": []}', r"contains no clauses"),
+        ('{"clauses": ["Be kind."]}', r"contains no clauses"),
         ('{"clauses": [{"worth": 1}]}', r"Clause needs text=…"),
     ],
 )

@@ -505,7 +505,7 @@ async def test_a_policy_that_tells_no_candidates_is_refused_before_anything_is_p
     asked: list[Any] = []
     config = SearchConfig.preset("args")
     search = DarwinSearch(policy=policy, scorer=lambda *given: asked.append(given), guard=None, config=config)
-    refusal = r"decoding='candidates' asks for the most likely next tokens, which .* does not tell: use a LocalPolicy"
+    refusal = r"decoding='candidates' needs the most likely next tokens, which .* does not rank: use a LocalPolicy"
     with pytest.raises(ConfigError, match=refusal):
         search.invoke(ASKED)
     with pytest.raises(ConfigError, match=refusal):
@@ -519,7 +519,7 @@ def test_args_without_log_probabilities_is_an_operators_error() -> None:
         def _continue(self, row: Row) -> Continuation:
             return replace(super()._continue(row), logprob=None)
 
-    with pytest.raises(OperatorError, match="ARGS needs the log-probability of every state, and the policy tells none"):
+    with pytest.raises(OperatorError, match="needs the log-probability of every state, and the policy reports none"):
         traced("args", Mute(TABLE), Valued())
 
 

@@ -104,7 +104,7 @@ def test_one_verdict_has_no_spread() -> None:
 
 def test_files_of_other_prompts_are_refused(tmp_path: Path) -> None:
     short = write_gamed(tmp_path / "df_gamed.csv", 10)
-    with pytest.raises(ConfigError, match="knows no difficulty of instruction 10: it belongs to other prompts"):
+    with pytest.raises(ConfigError, match="has no difficulty of instruction 10: it belongs to other prompts"):
         win_rates(annotations(), gamed=short)
     with pytest.raises(ConfigError, match="has no column 'std_delta_len'"):
         win_rates(annotations(), gamed=write_difficulty(tmp_path / "difficulty.csv").rename(tmp_path / "x.csv"))

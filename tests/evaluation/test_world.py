@@ -128,7 +128,7 @@ def test_what_the_figures_take_is_missed_before_any_search(
         (["sample", "--n", "0"], "argument --n: 0 is none: give 1 or more"),
         (["sample", "--n", "1000000"], "n=1000000 is too many: the world gives at most 10000 instructions"),
         (["sample", "--concurrency", "0"], "argument --concurrency: 0 is none: give 1 or more"),
-        (["sample", "--against", "nobody"], "nobody is called 'nobody'"),
+        (["sample", "--against", "nobody"], "no contender is called 'nobody'"),
         (["sample", "sample"], "two contenders are called 'sample'"),
         (["a: sample", "a: best_of_n"], "two contenders are called 'a': leave one out, or give each a label"),
         (["sample", "--temperatures", "1", "1.0"], "two contenders are called 'sample temperature=1'"),
@@ -164,7 +164,7 @@ def test_impossible_numbers_are_refused_in_python_too(tmp_path: Path, given: dic
     with pytest.raises(ConfigError, match=told):
         measure(contenders("sample"), tmp_path / "out", progress=False, **given)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="nobody takes part"):
+    with pytest.raises(ConfigError, match="there are no contenders"):
         measure([], tmp_path / "out", progress=False)
 
 
@@ -186,7 +186,7 @@ def test_a_summary_by_hand() -> None:
     assert difference.mean == 4.0
     assert 1.0 <= difference.low < 4.0 < difference.high <= 6.0
     assert darwin.intervals["reward"] == (1.0, 1.0)
-    with pytest.raises(ConfigError, match="nobody is called 'darvin': did you mean 'darwin'"):
+    with pytest.raises(ConfigError, match="no contender is called 'darvin': did you mean 'darwin'"):
         summary(contenders("darwin"), RECORDS, split="dev", against=["darvin"])
 
 

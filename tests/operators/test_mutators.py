@@ -84,7 +84,7 @@ def test_refused_and_blank_mutations_are_replaced_and_noted() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (["A"] * 4, r"the mutator was asked for 3 instructions and returned 4"),
+        (["A"] * 4, r"the mutator was called for 3 instructions and returned 4"),
         ("ABC", r"mutate must return a list of texts, not 'ABC'"),
         (None, r"mutate must return a list of texts, not None"),
         (["A", None], r"mutate must return a list of texts, not \['A', None\]"),

@@ -132,7 +132,7 @@ def test_a_refusal_names_what_was_given() -> None:
         pass
 
     for given in (Mine(generate=Plain().generate), Plain()):
-        with pytest.raises(ConfigError, match=rf"which .*{type(given).__name__}.* does not tell"):
+        with pytest.raises(ConfigError, match=rf"which .*{type(given).__name__}.* does not rank"):
             search(policy=given).invoke(ASKED, **{**SMALL, "replacement_period": 1}, decoding="candidates")
 
 

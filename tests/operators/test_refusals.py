@@ -177,15 +177,15 @@ def test_functions_with_more_arguments_than_they_need_are_taken() -> None:
         (
             "scorer",
             "Rate {answer} to {question}.",
-            r"wants \{answer\}, \{question\}, .*\{instruction\}, \{resp",
+            r"requires \{answer\}, \{question\}, .*\{instruction\}, \{resp",
         ),
-        ("scorer", "Rate {reponse} to {instruction}.", r"the scoring chain's prompt wants \{reponse\}"),
+        ("scorer", "Rate {reponse} to {instruction}.", r"the scoring chain's prompt requires \{reponse\}"),
         (
             "mutator",
             "Reword {text}.",
-            r"the rewording chain's prompt wants \{text\}, .*\{instruction\}, \{n\}",
+            r"the rewording chain's prompt requires \{text\}, .*\{instruction\}, \{n\}",
         ),
-        ("mutator", "Reword {instruction} as {response}.", r"wants \{response\}, which it is not given"),
+        ("mutator", "Reword {instruction} as {response}.", r"requires \{response\}, which it is not given"),
     ],
 )
 def test_a_misnamed_prompt_variable_is_refused_at_construction(role: str, prompt: str, message: str) -> None:
