@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.behaviour record before.json`` records text, rewards, ranking and events of every request;
 ``python -m benchmarks.behaviour compare before.json`` repeats them and prints the differences. Times and the tokens
-that were read are left out, for a cache spares some, and names that were changed on purpose are translated (``RENAMED``). A
-record holds for the machine it was made on: another kind of processor adds in another order.
+that were read are left out, for a cache spares some, and names that were changed on purpose are translated
+(``RENAMED``). A record is valid on the machine it was made on: another kind of processor adds in another order.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import uuid
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
@@ -10,8 +9,7 @@ from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
 from typing import Any, Never, Self, Unpack
 
-from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import (
     ensure_config,
     set_config_context,
@@ -36,13 +34,12 @@ from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError, ReplayError
 from darwin_align.core.record import plain_errors
 from darwin_align.core.search_settings import OnEvent, SearchSettings
-from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.formats.verdicts import check_request
 from darwin_align.langchain.loop_graph import loop_graph
-from darwin_align.langchain.model_errors import ends_search, is_context_overflow, is_remote_fault, message_of
+from darwin_align.langchain.model_errors import ends_search, message_of
 from darwin_align.langchain.progress import Progress, asend, send
-from darwin_align.langchain.settings import ALIASES, readable
+from darwin_align.langchain.settings import readable
 from darwin_align.operators.base import Check, Decoder, Operator, Resource, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import (
@@ -60,11 +57,10 @@ from darwin_align.operators.coerce import (
     as_selector,
     parts_of,
 )
-from darwin_align.operators.conversation import check_characters, conversation_of
 from darwin_align.operators.guarded import guarded
 from darwin_align.operators.mutators import IdentityMutator, PolicyMutator, clause_mutator
 from darwin_align.operators.policy import Policy, check_ranks
-from darwin_align.operators.portal import OutOfTime, acall, call
+from darwin_align.operators.portal import OutOfTime, acall
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
 from darwin_align.operators.rewording import ParentShare
 from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
@@ -72,19 +68,12 @@ from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedRunnable, marked, result_summary
+from darwin_align.search_call import SearchInput, named_settings, request_of, search_changes, trial, warn_failed
 
 __all__ = ["DarwinSearch", "SearchInput"]
 
-logger = logging.getLogger(__name__)
-
-SearchInput = str | Sequence[Any] | PromptValue | Request
 _NOT_GIVEN: Any = object()
 """Default of arguments whose default is the field's."""
-_SAMPLING = frozenset(Sampling.model_fields)
-_SEARCH = frozenset(SearchConfig.model_fields)
-_REQUEST = frozenset(
-    {"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format", "grounded", "grounded_in"}
-)
 
 
 class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[SearchInput, SearchResult]):
@@ -269,7 +258,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         run = _Run(self, spec, self._max_response_tokens(spec.request, config), config)
         with run.released():
             for judge in run.judges:
-                _trial(judge, spec.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
+                trial(judge, spec.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
                     run.reply = operator.invoke(question.population, marked(config, question.operator))
@@ -284,7 +273,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         run = _Run(self, spec, await acall(self._max_response_tokens, spec.request, config), config)
         with run.released():
             for judge in run.judges:
-                await _trial(judge, spec.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
+                await trial(judge, spec.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
                     run.reply = await operator.ainvoke(question.population, marked(config, question.operator))
@@ -321,29 +310,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             ConfigError: an unknown setting.
             RequestError: a text contains half a surrogate pair.
         """
-        given = {name: value for name, value in settings.items() if value is not None}
-        if len(twice := sorted(given.keys() & {*ALIASES, *ALIASES.values()})) > 1:
-            raise ConfigError(f"{' and '.join(twice)} are one setting: give one of them")
-        named = {ALIASES.get(name, name): value for name, value in given.items()}
-        if unknown := sorted(named.keys() - _SAMPLING - _SEARCH - _REQUEST):
-            known = _SAMPLING | _SEARCH | _REQUEST | ALIASES.keys()
-            raise ConfigError(f"unknown setting {unknown[0]!r}: {explain_unknown(unknown[0], known, '')}")
-        request = (
-            input
-            if isinstance(input, Request)
-            else Request(conversation=conversation_of(input), sampling=self.sampling)
-        )
-        by_hand = request.sampling.model_dump(exclude_unset=True)  # defaults may be left out where a server lacks them
-        sampling = Sampling(**{**by_hand, **{n: v for n, v in named.items() if n in _SAMPLING}})
-        fields = {name: value for name, value in named.items() if name in _REQUEST}
-        if "grounded" not in request.model_fields_set:
-            fields.setdefault("grounded", self.grounded)
-        if isinstance(fields.get("stop"), str):
-            fields["stop"] = [fields["stop"]]
-        with plain_errors(Request):
-            request = Request.model_validate({**dict(request), **fields, "sampling": sampling})
-        check_characters(request)
-        changes = {name: value for name, value in named.items() if name in _SEARCH}
+        named = named_settings(settings)
+        request = request_of(input, named, sampling=self.sampling, grounded=self.grounded)
+        changes = search_changes(named)
         if self.selector is not None and (owned := {"selector", "survivors"} & changes.keys()):
             raise ConfigError(f"{sorted(owned)[0]} belongs to the explicit selector: set it there")
         if self.mutator is not None and "mutator" in changes:
@@ -476,7 +445,7 @@ class _Run:
             if not (self.may_end and question.has_best and ends_search(question.operator, error)):
                 raise
             self.event = question.failed(message_of(error), perf_counter() - start)
-            _warn(self.event, error)
+            warn_failed(self.event, error)
         else:
             reply = self.parent_share.noted(question, self.reply)
             if isinstance(reply, Population):  # else `answered` refuses it
@@ -517,31 +486,3 @@ async def _alast(steps: AsyncGenerator[Event | SearchResult, None]) -> SearchRes
 
 async def _next(steps: AsyncGenerator[Event | SearchResult, None]) -> Event | SearchResult | None:
     return await anext(steps, None)
-
-
-def _trial(judge: Scorer, request: Request) -> Runnable[Any, None]:
-    """The trial of a judge, as a run of its own."""
-
-    async def atrial(_: str) -> None:
-        await acall(judge.try_out, request)
-
-    return RunnableLambda(lambda _: call(judge.try_out, request), atrial, name="JudgeTrial")
-
-
-_BACK = "to go on once the server is back, replay the events before this one"
-_LONGER = "for longer answers use a scorer with a longer context, or lower max_new_tokens"
-_BROKEN = "the traceback shows where it failed"
-
-
-def _warn(event: Event, error: Exception) -> None:
-    remote, unread = is_remote_fault(error), is_context_overflow(error)
-    logger.warning(
-        "%s failed for good in cycle %d, step %d (%s): the search ends with the best scored answer so far; "
-        "%s, or set on_failure='raise' for an error",
-        event.operator,
-        event.cycle,
-        event.step,
-        event.failure,
-        _BACK if remote else _LONGER if unread else _BROKEN,
-        exc_info=None if remote or unread else error,  # perhaps a bug: the traceback would be lost
-    )

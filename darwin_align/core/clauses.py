@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import StringConstraints
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.json_types import Json
 from darwin_align.core.record import Settings
 
 __all__ = ["Clause", "read_clauses", "sentences", "with_clauses", "write_clauses"]
@@ -51,7 +52,7 @@ def with_clauses(instruction: str, clauses: Sequence[str]) -> str:
     return text
 
 
-def write_clauses(file: str | Path, clauses: Iterable[Clause], **about: Any) -> None:
+def write_clauses(file: str | Path, clauses: Iterable[Clause], **about: Json) -> None:
     """Save clauses as JSON, beside further fields that describe them."""
     data = {**about, "clauses": [clause.model_dump() for clause in clauses]}
     Path(file).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

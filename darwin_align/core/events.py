@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import OperatorError, ReplayError
+from darwin_align.core.json_types import Json
 from darwin_align.core.laws import check_answer
 from darwin_align.core.record import Record
 from darwin_align.core.types import Beam, OperatorName, Population
@@ -97,7 +98,7 @@ class Question:
         """
         return self._event(Delta(), seconds, interrupted=True)
 
-    def _event(self, delta: Delta, seconds: float, **ended: Any) -> Event:
+    def _event(self, delta: Delta, seconds: float, *, failure: str | None = None, interrupted: bool = False) -> Event:
         step = self.population.step
         return Event(
             search=self.search,
@@ -106,7 +107,8 @@ class Question:
             step=step.index,
             delta=delta,
             seconds=seconds,
-            **ended,
+            failure=failure,
+            interrupted=interrupted,
         )
 
     def fold(self, event: Event) -> Population:
@@ -155,7 +157,7 @@ def _changes(before: Population, old: Beam, new: Beam) -> dict[str, Any]:
     return changes
 
 
-def _tail(was: Any, now: Any) -> list[Any]:
+def _tail(was: str | tuple[int, ...], now: str | tuple[int, ...]) -> list[Json]:
     kept = len(was)
     if now[:kept] != was:
         kept = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))

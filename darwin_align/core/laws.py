@@ -20,7 +20,7 @@ _MAY_CHANGE = {
 }
 
 
-def check_rewards(rewards: Iterable[Any], expected: int) -> list[float]:
+def check_rewards(rewards: Iterable[object], expected: int) -> list[float]:
     """Return the rewards as floats.
 
     Args:
@@ -47,7 +47,7 @@ def check_rewards(rewards: Iterable[Any], expected: int) -> list[float]:
     return [float(value) for value in values]
 
 
-def is_ordered(values: Any) -> bool:
+def is_ordered(values: object) -> bool:
     """Whether these are values in a meaningful order: not a dict, a set or a text.
 
     >>> is_ordered([1.0]), is_ordered({"a": 1.0}), is_ordered({1.0}), is_ordered("12")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from typing import Any
+
+from darwin_align.core.json_types import Json
 
 __all__ = ["PrintableFormatter", "printable", "printable_json"]
 
@@ -34,7 +35,7 @@ def printable(text: object, *, single_line: bool = False) -> str:
     return pattern.sub(_escape, str(text).replace("\r\n", "\n"))
 
 
-def printable_json(value: Any, *, indent: int | None = None) -> str:
+def printable_json(value: Json, *, indent: int | None = None) -> str:
     r"""JSON for a terminal or a pipe: the characters that :func:`printable` replaces are JSON escapes.
 
     >>> print(printable_json({"answer": "caf\u00e9 \x9b31m"}))

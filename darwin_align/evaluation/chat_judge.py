@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from darwin_align.core.errors import ConfigError, EndpointRequestError, EndpointServerError
+from darwin_align.core.json_types import Json
 
 if TYPE_CHECKING:
     from darwin_align.backends.endpoint.client import Limits
@@ -65,7 +66,7 @@ class ChatJudge:
         """The settings that the server refused."""
         return tuple(self._dropped.values())
 
-    async def ask(self, turns: Turns, *, top: int = 0, **settings: Any) -> JudgeReply:
+    async def ask(self, turns: Turns, *, top: int = 0, **settings: Json) -> JudgeReply:
         """Send one request.
 
         Args:
@@ -95,7 +96,7 @@ class ChatJudge:
         instead = "max_completion_tokens is sent" if refused == "max_tokens" else "it is left out"
         self._dropped[refused] = f"the judge {self.model} does not take {refused}: {instead}"
 
-    def _read(self, data: Any) -> JudgeReply:
+    def _read(self, data: Json) -> JudgeReply:
         try:
             choice = data["choices"][0]
             text = choice["message"].get("content") or ""
@@ -109,7 +110,7 @@ class ChatJudge:
         return JudgeReply(str(text), top, int(tokens))
 
 
-def _top(logprobs: Any) -> tuple[tuple[str, float], ...]:
+def _top(logprobs: Json) -> tuple[tuple[str, float], ...]:
     content = (logprobs or {}).get("content") or []
     listed = content[0].get("top_logprobs") or [] if content else []
     return tuple((str(one["token"]), float(one["logprob"])) for one in listed)

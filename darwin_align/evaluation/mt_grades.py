@@ -12,6 +12,7 @@ from time import time
 from typing import Any
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.json_types import Json
 from darwin_align.evaluation.chat_judge import ChatJudge, filled
 from darwin_align.evaluation.ledger import Ledger
 from darwin_align.evaluation.mt_bench import Conversation, data_folder, write_lines
@@ -355,7 +356,7 @@ def _means(lines: Sequence[Mapping[str, Any]], categories: Mapping[int | str, st
     )
 
 
-def _kinds(lines: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+def _kinds(lines: Sequence[Mapping[str, Any]], name: str) -> list[Json]:
     return list(dict.fromkeys(line[name] for line in lines))
 
 

@@ -16,6 +16,7 @@ from pydantic import model_validator
 from darwin_align.core.errors import (
     ConfigError,
 )
+from darwin_align.core.json_types import Json
 from darwin_align.core.record import Settings, did_you_mean
 from darwin_align.core.types import Message, Request
 from darwin_align.operators.messages import from_langchain
@@ -130,7 +131,7 @@ def _parse(text: str, source: str) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def pair_of(row: Any) -> Pair:
+def pair_of(row: Json) -> Pair:
     """Read one pair from an object, in our own form or in that of a preference dataset.
 
     Raises:
@@ -148,7 +149,7 @@ def pair_of(row: Any) -> Pair:
     if missing := [name for name in names if name not in row]:
         raise ConfigError(f"the field {missing[0]!r} is missing; a pair looks like {_EXAMPLE}")
     better, worse = row[names[0]], row[names[1]]
-    prompt: Any = ()
+    prompt: Json = ()
     if isinstance(better, list) and isinstance(worse, list):
         prompt, better, worse = _last_turns(better, worse, names)
     elif not (isinstance(better, str) and isinstance(worse, str)):
@@ -159,7 +160,7 @@ def pair_of(row: Any) -> Pair:
     return Pair.of(prompt or _prompt(row, dataset), better, worse, **extra)
 
 
-def _prompt(row: Mapping[str, Any], dataset: bool) -> Any:
+def _prompt(row: Mapping[str, Any], dataset: bool) -> Json:
     given = [name for name in ("prompt", "messages") if row.get(name) is not None]
     if not given:
         raise ConfigError("there is no prompt: give 'prompt' with a text, or 'messages'")
@@ -171,7 +172,7 @@ def _prompt(row: Mapping[str, Any], dataset: bool) -> Any:
     return prompt
 
 
-def _last_turns(better: list[Any], worse: list[Any], names: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
+def _last_turns(better: list[Json], worse: list[Json], names: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
     """Split two conversations into what they share and their two last answers."""
     sides = [_messages(turns) for turns in (better, worse)]
     for name, turns in zip(names, sides, strict=True):

@@ -16,6 +16,9 @@ from statistics import fmean, median, stdev
 from time import perf_counter
 from typing import Any, TypeVar
 
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.config import ensure_config
+
 from darwin_align.core.errors import (
     ConfigError,
     DarwinError,
@@ -23,6 +26,7 @@ from darwin_align.core.errors import (
     OperatorError,
     RewardError,
 )
+from darwin_align.core.json_types import Json
 from darwin_align.core.laws import check_answer
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Beam, Population, Step
@@ -37,7 +41,8 @@ from darwin_align.evaluation.scorer_report import (
     Share,
     shortened,
 )
-from darwin_align.operators.coerce import as_scorer
+from darwin_align.operators.base import Resource, Scorer
+from darwin_align.operators.coerce import ScorerLike, as_scorer, parts_of
 from darwin_align.operators.portal import call
 
 __all__ = ["acheck", "check"]
@@ -46,7 +51,7 @@ T = TypeVar("T")
 
 
 def check(
-    scorer: Any, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
+    scorer: ScorerLike, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
 ) -> ScorerReport:
     """Check a scorer on pairs of answers of which the better one is known.
 
@@ -71,7 +76,7 @@ def check(
 
 
 async def acheck(
-    scorer: Any, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
+    scorer: ScorerLike, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
 ) -> ScorerReport:
     """Check a scorer as :func:`check` does, without blocking the event loop."""
     if concurrency < 1:
@@ -82,7 +87,7 @@ async def acheck(
     return await _Check(as_scorer(scorer), chosen, seed, concurrency).run()
 
 
-def _given(number: int, pair: Any) -> Pair:
+def _given(number: int, pair: Json) -> Pair:
     try:
         return pair if isinstance(pair, Pair) else pair_of(pair)
     except ConfigError as error:
@@ -96,7 +101,7 @@ Answer = tuple[str, bool]
 class _Check:
     """One running check."""
 
-    def __init__(self, scorer: Any, pairs: tuple[Pair, ...], seed: int, concurrency: int) -> None:
+    def __init__(self, scorer: Runnable[Any, Any], pairs: tuple[Pair, ...], seed: int, concurrency: int) -> None:
         self.scorer, self.pairs, self.seed, self.concurrency = scorer, pairs, seed, concurrency
         self.seconds: list[float] = []
         self.responses = 0
@@ -116,9 +121,8 @@ class _Check:
             alone = await self._all([partial(self._score, i, answers[i][:1]) for i in spot])
             empty = await self._all([partial(self._empty, i) for i in spot[:EMPTY]])
         finally:
-            for resource in getattr(self.scorer, "resources", ()):
-                if release := getattr(resource, "release", None):
-                    release(self.search_id)
+            for resource in self._resources():
+                resource.release(self.search_id)
         shuffled = {guest: reward for guest, (reward,) in zip(guests.values(), visits, strict=True)}
         outcomes = tuple(_outcome(p, rewards[i], answers[i], shuffled.get(i)) for i, p in enumerate(self.pairs))
         return self._report(
@@ -132,6 +136,10 @@ class _Check:
             seconds_per_call=per_call,
             responses_per_second=rate,
         )
+
+    def _resources(self) -> list[Resource]:
+        scorers = [part for part in parts_of(self.scorer, ensure_config()) if isinstance(part, Scorer)]
+        return [one for scorer in scorers for one in (scorer, *scorer.resources)]
 
     def _report(self, outcomes: tuple[Outcome, ...], **measured: Any) -> ScorerReport:
         differences = [one.better - one.worse for one in outcomes]

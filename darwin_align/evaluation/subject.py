@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from darwin_align.core import Request, SearchResult
 from darwin_align.core.errors import ContextLengthError
+from darwin_align.core.json_types import Json
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Message
 
@@ -57,7 +58,7 @@ class Subject:
         """The seed of a prompt."""
         return derive(self.seed, *path) % 2**31
 
-    async def answer(self, turns: Sequence[Message], seed: int, **settings: Any) -> dict[str, Any]:
+    async def answer(self, turns: Sequence[Message], seed: int, **settings: Json) -> dict[str, Any]:
         """Search for an answer, and return it with the search's figures as plain data.
 
         A conversation that does not fit into a model is answered by an empty text, with ``error`` saying why: a

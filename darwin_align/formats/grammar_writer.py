@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from darwin_align.core.json_types import Json
 from darwin_align.formats.call_template import ID_LETTERS, CallTexts
 from darwin_align.formats.grounded_json import GroundedJson, NothingToCopy
 from darwin_align.formats.grounding import Sources
@@ -37,7 +38,7 @@ class GrammarWriter:
         self._rules: list[str] = []
         self._grounded = None if sources is None else GroundedJson(sources, self._rules, _SPACE)
 
-    def json(self, schema: Any, owner: str) -> str:
+    def json(self, schema: Json, owner: str) -> str:
         """A rule for JSON that keeps a schema.
 
         Args:
@@ -74,7 +75,7 @@ class GrammarWriter:
         more = f"({self.text(texts.between)} call)*" if many and texts.between is not None else ""
         return f"{self.text(texts.first)} call {more} {self.text(texts.last)}"
 
-    def _call(self, before: str, name: str, schema: Any) -> str:
+    def _call(self, before: str, name: str, schema: Json) -> str:
         try:
             return f"{before} {self.json(schema, f'the tool {name!r}')}"
         except NothingToCopy as nothing:

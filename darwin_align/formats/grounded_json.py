@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from darwin_align.core.errors import RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.formats.grounding import Sources, is_free_text, kinds_of, lengths
 from darwin_align.formats.schemas import resolved
 from darwin_align.formats.validation import schema_violation
@@ -74,7 +75,7 @@ class GroundedJson:
         self.add(f"%regex {json.dumps({'substring_chunks': self._chunks()})}", "SPAN")
         self.add(rf'"\"" SPAN "\"" & /"(?:{_AT_EDGE}|{_AT_EDGE}{_LETTER}*{_AT_EDGE})"/', "STRING")
 
-    def rule(self, schema: Any, owner: str) -> str:
+    def rule(self, schema: Json, owner: str) -> str:
         """Add the rules for a schema and name the first of them.
 
         Args:
@@ -126,13 +127,13 @@ class _Writer:
     """Generates the rules of one schema."""
 
     def __init__(
-        self, grammar: GroundedJson, root: Any, owner: str, empty: dict[str, NothingToCopy], lenient: bool
+        self, grammar: GroundedJson, root: Json, owner: str, empty: dict[str, NothingToCopy], lenient: bool
     ) -> None:
         self._grammar, self._sources, self._root, self._owner = grammar, grammar.sources, root, owner
         self._lenient = lenient
         self._empty, self._named, self._referred = empty, dict[str, str](), set[str]()
 
-    def value(self, schema: Any, path: str) -> str:
+    def value(self, schema: Json, path: str) -> str:
         """What stands for a value in the body of a rule."""
         if schema is False:
             raise NothingToCopy("nothing at all", path)
@@ -175,10 +176,10 @@ class _Writer:
             raise missing[0]
         return found[0] if len(found) == 1 else f"({' | '.join(found)})"
 
-    def _any(self, alternatives: Any, path: str) -> str:
+    def _any(self, alternatives: Json, path: str) -> str:
         return self._first_of([partial(self.value, one, path) for one in alternatives])
 
-    def _all(self, parts: Any, path: str) -> str:
+    def _all(self, parts: Json, path: str) -> str:
         if len(parts) != 1:
             raise self._refused("allOf of several", path)
         return self.value(parts[0], path)
@@ -293,7 +294,7 @@ class _Writer:
             after = add(f'"," ws {entry} {after}' if needed else f'("," ws {entry})? {after}')
         return first
 
-    def _other(self, schema: Any, taken: Mapping[str, Any], path: str) -> str:
+    def _other(self, schema: Json, taken: Mapping[str, Any], path: str) -> str:
         """The rule for an entry that the schema does not name, or "" if there is none: its name is copied as well."""
         if schema is False or not self._sources.has_text():
             return ""
@@ -321,11 +322,11 @@ def _repeated(part: str, least: int, most: int | None) -> str:
     return f"{needed}{part}{{0,{most - least}}}" if most > least else needed
 
 
-def _null(*_: Any) -> str:
+def _null(*_: object) -> str:
     return '"null"'
 
 
-def _boolean(*_: Any) -> str:
+def _boolean(*_: object) -> str:
     return '("true" | "false")'
 
 

@@ -20,7 +20,7 @@ from darwin_align.core.record import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.formats.call_parser import InvalidCall
 from darwin_align.formats.request_formats import functions, takes_calls
-from darwin_align.formats.verdicts import has_tool_syntax, read_calls
+from darwin_align.formats.verdicts import read_calls
 
 __all__ = ["Tool", "ToolChoice", "bound_tools", "call_chunks", "message_of", "profile_of"]
 
@@ -160,7 +160,7 @@ def profile_of(policy: Any, config: SearchConfig) -> ModelProfile:
         audio_inputs=False,
         video_inputs=False,
         max_output_tokens=config.max_new_tokens,
-        tool_calling=has_tool_syntax(policy) and bool(getattr(policy, "supports_tools", True)),
+        tool_calling=policy is not None and policy.reads_tool_calls and policy.supports_tools,
         tool_choice=enforces,
         structured_output=enforces,
         temperature=True,

@@ -36,7 +36,7 @@ from darwin_align.operators.policy import (
     current_search,
     usage_of,
 )
-from darwin_align.operators.portal import acall, call, start, submits, time_limit
+from darwin_align.operators.portal import acall, call, default_submit, has_own_submit, start, time_limit
 from darwin_align.operators.report import Report
 from darwin_align.operators.rewording import filled_note
 from darwin_align.operators.timed import generate_call
@@ -47,7 +47,7 @@ __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Resource", "Sco
 
 T = TypeVar("T")
 Reply = Union[T, Awaitable[T]]  # noqa: UP007 - a generic alias needs the old spelling
-MethodCall = tuple[Callable[..., Any], tuple[Any, ...]]
+MethodCall = tuple[Callable[..., object], tuple[object, ...]]
 Dialogue = Generator[MethodCall, Any, Population]
 Check = Callable[[Request, str], Reply[str | None]]
 """``check(request, mutation)`` returns the reason for which a mutation is refused, or ``None``."""
@@ -246,7 +246,7 @@ class Decoder(Operator):
     def _rows(self, population: Population, indices: Sequence[int]) -> list[Row]:
         if not population.step.candidates:
             return [self._row(population, i) for i in indices]
-        alike: dict[Any, int] = defaultdict(int)
+        alike: dict[tuple[str, tuple[int, ...], str], int] = defaultdict(int)
         rows = []
         for i in indices:
             beam, rank = population.beams[i], None
@@ -284,7 +284,7 @@ class Scorer(Operator):
     ) -> Reply[Sequence[float] | Report[Sequence[float]]]:
         """Return one finite reward for each response, in order; larger is better."""
 
-    @submits
+    @default_submit
     def submit(self, request: Request, responses: Sequence[Response]) -> Future[Any]:
         """Queue responses and return a future of what :meth:`score` returns, at once.
 
@@ -292,11 +292,6 @@ class Scorer(Operator):
         :func:`~darwin_align.operators.portal.submits`. The default runs :meth:`score` in the background.
         """
         return start(self.score, request, responses)
-
-    @property
-    def has_own_submit(self) -> bool:
-        """Whether :meth:`submit` is overridden, so that a search calls it instead of :meth:`score`."""
-        return type(self).submit is not Scorer.submit
 
     @property
     def components(self) -> tuple[Scorer, ...]:
@@ -324,7 +319,7 @@ class Scorer(Operator):
         if not sharing:
             return population
         responses = list(sharing)
-        method = self.submit if self.has_own_submit else self.score
+        method = self.submit if has_own_submit(self) else self.score
         report = Report.of((yield method, (population.request, responses)))
         rewards = check_rewards(report.answer, len(responses))
         scored = {
@@ -387,7 +382,7 @@ def _refuse(kwargs: dict[str, Any], operator: Operator) -> None:
         raise TypeError(f"{type(operator).__name__} takes no call arguments: {', '.join(kwargs)}")
 
 
-def _mutations(answer: Any, most: int) -> Sequence[str]:
+def _mutations(answer: object, most: int) -> Sequence[str]:
     if not isinstance(answer, list | tuple) or not all(isinstance(mutation, str) for mutation in answer):
         raise OperatorError(f"mutate must return a list of texts, not {answer!r:.80}")
     if len(answer) > most:

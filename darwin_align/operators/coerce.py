@@ -22,6 +22,7 @@ from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.selection import Selection
 from darwin_align.core.types import Request, Response
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.base import Decoder, Mutator, Operator, Resource, Scorer, Selector
 from darwin_align.operators.mutators import MUTATE, ChainMutator, ChatModelMutator, FunctionMutator
 from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row
@@ -80,7 +81,7 @@ class HasSelect(Protocol):
 
 
 Mutations = list[str] | Report[list[str]]
-Rewards = Iterable[float] | Report[Any]
+Rewards = Iterable[float] | Report[list[float]]
 Selected = Selection | tuple[Iterable[int | None], Iterable[float]]
 
 PolicyLike = Policy | HasGenerate | Callable[[list[Row]], Continuations | Awaitable[Continuations]]
@@ -139,11 +140,6 @@ class ObjectPolicy(Policy):
             release(search_id)
 
     @property
-    def has_own_submit(self) -> bool:
-        """Whether the object has one."""
-        return hasattr(self.given, "submit")
-
-    @property
     def has_own_refusal(self) -> bool:
         """Whether the object has one."""
         return hasattr(self.given, "refusal")
@@ -159,10 +155,10 @@ class ObjectPolicy(Policy):
         if isinstance(own := getattr(self.given, "capabilities", None), Capabilities):
             return own
         declared = {name: bool(getattr(self.given, name)) for name in _CAPABILITIES if hasattr(self.given, name)}
-        return Capabilities(**{"reads_tool_calls": isinstance(self, ToolCallingPolicy), **declared})
+        return Capabilities(**{"reads_tool_calls": self.reads_tool_calls, **declared})
 
     @property
-    def template(self) -> Any:
+    def template(self) -> object:
         """The object's chat template, if it has one."""
         return getattr(self.given, "template", None)
 
@@ -172,9 +168,9 @@ class ToolCallingPolicy(ObjectPolicy):
     """An object that also has a ``tool_syntax``."""
 
     @property
-    def tool_syntax(self) -> Any:
+    def tool_syntax(self) -> ToolSyntax:
         """The object's; reading it may need a request to a server."""
-        return self.given.tool_syntax
+        return self.given.tool_syntax  # type: ignore[no-any-return]
 
 
 class ObjectScorer(FunctionScorer):
@@ -309,7 +305,7 @@ def _with_alternatives(given: Any, as_operator: Callable[[Any], PopulationRunnab
     return given.model_copy(update={"alternatives": {**given.alternatives, **made}})
 
 
-def _is(given: Any, kind: Any) -> bool:
+def _is(given: object, kind: type) -> bool:
     """Whether this is such an operator, bare or behind LangChain's bindings, retries, fallbacks and alternatives."""
     if isinstance(given, DynamicRunnable):
         return _is(given.default, kind)
@@ -376,7 +372,7 @@ def _library(given: object, method: str) -> str | None:
     return next((home for home in homes if home in known), None)
 
 
-def _refuse_text_function(function: Callable[..., Any]) -> None:
+def _refuse_text_function(function: Callable[..., object]) -> None:
     """Refuse a function whose annotations show that it takes a text, as a policy."""
     try:
         parameters = [*inspect.signature(function).parameters.values()]

@@ -68,7 +68,7 @@ def _from(message: BaseMessage) -> Message:
     )
 
 
-def _block(block: str | dict[Any, Any]) -> dict[str, Any]:
+def _block(block: str | dict[str, Any]) -> dict[str, Any]:
     return {"type": "text", "text": block} if isinstance(block, str) else dict(block)
 
 

@@ -107,7 +107,7 @@ class ChainMutator(Mutator):
 
     @field_validator("chain")
     @classmethod
-    def _known_variables(cls, chain: Any) -> Any:
+    def _known_variables(cls, chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
         check_variables("rewording", chain, ("instruction", "n", "messages"))
         return chain
 
@@ -198,11 +198,11 @@ class IdentityMutator(Mutator):
 class FunctionMutator(Mutator):
     """A function ``(request, instruction, n, seed) -> up to n rewordings``, plain or ``async``."""
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
 
     @field_validator("function")
     @classmethod
-    def _callable_so(cls, function: Any) -> Any:
+    def _callable_so(cls, function: Callable[..., object]) -> Callable[..., object]:
         check_signature("mutator", function, MUTATE)
         return function
 

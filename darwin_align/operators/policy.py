@@ -8,13 +8,16 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import FinishReason, Request
-from darwin_align.operators.portal import start, submits
+from darwin_align.operators.portal import default_submit, start
 from darwin_align.operators.report import Report
+
+if TYPE_CHECKING:
+    from darwin_align.formats.tool_syntax import ToolSyntax
 
 __all__ = [
     "Allowance",
@@ -168,7 +171,7 @@ class Policy(ABC):
             ContextLengthError: a row's prompt leaves no space in the context.
         """
 
-    @submits
+    @default_submit
     def submit(self, rows: Sequence[Row]) -> Future[Any]:
         """Queue rows and return a future of what :meth:`generate` returns, at once.
 
@@ -187,10 +190,23 @@ class Policy(ABC):
     def release(self, search_id: str) -> None:  # noqa: B027
         """Free what is kept for a search that is over: a hint."""
 
+    if TYPE_CHECKING:  # a policy that reads no calls has no such attribute
+
+        @property
+        def tool_syntax(self) -> ToolSyntax:
+            """The form of the model's tool calls; reading it may need a request to a server."""
+
+    def check_tools(self, request: Request) -> None:  # noqa: B027
+        """Refuse tools that the chat template cannot show, as far as this needs no request to a server.
+
+        Raises:
+            RequestError: the template refuses the tools.
+        """
+
     @property
     def capabilities(self) -> Capabilities:
         """What it can do beyond sampling."""
-        return Capabilities()
+        return Capabilities(reads_tool_calls=self.reads_tool_calls)
 
     @property
     def enforces_formats(self) -> bool:
@@ -208,9 +224,9 @@ class Policy(ABC):
         return self.capabilities.supports_tools
 
     @property
-    def has_own_submit(self) -> bool:
-        """Whether :meth:`submit` is overridden, so that a search calls it instead of :meth:`generate`."""
-        return type(self).submit is not Policy.submit
+    def reads_tool_calls(self) -> bool:
+        """Whether it has a ``tool_syntax``. The value is not read: that may need a request to a server."""
+        return hasattr(type(self), "tool_syntax") or "tool_syntax" in vars(self)
 
     @property
     def has_own_refusal(self) -> bool:

@@ -16,17 +16,36 @@ import contextvars
 import inspect
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-__all__ = ["OutOfTime", "acall", "call", "off_loop", "on_portal", "start", "submits", "time_limit", "wait"]
+__all__ = [
+    "OutOfTime",
+    "acall",
+    "call",
+    "default_submit",
+    "has_own_submit",
+    "off_loop",
+    "on_portal",
+    "start",
+    "submits",
+    "time_limit",
+    "wait",
+]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
+
+
+class HasSubmit(Protocol):
+    """A policy or a scorer."""
+
+    @property
+    def submit(self) -> Callable[..., Future[Any]]: ...
 
 
 class _Portal:
@@ -37,7 +56,7 @@ class _Portal:
         # Threads wait in here for the portal, and the portal may wait for further threads: a small pool could lock up.
         self.pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="darwin-align")
 
-    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+    def submit(self, coroutine: Coroutine[object, object, T]) -> Future[T]:
         """Run a coroutine on the loop, in the caller's context; cancelling the future cancels it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
@@ -112,6 +131,17 @@ def submits(method: F) -> F:
     return method
 
 
+def default_submit(method: F) -> F:
+    """Mark a base class's ``submit``, which only runs the plain method in the background: a search then skips it."""
+    method.__default_submit__ = True  # type: ignore[attr-defined]
+    return submits(method)
+
+
+def has_own_submit(part: HasSubmit) -> bool:
+    """Whether a policy or scorer overrides ``submit``, so that a search calls it instead of the plain method."""
+    return not getattr(part.submit, "__default_submit__", False)
+
+
 class OutOfTime(Exception):  # noqa: N818 - no error: the time of a call is over
     """What was called did not end within the :func:`time_limit`, and was cancelled."""
 
@@ -182,7 +212,7 @@ def _pass_on(submit: Callable[[], Future[T]], outer: Future[T]) -> None:
     outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
 
 
-def _settle(future: Future[Any], settle: Callable[[], None]) -> None:
+def _settle(future: Future[T], settle: Callable[[], None]) -> None:
     try:
         settle()
     except InvalidStateError:
@@ -208,7 +238,7 @@ def wait(future: Future[T]) -> T:
         future.cancel()  # a finished future stays as it is
 
 
-def call(method: Callable[..., Any], *args: Any) -> Any:
+def call(method: Callable[..., object], *args: object) -> Any:
     """Call a plain or ``async`` method, or one that submits, from plain code and return its result.
 
     Raises:
@@ -235,7 +265,7 @@ def call(method: Callable[..., Any], *args: Any) -> Any:
     return wait(_the_portal().submit(_await(result)))
 
 
-async def acall(method: Callable[..., Any], *args: Any) -> Any:
+async def acall(method: Callable[..., object], *args: object) -> Any:
     """Call a plain or ``async`` method from any event loop; a plain one runs in a thread.
 
     Cancelling it cancels what is asynchronous below it, also behind a plain method.
@@ -252,7 +282,7 @@ async def acall(method: Callable[..., Any], *args: Any) -> Any:
         raise OutOfTime from None
 
 
-async def _acall(method: Callable[..., Any], *args: Any) -> Any:
+async def _acall(method: Callable[..., Any], *args: object) -> Any:
     portal = _the_portal()
     if inspect.iscoroutinefunction(method):
         coroutine = method(*args)
@@ -268,7 +298,7 @@ async def _acall(method: Callable[..., Any], *args: Any) -> Any:
         raise
 
 
-def start(method: Callable[..., Any], *args: Any) -> Future[Any]:
+def start(method: Callable[..., object], *args: object) -> Future[Any]:
     """Call a plain or ``async`` method in the background; cancelling the future cancels what is asynchronous below it.
 
     >>> start(divmod, 7, 2).result()
@@ -277,5 +307,5 @@ def start(method: Callable[..., Any], *args: Any) -> Future[Any]:
     return _the_portal().submit(acall(method, *args))
 
 
-async def _await(awaitable: Any) -> Any:
+async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator
 
@@ -105,7 +105,7 @@ class MutationPrompt:
         return [line] if self.one_per_reply and (line := reply.strip()) else parse_list(reply)
 
 
-def _of_text(given: Any) -> Any:
+def _of_text(given: object) -> object:
     return MutationPrompt(given, one_per_reply="{n}" not in given) if isinstance(given, str) else given
 
 

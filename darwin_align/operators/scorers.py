@@ -6,17 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean, pstdev
-from typing import Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SkipValidation, ValidationInfo, field_validator, model_validator
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, DarwinError, ScoreReplyError
 from darwin_align.core.laws import check_rewards, is_ordered
 from darwin_align.core.types import Request, Response, ToolCall
 from darwin_align.formats.request_formats import takes_calls
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.formats.verdicts import read_calls
 from darwin_align.operators.base import Report, Resource, Scorer
 from darwin_align.operators.messages import to_langchain
@@ -48,11 +49,11 @@ class FunctionScorer(Scorer):
     [-5]
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
 
     @field_validator("function")
     @classmethod
-    def _callable_so(cls, function: Any) -> Any:
+    def _callable_so(cls, function: Callable[..., object]) -> Callable[..., object]:
         check_signature("scorer", function, SCORE)
         return function
 
@@ -101,7 +102,7 @@ class ChainScorer(Scorer):
 
     @field_validator("chain")
     @classmethod
-    def _known_variables(cls, chain: Any) -> Any:
+    def _known_variables(cls, chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
         check_variables("scoring", chain, VARIABLES)
         return chain
 
@@ -154,9 +155,10 @@ class ChainScorer(Scorer):
             if isinstance(output, Exception):
                 raise output
             outputs[i] = output
-        return outputs, tuple(dict.fromkeys(_made_again("the scoring chain", error) for error in failed.values()))
+        scores = [output for output in outputs if not isinstance(output, Exception)]
+        return scores, tuple(dict.fromkeys(_made_again("the scoring chain", error) for error in failed.values()))
 
-    async def _outputs(self, inputs: Sequence[dict[str, Any]]) -> list[Any]:
+    async def _outputs(self, inputs: Sequence[dict[str, Any]]) -> list[float | Exception]:
         """A number or an error for each input."""
         outputs = await self.chain.abatch(list(inputs), return_exceptions=True)
         return [output if isinstance(output, Exception) else _number_or_error(output) for output in outputs]
@@ -169,7 +171,7 @@ class _Composite(Scorer):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _in_order(cls, value: Any, info: ValidationInfo) -> Any:
+    def _in_order(cls, value: object, info: ValidationInfo) -> object:
         if info.field_name in ("scorers", "weights") and not is_ordered(value):
             raise ConfigError(f"{info.field_name}={value!r:.80} has no order: give a list or a tuple")
         return value
@@ -283,6 +285,13 @@ class LengthPenalty(Scorer):
         return Report(penalised, report.usage, report.notes)
 
 
+class HasToolSyntax(Protocol):
+    """A policy that reads tool calls."""
+
+    @property
+    def tool_syntax(self) -> ToolSyntax: ...
+
+
 class ToolCallScorer(Scorer):
     """Rewards answers for tool calls that are right, to be added to a reward of the text by :class:`WeightedSum`.
 
@@ -301,14 +310,14 @@ class ToolCallScorer(Scorer):
     [1.0, 0.0, -1.0, 0.0]
     """
 
-    policy: Any
+    policy: Annotated[HasToolSyntax, SkipValidation]
     """The policy of the search, whose ``tool_syntax`` reads calls."""
-    function: Callable[[Request, Sequence[ToolCall]], Any] | None = None
+    function: Callable[[Request, Sequence[ToolCall]], object] | None = None
     """``function(request, calls)`` returns a number, or an awaitable of one, for answers with calls."""
 
     @field_validator("function")
     @classmethod
-    def _callable_so(cls, function: Any) -> Any:
+    def _callable_so(cls, function: Callable[..., object] | None) -> Callable[..., object] | None:
         if function is not None:
             check_signature("scorer of tool calls", function, "function(request, calls) -> float")
         return function
@@ -328,7 +337,7 @@ class ToolCallScorer(Scorer):
         return right / (made + len(parsed.invalid)) + own
 
 
-def _number_or_error(output: Any) -> float | ScoreReplyError:
+def _number_or_error(output: object) -> float | ScoreReplyError:
     try:
         return _number(output)
     except ScoreReplyError as error:

@@ -174,7 +174,7 @@ class FunctionSelector(Selector):
 
     @field_validator("function")
     @classmethod
-    def _callable_so(cls, function: Any) -> Any:
+    def _callable_so(cls, function: Callable[..., object]) -> Callable[..., object]:
         check_signature("selector", function, SELECT)
         return function
 

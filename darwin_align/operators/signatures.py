@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from langchain_core.prompts import BasePromptTemplate
@@ -15,7 +15,7 @@ from darwin_align.core.errors import ConfigError
 __all__ = ["check_signature", "check_variables"]
 
 
-def check_signature(role: str, function: Any, expected: str) -> None:
+def check_signature(role: str, function: Callable[..., object], expected: str) -> None:
     """Refuse a function that cannot be called with these positional arguments.
 
     Args:
@@ -59,7 +59,7 @@ def check_variables(role: str, chain: Runnable[Any, Any], given: Collection[str]
             )
 
 
-def _first_prompts(chain: Any) -> Iterator[BasePromptTemplate[Any]]:
+def _first_prompts(chain: object) -> Iterator[BasePromptTemplate[Any]]:
     """The prompts that are given the chain's own input."""
     if isinstance(chain, BasePromptTemplate):
         yield chain

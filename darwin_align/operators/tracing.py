@@ -45,12 +45,12 @@ class TracedRunnable(RunnableSerializable[Input, Output]):
         work: Callable[[RunnableConfig], T],
         shown: Any,
         config: RunnableConfig | None,
-        show: Callable[[T], Any],
+        show: Callable[[T], object],
     ) -> T:
         """Do the work in a run that shows ``shown`` as its input and ``show(answer)`` as its output."""
         answers: list[T] = []
 
-        def run(_: Any, config: RunnableConfig) -> Any:
+        def run(_: object, config: RunnableConfig) -> object:
             answers.append(work(config))
             return show(answers[0])
 
@@ -62,11 +62,11 @@ class TracedRunnable(RunnableSerializable[Input, Output]):
         work: Callable[[RunnableConfig], Awaitable[T]],
         shown: Any,
         config: RunnableConfig | None,
-        show: Callable[[T], Any],
+        show: Callable[[T], object],
     ) -> T:
         answers: list[T] = []
 
-        async def run(_: Any, config: RunnableConfig) -> Any:
+        async def run(_: object, config: RunnableConfig) -> object:
             answers.append(await work(config))
             return show(answers[0])
 

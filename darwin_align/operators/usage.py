@@ -114,10 +114,10 @@ def counting() -> Iterator[TokenCounter]:
         _counter.reset(token)
 
 
-def with_policy_usage(method: Callable[..., Any]) -> Callable[..., tuple[Any, Usage]]:
+def with_policy_usage(method: Callable[..., object]) -> Callable[..., tuple[Any, Usage]]:
     """Return a plain function that calls a plain or ``async`` method and also returns the usage of its models."""
 
-    def counted(*args: Any) -> tuple[Any, Usage]:
+    def counted(*args: object) -> tuple[Any, Usage]:
         with counting() as counter:
             return call(method, *args), counter.as_policy
 

@@ -324,9 +324,9 @@ def test_what_cannot_be_enforced_at_all_is_said_as_without(policy):
 
 
 def test_a_value_that_is_not_there_is_refused(policy):
-    with pytest.raises(RequestError, match=r"grounded=True cannot be kept: n wants a whole number.*stands in the conv"):
+    with pytest.raises(RequestError, match=r"grounded=True cannot be kept: n requires a whole number.*contains none"):
         policy.prompt_length(asked("No digits, Ann.", closed(n=WHOLE, who=TEXT)))
-    with pytest.raises(RequestError, match=r"set\(to\) wants a number that fits"):
+    with pytest.raises(RequestError, match=r"set\(to\) requires a number that fits"):
         policy.prompt_length(Request.of("Hi.", tools=[tool("set", to=NUMBER)], tool_choice="any", grounded=True))
     with pytest.raises(RequestError, match="a text that fits"):
         policy.prompt_length(asked("Hi.", {"type": "string", "minLength": 9}))
