@@ -95,13 +95,13 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     # As given, in one of the types of __init__. The private attributes below are the operators made of them.
-    policy: Any = None
+    policy: object = None
     """Continues text, for the decoder and the mutator."""
-    scorer: Any
+    scorer: object
     """Rewards responses."""
-    decoder: Any = None
-    mutator: Any = None
-    selector: Any = None
+    decoder: object = None
+    mutator: object = None
+    selector: object = None
     """Has its own settings: giving ``config.survivors`` beside it is an error."""
     config: SearchConfig = SearchConfig()
     sampling: Sampling = Sampling()
@@ -362,7 +362,7 @@ class _Call:
         *,
         replay: Sequence[Event] = (),
         on_event: OnEvent | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> None:
         self.request, self.config = search.request(input, settings)
         self.replay, self.on_event = replay, on_event

@@ -49,6 +49,8 @@ T = TypeVar("T")
 Reply = Union[T, Awaitable[T]]  # noqa: UP007 - a generic alias needs the old spelling
 MethodCall = tuple[Callable[..., object], tuple[object, ...]]
 Dialogue = Generator[MethodCall, Any, Population]
+Selected = Selection | tuple[Sequence[int | None], Sequence[float]]
+"""A selection, or its ancestors and weights alone."""
 Check = Callable[[Request, str], Reply[str | None]]
 """``check(request, mutation)`` returns the reason for which a mutation is refused, or ``None``."""
 
@@ -74,7 +76,7 @@ class Operator(TracedRunnable[Population, Population]):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     role: ClassVar[OperatorName]
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: object) -> None:
         with plain_errors(type(self)):
             super().__init__(**fields)
 
@@ -190,7 +192,9 @@ class Mutator(Operator):
         }
         return population.with_beams(reworded)
 
-    def _refusal(self, request: Request, mutation: str) -> Generator[MethodCall, Any, tuple[str | None, Usage]]:
+    def _refusal(
+        self, request: Request, mutation: str
+    ) -> Generator[MethodCall, tuple[str | None, Usage], tuple[str | None, Usage]]:
         """The reason to refuse, and the usage of models in the checks."""
         spent = Usage()
         if not mutation.strip():
@@ -343,7 +347,7 @@ class Selector(Operator):
     @abstractmethod
     def select(
         self, rewards: Sequence[float], finished: Sequence[bool], weights: Sequence[float], seed: int
-    ) -> Reply[Selection | tuple[Sequence[int | None], Sequence[float]]]:
+    ) -> Reply[Selected]:
         """Return an ancestor for each contender and the weights that they carry on.
 
         The ancestor is the index of the contender whose state is taken: its own to stay as it is, ``None`` to be

@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
+from pydantic import SkipValidation
 
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ConfigError
@@ -176,7 +177,7 @@ class ToolCallingPolicy(ObjectPolicy):
 class ObjectScorer(FunctionScorer):
     """An object with ``score`` that keeps data for a search."""
 
-    given: Any
+    given: Annotated[Resource, SkipValidation]
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -294,10 +295,10 @@ def parts_of(operator: PopulationRunnable, config: RunnableConfig) -> list[Popul
     return [operator]
 
 
-def _with_alternatives(given: Any, as_operator: Callable[[Any], PopulationRunnable]) -> PopulationRunnable:
+def _with_alternatives(given: object, as_operator: Callable[[object], PopulationRunnable]) -> PopulationRunnable:
     """Make operators of the alternatives, too: LangChain takes any Runnable there, e.g. a chain as scorer."""
     if not isinstance(given, RunnableConfigurableAlternatives):
-        return given  # type: ignore[no-any-return]
+        return given  # type: ignore[return-value]
     others = {key: other for key, other in given.alternatives.items() if isinstance(other, Runnable)}
     made = {key: as_operator(other) for key, other in others.items()}
     if all(made[key] is others[key] for key in made):
@@ -316,7 +317,7 @@ def _is(given: object, kind: type) -> bool:
     return isinstance(given, kind)
 
 
-def _method(given: Any, name: str) -> Any:
+def _method(given: object, name: str) -> Callable[..., Any] | None:
     if isinstance(given, RunnableLambda):
         return getattr(given, "func", None) or given.afunc
     if isinstance(given, Runnable):

@@ -111,7 +111,7 @@ class ChainMutator(Mutator):
         check_variables("rewording", chain, ("instruction", "n", "messages"))
         return chain
 
-    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[Any]:  # noqa: ARG002
+    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:  # noqa: ARG002
         """Run the chain, and report the token usage that its models return."""
         messages = to_langchain(request.with_instruction(instruction).conversation)
         with counting() as counter:

@@ -21,7 +21,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 __all__ = [
     "OutOfTime",
@@ -45,7 +45,7 @@ class HasSubmit(Protocol):
     """A policy or a scorer."""
 
     @property
-    def submit(self) -> Callable[..., Future[Any]]: ...
+    def submit(self) -> Callable[..., object]: ...
 
 
 class _Portal:
@@ -79,18 +79,18 @@ class _Waits:
     """What a pool thread waits for on the portal: who cancels the thread's call cancels these, and those to come."""
 
     def __init__(self) -> None:
-        self.futures: list[Future[Any]] = []
+        self.cancels: list[Callable[[], object]] = []
         self.cancelled = False
 
-    def add(self, future: Future[Any]) -> None:
-        self.futures.append(future)  # first: cancel() on another thread then sees it, or is seen here
+    def add(self, cancel: Callable[[], object]) -> None:
+        self.cancels.append(cancel)  # first: cancel() on another thread then sees it, or is seen here
         if self.cancelled:
-            future.cancel()
+            cancel()
 
     def cancel(self) -> None:
         self.cancelled = True
-        for future in self.futures:
-            future.cancel()
+        for cancel in self.cancels:
+            cancel()
 
 
 _waits: contextvars.ContextVar[_Waits | None] = contextvars.ContextVar("_waits", default=None)
@@ -227,7 +227,7 @@ def wait(future: Future[T]) -> T:
         OutOfTime: the time limit is over.
     """
     if (waits := _waits.get()) is not None:
-        waits.add(future)
+        waits.add(future.cancel)
     try:
         return future.result(_time_left())
     except TimeoutError:
@@ -282,13 +282,13 @@ async def acall(method: Callable[..., object], *args: object) -> Any:
         raise OutOfTime from None
 
 
-async def _acall(method: Callable[..., Any], *args: object) -> Any:
+async def _acall(method: Callable[..., object], *args: object) -> object:
     portal = _the_portal()
     if inspect.iscoroutinefunction(method):
         coroutine = method(*args)
         return await (coroutine if on_portal() else asyncio.wrap_future(portal.submit(coroutine)))
     if getattr(method, "__submits__", False):
-        return await asyncio.wrap_future(method(*args))
+        return await asyncio.wrap_future(cast("Future[object]", method(*args)))
     context, waits = contextvars.copy_context(), _Waits()
     context.run(_waits.set, waits)
     try:

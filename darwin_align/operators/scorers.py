@@ -57,8 +57,9 @@ class FunctionScorer(Scorer):
         check_signature("scorer", function, SCORE)
         return function
 
-    def score(self, request: Request, responses: Sequence[Response]) -> Any:
+    def score(self, request: Request, responses: Sequence[Response]) -> Sequence[float] | Report[Sequence[float]]:
         """Call the function."""
+        reply: Sequence[float] | Report[Sequence[float]]
         notes: tuple[str, ...] = ()
         with counting() as counter:
             try:

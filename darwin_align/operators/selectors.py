@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -21,7 +21,7 @@ from darwin_align.core.selection import (
     tournament,
 )
 from darwin_align.core.types import Beam
-from darwin_align.operators.base import Selector
+from darwin_align.operators.base import Reply, Selected, Selector
 from darwin_align.operators.signatures import check_signature
 
 __all__ = [
@@ -170,7 +170,7 @@ class NoSelection(Selector):
 class FunctionSelector(Selector):
     """A function ``(rewards, finished, weights, seed) -> (ancestors, weights)``, plain or ``async``."""
 
-    function: Callable[..., Any]
+    function: Callable[[Sequence[float], Sequence[bool], Sequence[float], int], Reply[Selected]]
 
     @field_validator("function")
     @classmethod
@@ -178,7 +178,9 @@ class FunctionSelector(Selector):
         check_signature("selector", function, SELECT)
         return function
 
-    def select(self, rewards: Sequence[float], finished: Sequence[bool], weights: Sequence[float], seed: int) -> Any:
+    def select(
+        self, rewards: Sequence[float], finished: Sequence[bool], weights: Sequence[float], seed: int
+    ) -> Reply[Selected]:
         """Call the function."""
         return self.function(rewards, finished, weights, seed)
 

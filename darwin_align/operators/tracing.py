@@ -43,7 +43,7 @@ class TracedRunnable(RunnableSerializable[Input, Output]):
     def _traced(
         self,
         work: Callable[[RunnableConfig], T],
-        shown: Any,
+        shown: object,
         config: RunnableConfig | None,
         show: Callable[[T], object],
     ) -> T:
@@ -54,13 +54,13 @@ class TracedRunnable(RunnableSerializable[Input, Output]):
             answers.append(work(config))
             return show(answers[0])
 
-        self._call_with_config(cast("Any", run), shown, config)
+        self._call_with_config(cast("Any", run), cast("Input", shown), config)
         return answers[0]
 
     async def _atraced(
         self,
         work: Callable[[RunnableConfig], Awaitable[T]],
-        shown: Any,
+        shown: object,
         config: RunnableConfig | None,
         show: Callable[[T], object],
     ) -> T:
@@ -70,7 +70,7 @@ class TracedRunnable(RunnableSerializable[Input, Output]):
             answers.append(await work(config))
             return show(answers[0])
 
-        await self._acall_with_config(cast("Any", run), shown, config)
+        await self._acall_with_config(cast("Any", run), cast("Input", shown), config)
         return answers[0]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -19,6 +19,9 @@ from darwin_align.core.budget import Usage
 from darwin_align.operators.portal import call
 
 __all__ = ["TokenCounter", "counting", "with_policy_usage"]
+
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -114,10 +117,10 @@ def counting() -> Iterator[TokenCounter]:
         _counter.reset(token)
 
 
-def with_policy_usage(method: Callable[..., object]) -> Callable[..., tuple[Any, Usage]]:
+def with_policy_usage(method: Callable[..., T | Awaitable[T]]) -> Callable[..., tuple[T, Usage]]:
     """Return a plain function that calls a plain or ``async`` method and also returns the usage of its models."""
 
-    def counted(*args: object) -> tuple[Any, Usage]:
+    def counted(*args: object) -> tuple[T, Usage]:
         with counting() as counter:
             return call(method, *args), counter.as_policy
 

@@ -1,4 +1,4 @@
-"""Every way to cheat is refused by name: an operator cannot quietly break the algorithm."""
+"""Every kind of cheating is refused by name: an operator cannot quietly break the algorithm."""
 
 from array import array
 from collections import Counter, deque
@@ -34,8 +34,10 @@ Cheat = Callable[[Population], Any]
 
 
 def ask(operator: str, **step: Any) -> Question:
-    asked = POPULATION.model_copy(update={"step": POPULATION.step.model_copy(update={"operator": operator, **step})})
-    return Question(operator, asked)
+    population = POPULATION.model_copy(
+        update={"step": POPULATION.step.model_copy(update={"operator": operator, **step})}
+    )
+    return Question(operator, population)
 
 
 def on(index: int, **changes: Any) -> Cheat:
@@ -157,16 +159,16 @@ def test_a_candidates_end_is_the_selectors_to_settle() -> None:
     first = decoded(FIRST, **ended)(question.population)  # it is no candidate
     assert question.fold(question.answered(first)) == first
 
-    asked = on(OPEN, pending_finish_reason="stop")(ask("select").population)
-    question = Question("select", asked)
+    population = on(OPEN, pending_finish_reason="stop")(ask("select").population)
+    question = Question("select", population)
     with pytest.raises(OperatorError, match=r"select left it open whether beam 1 ends: use Beam.settled"):
-        question.answered(on(OPEN, wins=1)(asked))
+        question.answered(on(OPEN, wins=1)(population))
     for end in (None, "length"):  # the state ends otherwise
         with pytest.raises(OperatorError, match=r"select changed finish_reason of beam 1, which is finished"):
-            question.answered(on(OPEN, pending_finish_reason=None, finish_reason=end)(asked))
-    settled = on(OPEN, pending_finish_reason=None, finish_reason="stop", wins=1)(asked)
+            question.answered(on(OPEN, pending_finish_reason=None, finish_reason=end)(population))
+    settled = on(OPEN, pending_finish_reason=None, finish_reason="stop", wins=1)(population)
     assert question.fold(question.answered(settled)) == settled
-    taken = on(OPEN, **TAKEN, pending_finish_reason=None, ancestor=Ancestor(beam=DONE, step=0))(asked)
+    taken = on(OPEN, **TAKEN, pending_finish_reason=None, ancestor=Ancestor(beam=DONE, step=0))(population)
     assert question.fold(question.answered(taken)) == taken
 
 

@@ -40,7 +40,7 @@ class Async(Plain):
         return super().generate(rows)
 
 
-def test_a_policy_must_say_how_rows_are_continued() -> None:
+def test_a_policy_needs_generate() -> None:
     class Mute(Policy):
         pass
 
@@ -115,14 +115,14 @@ def test_an_objects_attributes_are_its_capabilities() -> None:
     assert as_policy(policy) is policy
 
 
-def test_tool_syntax_is_not_looked_up_where_it_might_take_a_servers_answer() -> None:
+def test_tool_syntax_is_not_read_where_it_might_need_a_request() -> None:
     class Asks:
         def generate(self, rows: Any) -> Any:
             return Plain().generate(rows)
 
         @property
         def tool_syntax(self) -> Any:
-            raise AssertionError("asked")
+            raise AssertionError("read")
 
     assert as_policy(Asks()).capabilities.reads_tool_calls
 

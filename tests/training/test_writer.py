@@ -58,7 +58,7 @@ def test_the_annotator_is_kinder_to_wrong_facts_than_gold():
     assert preference(3.0) > 0.9
 
 
-def test_twins_are_told_apart_by_the_request_only():
+def test_twins_differ_by_the_request_only():
     rng = random.Random(5)
     one, two, replies = clause_twins(rng, "train")
     assert one.topic is two.topic
