@@ -86,7 +86,7 @@ class SearchConfig(Settings):
     """``None`` draws a seed and records it in the result."""
     budget: Budget = Budget()
     on_failure: OnFailure = "best_so_far"
-    """When a server fails for good in the middle of a search, or a scorer or mutator in any way: end with the best
+    """When a server fails for good in the middle of a search, or a scorer or mutator with any error: end with the best
     scored answer so far, if there is one, or raise what the operator raised. A failure before anything was scored is
     raised in any case, and so are answers and settings that break the algorithm (``OperatorError``, ``ConfigError``),
     and other errors of the policy and the selector. It does not apply to a replay: recorded failures end a search as
