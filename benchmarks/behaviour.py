@@ -1,9 +1,9 @@
-"""What the library answers to some 40 requests, recorded and compared bit for bit: for whoever moves walls.
+"""Record the library's answers to some 40 requests, and compare them bit for bit after a refactoring.
 
-``python -m benchmarks.behaviour record before.json`` writes text, rewards, ranking and events of every request;
-``python -m benchmarks.behaviour compare before.json`` asks them again and says what differs. Times and the tokens that
-were read are left out, for a cache spares some, and names that were changed on purpose are translated (``RENAMED``). A
-record holds for the machine it was made on: another kind of processor adds in another order.
+``python -m benchmarks.behaviour record before.json`` records text, rewards, ranking and events of every request;
+``python -m benchmarks.behaviour compare before.json`` repeats them and prints the differences. Times and the tokens
+that were read are left out, for a cache spares some, and names that were changed on purpose are translated
+(``RENAMED``). A record is valid on the machine it was made on: another kind of processor adds in another order.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 
 def main() -> int:
-    """Record, or compare and say what differs: the exit code is 1 if anything does."""
+    """Record, or compare and print the differences: the exit code is 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("mode", choices=("record", "compare"))
     parser.add_argument("file", type=Path)

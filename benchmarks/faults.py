@@ -60,7 +60,7 @@ PATIENCE = Limits(attempts=12, read_timeout=2.0, attempt_timeout=3.0, connect_ti
 EXACT: Json = {"cache_prompt": False}
 """With one slot: see above."""
 AT_ONCE = 24
-"""Searches under way at a time."""
+"""Concurrent searches."""
 REWARD_TOLERANCE = 1e-4
 """The reward model's last digits depend on what else is in its batch."""
 
@@ -120,10 +120,10 @@ def chaos_search(url: str | Sequence[str], limits: Limits = PATIENCE) -> DarwinS
 async def search_all(search: DarwinSearch, searches: int) -> list[SearchResult | BaseException]:
     """Different pairs of question and seed, some at a time."""
     questions = held_out(100)
-    places = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(i: int) -> SearchResult:
-        async with places:
+        async with slots:
             return await search.ainvoke(questions[i % len(questions)], seed=i)
 
     return await asyncio.gather(*(one(i) for i in range(searches)), return_exceptions=True)
@@ -166,7 +166,7 @@ def chaos(url: str, searches: int, budget: float, seed: int = 0) -> Chaos:
 
 
 def differences(one: SearchResult, other: SearchResult) -> str:
-    """Say how two results differ; empty if they do not, but for the last digits of rewards, tokens read and times."""
+    """How two results differ; empty if they do not, but for the last digits of rewards, tokens read and times."""
     if len(one.events) != len(other.events):
         return f"{len(one.events)} events and {len(other.events)}"
     for left, right in zip(one.events, other.events, strict=True):
@@ -181,9 +181,9 @@ def differences(one: SearchResult, other: SearchResult) -> str:
 
 
 def _event_difference(one: Event, other: Event) -> str:
-    places = [(event.operator, event.cycle, event.step, event.failure) for event in (one, other)]
-    if places[0] != places[1]:
-        return f"{places[0]} and {places[1]}"
+    questions = [(event.operator, event.cycle, event.step, event.failure) for event in (one, other)]
+    if questions[0] != questions[1]:
+        return f"{questions[0]} and {questions[1]}"
     if one.delta.beams.keys() != other.delta.beams.keys():
         return f"beams {sorted(one.delta.beams)} and {sorted(other.delta.beams)} changed"
     for i, fields in one.delta.beams.items():
@@ -207,7 +207,7 @@ def _close(one: float | None, other: float | None) -> bool:
 
 
 def chaos_figures(found: Chaos, searches: int) -> Json:
-    """What is printed and written."""
+    """The figures."""
     counts, injected = found.faulty.requests, found.faulty.injected
     return {
         "searches": searches,
@@ -243,7 +243,7 @@ def quantile(values: Sequence[float], percent: float) -> float:
 
 
 class Likelihood(RewardDialect):
-    """The log-probability of the token that llama.cpp would write behind an answer."""
+    """The log-probability of the token that llama.cpp would decode after an answer."""
 
     name = "likelihood"
     forms = ("pair",)
@@ -275,7 +275,7 @@ def slow_proxies(target: str, n: int, delay: float) -> Iterator[tuple[list[str],
     """Proxies in a process of their own, so that they do not share an interpreter with the client that is measured.
 
     Yields:
-        their URLs, and a function that says how many requests were in flight at most at each.
+        their URLs, and a function of the largest number of concurrent requests at each.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -330,11 +330,11 @@ def latency(server: Server, n: int = 64, concurrency: int = 64, repeats: int = 5
         model = chat_model(policy, scorer, limits)
         asyncio.run(one_by_one(model, prompts[:4]))
         figures["one_by_one_seconds"] = asyncio.run(one_by_one(model, prompts))
-        before, processor, theirs = sum(_asked(model)), process_time(), _cpu(server)
+        before, processor, theirs = sum(_request_counts(model)), process_time(), _cpu(server)
         walls = [asyncio.run(together(model, prompts)) for _ in range(repeats)]
         figures["abatch_seconds"] = min(walls)
         figures["abatch_all_seconds"] = walls
-        figures["requests"] = (sum(_asked(model)) - before) // repeats
+        figures["requests"] = (sum(_request_counts(model)) - before) // repeats
         figures["client_cpu_seconds"] = (process_time() - processor) / repeats
         figures["server_cpu_seconds"] = (_cpu(server) - theirs) / repeats
         figures["in_flight_peak"] = peaks()
@@ -342,13 +342,13 @@ def latency(server: Server, n: int = 64, concurrency: int = 64, repeats: int = 5
     return {**figures, "config": json.loads(LATENCY.to_json())}
 
 
-def _asked(model: DarwinChatModel) -> tuple[int, int]:
+def _request_counts(model: DarwinChatModel) -> tuple[int, int]:
     """Requests of policy and scorer so far."""
     return model.search.policy.endpoint.counts["requests"], model.search.scorer._state.endpoint.counts["requests"]
 
 
 def _cpu(server: Server) -> float:
-    """Processor seconds of a server so far; 0 where the system does not tell."""
+    """Processor seconds of a server so far; 0 where the system does not report them."""
     try:
         text = Path(f"/proc/{server.process.pid}/stat").read_text(encoding="ascii")
     except FileNotFoundError:

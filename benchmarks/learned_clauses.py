@@ -3,7 +3,7 @@
     python -m benchmarks.learned_clauses MODELS [--n 100] [--seeds 0] [--timed 20] [--out results/learned_clauses]
 
 The clauses were learned on dev instructions under the shipped reward model (``training/clauses.py``) and frozen. Here
-other reward models choose, trained from other seeds, and another policy writes: ``MODELS`` holds the folders
+other reward models choose, trained from other seeds, and another policy answers: ``MODELS`` holds the folders
 ``reward_1``, ``reward_2`` and ``policy_1``, made by ``training/train_reward.py`` and ``training/train_policy.py`` with
 ``--seed``. Every baseline decodes at least as many tokens (but for darwin's and mutate_best_of_n's own draws, to a few
 in a hundred); which take at least as many seconds is in the table. ``unlearned`` adds clauses of the same world drawn

@@ -151,7 +151,7 @@ def _standings(
 
 
 def dynamics(settings: dict[str, Any], n: int, seed: int) -> list[dict[str, Any]]:
-    """Likeness of consecutive sets of best beams, and the winner's place among them, by step."""
+    """Likeness of consecutive sets of best beams, and the winner's rank among them, by step."""
     search = pocket_search(SearchConfig.preset("darwin", **settings))
     results = search.batch(list(held_out(n)), {"max_concurrency": 32}, seed=seed)
     return [change.model_dump() for change in Dynamics.joined(trace(result).dynamics() for result in results).by_step()]

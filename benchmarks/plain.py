@@ -1,9 +1,9 @@
-"""The plain engine: what the paper's cost model says, as an honest opponent of the library's own.
+"""The plain engine: the paper's cost model, as a fair baseline for the library's engine.
 
-Per call it reads prompt and state of every row from the first token, all rows in one batch, and then writes token by
+Per call it reads prompt and state of every row from the first token, all rows in one batch, and then decodes token by
 token; it reads conversation and answer from the first token for every reward. It makes the same model calls in the same
 dtype, draws by the same noise and leaves out what the search leaves out, so its tokens and rewards are the engine's.
-Nothing outlives a call. :class:`PositionBounds` says how little of that reading is needed at all.
+Nothing is kept between calls. :class:`PositionBounds` counts how little of that reading is needed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PlainPolicy:
 
     @property
     def decode_positions(self) -> int:
-        """Written tokens that were fed: all but the last one of every row of a call."""
+        """Decoded tokens that were fed: all but the last one of every row of a call."""
         return self._forward.decoded
 
     @property
@@ -91,14 +91,14 @@ class PlainPolicy:
         return self._policy.prompt_length(request)
 
     def refusal(self, request: Request, max_new_tokens: int) -> str | None:
-        """Why a request leaves too little room: the local policy's own answer."""
+        """Why a request leaves too little of the context: see ``LocalPolicy.refusal``."""
         return self._policy.refusal(request, max_new_tokens)
 
     def generate(self, rows: Sequence[Row]) -> list[Continuation]:
         """Read all rows anew and continue each.
 
         Raises:
-            ContextLengthError: a prompt leaves no room for an answer.
+            ContextLengthError: a prompt leaves no space for an answer.
         """
         lines = [self._policy._sequence(row) for row in rows]
         with self._lock, torch.inference_mode():
@@ -113,7 +113,7 @@ class PlainPolicy:
 class GeneratePolicy(PlainPolicy):
     """The plain policy on transformers' ``generate``: the same law, but drawn from the global random state.
 
-    Log-probabilities are not asked for and stay 0.
+    Log-probabilities are not computed and stay 0.
     """
 
     def _write(self, lines: Sequence[Any]) -> None:
@@ -131,11 +131,11 @@ class GeneratePolicy(PlainPolicy):
         output = self._model.generate(
             input_ids=batch.ids, attention_mask=batch.mask, generation_config=self._settings(sampling, steps)
         )
-        forward, written = self._forward, output[:, batch.width :].tolist()
+        forward, decoded = self._forward, output[:, batch.width :].tolist()
         forward.seconds += perf_counter() - start
         forward.prefilled += int(batch.mask.sum())
-        forward.decoded += len(lines) * (len(written[0]) - 1)
-        for line, tokens in zip(lines, written, strict=True):
+        forward.decoded += len(lines) * (len(decoded[0]) - 1)
+        for line, tokens in zip(lines, decoded, strict=True):
             for token in tokens:
                 if line.wanted > 0:  # behind a row's end come padding ids
                     line.push(token, 0.0)
@@ -198,7 +198,7 @@ class PlainScorer(Scorer):
 
 
 class _Trie:
-    """Token rows by their prefixes: a node stands for one prefix, whoever has it."""
+    """Token rows by their prefixes: a node stands for one prefix, shared by its rows."""
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[int, int], int] = {}
@@ -220,17 +220,17 @@ class PositionBounds:
     Watch a search's policy and scorer, run it, and compare:
 
     * ``reward``: distinct prefixes among all inputs that were scored;
-    * ``prefill``: for every row that was asked for, the tokens that nobody had fed or written before, its last one
+    * ``prefill``: for every row to continue, the tokens that were not fed or decoded before, its last one
       aside, which the first step feeds (it is where the first new token comes from);
-    * ``decoded``: tokens that were written; each takes a step.
+    * ``decoded``: tokens that were decoded; each takes a step.
 
-    So an engine's own prefill is the positions that it fed, less ``decoded``.
+    So an engine's prefill is the positions that it fed, less ``decoded``.
 
     >>> bounds = PositionBounds()
-    >>> bounds.asked([1, 2, 3]), bounds.asked([1, 2, 4])  # the second shares all but its last token
+    >>> bounds.add_row([1, 2, 3]), bounds.add_row([1, 2, 4])  # the second shares all but its last token
     (2, 0)
-    >>> bounds.written([1, 2, 3], [7, 8])
-    >>> bounds.asked([1, 2, 3, 7, 8])
+    >>> bounds.add_decoded([1, 2, 3], [7, 8])
+    >>> bounds.add_row([1, 2, 3, 7, 8])
     0
     """
 
@@ -244,31 +244,31 @@ class PositionBounds:
         """Positions that the reward model must read."""
         return len(self._inputs)
 
-    def asked(self, ids: Sequence[int]) -> int:
+    def add_row(self, ids: Sequence[int]) -> int:
         """Note prompt and state of a row that is to be continued; return how many tokens must be read for it."""
         with self._lock:
             new = self._rows.add(ids[:-1])
             self.prefill += new
             return new
 
-    def written(self, ids: Sequence[int], tokens: Sequence[int]) -> None:
-        """Note what was written behind a row. The last token was never fed."""
+    def add_decoded(self, ids: Sequence[int], tokens: Sequence[int]) -> None:
+        """Note the tokens decoded for a row. The last one was never fed."""
         with self._lock:
             self.decoded += len(tokens)
             self._rows.add([*ids, *tokens][:-1])
 
-    def scored(self, ids: Sequence[int]) -> int:
+    def add_scored(self, ids: Sequence[int]) -> int:
         """Note an input of the reward model; return how many tokens must be read for it."""
         with self._lock:
             return self._inputs.add(ids)
 
     def policy(self, policy: LocalPolicy) -> WatchedPolicy:
-        """Return the policy, watched: use it in its place."""
+        """Return a policy that counts this one's rows: use it instead."""
         return WatchedPolicy(policy, self)
 
     def scorer(self, scorer: LocalScorer) -> WatchedScorer:
-        """Return the scorer, watched: use it in its place."""
-        return WatchedScorer(scorer=scorer, seen=self.scored)
+        """Return a scorer that counts this one's inputs: use it instead."""
+        return WatchedScorer(scorer=scorer, seen=self.add_scored)
 
 
 class WatchedPolicy:
@@ -279,14 +279,14 @@ class WatchedPolicy:
         self.refusal, self.release, self.prompt_length = policy.refusal, policy.release, policy.prompt_length
 
     def generate(self, rows: Sequence[Row]) -> list[Continuation]:
-        """Note the rows, continue them, note what was written."""
+        """Note the rows, continue them, note the decoded tokens."""
         prompts = [self._policy.template.prompt_ids(row.request) for row in rows]
         for prompt, row in zip(prompts, rows, strict=True):
-            self._bounds.asked([*prompt, *row.tokens])
-        written = self._policy.generate(rows)
-        for prompt, row, continuation in zip(prompts, rows, written, strict=True):
-            self._bounds.written([*prompt, *row.tokens], continuation.tokens[len(row.tokens) :])
-        return written
+            self._bounds.add_row([*prompt, *row.tokens])
+        continuations = self._policy.generate(rows)
+        for prompt, row, continuation in zip(prompts, rows, continuations, strict=True):
+            self._bounds.add_decoded([*prompt, *row.tokens], continuation.tokens[len(row.tokens) :])
+        return continuations
 
 
 class WatchedScorer(Scorer):
@@ -297,11 +297,11 @@ class WatchedScorer(Scorer):
 
     @property
     def resources(self) -> tuple[Any, ...]:
-        """What the watched scorer holds."""
+        """The watched scorer's resources."""
         return self.scorer.resources
 
     def max_response_tokens(self, request: Request) -> int | None:
-        """The watched scorer's room."""
+        """The watched scorer's limit."""
         return self.scorer.max_response_tokens(request)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:

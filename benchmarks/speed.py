@@ -364,7 +364,7 @@ class ModelClock:
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     quick: bool = False
     repeats: int | None = None
@@ -450,13 +450,13 @@ def costly_mutator(pair: Pair, tokens: int) -> FunctionMutator:
     A random policy's reply is random text in which no list is found; so its reply is decoded, and thrown away.
 
     Args:
-        pair: whose policy is asked.
+        pair: the models; its policy is called.
         tokens: length of the reply, which a random policy never ends by itself.
     """
 
     def reword(request: Request, instruction: str, n: int, seed: int) -> list[str]:
-        asked = Request.of(MANY.render(request, instruction, n), sampling=Sampling(temperature=1.0))
-        pair.policy.generate([Row(asked, tokens, seed=seed, search_id=current_search.get())])
+        prompt = Request.of(MANY.render(request, instruction, n), sampling=Sampling(temperature=1.0))
+        pair.policy.generate([Row(prompt, tokens, seed=seed, search_id=current_search.get())])
         return REWORDINGS.mutate(request, instruction, n, seed)
 
     return FunctionMutator(function=reword)
@@ -517,13 +517,13 @@ def counted(pair: Pair, length: int, mutated: bool, seed: int) -> Json:
     policy, reward = (after - start for after, start in zip(pair.fed, before, strict=True))
     plain, scorer = PlainPolicy(pair.policy), PlainScorer(pair.scorer)
     other = pair.search(policy=plain, scorer=scorer, **given).invoke(prompt, seed=seed, max_new_tokens=length)
-    written = other.usage.decoded_tokens
+    decoded = other.usage.decoded_tokens
     return {
         "seed": seed,
         "decoded": bounds.decoded,
         "prefill": {
             "engine": policy - bounds.decoded,
-            "plain": plain.positions - written,
+            "plain": plain.positions - decoded,
             "bound": bounds.prefill,
         },
         "reward": {"engine": reward, "plain": scorer.positions, "bound": bounds.reward},
@@ -598,18 +598,18 @@ def decode_step(pair: Pair, rows: int, length: int, bandwidth: float) -> Json:
     """A step of so many rows in the middle of an answer, against reading weights and rows once."""
     model, steps = pair.models[0], length // 8
     seconds = {}
-    for written in (steps, 3 * steps, steps, 3 * steps):  # the first round warms up
+    for tokens in (steps, 3 * steps, steps, 3 * steps):  # the first round warms up
         forget(*pair.engines)
-        asked = pair.rows(pair.prompts(1), written, state=length // 2, rows=rows)
+        batch = pair.rows(pair.prompts(1), tokens, state=length // 2, rows=rows)
         start = perf_counter()
-        pair.policy.generate(asked)
-        seconds[written] = perf_counter() - start
+        pair.policy.generate(batch)
+        seconds[tokens] = perf_counter() - start
     step = (seconds[3 * steps] - seconds[steps]) / (2 * steps)
     read = sum(w.numel() * w.element_size() for w in model.parameters())
     # An embedding is looked up, not read.
     read -= model.get_input_embeddings().weight.numel() * model.get_input_embeddings().weight.element_size()
-    held = rows * (PROMPT_TOKENS + length // 2 + 2 * steps) * pair.policy.engine._forward.position_bytes
-    floor = (read + held) / bandwidth
+    cached = rows * (PROMPT_TOKENS + length // 2 + 2 * steps) * pair.policy.engine._forward.position_bytes
+    floor = (read + cached) / bandwidth
     return {"rows": rows, "step": step, "bandwidth": bandwidth, "floor": floor, "step_over_floor": step / floor}
 
 
@@ -765,7 +765,7 @@ LINES = {
     "best_of_5": ("best-of-5, same engine", "#4c9a6a", "^"),
     "generate": ("generate, decoding alone", "#8a8a8a", "D"),
 }
-"""Who is drawn, and how: name, colour and marker, to be told apart without colour as well."""
+"""The series of the drawing: name, colour and marker, distinct without colour as well."""
 
 
 def plot(rows: Sequence[Json], path: Path) -> None:
@@ -796,9 +796,9 @@ def draw_panel(panel: Any, rows: Sequence[Json], title: str) -> None:
         panel.plot(lengths, seconds, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label)
     panel.set(xscale="log", yscale="log", title=title, xlabel="new tokens an answer, L")
     for row in rows:
-        place = row["length"], row["plain"]["cpu"] / row["prompts"]
+        point = row["length"], row["plain"]["cpu"] / row["prompts"]
         panel.annotate(
-            f"{row['plain_over_engine']:.1f}×", place, xytext=(0, 7), textcoords="offset points", ha="center"
+            f"{row['plain_over_engine']:.1f}×", point, xytext=(0, 7), textcoords="offset points", ha="center"
         )
     panel.xaxis.set_major_locator(FixedLocator(lengths))
     panel.xaxis.set_minor_locator(NullLocator())
@@ -833,7 +833,7 @@ def machine() -> Json:
 
 @contextmanager
 def section(name: str) -> Iterator[float]:
-    """Say what begins, and how long it took."""
+    """Print what begins, and how long it took."""
     print(f"== {name}", flush=True)
     start = perf_counter()
     yield start
@@ -853,9 +853,9 @@ def main() -> None:
     options = Options(quick=chosen.quick, repeats=chosen.repeats)
     folder = Path(tempfile.gettempdir()) / "darwin_align_speed" if chosen.quick else RESULTS
     folder.mkdir(exist_ok=True)
-    written = folder / "speed.json"
+    file = folder / "speed.json"
     # Sections that are not run keep their figures, and the machine that they were measured on.
-    figures: Json = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+    figures: Json = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in chosen.sections:
         with section(name) as start:
             rows = []
@@ -864,7 +864,7 @@ def main() -> None:
                 print(f"   row {len(rows)} after {perf_counter() - start:.0f} s", flush=True)
             figures[name] = {"on": machine(), "rows": rows}
             print(TABLES.get(name, plain_table)(rows))
-        written.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if "pair" in figures:
         plot(figures["pair"]["rows"], folder / "speed.svg")
     print(f"written to {folder}")

@@ -1,7 +1,7 @@
 """How often the embedded policy calls the right tool with the right arguments, and what constraints add to that.
 
 Requests that training never saw, for the household's tools and for tools whose names were made up for the occasion.
-What is written is free, or calls are kept to their tools' schemas (as a local policy does by itself), or their values
+Answers are free, or calls are kept to their tools' schemas (as a local policy does by itself), or their values
 are grounded as well: copied from the conversation. One sample, one greedy answer, or a search with a ToolCallScorer.
 
     python -m benchmarks.tools [--n 50] [--seed 0]
@@ -35,15 +35,15 @@ from training.conversations import turn
 from training.measures import ToolCase
 
 COLUMNS = ("free", "schema", "grounded")
-"""Written freely, kept to the tools' schemas, and with grounded values besides."""
+"""Unconstrained, constrained to the tools' schemas, and with grounded values besides."""
 GREEDY = Sampling(temperature=0)
 SEARCH = SearchConfig.preset("darwin", max_new_tokens=96)
 
 Answers = Callable[[Sequence[ToolCase], str, int], list[str]]
-"""What is written for these cases in a column, with a seed."""
+"""The answers to these cases in a column, with a seed."""
 
 
-def written(policy: LocalPolicy, sampling: Sampling) -> Answers:
+def decoded(policy: LocalPolicy, sampling: Sampling) -> Answers:
     """Plain answers of the policy."""
     pair = measures.load(policy_path(), None)
 
@@ -51,19 +51,19 @@ def written(policy: LocalPolicy, sampling: Sampling) -> Answers:
         if column == "free":
             prompts = [([turn("user", case.words)], case.tools) for case in cases]
             return pair.generate(prompts, seed=seed, temperature=sampling.temperature)
-        asked = [_request(case, sampling, grounded=column == "grounded") for case in cases]
-        rows = [Row(request, measures.MAX_NEW, derive(seed, i)) for i, request in enumerate(asked)]
+        requests = [_request(case, sampling, grounded=column == "grounded") for case in cases]
+        rows = [Row(request, measures.MAX_NEW, derive(seed, i)) for i, request in enumerate(requests)]
         return [continuation.text for continuation in policy.generate(rows)]
 
     return answers
 
 
 def searched(search: DarwinSearch) -> Answers:
-    """Answers of a search; there is none of it that writes freely."""
+    """Answers of a search; it has no unconstrained column."""
 
     def answers(cases: Sequence[ToolCase], column: str, seed: int) -> list[str]:
-        asked = [_request(case, search.sampling, grounded=column == "grounded") for case in cases]
-        return [search.invoke(request, seed=seed).text for request in asked]
+        requests = [_request(case, search.sampling, grounded=column == "grounded") for case in cases]
+        return [search.invoke(request, seed=seed).text for request in requests]
 
     return answers
 
@@ -90,13 +90,13 @@ def judged(policy: LocalPolicy, cases: Sequence[ToolCase], answers: Sequence[str
 
 
 def measure(n: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """All rows, by tools and way of answering; prints each as it is ready."""
+    """All rows, by tools and method; prints each as it is ready."""
     policy = LocalPolicy.from_pretrained(policy_path(), device="cpu", threads=1)
     scorers = (LocalScorer.from_pretrained(reward_path(), device="cpu", threads=1), ToolCallScorer(policy=policy))
     search = pocket_search(SEARCH, scorer=WeightedSum(scorers=scorers, weights=(1.0, 10.0)))
-    ways: dict[str, tuple[Answers, tuple[str, ...]]] = {
-        "sampled": (written(policy, Sampling()), COLUMNS),
-        "greedy": (written(policy, GREEDY), COLUMNS),
+    methods: dict[str, tuple[Answers, tuple[str, ...]]] = {
+        "sampled": (decoded(policy, Sampling()), COLUMNS),
+        "greedy": (decoded(policy, GREEDY), COLUMNS),
         "darwin": (searched(search), COLUMNS[1:]),
     }
     print(f"{'':20}" + "".join(f"{column:>22}{'':6}" for column in COLUMNS))
@@ -104,8 +104,8 @@ def measure(n: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for label, made_up in (("household", False), ("invented", True)):
         cases = measures.tool_cases(n, made_up=made_up)
-        for way, (answers, columns) in ways.items():
-            name = f"{label}, {way}"
+        for method, (answers, columns) in methods.items():
+            name = f"{label}, {method}"
             rows[name] = {}
             for column in columns:
                 clock = process_time()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import uuid
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
@@ -10,8 +9,7 @@ from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
 from typing import Any, Never, Self, Unpack
 
-from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import (
     ensure_config,
     set_config_context,
@@ -36,13 +34,12 @@ from darwin_align.core.clauses import Clause
 from darwin_align.core.errors import ConfigError, ReplayError
 from darwin_align.core.record import plain_errors
 from darwin_align.core.search_settings import OnEvent, SearchSettings
-from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded, OperatorName
 from darwin_align.formats.verdicts import check_request
 from darwin_align.langchain.loop_graph import loop_graph
-from darwin_align.langchain.model_errors import ends_search, error_message, is_context_overflow, is_remote_fault
+from darwin_align.langchain.model_errors import ends_search, error_message
 from darwin_align.langchain.progress import Progress, asend, send
-from darwin_align.langchain.settings import ALIASES, readable
+from darwin_align.langchain.settings import readable
 from darwin_align.operators.base import Check, Decoder, Resource, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import (
@@ -60,11 +57,10 @@ from darwin_align.operators.coerce import (
     as_selector,
     parts_of,
 )
-from darwin_align.operators.conversation import check_characters, conversation_of
 from darwin_align.operators.guarded import guarded
 from darwin_align.operators.mutators import IdentityMutator, PolicyMutator, clause_mutator
 from darwin_align.operators.policy import Policy, check_ranks
-from darwin_align.operators.portal import OutOfTime, acall, call
+from darwin_align.operators.portal import OutOfTime, acall
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
 from darwin_align.operators.resources import released, resources_of
 from darwin_align.operators.rewording import ParentShare
@@ -73,19 +69,12 @@ from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedRunnable, marked, result_summary
+from darwin_align.search_call import SearchInput, named_settings, request_of, search_changes, trial, warn_failed
 
 __all__ = ["DarwinSearch", "SearchInput"]
 
-logger = logging.getLogger(__name__)
-
-SearchInput = str | Sequence[Any] | PromptValue | Request
 _NOT_GIVEN: Any = object()
-"""Stands for an argument that has no default of its own here."""
-_SAMPLING = frozenset(Sampling.model_fields)
-_SEARCH = frozenset(SearchConfig.model_fields)
-_REQUEST = frozenset(
-    {"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format", "grounded", "grounded_in"}
-)
+"""Default of arguments whose default is the field's."""
 
 
 class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[SearchInput, SearchResult]):
@@ -106,15 +95,15 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    # What users gave: one of the types in __init__. The operators that are made of it stand behind the fields.
-    policy: Any = None
+    # As given, in one of the types of __init__. The private attributes below are the operators made of them.
+    policy: object = None
     """Continues text, for the decoder and the mutator."""
-    scorer: Any
+    scorer: object
     """Rewards responses."""
-    decoder: Any = None
-    mutator: Any = None
-    selector: Any = None
-    """Owns its own settings: ``config.survivors`` then has no say, and giving both is an error."""
+    decoder: object = None
+    mutator: object = None
+    selector: object = None
+    """Has its own settings: giving ``config.survivors`` beside it is an error."""
     config: SearchConfig = SearchConfig()
     sampling: Sampling = Sampling()
     clauses: tuple[Clause, ...] = ()
@@ -228,7 +217,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
     ) -> SearchResult:
         """Search as :meth:`invoke` does, without a run of its own: the operators' runs are children of the config's.
 
-        For whoever has a run already, like a chat model.
+        For callers that have a run already, like a chat model.
         """
         return _last(self.steps(input, config, **settings))
 
@@ -266,11 +255,11 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
     def _steps(
         self, input: SearchInput, config: RunnableConfig, settings: SearchSettings
     ) -> Generator[Event | SearchResult, None, None]:
-        asked = _Call(self, input, **settings)
-        run = _Run(self, asked, self._max_response_tokens(asked.request, config), config)
+        spec = _Call(self, input, **settings)
+        run = _Run(self, spec, self._max_response_tokens(spec.request, config), config)
         with run.released():
             for judge in run.judges:
-                _trial(judge, asked.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
+                trial(judge, spec.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
                     run.reply = operator.invoke(question.population, marked(config, question.operator))
@@ -281,11 +270,11 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
     async def _asteps(
         self, input: SearchInput, config: RunnableConfig, settings: SearchSettings
     ) -> AsyncGenerator[Event | SearchResult, None]:
-        asked = _Call(self, input, **settings)
-        run = _Run(self, asked, await acall(self._max_response_tokens, asked.request, config), config)
+        spec = _Call(self, input, **settings)
+        run = _Run(self, spec, await acall(self._max_response_tokens, spec.request, config), config)
         with run.released():
             for judge in run.judges:
-                await _trial(judge, asked.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
+                await trial(judge, spec.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
                     run.reply = await operator.ainvoke(question.population, marked(config, question.operator))
@@ -294,14 +283,14 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         yield run.result
 
     def _max_response_tokens(self, request: Request, config: RunnableConfig) -> int | None:
-        """Tokens of an answer that the scorer can read; a remote one may have to ask its server."""
-        rooms = [
+        """Tokens of an answer that the scorer can read; this may need a request to a server."""
+        limits = [
             part.max_response_tokens(request) for part in parts_of(self._scorer, config) if isinstance(part, Scorer)
         ]
-        return min((room for room in rooms if room is not None), default=None)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def policy_for(self, config: RunnableConfig | None = None) -> Policy | None:
-        """The policy that writes the answers in a call with this config."""
+        """The policy that decodes the answers in a call with this config."""
         parts = parts_of(self._decoder, ensure_config(config))
         return next((part.policy for part in parts if isinstance(part, Decoder)), None)
 
@@ -320,31 +309,11 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
 
         Raises:
             ConfigError: an unknown setting.
-            RequestError: a text holds what is no character.
+            RequestError: a text contains half a surrogate pair.
         """
-        given = {name: value for name, value in settings.items() if value is not None}
-        if len(twice := sorted(given.keys() & {*ALIASES, *ALIASES.values()})) > 1:
-            raise ConfigError(f"{' and '.join(twice)} are one setting: give one of them")
-        named = {ALIASES.get(name, name): value for name, value in given.items()}
-        if unknown := sorted(named.keys() - _SAMPLING - _SEARCH - _REQUEST):
-            known = _SAMPLING | _SEARCH | _REQUEST | ALIASES.keys()
-            raise ConfigError(f"unknown setting {unknown[0]!r}: {explain_unknown(unknown[0], known, '')}")
-        request = (
-            input
-            if isinstance(input, Request)
-            else Request(conversation=conversation_of(input), sampling=self.sampling)
-        )
-        by_hand = request.sampling.model_dump(exclude_unset=True)  # a default may give way where a server lacks it
-        sampling = Sampling(**{**by_hand, **{n: v for n, v in named.items() if n in _SAMPLING}})
-        fields = {name: value for name, value in named.items() if name in _REQUEST}
-        if "grounded" not in request.model_fields_set:
-            fields.setdefault("grounded", self.grounded)
-        if isinstance(fields.get("stop"), str):
-            fields["stop"] = [fields["stop"]]
-        with plain_errors(Request):
-            request = Request.model_validate({**dict(request), **fields, "sampling": sampling})
-        check_characters(request)
-        changes = {name: value for name, value in named.items() if name in _SEARCH}
+        named = named_settings(settings)
+        request = request_of(input, named, sampling=self.sampling, grounded=self.grounded)
+        changes = search_changes(named)
         if self.selector is not None and (owned := {"selector", "survivors"} & changes.keys()):
             raise ConfigError(f"{sorted(owned)[0]} belongs to the explicit selector: set it there")
         if self.mutator is not None and "mutator" in changes:
@@ -353,7 +322,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         return request, self._settled(config)
 
     def _settled(self, config: SearchConfig) -> SearchConfig:
-        """The settings with the search's own clauses, where they are asked for and not named."""
+        """The settings with the search's clauses, where the mutator needs some and the settings name none."""
         if config.mutator == "clauses" and not config.clauses and self.clauses:
             return config.replace(clauses=self.clauses)
         return config
@@ -375,7 +344,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         elif config.mutator == "clauses":
             mutator = clause_mutator(config)
         elif self._policy is None:
-            raise ConfigError("with a decoder but no policy nobody rewords instructions: give mutator=… or policy=…")
+            raise ConfigError("with a decoder but no policy no model rewords instructions: give mutator=… or policy=…")
         else:
             mutator = PolicyMutator(policy=self._policy, prompt=self.mutation_prompt)
         checks = [self.guard] if self.guard is not None else []
@@ -385,7 +354,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
 
 
 class _Call:
-    """One call: what is asked, under which settings."""
+    """One call: its request, settings and recorded events."""
 
     def __init__(
         self,
@@ -394,7 +363,7 @@ class _Call:
         *,
         replay: Sequence[Event] = (),
         on_event: OnEvent | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> None:
         self.request, self.config = search.request(input, settings)
         self.replay, self.on_event = replay, on_event
@@ -405,24 +374,26 @@ class _Call:
 
 
 class _Run:
-    """One search under way: iterate over the questions that want a live answer, and answer each.
+    """One running search: iterate over the questions that need a live answer, and answer each.
 
     An answer is the ``reply`` that is set within :meth:`answering`.
     """
 
-    def __init__(self, search: DarwinSearch, asked: _Call, room: int | None, run_config: RunnableConfig) -> None:
-        config, notes = readable(asked.config, room)
-        self.notes = () if asked.replay else notes
-        """What the first answer's event is to say."""
+    def __init__(
+        self, search: DarwinSearch, spec: _Call, max_response_tokens: int | None, run_config: RunnableConfig
+    ) -> None:
+        config, notes = readable(spec.config, max_response_tokens)
+        self.notes = () if spec.replay else notes
+        """Notes for the first answer's event."""
         self.operators = search.operators(config)
         parts = [part for operator in self.operators.values() for part in parts_of(operator, run_config)]
         for part in parts:
             if isinstance(part, Decoder):
-                check_request(asked.request, part.policy)  # before the mutations are paid for
+                check_request(spec.request, part.policy)  # before any token is spent on mutations
                 if config.candidates:
                     check_ranks(part.policy)
         # A trial would count against no limit of time.
-        untried = bool(asked.replay) or config.budget.seconds is not None
+        untried = bool(spec.replay) or config.budget.seconds is not None
         scorers = [] if untried else parts_of(self.operators["score"], run_config)
         self.judges = [judge for part in scorers if isinstance(part, Scorer) for judge in judges_of(part)]
         """To be tried on a short answer before anything is spent on rewording and decoding."""
@@ -430,8 +401,8 @@ class _Run:
         kept = resources_of(self.operators.values(), run_config)
         self.resources: Iterable[Resource] = {id(one): one for one in (*policies, *kept)}.values()
         self.search_id = uuid.uuid4().hex
-        self.algorithm = darwin(asked.request, config, self.search_id)
-        self.recorded, self.on_event = list(asked.replay), asked.on_event
+        self.algorithm = darwin(spec.request, config, self.search_id)
+        self.recorded, self.on_event = list(spec.replay), spec.on_event
         self.may_end = config.on_failure == "best_so_far"
         self.reply: Population
         self.event: Event | None = None
@@ -440,7 +411,7 @@ class _Run:
         self.parent_share = ParentShare(config.cycles)
         self.standing = Progress(config)
         self.progress: dict[str, Any] | None = None
-        """How the search stands after the last answer."""
+        """The search's progress after the last answer."""
         self.result: SearchResult
 
     def __iter__(self) -> Iterator[tuple[Question, Runnable[Any, Any]]]:
@@ -452,7 +423,7 @@ class _Run:
                     yield question, self.operators[question.operator]
                 else:
                     self.event = recorded
-                    self._tell(recorded, question)
+                    self._report(recorded, question)
                 if self.event is None:
                     raise RuntimeError(f"the {question.operator} question was not answered")
                 event, self.event = self.event, None
@@ -460,7 +431,7 @@ class _Run:
         except StopIteration as stop:
             self.result = stop.value
         if next(replay, None) is not None:
-            raise ReplayError("more events were recorded than this search asks for: they belong to another search")
+            raise ReplayError("more events were recorded than this search has questions: they belong to another search")
 
     @contextmanager
     def answering(self, question: Question) -> Iterator[None]:
@@ -474,16 +445,16 @@ class _Run:
             if not (self.may_end and question.has_best and ends_search(question.operator, error)):
                 raise
             self.event = question.failed(error_message(error), perf_counter() - start)
-            _warn(self.event, error)
+            warn_failed(self.event, error)
         else:
             reply = self.parent_share.noted(question, self.reply)
-            if isinstance(reply, Population):  # else `answered` says what is wrong with it
+            if isinstance(reply, Population):  # else `answered` refuses it
                 reply, self.notes = reply.note(*self.notes), ()
             self.event = question.answered(reply, perf_counter() - start)
         self.answer = self.event
-        self._tell(self.event, question)
+        self._report(self.event, question)
 
-    def _tell(self, event: Event, question: Question) -> None:
+    def _report(self, event: Event, question: Question) -> None:
         self.parent_share.see(question, event)
         population = question.fold(event).spend(Usage(seconds=event.seconds))
         self.progress = self.standing.after(event, population)
@@ -511,31 +482,3 @@ async def _alast(steps: AsyncGenerator[Event | SearchResult, None]) -> SearchRes
 
 async def _next(steps: AsyncGenerator[Event | SearchResult, None]) -> Event | SearchResult | None:
     return await anext(steps, None)
-
-
-def _trial(judge: Scorer, request: Request) -> Runnable[Any, None]:
-    """The trial of a judge, as a run of its own."""
-
-    async def atrial(_: str) -> None:
-        await acall(judge.try_out, request)
-
-    return RunnableLambda(lambda _: call(judge.try_out, request), atrial, name="JudgeTrial")
-
-
-_BACK = "to go on once the server is back, replay the events before this one"
-_LONGER = "for longer answers use a scorer with a longer context, or lower max_new_tokens"
-_BROKEN = "the traceback says where it failed"
-
-
-def _warn(event: Event, error: Exception) -> None:
-    remote, unread = is_remote_fault(error), is_context_overflow(error)
-    logger.warning(
-        "%s failed for good in cycle %d, step %d (%s): the search ends with the best scored answer so far; "
-        "%s, or set on_failure='raise' for an error",
-        event.operator,
-        event.cycle,
-        event.step,
-        event.failure,
-        _BACK if remote else _LONGER if unread else _BROKEN,
-        exc_info=None if remote or unread else error,  # perhaps a bug: the traceback would be lost
-    )

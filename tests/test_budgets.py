@@ -1,4 +1,4 @@
-"""Budgets reach into a question: rewording, decoding and scoring end in time, with a whole answer if there is room."""
+"""Budgets reach into a question: rewording, decoding and scoring end in time, if it allows with a whole answer."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_scorer_that_never_answers_leaves_the_plain_sample() -> None:
         assert result.best.finish_reason == "stop"
 
 
-def test_a_policy_that_never_answers_leaves_nothing_and_says_so() -> None:
+def test_a_policy_that_never_answers_leaves_nothing_and_a_note() -> None:
     class Silent:
         generate = staticmethod(never)
 
@@ -109,7 +109,7 @@ def test_a_policy_that_never_answers_leaves_nothing_and_says_so() -> None:
         assert "is smaller than one whole answer, which was cut after 0 tokens" in result.notes[0]
 
 
-def test_a_slow_policy_is_asked_for_pieces_that_fit() -> None:
+def test_a_slow_policy_is_called_for_pieces_that_fit() -> None:
     policy = SlowPolicy(0.02, length=10**6)
     result = search_of(1.0, policy=policy).invoke("Hi")
     assert result.first_response.finish_reason == "length"

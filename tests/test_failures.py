@@ -338,7 +338,7 @@ def test_a_recorded_failure_is_refused_where_nothing_was_scored() -> None:
     with pytest.raises(ReplayError, match="nothing was scored that the search could end with: leave the event out"):
         drive(Outage().search(), "invoke", replay=[*events, forged])
     result = drive(Outage(FIRST).search(), "invoke")
-    with pytest.raises(ReplayError, match="more events were recorded than this search asks for"):
+    with pytest.raises(ReplayError, match="more events were recorded than this search has questions"):
         drive(Outage().search(), "invoke", replay=[*result.events, WHOLE.events[FIRST]])
 
 

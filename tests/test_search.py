@@ -134,9 +134,9 @@ def test_a_replay_of_another_request_or_order_or_length_is_refused() -> None:
     events = search.invoke(ASKED, **SMALL).events
     with pytest.raises(ReplayError, match=r"belongs to a search with another request"):
         search.invoke("How do I bake bread?", replay=events, **SMALL)
-    with pytest.raises(ReplayError, match=r"the search asks \('mutate', 0, 0\).*recorded event answers \('decode'"):
+    with pytest.raises(ReplayError, match=r"question is \('mutate', 0, 0\).*recorded event answers \('decode'"):
         search.invoke(ASKED, replay=events[1:], **SMALL)
-    with pytest.raises(ReplayError, match=r"more events were recorded than this search asks for"):
+    with pytest.raises(ReplayError, match=r"more events were recorded than this search has questions"):
         search.invoke(ASKED, replay=[*events, events[-1]], **SMALL)
     with pytest.raises(ReplayError, match=r"a replay needs the seed of the recorded run: pass seed=result.config.seed"):
         search.invoke(ASKED, replay=events, **{**SMALL, "seed": None})
@@ -167,20 +167,20 @@ async def test_every_preset(name: str) -> None:
     assert timeless(await search.ainvoke(ASKED, **small)) == timeless(result)
     assert result.stop_reason == "cycles"
     assert result.cycles == SearchConfig.preset(name).cycles
-    asked = {event.operator for event in result.events}
-    assert ("mutate" in asked) == (name != "sample")
+    operators = {event.operator for event in result.events}
+    assert ("mutate" in operators) == (name != "sample")
     unselected = {"sample", "best_of_n", "soft_best_of_n", "mutate_best_of_n", "learned_clauses"}
-    assert ("select" in asked) == (name not in unselected)
+    assert ("select" in operators) == (name not in unselected)
     if search.config.choice == "best":
         assert (result.text == result.first_response.text) or result.reward > result.first_response.reward
 
 
-def test_events_are_told_as_they_come_also_when_replayed() -> None:
-    told: list[tuple[Event, Population]] = []
+def test_events_are_reported_as_they_come_also_when_replayed() -> None:
+    found: list[tuple[Event, Population]] = []
     search = search_of()
-    result = search.invoke(ASKED, on_event=lambda event, population: told.append((event, population)), **SMALL)
-    assert tuple(event for event, _ in told) == result.events
-    assert told[0][1].beams[0].instruction.startswith(ASKED)
+    result = search.invoke(ASKED, on_event=lambda event, population: found.append((event, population)), **SMALL)
+    assert tuple(event for event, _ in found) == result.events
+    assert found[0][1].beams[0].instruction.startswith(ASKED)
     again: list[Event] = []
     search.invoke(ASKED, replay=result.events, on_event=lambda event, _: again.append(event), **SMALL)
     assert tuple(again) == result.events
@@ -279,7 +279,7 @@ def test_a_missing_scorer_is_refused() -> None:
 
 
 def test_a_decoder_without_a_policy_needs_a_mutator() -> None:
-    with pytest.raises(ConfigError, match=r"with a decoder but no policy nobody rewords instructions"):
+    with pytest.raises(ConfigError, match=r"with a decoder but no policy no model rewords instructions"):
         search_of(policy=None, decoder=Decoder(policy=Babbler()), mutator=None)
     search = search_of(policy=None, decoder=Decoder(policy=Babbler()))
     assert timeless(search.invoke(ASKED, **SMALL)) == timeless(search_of().invoke(ASKED, **SMALL))
@@ -347,7 +347,7 @@ def test_fallbacks_show_in_the_events_and_are_warned_of_once(how: str, caplog: p
     warning = notes.pop()
     assert notes == ["the parent fills 3 of 5 places"] * 3
     assert warning.startswith("hardly any rewording could be used: the parent fills 9 of 15 places of this search.")
-    assert all(way in warning for way in ("mutation_prompt=", "ClauseMutator(", "RuleMutator(", "a chat model"))
+    assert all(remedy in warning for remedy in ("mutation_prompt=", "ClauseMutator(", "RuleMutator(", "a chat model"))
     assert [record.getMessage() for record in caplog.records] == [warning]
     for kept in (1, 6, len(result.events)):  # a resumed search warns where an undisturbed one does
         assert timeless(drive(replay=result.events[:kept])) == timeless(result)
@@ -363,13 +363,13 @@ def test_a_search_that_uses_half_of_its_rewordings_is_not_warned_of(caplog: pyte
     assert not caplog.records
 
 
-def test_what_a_mutator_wrote_in_vain_is_told() -> None:
+def test_unusable_replies_of_a_mutator_are_noted() -> None:
     model = FakeListChatModel(responses=["I cannot do that. " * 100])
     for mutator in (model, ChatPromptTemplate.from_template("Reword {instruction}.") | model):
         result = search_of(mutator=mutator, guard=None).invoke(ASKED, **SMALL)
-        [told] = [note for note in result.notes if note.startswith("no rewording was found in the reply")]
-        assert "I cannot do that. I cannot do that." in told
-        assert 250 < len(told) < 360
+        [found] = [note for note in result.notes if note.startswith("no rewording was found in the reply")]
+        assert "I cannot do that. I cannot do that." in found
+        assert 250 < len(found) < 360
         assert "I cannot do that." in page(Trace.of(result))
         assert any(note.startswith("hardly any rewording") for note in result.notes)
 
@@ -444,20 +444,20 @@ def test_usage_is_what_the_parts_spent() -> None:
 
 
 class Holding(Babbler):
-    """A policy that keeps something for each search until it is told to let go."""
+    """A policy that keeps data for each search until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.held: set[str] = set()
+        self.kept: set[str] = set()
         self.released: list[str] = []
 
     def generate(self, rows: Any) -> Any:
-        self.held |= {row.search_id for row in rows}
+        self.kept |= {row.search_id for row in rows}
         return super().generate(rows)
 
     def release(self, search_id: str) -> None:
         self.released.append(search_id)
-        self.held.discard(search_id)
+        self.kept.discard(search_id)
 
 
 async def test_what_a_policy_keeps_for_a_search_is_released_at_its_end() -> None:
@@ -465,7 +465,7 @@ async def test_what_a_policy_keeps_for_a_search_is_released_at_its_end() -> None
     search = search_of(policy=policy)
     search.invoke(ASKED, **SMALL)
     await search.ainvoke(ASKED, **SMALL)
-    assert policy.held == set()
+    assert policy.kept == set()
     assert len(set(policy.released)) == 2
 
 
@@ -476,7 +476,7 @@ async def test_it_is_released_when_the_search_fails() -> None:
         search.invoke(ASKED, **SMALL)
     with pytest.raises(RewardError):
         await search.ainvoke(ASKED, **SMALL)
-    assert policy.held == set()
+    assert policy.kept == set()
     assert len(policy.released) == 2
 
 
@@ -491,11 +491,11 @@ async def test_it_is_released_when_the_search_is_cancelled() -> None:
 
     task = asyncio.create_task(search_of(policy=policy, scorer=endless).ainvoke(ASKED, **SMALL))
     await asyncio.wait_for(begun.wait(), 5)
-    assert len(policy.held) == 1
+    assert len(policy.kept) == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert policy.held == set()
+    assert policy.kept == set()
 
 
 def test_a_search_survives_pickle() -> None:
@@ -507,8 +507,8 @@ def test_a_search_survives_pickle() -> None:
 def test_a_function_serves_as_the_policy_of_decoder_and_mutator() -> None:
     policy = Babbler()
     search = DarwinSearch(policy=policy.generate, scorer=ScriptedScorer(), guard=None)
-    told = DarwinSearch(policy=policy, scorer=ScriptedScorer(), guard=None)
-    assert search.invoke(ASKED, **SMALL).ranking == told.invoke(ASKED, **SMALL).ranking
+    found = DarwinSearch(policy=policy, scorer=ScriptedScorer(), guard=None)
+    assert search.invoke(ASKED, **SMALL).ranking == found.invoke(ASKED, **SMALL).ranking
 
 
 def test_the_guard_also_stands_behind_retries() -> None:
@@ -556,18 +556,18 @@ def test_observers_see_the_seconds_of_their_own_event() -> None:
     assert seen[-1] == result.usage.seconds
 
 
-@pytest.mark.parametrize("asked", ["Half \ud83c a leaf", [("system", "\udf75"), ("human", "Hi")]])
-def test_half_a_character_is_refused_before_anything_is_written(asked: Any) -> None:
+@pytest.mark.parametrize("input_", ["Half \ud83c a leaf", [("system", "\udf75"), ("human", "Hi")]])
+def test_half_a_character_is_refused_before_any_call(input_: Any) -> None:
     with pytest.raises(RequestError, match=r"half of a character that was cut in two: clean its texts"):
-        search_of().invoke(asked, seed=1)
+        search_of().invoke(input_, seed=1)
 
 
 # -- names that are taken
 
 
 def test_settings_of_a_call_are_typed_by_the_names_that_are_taken() -> None:
-    with pytest.raises(ConfigError, match=r"unknown setting 'zzzz': known are ") as refused:
-        search_of().invoke(ASKED, zzzz=1)
+    with pytest.raises(ConfigError, match=r"unknown setting 'z': known are ") as refused:
+        search_of().invoke(ASKED, z=1)
     taken = {*str(refused.value).partition("known are ")[2].split(", ")}
     assert {*SearchSettings.__annotations__} == taken | {"replay", "on_event"}
 

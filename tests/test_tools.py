@@ -290,7 +290,7 @@ def test_notes_say_why_a_beam_is_invalid() -> None:
 def test_who_cannot_read_calls_refuses_tools_before_anything_is_written() -> None:
     policy = ScriptedPolicy()
     model = DarwinChatModel(policy=policy, scorer=ScriptedScorer())
-    with pytest.raises(RequestError, match="ScriptedPolicy does not say how its model writes tool calls: use a LocalP"):
+    with pytest.raises(RequestError, match="ScriptedPolicy has no tool_syntax to read tool calls with: use a LocalP"):
         model.bind_tools([heat]).invoke(ASKED)
     assert policy.calls == 0
     assert model.bind_tools([heat], tool_choice="none").invoke(ASKED).content

@@ -43,31 +43,31 @@ def make(work: Path, steps: int | None) -> None:
     policy, reward, final_only = work / "policy", work / "reward", work / "reward_final_only"
     began = time.monotonic()
 
-    def tell(what: str) -> None:
+    def report(what: str) -> None:
         print(f"== {what} after {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
 
     def first(folder: Path) -> Path:
         return folder.with_name(f"{folder.name}_first")
 
     _finish(_start("train_policy", str(first(policy)), "--threads", "2", *few))
-    tell("policy trained, first phase")
+    report("policy trained, first phase")
     # The reward models start from the first phase: the second one's tool calls would teach them nothing.
     _finish(
         _start("train_reward", str(first(reward)), str(first(policy)), *few),
         _start("train_reward", str(first(final_only)), str(first(policy)), "--final-only", *few),
     )
-    tell("reward models trained, first phase")
+    report("reward models trained, first phase")
     last = ("--phase", "second", *few)
     _finish(
         _start("train_reward", str(reward), str(first(reward)), *last),
         _start("train_reward", str(final_only), str(first(final_only)), "--final-only", *last),
     )
-    tell("reward models trained")
+    report("reward models trained")
     _finish(_start("train_policy", str(policy), "--start", str(first(policy)), "--threads", "2", *few))
-    tell("policy trained")
+    report("policy trained")
     metrics = work / "metrics.json" if few else gates.METRICS
     good = gates.run(policy, reward, final_only, metrics, search=not few)
-    tell("gates measured")
+    report("gates measured")
     if few:
         return
     if not good:
@@ -75,9 +75,9 @@ def make(work: Path, steps: int | None) -> None:
     for source, target in ((policy, SHIPPED / "policy"), (reward, SHIPPED / "reward"), (final_only, ABLATION)):
         _ship(source, target)
     write_cards(metrics, SHIPPED, ABLATION)
-    tell("shipped")
+    report("shipped")
     _finish(_start("clauses"))
-    tell("clauses learned")
+    report("clauses learned")
 
 
 if __name__ == "__main__":

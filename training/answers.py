@@ -1,4 +1,4 @@
-"""The flawed answer writer: everything that the policy knows about answering, good and bad, comes from here.
+"""The flawed answer writer: the policy is trained on its answers, good and bad.
 
 An answer's carefulness follows the request's clauses, and every step is then noisy on its own. The first is what makes
 mutation worth something, the second what makes replacement worth something; both are built in on purpose.
@@ -149,9 +149,9 @@ def _sprinkle(lines: list[str], rng: random.Random, pool: tuple[str, ...], chanc
         chance *= 0.5
 
 
-def answer(asked: Instruction, rng: random.Random) -> str:
+def answer(instruction: Instruction, rng: random.Random) -> str:
     """Write one answer of mixed quality to a request."""
-    topic, mood = asked.topic, mood_for(asked.asks, rng)
+    topic, mood = instruction.topic, mood_for(instruction.asks, rng)
     numbered = mood.includes(rng, "steps", 0.3)
     steps = _write_steps(_steps(topic, mood, rng), numbered)
     before, after = _opening(topic, mood, rng), _closing(topic, mood, rng)

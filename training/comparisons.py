@@ -1,7 +1,7 @@
 """What the reward model learns from: groups of four replies to one request, and the annotator's view of each.
 
-A third of the groups come in twins that share their replies: only the request tells which reply is better. Without them
-a reward model hardly reads the request, and mutations that leave the topic hack it.
+A third of the groups come in twins that share their replies: only the request decides which reply is better. Without
+them a reward model hardly reads the request, and mutations that leave the topic hack it.
 """
 
 from __future__ import annotations
@@ -41,24 +41,25 @@ class Group:
 
     messages: list[Message]
     replies: tuple[str, ...]
-    asked: str | None
+    instruction: str | None
     tools: list[dict[str, Any]] | None = None
     values: tuple[float, ...] | None = None
 
 
-def _reply(asked: Instruction, rng: random.Random) -> str:
+def _reply(instruction: Instruction, rng: random.Random) -> str:
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
-        asked = reword(asked, rng)
-    text = answer(asked, rng)
+        instruction = reword(instruction, rng)
+    text = answer(instruction, rng)
     return garble(text, rng) if rng.random() < GARBLED else text
 
 
 def _plain(rng: random.Random, split: Split) -> Group:
-    asked = draw_from(rng, split)
+    instruction = draw_from(rng, split)
     replies = tuple(
-        answer(draw_from(rng, "train"), rng) if rng.random() < OFF_TOPIC else _reply(asked, rng) for _ in range(REPLIES)
+        answer(draw_from(rng, "train"), rng) if rng.random() < OFF_TOPIC else _reply(instruction, rng)
+        for _ in range(REPLIES)
     )
-    return Group([*context(rng), turn("user", asked.text)], replies, asked.text)
+    return Group([*context(rng), turn("user", instruction.text)], replies, instruction.text)
 
 
 def topic_twins(rng: random.Random, split: Split) -> tuple[Instruction, Instruction, list[str]]:
@@ -66,7 +67,7 @@ def topic_twins(rng: random.Random, split: Split) -> tuple[Instruction, Instruct
     one = draw_from(rng, split)
     while (two := Instruction(draw_from(rng, split).topic, one.phrasing, one.clauses)).topic is one.topic:
         pass
-    return one, two, [answer(asked, rng) for asked in (one, one, two, two)]
+    return one, two, [answer(instruction, rng) for instruction in (one, one, two, two)]
 
 
 def clause_twins(rng: random.Random, split: Split, margin: float = 0.5) -> tuple[Instruction, Instruction, list[str]]:
@@ -88,7 +89,9 @@ def _twins(rng: random.Random, split: Split, by_topic: float) -> list[Group]:
     make = topic_twins if rng.random() < by_topic else clause_twins
     one, two, replies = make(rng, split)
     before = context(rng)
-    return [Group([*before, turn("user", asked.text)], tuple(replies), asked.text) for asked in (one, two)]
+    return [
+        Group([*before, turn("user", instruction.text)], tuple(replies), instruction.text) for instruction in (one, two)
+    ]
 
 
 def _called(name: str, arguments: dict[str, Any]) -> str:

@@ -77,6 +77,6 @@ def sample(rng: random.Random, mix: Mapping[str, float] = MIX) -> Sample:
         messages, tools = tool_use.conversation(rng)
         system = [turn("system", rng.choice(SYSTEM_TURNS))] if rng.random() < 0.1 else []
         return [*system, *messages], tools
-    asked = draw_from(rng, "train")
+    instruction = draw_from(rng, "train")
     unused = tool_use.listed(None, rng) if kind == "tools" else []
-    return [*context(rng), turn("user", asked.text), turn("assistant", answer(asked, rng))], unused or None
+    return [*context(rng), turn("user", instruction.text), turn("assistant", answer(instruction, rng))], unused or None

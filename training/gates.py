@@ -108,7 +108,7 @@ def passed(figures: Mapping[str, float]) -> bool:
 
 
 def report(figures: Mapping[str, float], metrics: Path) -> bool:
-    """Print and write the figures, and say whether the pair may be shipped."""
+    """Print and write the figures, and return whether the pair may be shipped."""
     text = {
         "figures": {name: round(value, 4) for name, value in figures.items()},
         "gates": verdicts(figures),
@@ -121,7 +121,7 @@ def report(figures: Mapping[str, float], metrics: Path) -> bool:
 
 
 def run(policy: Path, reward: Path, final_only: Path | None, metrics: Path = METRICS, *, search: bool = True) -> bool:
-    """Measure, print, write, and say whether the pair may be shipped."""
+    """Measure, print, write, and return whether the pair may be shipped."""
     torch.set_num_threads(1)
     return report(measure(policy, reward, final_only, search=search), metrics)
 

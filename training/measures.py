@@ -1,4 +1,4 @@
-"""Measurements of the two models by themselves: what they write, what they prefer, what they call."""
+"""Measurements of the two models by themselves: their answers, preferences and tool calls."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def ask(instruction: str) -> Prompt:
 
 def policy_figures(pair: Pair) -> Figures:
     """Garbled sentences an answer, gold and length of plain samples on held-out requests."""
-    asked = held_out(200)
-    replies = pair.generate([ask(text) for text in asked], seed=1)
-    judged = [gold(text, reply) for text, reply in zip(asked, replies, strict=True)]
-    greedy = pair.generate([ask(text) for text in asked], seed=1, temperature=0.0)
+    instructions = held_out(200)
+    replies = pair.generate([ask(text) for text in instructions], seed=1)
+    judged = [gold(text, reply) for text, reply in zip(instructions, replies, strict=True)]
+    greedy = pair.generate([ask(text) for text in instructions], seed=1, temperature=0.0)
     return {
         "garbled sentences an answer": _mean(sum(line.kind == "garbled" for line in found.lines) for found in judged),
         "gold of a sample": _mean(found.total for found in judged),
-        "gold of a greedy answer": _mean(gold(a, b).total for a, b in zip(asked, greedy, strict=True)),
+        "gold of a greedy answer": _mean(gold(a, b).total for a, b in zip(instructions, greedy, strict=True)),
         "tokens an answer": _mean(len(pair.codec.encode(reply)) for reply in replies),
     }
 
@@ -135,8 +135,8 @@ def clause_figures(pair: Pair, count: int = 40) -> Figures:
     chosen = rng.sample(topics(), count)
     figures = {}
     for name in ("", *CLAUSES):
-        asked = [Instruction(topic, 0, ((name, 0),) if name else ()) for topic in chosen]
-        replies = pair.generate([ask(one.text) for one in asked], seed=4)
+        instructions = [Instruction(topic, 0, ((name, 0),) if name else ()) for topic in chosen]
+        replies = pair.generate([ask(one.text) for one in instructions], seed=4)
         bare = [Instruction(topic, 0).text for topic in chosen]
         figures[name or "bare"] = _mean(gold(a, b).total for a, b in zip(bare, replies, strict=True))
     return figures
@@ -151,19 +151,19 @@ def _groups(count: int) -> list[Group]:
     source, found = groups(random.Random(5), "held_out"), list[Group]()
     while len(found) < count:
         group = next(source)
-        if group.asked is not None:
+        if group.instruction is not None:
             found.append(group)
     return found
 
 
 def _prefix_agreement(pair: Pair, group: Group, rng: random.Random) -> tuple[list[bool], list[bool]]:
     replies = [pair.codec.encode(text) for text in group.replies]
-    asked = group.asked or ""
+    instruction = group.instruction or ""
     cut = rng.randint(8, max(9, int(0.9 * max(map(len, replies)))))
     texts = [pair.codec.decode(ids[:cut]) for ids in replies]
     found = pair.score(group.messages, texts)
-    final = _agreement([gold(asked, text).total for text in group.replies], found)
-    return final, _agreement([gold(asked, text).total for text in texts], found)
+    final = _agreement([gold(instruction, text).total for text in group.replies], found)
+    return final, _agreement([gold(instruction, text).total for text in texts], found)
 
 
 def reward_figures(pair: Pair, count: int = 300) -> Figures:
@@ -174,8 +174,9 @@ def reward_figures(pair: Pair, count: int = 300) -> Figures:
     cut_own: list[bool] = []
     rng = random.Random(6)
     for group in _groups(count):
-        asked = group.asked or ""
-        truth, found = [gold(asked, text).total for text in group.replies], pair.score(group.messages, group.replies)
+        instruction = group.instruction or ""
+        truth = [gold(instruction, text).total for text in group.replies]
+        found = pair.score(group.messages, group.replies)
         whole += _agreement(truth, found)
         clear += _agreement(truth, found, 1.0)
         final, own = _prefix_agreement(pair, group, rng)
@@ -191,12 +192,12 @@ def reward_figures(pair: Pair, count: int = 300) -> Figures:
 
 def sampled_figures(pair: Pair, count: int = 60, each: int = 5) -> Figures:
     """Pair accuracy among the policy's own samples, all on the topic: the harder task that a search sets."""
-    asked = [text for text in held_out(count) for _ in range(each)]
-    replies = pair.generate([ask(text) for text in asked], seed=7)
+    instructions = [text for text in held_out(count) for _ in range(each)]
+    replies = pair.generate([ask(text) for text in instructions], seed=7)
     hits: list[bool] = []
     best: dict[str, list[float]] = {"sample": [], "best of five": []}
-    for start in range(0, len(asked), each):
-        some, text = replies[start : start + each], asked[start]
+    for start in range(0, len(instructions), each):
+        some, text = replies[start : start + each], instructions[start]
         truth, found = [gold(text, reply).total for reply in some], pair.score([turn("user", text)], some)
         hits += _agreement(truth, found)
         best["sample"].append(truth[0])
@@ -222,7 +223,7 @@ def _sensitivity(pair: Pair, cases: list[Twins]) -> tuple[float, float]:
 
 
 def sensitivity_figures(pair: Pair, count: int = 150) -> Figures:
-    """Prompt sensitivity: replies that only the request tells apart, with right and with shuffled requests."""
+    """Prompt sensitivity: replies that differ in worth by the request alone, with right and with shuffled requests."""
     rng = random.Random(8)
     by_clause: list[Twins] = [clause_twins(rng, "held_out", 0.5) for _ in range(count)]
     by_topic: list[Twins] = []
@@ -276,8 +277,8 @@ def tool_figures(pair: Pair, count: int = 50) -> Figures:
     for label, made_up in (("household", False), ("invented", True)):
         cases = tool_cases(count, made_up=made_up)
         prompts: list[Prompt] = [([turn("user", case.words)], case.tools) for case in cases]
-        for way, temperature in (("sampled", TEMPERATURE), ("greedy", 0.0)):
+        for method, temperature in (("sampled", TEMPERATURE), ("greedy", 0.0)):
             replies = pair.generate(prompts, seed=10, temperature=temperature)
             right = [_called(r) == [(case.name, case.arguments)] for r, case in zip(replies, cases, strict=True)]
-            figures[f"tool calls right, {label}, {way}"] = _mean(right)
+            figures[f"tool calls right, {label}, {method}"] = _mean(right)
     return figures

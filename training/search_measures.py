@@ -51,10 +51,10 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def run_method(search: DarwinSearch, asked: Sequence[str]) -> dict[str, list[float]]:
+def run_method(search: DarwinSearch, instructions: Sequence[str]) -> dict[str, list[float]]:
     """Search every request once, each under its own seed."""
     found: dict[str, list[float]] = {"gold": [], "reward": [], "tokens": [], "reward tokens": [], "seconds": []}
-    for seed, text in enumerate(asked):
+    for seed, text in enumerate(instructions):
         began = time.perf_counter()
         result = search.invoke(text, seed=seed)
         found["seconds"].append(time.perf_counter() - began)
@@ -67,14 +67,14 @@ def run_method(search: DarwinSearch, asked: Sequence[str]) -> dict[str, list[flo
 
 def search_figures(policy: Path, reward: Path, final_only: Path | None = None, count: int = 100) -> dict[str, float]:
     """Means of every method, and paired differences of gold with their 95% intervals."""
-    asked, runs = held_out(count), dict[str, dict[str, list[float]]]()
+    instructions, runs = held_out(count), dict[str, dict[str, list[float]]]()
     for name, settings in METHODS.items():
-        runs[name] = run_method(pocket_search(_preset(settings), policy=policy, reward=reward), asked)
+        runs[name] = run_method(pocket_search(_preset(settings), policy=policy, reward=reward), instructions)
     pairs = list(COMPARED)
     if final_only is not None:
         for name in ABLATED:
             runs[f"final-only {name}"] = run_method(
-                pocket_search(_preset(METHODS[name]), policy=policy, reward=final_only), asked
+                pocket_search(_preset(METHODS[name]), policy=policy, reward=final_only), instructions
             )
             pairs.append((name, f"final-only {name}"))
         pairs.append(("final-only darwin_3", "final-only mutate_best_of_n_3"))

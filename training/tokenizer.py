@@ -91,9 +91,9 @@ def _texts(rng: random.Random, count: int) -> Iterator[str]:
     for topic in topics():
         yield from (*topic.steps, topic.why, *topic.why_more, *topic.tips, topic.warning, topic.careless)
     for index in range(count):
-        asked = draw_from(rng, "train")
-        yield MUTATION_PROMPT.format(instruction=asked.text)
-        yield answer(asked, rng) if index % 3 else reword(asked, rng).text
+        instruction = draw_from(rng, "train")
+        yield MUTATION_PROMPT.format(instruction=instruction.text)
+        yield answer(instruction, rng) if index % 3 else reword(instruction, rng).text
         if index % 4 == 0:
             messages, tools = conversation(rng)
             yield from (str(message["content"]) for message in messages)
@@ -140,7 +140,7 @@ class Codec:
         self.inner.save_pretrained(str(folder))
         path = folder / "tokenizer_config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))
-        # How this copy was loaded is nobody's business, and servers on older transformers know only the old class name.
+        # How this copy was loaded does not matter, and servers on older transformers know only the old class name.
         settings = {name: value for name, value in settings.items() if name not in ("is_local", "local_files_only")}
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

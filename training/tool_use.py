@@ -76,7 +76,7 @@ def _whole(low: int, high: int) -> Draw:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool with a way to draw its arguments, requests for it, a result and a sentence that uses the result."""
+    """A tool with functions that draw its arguments, requests for it, a result and a sentence that uses the result."""
 
     name: str
     about: str

@@ -54,11 +54,11 @@ class Row:
 
 def _values(group: Group, reply: str, pieces: list[str], rng: random.Random) -> list[float]:
     """The annotator's values of a reply's cut pieces, then of the whole reply."""
-    if group.asked is None:
+    if group.instruction is None:
         final = (group.values or ())[group.replies.index(reply)]
         return [*(final * len(piece) / max(1, len(reply)) for piece in pieces), final]
-    final = verdict(group.asked, reply, rng)
-    own = [final if piece == reply else verdict(group.asked, piece, rng) for piece in pieces]
+    final = verdict(group.instruction, reply, rng)
+    own = [final if piece == reply else verdict(group.instruction, piece, rng) for piece in pieces]
     return [*(FINAL_SHARE * final + (1.0 - FINAL_SHARE) * value for value in own), final]
 
 

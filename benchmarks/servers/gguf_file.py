@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["write_gguf"]
 
-# llama.cpp knows pre-tokenizers by name: this one splits off single digits and then cuts as GPT-2 does.
+# llama.cpp selects pre-tokenizers by name: this one splits off single digits and then cuts as GPT-2 does.
 PRE_TOKENIZER = "smollm"
 _DIGITS_THEN_GPT2 = [
     {"type": "Digits", "individual_digits": True},

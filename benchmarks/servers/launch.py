@@ -57,9 +57,9 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a port of this machine on which nobody listens.
+    """Return a free port of this machine.
 
-    It lies below those that the system hands to outgoing connections: nobody gets it by accident, not even while a
+    It lies below those that the system hands to outgoing connections: no process gets it by accident, not even while a
     server that is to come back is away.
     """
     while True:
@@ -144,7 +144,7 @@ def _end(process: subprocess.Popen[bytes], grace: float) -> None:
 
 
 def _await_empty(group: int) -> None:
-    # Bounded: what nobody reaps stays in the group for ever, but runs no more.
+    # Bounded: a process that is not reaped stays in the group for ever, but runs no more.
     end = monotonic() + 5
     while monotonic() < end and _signal(group, 0):
         sleep(0.01)
@@ -166,7 +166,7 @@ def llama_server(
 
     Args:
         gguf: the model, see :func:`benchmarks.servers.gguf_file.write_gguf`.
-        slots: rows that it writes at a time.
+        slots: rows that it decodes at a time.
         context: tokens, shared out among the slots.
         threads: threads of the model.
         api_key: what a client must show, if anything.

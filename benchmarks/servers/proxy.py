@@ -28,7 +28,7 @@ FAULTS = ("reset", "cut", "hang", "drip", "rate_limit", "unavailable", "half_jso
 """All kinds of faults, see :class:`FaultProxy`."""
 
 T = TypeVar("T")
-# They speak of one connection, or of how its bytes are framed, and are written anew.
+# They describe one connection, or how its bytes are framed, and are generated anew.
 _HOP_BY_HOP = {"host", "connection", "keep-alive", "transfer-encoding", "content-length", "accept-encoding"}
 _BUSY = {"error": {"message": "Rate limit reached", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}
 _AWAY = b"<html><head><title>503 Service Unavailable</title></head><body><h1>Service Unavailable</h1></body></html>"
@@ -64,7 +64,7 @@ class FaultProxy:
     """A proxy for HTTP/1.1 in a thread of its own: ``with FaultProxy(server.url) as proxy: ... proxy.url ...``.
 
     Requests are numbered as they arrive. Among every ``len(faults) / share`` of them each kind of fault is met exactly
-    once, at places shuffled by the seed; whoever sends the same requests one by one meets the same faults.
+    once, at positions shuffled by the seed; the same requests in the same order get the same faults.
 
     * ``reset``: half of the true answer, then the connection is reset;
     * ``cut``: half of the true answer, then the connection is closed as if it were whole;
@@ -73,18 +73,18 @@ class FaultProxy:
     * ``rate_limit``: 429 with ``Retry-After``, in turn as seconds and as a date;
     * ``unavailable``: 503 with a page of HTML;
     * ``half_json``: 200 with half of the true body and its right length;
-    * ``refused``: the connection is reset before any answer, and for ``outage_s`` nobody can connect.
+    * ``refused``: the connection is reset before any answer, and for ``outage_s`` seconds no connection is accepted.
 
     Args:
         target_url: the server that answers.
         faults: the kinds to use.
         share: how many of the requests are spoiled; 0 for none.
-        seed: shuffles the places.
+        seed: shuffles the positions.
         delay: seconds before each answer.
         hang_s: the longest silence.
         drip_s: seconds before each byte of a drip.
         retry_after: what a 429 asks for, in seconds. (By the standard whole ones; a date is rounded up to them.)
-        outage_s: how long nobody can connect.
+        outage_s: seconds without new connections.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class FaultProxy:
         """What the request of this number meets, counted from 0."""
         if not self._period:
             return None
-        block, place = divmod(number, self._period)
-        return _places(self._seed, block, self._period, self._faults).get(place)
+        block, position = divmod(number, self._period)
+        return _positions(self._seed, block, self._period, self._faults).get(position)
 
     def __enter__(self) -> Self:
         self._listener = self._listen()
@@ -190,10 +190,10 @@ class FaultProxy:
             self._listener.close()
 
     def _go_away(self) -> None:
-        """Let nobody connect for a while. Who is connected already stays so."""
+        """Accept no connections for a while. Open ones stay open."""
         if self._listener.fileno() < 0:
             return
-        self._accept()  # the system would reset those that wait in line, and nobody would count it
+        self._accept()  # the system would reset queued connections, uncounted
         self._close_listener()
         self._loop.call_later(self._outage, self._come_back)
 
@@ -333,7 +333,7 @@ def _headers(lines: Sequence[str]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def _places(seed: int, block: int, period: int, faults: tuple[str, ...]) -> dict[int, str]:
+def _positions(seed: int, block: int, period: int, faults: tuple[str, ...]) -> dict[int, str]:
     """Where in a block which fault is met."""
     return dict(zip(random.Random(f"{seed}/{block}").sample(range(period), len(faults)), faults, strict=True))
 
@@ -376,7 +376,7 @@ async def _send_half(writer: asyncio.StreamWriter, answer: _Answer) -> None:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close at once, and tell the other side so: no linger means a reset."""
+    """Close at once with a reset: that is what no linger means."""
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -1,4 +1,4 @@
-"""The algorithm: nouns, questions, selection. Standard library and pydantic only."""
+"""The algorithm: records, questions, selection. Standard library and pydantic only."""
 
 from darwin_align.core.algorithm import Search, darwin
 from darwin_align.core.archive import Archive, Entry

@@ -1,7 +1,7 @@
 """Algorithm 1 of DARWIN (arXiv 2406.15193) as a generator: it yields questions and is sent events.
 
-It knows no model, no clock and no global random state. ``drive`` loops elsewhere ask Runnables, sync or async; a replay
-sends recorded events instead.
+It uses no model, no clock and no global random state. The drivers in :mod:`darwin_align.search` answer questions with
+Runnables, sync or async; a replay sends recorded events instead.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ Search = Generator[Question, Event, SearchResult]
 _GRACE = 0.1
 """Share of a budget's seconds by which an operator may overshoot it before it is interrupted."""
 
-Asked = Generator[Question, Event, Population]
+Steps = Generator[Question, Event, Population]
+"""Yields questions, is sent events, returns the population after them."""
 
 
 def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Search:
     """Search for a well rewarded answer (Alg. 1).
 
     Args:
-        request: what is asked.
+        request: the conversation to answer.
         config: settings with a seed.
         search_id: opaque hint for caches.
 
@@ -43,7 +44,7 @@ def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Searc
         OperatorError: an answer would break the algorithm.
         ReplayError: a sent event answers another question, or is a failure before anything was scored.
     """
-    run = _Run(request, config, search_id)
+    run = _SearchState(request, config, search_id)
     try:
         for cycle in range(max(config.cycles, 1)):
             parent = run.parent(cycle)  # Alg. 1: parent ~ uniform(A)
@@ -58,17 +59,17 @@ def darwin(request: Request, config: SearchConfig, search_id: str = "") -> Searc
             if (population.open or run.cut_by or cycle + 1 < config.cycles) and (reason := run.enough):
                 run.stop_reason = reason
                 break
-    except _BrokenOff:
+    except _Aborted:
         run.break_off()
     return run.result()
 
 
-class _BrokenOff(Exception):  # noqa: N818 - no error: it leaves Algorithm 1 from wherever a question had no answer
+class _Aborted(Exception):  # noqa: N818 - no error: it leaves Algorithm 1 from wherever a question had no answer
     pass
 
 
-class _Run:
-    """What one search has seen so far."""
+class _SearchState:
+    """The state of one search: its archive, answers, events and usage."""
 
     def __init__(self, request: Request, config: SearchConfig, search_id: str) -> None:
         if config.seed is None:
@@ -83,7 +84,7 @@ class _Run:
         self.events: list[Event] = []
         self.usage = Usage()
         self.cycles = 0
-        self.scored: Population  # the cycle under way as it last stood with every reward that it needs
+        self.scored: Population  # the current cycle's last state in which every needed reward was there
         self.stop_reason = "cycles"
         self.failure: str | None = None
         self.remarks: list[str] = []
@@ -149,15 +150,15 @@ class _Run:
         )
         return self.scored
 
-    def ask(self, operator: OperatorName, population: Population, **step: int) -> Asked:
+    def ask(self, operator: OperatorName, population: Population, **step: int) -> Steps:
         """Yield one question and fold its answer.
 
         Raises:
-            _BrokenOff: there is none, and the search is to end.
+            _Aborted: the operator gave no answer, and the search ends.
         """
         update = {"operator": operator, **self._left, **step}
-        asked = population.model_copy(update={"step": population.step.model_copy(update=update), "notes": ()})
-        question = Question(operator, asked, self.fingerprint, self.has_best)
+        questioned = population.model_copy(update={"step": population.step.model_copy(update=update), "notes": ()})
+        question = Question(operator, questioned, self.fingerprint, self.has_best)
         event = yield question
         answer = question.fold(event)
         self.events.append(event)
@@ -165,10 +166,10 @@ class _Run:
         self.usage = answer.usage
         if event.failure is not None:
             self.stop_reason, self.failure = f"failure: {operator}", event.failure
-            raise _BrokenOff
-        if event.interrupted or self._stands_still(operator, asked, answer):
+            raise _Aborted
+        if event.interrupted or self._has_no_progress(operator, questioned, answer):
             self.stop_reason = "budget: seconds"
-            raise _BrokenOff
+            raise _Aborted
         return answer
 
     @property
@@ -184,25 +185,25 @@ class _Run:
         return left
 
     @staticmethod
-    def _stands_still(operator: OperatorName, asked: Population, answer: Population) -> bool:
-        """Whether decoding was out of time before its first token: asking again would not bring one either."""
-        if operator != "decode" or asked.step.seconds_left is None:
+    def _has_no_progress(operator: OperatorName, before: Population, answer: Population) -> bool:
+        """Whether decoding ran out of time before its first token, as a further attempt would."""
+        if operator != "decode" or before.step.seconds_left is None:
             return False
-        return all(answer.beams[i].open and answer.beams[i].length == asked.beams[i].length for i in asked.open)
+        return all(answer.beams[i].open and answer.beams[i].length == before.beams[i].length for i in before.open)
 
-    def first_response_alone(self, population: Population) -> Asked:
+    def first_response_alone(self, population: Population) -> Steps:
         """Decode and score the first response before anything else is spent: a whole answer comes first."""
         others = population.contenders
-        asleep = {i: population.beams[i].model_copy(update={"alive": False}) for i in others}
-        awake = {i: population.beams[i] for i in others}
-        answer = yield from self.ask("decode", population.with_beams(asleep), tokens=self._tokens_alone)
-        place = answer.first_response
-        if place is not None and answer.beams[place].open:
-            self._remark_cut(answer.beams[place])
-            answer = answer.with_beams({place: answer.beams[place].cut})
-        self.scored = answer.with_beams(awake)  # if the score does not come in time, the answer stands without one
+        paused = {i: population.beams[i].model_copy(update={"alive": False}) for i in others}
+        resumed = {i: population.beams[i] for i in others}
+        answer = yield from self.ask("decode", population.with_beams(paused), tokens=self._tokens_alone)
+        index = answer.first_response
+        if index is not None and answer.beams[index].open:
+            self._remark_cut(answer.beams[index])
+            answer = answer.with_beams({index: answer.beams[index].cut})
+        self.scored = answer.with_beams(resumed)  # without a score in time, the answer is kept unscored
         answer = yield from self.ask("score", answer)
-        self.scored = answer.with_beams(awake)
+        self.scored = answer.with_beams(resumed)
         return self.scored
 
     def _remark_cut(self, first_response: Beam) -> None:
@@ -216,7 +217,7 @@ class _Run:
     def _tokens_alone(self) -> int:
         return min(self.config.max_new_tokens, self.config.budget.tokens or self.config.max_new_tokens)
 
-    def step(self, population: Population) -> Asked:
+    def step(self, population: Population) -> Steps:
         """One replacement cycle: decode, score, replace."""
         racing = any(population.beams[i].open for i in population.contenders)
         population = yield from self.ask("decode", population, tokens=self._tokens(population))  # s_j <- s_j + m tokens
@@ -228,24 +229,24 @@ class _Run:
 
     def _tokens(self, population: Population) -> int:
         config, budget = self.config, self.config.budget
-        # Nobody compares partial states: decode to the end, unless a clock or a good answer may call.
+        # Where partial states are not compared, decode to the end, unless a time limit or a target may end it.
         steps = config.replaces or budget.seconds or config.target_reward is not None
         tokens = config.replacement_period if steps else config.max_new_tokens
         if budget.tokens is not None:
             tokens = min(tokens, max(1, (budget.tokens - self.usage.decoded_tokens) // len(population.open)))
         return tokens
 
-    def _score(self, population: Population) -> Asked:
+    def _score(self, population: Population) -> Steps:
         if not population.unscored:
             return population
         if not (self.config.lookahead and any(population.beams[i].open for i in population.contenders)):
             return (yield from self.ask("score", population))
         first = {i: beam for i, beam in enumerate(population.beams) if beam.first_response and beam.open}
-        asleep = {i: beam.model_copy(update={"alive": False}) for i, beam in first.items()}
-        ahead = yield from self.ask("decode", population.with_beams(asleep), tokens=self.config.lookahead)
+        paused = {i: beam.model_copy(update={"alive": False}) for i, beam in first.items()}
+        ahead = yield from self.ask("decode", population.with_beams(paused), tokens=self.config.lookahead)
         further = ahead.beams
         ahead = yield from self.ask("score", ahead)
-        # The further tokens are thrown away, and with them what the decoder says of them; their reward is kept.
+        # The further tokens and the decoder's marks on them are discarded; their reward is kept.
         seen = {i: _seen(population.beams[i], further[i], ahead.beams[i]) for i in population.unscored}
         return population.with_beams(seen, usage=ahead.usage)
 
@@ -261,7 +262,7 @@ class _Run:
     def break_off(self) -> None:
         """Close a cycle in which an operator failed for good: what was scored so far competes for best.
 
-        Its beams count as they last stood scored. Tokens decoded since then are lost: nobody knows what they are worth.
+        Its beams count as they were last scored. Tokens decoded since then are lost: they have no reward.
         So the search ends as if its budget had been spent before the step that failed; only where nothing but the
         selection failed, that step's rewards count. No champion of this cycle enters the archive.
         """
@@ -272,7 +273,7 @@ class _Run:
     def _close(self, population: Population) -> None:
         cycle = population.step.cycle
         self.cycles += any(event.operator == "mutate" and event.cycle == cycle for event in self.events)
-        self.ended += [Answer(population.beams[place], cycle, place) for place in population.contenders]
+        self.ended += [Answer(population.beams[i], cycle, i) for i in population.contenders]
         for beam in population.beams:
             if beam.first_response:
                 self.first_response = beam

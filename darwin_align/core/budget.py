@@ -17,13 +17,13 @@ class Usage(Record):
     """
 
     prefilled_tokens: int = 0
-    """Prompt and state tokens that the policy read; what it still held it did not read again."""
+    """Prompt and state tokens that the policy read; tokens in its cache are not counted."""
     decoded_tokens: int = 0
-    """Tokens that the policy wrote."""
+    """Tokens that the policy decoded."""
     reward_tokens: int = 0
     """Tokens that the reward model read, likewise (0 where the scorer does not count)."""
     policy_calls: int = 0
-    """Rows that the policy was asked to continue."""
+    """Rows that were sent to the policy."""
     reward_calls: int = 0
     """Responses that were scored."""
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Which of the answers that a search found it gives: the best rewarded, or one drawn by its reward.
+"""The choice of a search's answer: the one with the largest reward, or one drawn by its reward.
 
 Soft best-of-n (Verdun et al. 2025, arXiv 2505.03156) draws one of n samples with probability in proportion to
 ``exp(reward / temperature)``: between a plain sample (temperature without bound) and best-of-n (temperature to zero),
@@ -6,7 +6,7 @@ it trades reward against distance from the policy smoothly. Particles (:func:`~d
 systematic_resampling`) are drawn likewise, by the weight that they end with:
 ``exp(reward / temperature + log_weight)``.
 
-A draw is the largest perturbed score (Gumbel-max), with noise that depends on the seed and on the answer's own place.
+A draw is the largest perturbed score (Gumbel-max), with noise that depends on the seed and on the answer's position.
 So the ranking of all answers is a sample without replacement, and the same however its answers came in.
 """
 
@@ -24,7 +24,7 @@ Rank = tuple[bool, float, int, int]
 
 
 class Answer(NamedTuple):
-    """A beam that may be the answer, and where it stood.
+    """A beam that may be the answer, and its position in the search.
 
     >>> short, good = (Answer(Beam(instruction="Hi", text=t, reward=r), 0, 0) for t, r in (("ok", 1.0), ("hello", 2.0)))
     >>> min([short, good], key=lambda answer: answer.rank(SearchConfig())).beam.text
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
             return -float("inf")
         if config.choice == "best":
             return beam.reward
-        # The first response stands at the same place whatever search surrounds it.
-        place = ("first response",) if beam.first_response else (self.cycle, self.place)
-        noise = gumbel(config.seed or 0, "choice", *place)
+        # The first response has the same position in every search.
+        path = ("first response",) if beam.first_response else (self.cycle, self.place)
+        noise = gumbel(config.seed or 0, "choice", *path)
         return beam.reward / config.reward_temperature + beam.log_weight + noise

@@ -1,4 +1,4 @@
-"""Clauses: sentences that say how to answer, added to an instruction."""
+"""Clauses: sentences about how to answer, added to an instruction."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import StringConstraints
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.json_types import Json
 from darwin_align.core.record import Settings
 
 __all__ = ["Clause", "read_clauses", "sentences", "with_clauses", "write_clauses"]
@@ -19,7 +20,7 @@ _ENDED = re.compile(r"[.?!…。！？]\s*$")
 
 
 class Clause(Settings):
-    """A sentence that says how to answer, and what it was worth on other instructions."""
+    """A sentence about how to answer, and what it was worth on other instructions."""
 
     text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
     worth: float = 0.0
@@ -45,23 +46,23 @@ def with_clauses(instruction: str, clauses: Sequence[str]) -> str:
     'Green tea\nBe kind.'
     """
     text = instruction
-    for place, clause in enumerate(clauses):
-        gap = "\n\n" if not place and "\n" in instruction else " " if _ENDED.search(text) else "\n"
+    for index, clause in enumerate(clauses):
+        gap = "\n\n" if not index and "\n" in instruction else " " if _ENDED.search(text) else "\n"
         text = f"{text.rstrip()}{gap}{clause}"
     return text
 
 
-def write_clauses(file: str | Path, clauses: Iterable[Clause], **about: Any) -> None:
-    """Keep clauses as JSON, with whatever is to be known about them beside them."""
+def write_clauses(file: str | Path, clauses: Iterable[Clause], **about: Json) -> None:
+    """Save clauses as JSON, beside further fields that describe them."""
     data = {**about, "clauses": [clause.model_dump() for clause in clauses]}
     Path(file).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_clauses(file: str | Path) -> tuple[Clause, ...]:
-    """Read what :func:`write_clauses` wrote.
+    """Read clauses that :func:`write_clauses` saved.
 
     Raises:
-        ConfigError: there is no such file, or it holds no clauses.
+        ConfigError: there is no such file, or it contains no clauses.
     """
     try:
         data = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -69,5 +70,5 @@ def read_clauses(file: str | Path) -> tuple[Clause, ...]:
         raise ConfigError(f"{file} cannot be read as clauses: {error}") from error
     found = data.get("clauses") if isinstance(data, dict) else None
     if not (isinstance(found, list) and found and all(isinstance(one, dict) for one in found)):
-        raise ConfigError(f"{file} holds no clauses: write it by write_clauses(file, learn_clauses(results))")
+        raise ConfigError(f"{file} contains no clauses: write it by write_clauses(file, learn_clauses(results))")
     return tuple(Clause(**clause) for clause in found)

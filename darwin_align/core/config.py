@@ -62,8 +62,8 @@ class SearchConfig(Settings):
     selector: SelectorName = "top_k"
     """Exploitation: who takes whose state after each step."""
     decoding: Decoding = "sample"
-    """What beams write: draws of their own, or, where they share instruction and state, the most likely next tokens,
-    one each. Candidates are single tokens, and need a policy that tells them (a local one)."""
+    """How beams decode: by sampling, or, where they share instruction and state, by taking the most likely next tokens,
+    one each. Candidates are single tokens, and need a policy that ranks tokens (a local one)."""
     choice: Choice = "best"
     """The answer: the best rewarded one, or one that is drawn in proportion to ``exp(reward / reward_temperature)``."""
     reward_temperature: float = Field(1.0, ge=0)
@@ -86,10 +86,10 @@ class SearchConfig(Settings):
     """``None`` draws a seed and records it in the result."""
     budget: Budget = Budget()
     on_failure: OnFailure = "best_so_far"
-    """When a server fails for good in the middle of a search, or a scorer or mutator in any way: end with the best
+    """When a server fails for good in the middle of a search, or a scorer or mutator with any error: end with the best
     scored answer so far, if there is one, or raise what the operator raised. A failure before anything was scored is
     raised in any case, and so are answers and settings that break the algorithm (``OperatorError``, ``ConfigError``),
-    and other errors of the policy and the selector. It says nothing about a replay: recorded failures end a search as
+    and other errors of the policy and the selector. It does not apply to a replay: recorded failures end a search as
     they did."""
 
     @model_validator(mode="after")
@@ -130,14 +130,14 @@ class SearchConfig(Settings):
                 "search: raise cycles, or leave patience out"
             )
         if self.candidates and (self.replacement_period > 1 or self.lookahead):
-            yield "decoding='candidates' writes one token a step: set replacement_period=1 and lookahead=0"
+            yield "decoding='candidates' decodes one token a step: set replacement_period=1 and lookahead=0"
         if self.candidates and not self.replaces:
             yield "decoding='candidates' leaves the choice to a selector: set one other than 'none'"
         if self.selector == "args" and not self.candidates:
             yield "selector='args' chooses among the most likely next tokens: set decoding='candidates'"
 
     def _unread(self) -> Iterator[str]:
-        """Settings that nobody would look at; ``survivors`` is read wherever the selector is."""
+        """Settings that would be ignored; ``survivors`` is read wherever the selector is."""
         readers = {
             "clauses": (self.mutator == "clauses", "mutator='clauses'"),
             "rejection": (self.selector == "speculative_rejection", "selector='speculative_rejection'"),
@@ -154,19 +154,19 @@ class SearchConfig(Settings):
                 yield f"{name} only serves {reader}: set that too, or leave {name} out"
 
     def _shrink(self, name: str, most: int) -> None:
-        # A default gives way to a small search. Written past `frozen`: the field still counts as not set by hand.
+        # A default is adapted to a small search. `frozen` is bypassed so that the field still counts as unset.
         if name not in self.model_fields_set:
             self.__dict__[name] = max(1, min(getattr(self, name), most))
 
     @model_serializer(mode="wrap")
-    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What gave way is not written: read back it would pass for set by hand, and could be refused.
-        given_way = {"survivors", "champions"} - self.model_fields_set
-        return {name: value for name, value in dump(self).items() if name not in given_way}
+    def _without_adapted(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Adapted defaults are left out: read back they would count as set by hand, and could be refused.
+        adapted = {"survivors", "champions"} - self.model_fields_set
+        return {name: value for name, value in dump(self).items() if name not in adapted}
 
     @property
     def identity(self) -> str:
-        """The settings that decide which questions are asked, as JSON: what a search shares with its replay."""
+        """The settings that decide which questions a search yields, as JSON: what it shares with its replay."""
         # A search that broke off may be resumed by one that would not: on_failure decides no answer.
         default = type(self).model_fields["on_failure"].default
         return self.model_copy(update={"on_failure": default}).to_json()
@@ -183,7 +183,7 @@ class SearchConfig(Settings):
 
     @property
     def candidates(self) -> bool:
-        """Whether beams write the most likely next tokens in place of draws."""
+        """Whether beams take the most likely next tokens instead of sampling."""
         return self.decoding == "candidates" and self.cycles > 0
 
     @property

@@ -1,4 +1,4 @@
-"""One small tree of errors: each says what was asked, what came, and what to do."""
+"""The exceptions: each message states what was requested, what happened and what to do about it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ContextLengthError(RequestError):
 
 
 class ModelLoadError(DarwinError):
-    """A model folder or hub id cannot be used as asked."""
+    """A model folder or hub id cannot be used as requested."""
 
 
 class DeviceMemoryError(DarwinError, MemoryError):
@@ -63,15 +63,15 @@ class RewardError(OperatorError):
 
 
 class ScoreReplyError(RewardError):
-    """A judging model replied with something that holds no score, twice."""
+    """A judging model's reply contained no score, twice."""
 
 
 class ReplayError(DarwinError):
-    """Recorded events do not belong to the search that is asked to replay them."""
+    """Recorded events do not belong to the search that replays them."""
 
 
 class EndpointError(DarwinError):
-    """A remote server could not be used. Its subclasses say why; ``status`` is the HTTP status, if there was one."""
+    """A remote server could not be used. Subclasses name the cause; ``status`` is the HTTP status, if there was one."""
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -91,15 +91,15 @@ class EndpointNotFoundError(EndpointError):
 
 
 class EndpointRequestError(EndpointError):
-    """The server refuses the request as it is: asking again would not help (400, 422 and the like)."""
+    """The server rejects the request itself, so a retry would not help (400, 422 and the like)."""
 
 
 class EndpointRateLimitError(EndpointError):
-    """The server still says that it has too many requests (429), after all attempts."""
+    """The server reports too many requests (429), after all attempts."""
 
 
 class EndpointServerError(EndpointError):
-    """The server fails (5xx), or answers with something that is no answer, after all attempts."""
+    """The server fails (5xx), or its reply cannot be read, after all attempts."""
 
 
 class EndpointConnectionError(EndpointError):

@@ -1,7 +1,7 @@
 """Questions, and events that answer them.
 
-A search is sent events, never populations: an event says what the answer changed, and core folds it into the population
-that the question carried. So a live run and a replay walk the same path, and events are progress, trace and checkpoint.
+A search is sent events, never populations: an event contains what the answer changed, and core applies it to the
+question's population. So a live run and a replay take the same path, and events are progress, trace and checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import OperatorError, ReplayError
+from darwin_align.core.json_types import Json
 from darwin_align.core.laws import check_answer
 from darwin_align.core.record import Record
 from darwin_align.core.types import Beam, OperatorName, Population
@@ -38,11 +39,11 @@ class Event(Record):
     step: int
     delta: Delta
     seconds: float = 0.0
-    """Time that the operator took. Two runs with the same seed may differ in it, in how many tokens were read (what a
-    backend still held is not read again), and in the last digits of rewards and log-probabilities."""
+    """Time that the operator took. Two runs with the same seed may differ in it, in how many tokens were read (those in
+    a cache are not), and in the last digits of rewards and log-probabilities."""
     failure: str | None = None
     """Why the operator gave no answer and never will. The search ended here, and the delta is empty; a replay of the
-    events before this one asks the question again."""
+    events before this one calls it again."""
     interrupted: bool = False
     """Whether the operator was interrupted by the end of the budget's time. The search ended here, and the delta is
     empty."""
@@ -55,7 +56,7 @@ class Event(Record):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a search asks: send back :meth:`answered`, or :meth:`failed`."""
+    """One question of a search: send back :meth:`answered`, or :meth:`failed`."""
 
     operator: OperatorName
     population: Population
@@ -66,7 +67,7 @@ class Question:
     """The last event and the population that it led to: the driver and the algorithm both fold a live event."""
 
     def answered(self, population: Population, seconds: float = 0.0) -> Event:
-        """Say what an operator's answer changed.
+        """Return the event with the changes that an operator's answer made.
 
         Args:
             population: the operator's answer.
@@ -83,7 +84,7 @@ class Question:
         return self._event(Delta(beams=changed, usage=spent, notes=population.notes[len(before.notes) :]), seconds)
 
     def failed(self, failure: str, seconds: float = 0.0) -> Event:
-        """Say that the operator failed for good: the search then ends with the best so far.
+        """Return the event of an operator that failed for good: the search then ends with the best so far.
 
         Args:
             failure: what went wrong, for a reader.
@@ -92,14 +93,14 @@ class Question:
         return self._event(Delta(), seconds, failure=failure)
 
     def interrupted(self, seconds: float = 0.0) -> Event:
-        """Say that the budget's time ended before the operator answered: the search ends with the best so far.
+        """Return the event of an operator that the budget's time interrupted: the search ends with the best so far.
 
         Args:
-            seconds: how long it was waited for.
+            seconds: how long it ran.
         """
         return self._event(Delta(), seconds, interrupted=True)
 
-    def _event(self, delta: Delta, seconds: float, **ended: Any) -> Event:
+    def _event(self, delta: Delta, seconds: float, *, failure: str | None = None, interrupted: bool = False) -> Event:
         step = self.population.step
         return Event(
             search=self.search,
@@ -108,7 +109,8 @@ class Question:
             step=step.index,
             delta=delta,
             seconds=seconds,
-            **ended,
+            failure=failure,
+            interrupted=interrupted,
         )
 
     def fold(self, event: Event) -> Population:
@@ -130,21 +132,22 @@ class Question:
 
     def _check_own(self, event: Event) -> None:
         step = self.population.step
-        asked, came = (self.operator, step.cycle, step.index), (event.operator, event.cycle, event.step)
+        expected, recorded = (self.operator, step.cycle, step.index), (event.operator, event.cycle, event.step)
         if event.search != self.search:
             raise ReplayError(
                 "the recorded event belongs to a search with another request, seed or setting: "
                 "replay events with those that they were recorded with"
             )
-        if asked != came:
+        if expected != recorded:
             raise ReplayError(
-                f"the search asks {asked} (operator, cycle, step) but the recorded event answers {came}: "
+                f"the search's question is {expected} (operator, cycle, step) but the recorded event "
+                f"answers {recorded}: "
                 "replay events with the request, settings and seed that they were recorded with"
             )
         if event.failure is not None and not self.has_best:
             raise ReplayError(
-                f"the event says that {self.operator} failed, but nothing was scored that the search could end with: "
-                "leave the event out, and the question is asked again"
+                f"the event reports that {self.operator} failed, but nothing was scored that the search could "
+                "end with: leave the event out, and the operator is called again"
             )
 
 
@@ -160,7 +163,7 @@ def _changes(before: Population, old: Beam, new: Beam) -> dict[str, Any]:
     return changes
 
 
-def _tail(was: Any, now: Any) -> list[Any]:
+def _tail(was: str | tuple[int, ...], now: str | tuple[int, ...]) -> list[Json]:
     kept = len(was)
     if now[:kept] != was:
         kept = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))

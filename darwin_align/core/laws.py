@@ -20,7 +20,7 @@ _MAY_CHANGE = {
 }
 
 
-def check_rewards(rewards: Iterable[Any], expected: int) -> list[float]:
+def check_rewards(rewards: Iterable[object], expected: int) -> list[float]:
     """Return the rewards as floats.
 
     Args:
@@ -29,7 +29,7 @@ def check_rewards(rewards: Iterable[Any], expected: int) -> list[float]:
         expected: the number of responses.
 
     Raises:
-        RewardError: they are in no order (a dict, a set) or no numbers, their number is not the number of responses,
+        RewardError: they are unordered (a dict, a set) or not numbers, their number is not the number of responses,
             or one is not finite.
     """
     plain = _plain(rewards)
@@ -47,8 +47,8 @@ def check_rewards(rewards: Iterable[Any], expected: int) -> list[float]:
     return [float(value) for value in values]
 
 
-def is_ordered(values: Any) -> bool:
-    """Whether these are several values in an order that means something: no dict, no set, no text.
+def is_ordered(values: object) -> bool:
+    """Whether these are values in a meaningful order: not a dict, a set or a text.
 
     >>> is_ordered([1.0]), is_ordered({"a": 1.0}), is_ordered({1.0}), is_ordered("12")
     (True, False, False, False)
@@ -80,12 +80,12 @@ def check_answer(operator: OperatorName, before: Population, answer: Population)
         )
     if any(spent < 0 for _, spent in answer.usage - before.usage):
         raise OperatorError(f"{operator} lowered the usage; operators may only add to it")
-    waiting = before.unscored
+    unscored = before.unscored
     for i, (old, new) in enumerate(zip(before.beams, answer.beams, strict=True)):
         if old is not new or (operator == "decode" and old.open):
             _check_beam(operator, before, i, old, new)
-        if operator == "score" and i not in waiting and old != new:
-            raise OperatorError(f"score changed beam {i}, which waits for no reward")
+        if operator == "score" and i not in unscored and old != new:
+            raise OperatorError(f"score changed beam {i}, which needs no reward")
     if operator == "score" and answer.unscored:
         raise RewardError(f"score left beams {', '.join(map(str, answer.unscored))} without a reward")
 
@@ -104,7 +104,7 @@ def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, n
     if not old.alive and changed:
         raise OperatorError(f"{operator} changed {', '.join(sorted(changed))} of beam {i}, which was dropped")
     if old.in_tool_call and operator == "select" and changed:
-        raise OperatorError(f"select changed {', '.join(sorted(changed))} of beam {i}: an open tool call holds it")
+        raise OperatorError(f"select changed {', '.join(sorted(changed))} of beam {i}, which is inside a tool call")
     if old.first_response and operator in ("mutate", "select") and changed:
         raise OperatorError(f"{operator} changed the first response (beam {i}), which takes no part in it")
     if operator == "mutate" and not new.instruction.strip():
@@ -126,23 +126,25 @@ def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
         raise OperatorError(f"decode rewrote tokens of beam {i}: it may only append to a state")
     most = min(before.step.tokens, before.max_new_tokens - old.length)
     if not 0 <= new.length - old.length <= most:
-        raise OperatorError(f"decode took beam {i} from {old.length} to {new.length} tokens; asked were at most {most}")
+        raise OperatorError(
+            f"decode took beam {i} from {old.length} to {new.length} tokens; at most {most} were requested"
+        )
     timed = before.step.seconds_left is not None  # time may be over before the first token
     if old.open and not new.finished and new.length == old.length and not timed:
         raise OperatorError(f"decode gave beam {i} no token and did not finish it: the search would never end")
     if old != new and new.reward is not None:
-        raise OperatorError(f"decode left beam {i} the reward of its former state: set reward=None")
+        raise OperatorError(f"decode kept the reward of beam {i}'s former state: set reward=None")
     if before.step.candidates and new.finished and not old.first_response:
         raise OperatorError(
-            f"decode finished beam {i}, a candidate that nobody selected yet: set pending_finish_reason instead"
+            f"decode finished beam {i}, a candidate that is not selected yet: set pending_finish_reason instead"
         )
     if new.in_tool_call and new.finished:
-        raise OperatorError(f"decode gave beam {i} an end and holds it: what is finished has no open tool call")
+        raise OperatorError(f"decode finished beam {i} inside a tool call: set in_tool_call=False or no finish_reason")
 
 
 def _check_taken(before: Population, i: int, new: Beam) -> None:
     taken = -1 if new.ancestor is None else new.ancestor.beam
     if taken in before.contenders and before.beams[taken].in_tool_call:
-        raise OperatorError(f"select gave beam {i} the state of beam {taken}: an open tool call holds it")
+        raise OperatorError(f"select gave beam {i} the state of beam {taken}, which is inside a tool call")
     if taken not in before.contenders or any(getattr(before.beams[taken].settled, f) != getattr(new, f) for f in STATE):
-        raise OperatorError(f"select gave beam {i} a state that no contender holds: use Beam.take_state")
+        raise OperatorError(f"select gave beam {i} a state that no contender has: use Beam.take_state")

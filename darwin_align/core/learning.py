@@ -1,4 +1,4 @@
-"""Learning from finished searches: which sentences of their rewordings earned reward, whatever was asked.
+"""Learning from finished searches: which sentences of their rewordings earned reward, whatever the request.
 
 The paper's archive (arXiv 2406.15193, Alg. 1) ends with its search. What is learned here outlives it: the next searches
 add what served the last ones, and spend no tokens on rewording.
@@ -22,7 +22,7 @@ def learn_clauses(results: Iterable[SearchResult], *, least: int = 10, most: int
 
     A sentence counts if rewordings added it to ``least`` different instructions: what belongs to one topic drops out.
     An answer counts by how many standard deviations its reward lies above the mean of its search. Answers that took
-    over another beam's state are left out, for nobody knows which instruction earned them: searches without
+    over another beam's state are left out, because their reward has no single instruction: searches without
     replacement (``mutate_best_of_n``) teach most.
 
     Args:
@@ -34,7 +34,7 @@ def learn_clauses(results: Iterable[SearchResult], *, least: int = 10, most: int
         The best clauses that raised rewards, best first.
 
     Raises:
-        ConfigError: no clause did; it says why.
+        ConfigError: no clause did; the message states why.
 
     >>> learn_clauses([])
     Traceback (most recent call last):

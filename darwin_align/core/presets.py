@@ -1,6 +1,6 @@
 """The family: every method is one setting of the same search.
 
-What a search costs, with ``n`` mutations (beams, where nobody rewords), ``N`` cycles, the replacement period ``m`` and
+What a search costs, with ``n`` mutations (beams, without rewording), ``N`` cycles, the replacement period ``m`` and
 answers of ``L`` tokens each, in ``S = ceil(L / m)`` steps. Tokens of the mutation replies come on top where the policy
 rewords; equal responses of one step are scored once, so reward calls are at most these.
 
@@ -19,9 +19,9 @@ learned_clauses         (n + 1) L                                n + 1
 darwin                  (n N + 1) L                              n N S + 1
 ======================  =======================================  ==============================================
 
-``b_s`` beams are left in step ``s``: ``b_1 = n``, ``b_{s+1} = b_s - floor(alpha b_s)`` (the last step writes what is
-left of L). The ``+ 1`` is the first response: a plain sample that decodes beside every search, takes no part in its
-selection, and is one of the answers to choose from. The methods, and what is ours in them:
+``b_s`` beams are left in step ``s``: ``b_1 = n``, ``b_{s+1} = b_s - floor(alpha b_s)`` (the last step decodes
+what is left of L). The ``+ 1`` is the first response: a plain sample that decodes beside every search, takes no part
+in its selection, and is one of the answers to choose from. The methods, and what is ours in them:
 
 ``sample``, ``best_of_n``, ``sample_replace``, ``mutate_best_of_n``, ``darwin``
     The family of Hung et al. 2024 (arXiv 2406.15193): with and without rewording, with and without replacement.
@@ -31,8 +31,8 @@ selection, and is one of the answers to choose from. The methods, and what is ou
     the policy's.
 ``learned_clauses``
     Ours: best of n over the instruction with sentences that raised rewards in earlier searches of other instructions
-    (:func:`~darwin_align.core.learning.learn_clauses`, which spends their tokens once). Nobody rewords, so all answers
-    are written side by side. It needs ``clauses``.
+    (:func:`~darwin_align.core.learning.learn_clauses`, which spends their tokens once). Nothing is reworded, so all
+    answers are decoded side by side. It needs ``clauses``.
 ``speculative_rejection``
     Sun et al. 2024 (arXiv 2410.20290): start with more samples than could be finished, and give up the share
     ``rejection`` whose partial answers are rewarded worst, again and again, until the rest is finished; the best of it
@@ -46,7 +46,7 @@ selection, and is one of the answers to choose from. The methods, and what is ou
 ``args``
     Khanov et al. 2024 (arXiv 2402.01694): for every token the policy's ``n`` most likely ones are candidates, and the
     one with the largest ``log p + reward_weight * reward`` is taken; with a ``reward_temperature`` above 0 one is drawn
-    by its softmax (the paper's ARGS-stochastic). Needs a policy that tells its most likely tokens.
+    by its softmax (the paper's ARGS-stochastic). Needs a policy that ranks tokens.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ SCHEMA = 1
 
 
 class Record(BaseModel):
-    """Plain frozen data that survives a trip through JSON unchanged."""
+    """Plain frozen data that round-trips through JSON unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -32,7 +32,7 @@ class Record(BaseModel):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read what :meth:`to_json` wrote.
+        """Parse the output of :meth:`to_json`.
 
         Raises:
             ValueError: the text is no JSON object of this kind, or of a schema that this version cannot read.
@@ -46,7 +46,7 @@ class Record(BaseModel):
 
 
 class Settings(Record):
-    """A noun that users write by hand: a mistake is answered by one sentence, not by a dump."""
+    """A record that users write by hand: a mistake raises one plain sentence, not pydantic's report."""
 
     def __init__(self, **settings: Any) -> None:
         with plain_errors(type(self)):
@@ -55,7 +55,7 @@ class Settings(Record):
 
 @contextmanager
 def plain_errors(kind: type[BaseModel]) -> Iterator[None]:
-    """Turn what pydantic says of a user's mistake into one :class:`ConfigError` of plain sentences."""
+    """Turn pydantic's report of a user's mistake into one :class:`ConfigError` of plain sentences."""
     try:
         yield
     except ValidationError as error:

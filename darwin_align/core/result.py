@@ -15,16 +15,16 @@ from darwin_align.core.types import Beam, Request
 __all__ = ["SearchResult", "register_html"]
 
 _html: list[Callable[[SearchResult], str]] = []
-"""How results show themselves in notebooks: empty, or one function."""
+"""The notebook representation of results: empty, or one function."""
 
 
 def register_html(render: Callable[[SearchResult], str]) -> None:
-    """Let results show themselves in notebooks by what ``render`` returns; it replaces an earlier function."""
+    """Set the function that renders results in notebooks as HTML; it replaces an earlier one."""
     _html[:] = [render]
 
 
 class SearchResult(Record):
-    """The answer and how it was found. ``.text`` is the one obvious answer."""
+    """The answer and how it was found. ``.text`` is the answer's text."""
 
     request: Request
     config: SearchConfig
@@ -45,9 +45,9 @@ class SearchResult(Record):
     """"cycles" when all were done, else what ended the search: the limit, "budget: tokens" and so on, "target_reward",
     "patience", or the operator that failed for good, "failure: decode" and so on."""
     failure: str | None = None
-    """What the operator that failed for good said; ``None`` if none did."""
+    """The error of the operator that failed for good; ``None`` if none did."""
     remarks: tuple[str, ...] = ()
-    """What the search itself wants a reader to know."""
+    """Remarks of the search itself, e.g. on a budget too small for one answer."""
 
     @property
     def text(self) -> str:
@@ -65,7 +65,7 @@ class SearchResult(Record):
         return self.best.instruction
 
     def __repr__(self) -> str:
-        """Short: the events alone would fill pages."""
+        """A short form, without the events."""
         about = f"reward={self.reward}, cycles={self.cycles}, stop_reason={self.stop_reason!r}"
         return f"{type(self).__name__}(text={self.text!r:.80}, {about})"
 
@@ -74,7 +74,7 @@ class SearchResult(Record):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know, each once: fallbacks, refused mutations, how a server is asked, what was cut."""
+        """Notes and remarks without repetition: fallbacks, refused mutations, how a server is called, what was cut."""
         return tuple(dict.fromkeys([*(note for event in self.events for note in event.delta.notes), *self.remarks]))
 
     @classmethod

@@ -15,13 +15,13 @@ __all__ = ["OnEvent", "PlainSettings", "SearchSettings"]
 
 OnEvent = Callable[[Event, Population], None]
 """Called after each answered question with the event and the population that it led to. If a question failed for good
-and ended the search, the last event says so, and the population is the question's own."""
+and ended the search, the last event reports the failure, and the population is the question's."""
 
 
 class PlainSettings(TypedDict, total=False):
     """Settings of ``SearchConfig`` and ``Sampling`` that have one type wherever they are given.
 
-    One that is ``None`` is as if it were not given.
+    ``None`` means not given.
     """
 
     mutations: int | None
@@ -55,7 +55,7 @@ class PlainSettings(TypedDict, total=False):
 
 
 class SearchSettings(PlainSettings, total=False):
-    """Settings for one call only; one that is ``None`` is as if it were not given.
+    """Settings for one call only; ``None`` means not given.
 
     Those of :class:`~darwin_align.core.config.SearchConfig`, then those of
     :class:`~darwin_align.core.types.Sampling`, then those of the request, and at last what a call alone has.

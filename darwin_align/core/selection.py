@@ -190,7 +190,7 @@ def no_selection(
 
 
 def _systematic(probabilities: Sequence[float], start: float) -> list[int]:
-    # One offset, evenly spaced teeth. Those who keep a place stay in their own slot, so that few states move.
+    # One offset, evenly spaced teeth. Beams that survive stay in their own slot, so that few states move.
     n = len(probabilities)
     counts, edge, drawn = [0] * n, 0.0, 0
     for i, p in enumerate(probabilities):
@@ -202,7 +202,7 @@ def _systematic(probabilities: Sequence[float], start: float) -> list[int]:
 
 
 def winners_of(ancestors: Sequence[int | None], finished: Sequence[bool]) -> frozenset[int]:
-    """Whom a step was won by, where a selector does not say: unfinished beams that stayed, and donors."""
+    """The winners of a step, where a selector names none: unfinished beams that stayed, and donors."""
     return frozenset(a for i, a in enumerate(ancestors) if a is not None and not (finished[i] and a == i))
 
 

@@ -1,4 +1,4 @@
-"""What people call a setting elsewhere, and what it is called here: for errors about unknown names."""
+"""Names of settings in other libraries and here: for errors about unknown names."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _OWNERS = ("SearchConfig", "Sampling", "DarwinSearch", "DarwinChatModel", "Reque
 
 
 def explain_unknown(name: str, known: Collection[str], owner: str) -> str:
-    """Say what an unknown setting is called here, or where it belongs.
+    """Explain an unknown setting: its name here, or the class that it belongs to.
 
     Args:
         name: the unknown one.

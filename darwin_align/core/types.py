@@ -1,4 +1,4 @@
-"""The nouns: frozen plain data that questions, answers and results are made of."""
+"""The records: frozen plain data that questions, answers and results are made of."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OperatorName = Literal["mutate", "decode", "score", "select"]
 
 
 class ToolCall(Record):
-    """A call that the assistant asked for."""
+    """A tool call of the assistant."""
 
     name: str
     arguments: dict[str, JsonValue]
@@ -78,7 +78,7 @@ class Sampling(Settings):
     """How the policy draws tokens. ``top_k`` here limits tokens; survivors are another thing."""
 
     temperature: float = Field(0.7, ge=0)
-    """0 is greedy: every beam under one instruction then writes the same."""
+    """0 is greedy: all beams under one instruction are then equal."""
     top_k: int | None = Field(40, gt=0)
     top_p: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
@@ -97,7 +97,7 @@ Grounded = Literal[False, True, "where_possible"]
 
 
 class Request(Record):
-    """What is asked: a conversation and the settings that travel with one call."""
+    """A conversation and the settings of one call."""
 
     conversation: tuple[Message, ...]
     tools: tuple[dict[str, JsonValue], ...] = ()
@@ -161,7 +161,7 @@ class Request(Record):
     def sources(self) -> tuple[str, ...]:
         """The texts that values are copied from; none if they need not be copied.
 
-        All messages count, whoever wrote them: a value may stand in the system message or in a tool's result.
+        Messages of all roles count: a value may be in the system message or in a tool's result.
 
         >>> Request.of("Heat it to 80.", grounded=True).sources
         ('Heat it to 80.',)
@@ -171,9 +171,9 @@ class Request(Record):
         return self.grounded_in or tuple(message.text for message in self.conversation)
 
     def with_instruction(self, instruction: str) -> Request:
-        """Return the same request asked in other words; every other turn is kept word for word.
+        """Return the same request with a reworded instruction; every other turn is kept word for word.
 
-        What is grounded stays so in the words that were asked first: no rewording may bring in a value.
+        Grounded values still come from the original conversation: no rewording may add one.
         """
         if instruction == self.instruction:
             return self
@@ -204,7 +204,7 @@ class Ancestor(Record):
 
 
 class Beam(Record):
-    """One line of decoding: an instruction and the state that was decoded under it.
+    """An instruction and the state that was decoded under it.
 
     The state is ``tokens`` where the policy has token ids, and ``text`` is derived from them; a policy without ids
     leaves ``tokens`` empty, and ``text`` is the state.
@@ -222,14 +222,14 @@ class Beam(Record):
     logprob: float | None = None
     """Sum of the log-probabilities of the state's tokens, where the policy reports them."""
     log_weight: float = 0.0
-    """What a weighted selector remembers of this beam: a drawn answer is drawn by it too, see
+    """Weight of this beam for a weighted selector; the soft choice of an answer uses it too, see
     :mod:`darwin_align.core.choice`."""
     wins: int = 0
     """Steps in which the beam was among the best."""
     valid: bool = True
     """An invalid beam loses to every valid one."""
     in_tool_call: bool = False
-    """True while the state ends within a tool call: then it is nobody's to take, and no other state takes its place."""
+    """True while the state ends within a tool call: then no beam takes it, and it is not replaced."""
     pending_finish_reason: FinishReason | None = None
     """Why this state is finished if it is selected, while it is one candidate among others (``Step.candidates``)."""
     finish_reason: FinishReason | None = None
@@ -244,7 +244,7 @@ class Beam(Record):
 
     @property
     def open(self) -> bool:
-        """Whether the beam still wants tokens."""
+        """Whether the beam is still to be decoded."""
         return self.alive and self.finish_reason is None
 
     @property
@@ -289,7 +289,7 @@ STATE = (
 
 
 class Step(Record):
-    """Which question is asked, and where in the search."""
+    """The current question, and its position in the search."""
 
     operator: OperatorName = "mutate"
     cycle: int = 0
@@ -298,7 +298,7 @@ class Step(Record):
     tokens: int = 40
     """Decode at most so many tokens a beam."""
     seed: int = 0
-    """Seed of the cycle; operators derive theirs from it and from their place."""
+    """Seed of the cycle; operators derive theirs from it and from the beam's index."""
     tokens_left: int | None = None
     """What is left of the budget's tokens, for all beams and rewordings of this question together; ``None``: no
     limit."""
@@ -306,16 +306,16 @@ class Step(Record):
     """What is left of the budget's seconds: the operator stops then, at the next token where it can; ``None``: no
     limit."""
     grace_seconds: float = 0.0
-    """How long beyond that it is waited for, before what it does is given up."""
+    """Seconds beyond that after which the operator is interrupted."""
     finished_only: bool = False
-    """Score finished beams only: nobody selects among partial ones."""
+    """Score finished beams only, where no selection compares partial ones."""
     candidates: bool = False
-    """Beams that share instruction and state write different tokens, the most likely ones, in place of draws; where one
-    ends, that is its ``pending_finish_reason`` until somebody selects."""
+    """Beams that share instruction and state take different tokens, the most likely ones, instead of sampling; where
+    one ends, that is its ``pending_finish_reason`` until the selection."""
 
 
 class Population(Record):
-    """All beams of one mutation cycle and the question that is asked of them."""
+    """All beams of one mutation cycle, and the current question."""
 
     request: Request
     parent: str
@@ -328,7 +328,7 @@ class Population(Record):
     usage: Usage = Usage()
     """Spent so far; operators add to it."""
     notes: tuple[str, ...] = ()
-    """What the operators of this question want a reader to know, e.g. a fallback."""
+    """Notes of this question's operators, e.g. on a fallback."""
     search_id: str = Field("", exclude=True)
     """Opaque hint for caches; it never decides an answer."""
 
@@ -361,17 +361,17 @@ class Population(Record):
 
     @property
     def selectable(self) -> tuple[int, ...]:
-        """Indices of the contenders that take part in this step's selection: those that are not held."""
+        """Indices of the contenders that take part in this step's selection: those outside a tool call."""
         return tuple(i for i in self.contenders if not self.beams[i].in_tool_call)
 
     @property
     def open(self) -> tuple[int, ...]:
-        """Indices of the beams that still want tokens, the first response included."""
+        """Indices of the beams that are still to be decoded, the first response included."""
         return tuple(i for i, beam in enumerate(self.beams) if beam.open)
 
     @property
     def unscored(self) -> tuple[int, ...]:
-        """Indices of the beams whose state waits for a reward. The first response is scored at its end."""
+        """Indices of the beams whose state has no reward yet. The first response is scored at its end."""
         return tuple(
             i
             for i, beam in enumerate(self.beams)
@@ -391,7 +391,7 @@ class Population(Record):
         return next((i for i, beam in enumerate(self.beams) if beam.first_response), None)
 
     def spend(self, usage: Usage) -> Self:
-        """Return the population with more usage on its account."""
+        """Return the population with added usage."""
         return self.model_copy(update={"usage": self.usage + usage})
 
     def note(self, *notes: str) -> Self:

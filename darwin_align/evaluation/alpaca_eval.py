@@ -40,7 +40,7 @@ class Answers:
     first: tuple[Output, ...]
     """The plain samples that the searches began with."""
     notes: tuple[str, ...]
-    """What a reader of the figures must know."""
+    """Notes for readers of the figures."""
 
 
 def answer(
@@ -59,7 +59,7 @@ def answer(
         prompts: all of the benchmark's instructions.
         out: folder for the files.
         limit: take only so many of them, the first ones; it may be raised later.
-        concurrency: prompts under way at a time; they share the models' batches.
+        concurrency: concurrent prompts; they share the models' batches.
         progress: show progress on stderr.
 
     Raises:
@@ -79,7 +79,7 @@ def answer(
         jobs = [partial(job, prompt) for prompt in chosen if str(prompt.index) not in ledger.records]
         run_jobs(jobs, title="answers", concurrency=concurrency, progress=progress)
         records = [ledger.records[str(prompt.index)] for prompt in chosen]
-    written = Answers(
+    answers = Answers(
         tuple(_output(p, r["output"], subject.name) for p, r in zip(chosen, records, strict=True)),
         tuple(
             _output(p, r.get("first_response", ""), f"{subject.name}-first")
@@ -87,9 +87,9 @@ def answer(
         ),
         _notes(records),
     )
-    for name, outputs in (("model_outputs", written.outputs), ("first_responses", written.first)):
+    for name, outputs in (("model_outputs", answers.outputs), ("first_responses", answers.first)):
         write_atomically(out / f"{name}.json", json.dumps(outputs, indent=2) + "\n")
-    return written
+    return answers
 
 
 def _output(prompt: Instruction, text: str, generator: str) -> Output:

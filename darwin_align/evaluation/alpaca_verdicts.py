@@ -1,4 +1,4 @@
-"""AlpacaEval 2's verdicts: a judge sees two answers to an instruction and says which one is better."""
+"""AlpacaEval 2's verdicts: a judge sees two answers to an instruction and decides which one is better."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Literal
 from darwin_align.core.errors import ConfigError, EndpointServerError
 from darwin_align.core.seeds import derive
 from darwin_align.evaluation.alpaca_eval import Answers, Output
-from darwin_align.evaluation.chat_judge import ChatJudge, Said, filled
+from darwin_align.evaluation.chat_judge import ChatJudge, JudgeReply, filled
 from darwin_align.evaluation.ledger import Ledger
 from darwin_align.evaluation.official import ALPACA_EVAL, digest, found, rows
 from darwin_align.evaluation.options import need_packages
@@ -62,12 +62,12 @@ class Template:
     text: str
     name: str
     tagged: bool = False
-    """Whether what users and models wrote is put into tags, so that it gives no orders."""
+    """Whether texts of users and models are put into tags, so that they give no orders."""
 
     def __post_init__(self) -> None:
-        for place in ("instruction", "output_1", "output_2"):
-            if f"{{{place}}}" not in self.text:
-                raise ConfigError(f"the judge's template {self.name} lacks the placeholder {{{place}}}")
+        for name in ("instruction", "output_1", "output_2"):
+            if f"{{{name}}}" not in self.text:
+                raise ConfigError(f"the judge's template {self.name} lacks the placeholder {{{name}}}")
 
     @classmethod
     def of(cls, given: str | None, mode: JudgeMode) -> Template:
@@ -151,19 +151,19 @@ def compare(
 
     Which of the two is shown first is drawn for each instruction. By ``"logprobs"``, as AlpacaEval 2 does, a verdict is
     the share of the letters' probabilities in the judge's first token; by ``"text"`` it is the letter that its reply
-    ends with. Equal answers are a tie, and nobody is asked.
+    ends with. Equal answers are a tie without a call.
 
     Args:
         answers: what :func:`~darwin_align.evaluation.alpaca_eval.answer` returned.
         reference: answers to the same instructions, in the same order.
-        judge: who is asked.
+        judge: the judge.
         out: folder for the files.
         template: the judge's prompt; ``None`` is our own.
         mode: how a verdict is read.
         seed: of the order in which two answers are shown.
         gamed: see :func:`~darwin_align.evaluation.win_rates.win_rates`.
         difficulty: likewise.
-        concurrency: questions under way at a time.
+        concurrency: concurrent requests.
         progress: show progress on stderr.
 
     Raises:
@@ -190,15 +190,15 @@ def compare(
         ]
     write_atomically(out / "annotations.json", json.dumps(annotations, indent=2) + "\n")
     rates = win_rates(annotations, gamed=gamed, difficulty=difficulty)
-    said = (*answers.notes, *_said_of(rates, judge, template, mode), *rates.notes)
-    rates = replace(rates, notes=said)
+    notes = (*answers.notes, *_notes(rates, judge, template, mode), *rates.notes)
+    rates = replace(rates, notes=notes)
     results = {"benchmark": "alpaca_eval", "generator": annotations[0]["generator_2"], **settings, **rates.to_dict()}
     results |= {"reference": annotations[0]["generator_1"], "template": template.name}
     write_atomically(out / "results.json", json.dumps(results, indent=2) + "\n")
     return rates
 
 
-def _said_of(rates: WinRates, judge: ChatJudge, template: Template, mode: JudgeMode) -> tuple[str, ...]:
+def _notes(rates: WinRates, judge: ChatJudge, template: Template, mode: JudgeMode) -> tuple[str, ...]:
     notes = []
     if template.name != "official" or mode != "logprobs":
         notes.append(
@@ -236,14 +236,14 @@ class _Pair:
         first, second = texts if self.swapped else texts[::-1]
         turns = template.turns(self.ours["instruction"], first, second)
         if mode == "logprobs":
-            # As AlpacaEval 2 asks. The temperature leaves log-probabilities as they are.
-            said = await judge.ask(turns, top=_TOP, temperature=1, max_tokens=1, seed=0)
-            shown = _by_logprobs(said, judge)
+            # As AlpacaEval 2 does. The temperature leaves log-probabilities as they are.
+            reply = await judge.ask(turns, top=_TOP, temperature=1, max_tokens=1, seed=0)
+            shown = _by_logprobs(reply, judge)
         else:
-            said = await judge.ask(turns, temperature=0, max_tokens=_TEXT_TOKENS, seed=0)
-            shown = _by_text(said.text)
+            reply = await judge.ask(turns, temperature=0, max_tokens=_TEXT_TOKENS, seed=0)
+            shown = _by_text(reply.text)
         preference = shown if shown is None or not self.swapped else 3 - shown
-        return {"preference": preference, "swapped": self.swapped, "reply": said.text, "tokens": said.tokens}
+        return {"preference": preference, "swapped": self.swapped, "reply": reply.text, "tokens": reply.tokens}
 
     def annotation(self, preference: float | None, annotator: str) -> Output:
         return {
@@ -259,19 +259,19 @@ class _Pair:
         }
 
 
-def _by_logprobs(said: Said, judge: ChatJudge) -> float | None:
+def _by_logprobs(reply: JudgeReply, judge: ChatJudge) -> float | None:
     """1 if the first answer is surely better, 2 if the second is.
 
     Raises:
-        EndpointServerError: the server told no log-probabilities.
+        EndpointServerError: the server returned no log-probabilities.
     """
-    if not said.top:
+    if not reply.top:
         raise EndpointServerError(
-            f"the judge {judge.model} told no log-probabilities of its first token: use --judge-mode text, or a server "
-            "that has them"
+            f"the judge {judge.model} returned no log-probabilities of its first token: use --judge-mode text, or a "
+            "server that has them"
         )
     chance = dict.fromkeys((_FIRST, _SECOND), 0.0)
-    for token, logprob in said.top:
+    for token, logprob in reply.top:
         if token in chance:
             chance[token] += exp(logprob)
     total = sum(chance.values())

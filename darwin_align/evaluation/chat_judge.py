@@ -1,4 +1,4 @@
-"""A chat model behind an OpenAI-compatible endpoint, asked what it thinks of answers."""
+"""A chat model behind an OpenAI-compatible endpoint, which judges answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from darwin_align.core.errors import ConfigError, EndpointRequestError, EndpointServerError
+from darwin_align.core.json_types import Json
 
 if TYPE_CHECKING:
     from darwin_align.backends.endpoint.client import Limits
 
-__all__ = ["ChatJudge", "Said", "add_judge", "filled", "judge_of"]
+__all__ = ["ChatJudge", "JudgeReply", "add_judge", "filled", "judge_of"]
 
 Turns = Sequence[Mapping[str, str]]
 
@@ -25,25 +26,25 @@ _OPTIONAL = {
     "temperature": re.compile(r"\btemperature\b"),
     "max_tokens": re.compile(r"\bmax_tokens\b"),
 }
-"""Fields that a server may not know, and how its refusal names them."""
+"""Fields that a server may not support, and how its refusal names them."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a judge said."""
+class JudgeReply:
+    """A judge's reply."""
 
     text: str
     top: tuple[tuple[str, float], ...] = ()
-    """Of its first token: the likeliest tokens with their log-probabilities, where they were asked for."""
+    """Of its first token: the likeliest tokens with their log-probabilities, where requested."""
     tokens: int = 0
-    """Tokens that it read and wrote."""
+    """Tokens read and generated."""
 
 
 @dataclass
 class ChatJudge:
-    """A judge: a model's name and where it is asked.
+    """A judge: a model's name and its endpoint.
 
-    What a server refuses among seed, temperature and ``max_tokens`` is left out from then on, and :attr:`notes` say so.
+    What a server refuses among seed, temperature and ``max_tokens`` is left out from then on; see :attr:`notes`.
 
     >>> ChatJudge("http://127.0.0.1:8000", "Qwen/Qwen3-8B").model
     'Qwen/Qwen3-8B'
@@ -62,22 +63,22 @@ class ChatJudge:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the server did not take."""
+        """The settings that the server refused."""
         return tuple(self._dropped.values())
 
-    async def ask(self, turns: Turns, *, top: int = 0, **settings: Any) -> Said:
-        """Ask once.
+    async def ask(self, turns: Turns, *, top: int = 0, **settings: Json) -> JudgeReply:
+        """Send one request.
 
         Args:
             turns: messages with ``role`` and ``content``.
-            top: how many of the first token's likeliest ones are wanted with their log-probabilities.
+            top: how many of the first token's likeliest ones are returned with their log-probabilities.
             settings: further fields of the request.
 
         Raises:
             EndpointError: the judge cannot be used, or fails for good.
         """
-        wanted = {"logprobs": True, "top_logprobs": top} if top else {}
-        body: dict[str, Any] = {"model": self.model, "messages": list(turns), **wanted, **settings}
+        logprobs = {"logprobs": True, "top_logprobs": top} if top else {}
+        body: dict[str, Any] = {"model": self.model, "messages": list(turns), **logprobs, **settings}
         while True:
             sent = {name: value for name, value in body.items() if name not in self._dropped}
             if "max_tokens" in self._dropped and "max_tokens" in body:
@@ -88,14 +89,14 @@ class ChatJudge:
                 self._drop(sent, error)
 
     def _drop(self, sent: Mapping[str, Any], error: EndpointRequestError) -> None:
-        said = str(error)
-        refused = next((name for name, words in _OPTIONAL.items() if name in sent and words.search(said)), None)
+        message = str(error)
+        refused = next((name for name, words in _OPTIONAL.items() if name in sent and words.search(message)), None)
         if refused is None:
             raise error
         instead = "max_completion_tokens is sent" if refused == "max_tokens" else "it is left out"
         self._dropped[refused] = f"the judge {self.model} does not take {refused}: {instead}"
 
-    def _read(self, data: Any) -> Said:
+    def _read(self, data: Json) -> JudgeReply:
         try:
             choice = data["choices"][0]
             text = choice["message"].get("content") or ""
@@ -106,17 +107,17 @@ class ChatJudge:
                 f"the judge on {self._endpoint.roots[0]} answered without a message: does it speak OpenAI's chat "
                 "completions?"
             ) from None
-        return Said(str(text), top, int(tokens))
+        return JudgeReply(str(text), top, int(tokens))
 
 
-def _top(logprobs: Any) -> tuple[tuple[str, float], ...]:
+def _top(logprobs: Json) -> tuple[tuple[str, float], ...]:
     content = (logprobs or {}).get("content") or []
     listed = content[0].get("top_logprobs") or [] if content else []
     return tuple((str(one["token"]), float(one["logprob"])) for one in listed)
 
 
 def filled(template: str, values: Mapping[str, str]) -> str:
-    """Fill ``{name}`` in a template, once: what users and models wrote may hold braces of its own.
+    """Fill ``{name}`` in a template, once: texts of users and models may contain braces.
 
     >>> filled("{a} and {b} {c}", {"a": "{b}", "b": "2"})
     '{b} and 2 {c}'
@@ -129,7 +130,7 @@ def filled(template: str, values: Mapping[str, str]) -> str:
 
 
 def add_judge(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options that say who judges."""
+    """Add the options of the judge."""
     group = parser.add_argument_group("who judges (default: nobody; the answers are written for a judge of your own)")
     group.add_argument("--judge-url", metavar="URL", help="an OpenAI-compatible server with a chat model")
     group.add_argument("--judge-model", metavar="NAME", help="the model's name there")

@@ -1,4 +1,4 @@
-"""The benchmarks' own programs, run on the files that were written: AlpacaEval's package and FastChat's judge."""
+"""The benchmarks' own programs, run on the files of a run: AlpacaEval's package and FastChat's judge."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def to_alpaca_eval(
 
     Args:
         out: folder with the answers.
-        reference: what they are compared with: written beside them, for the package's own way to fetch it no longer
+        reference: what they are compared with: written beside them, because the package's own download no longer
             works with recent versions of ``datasets``.
         python: interpreter that has the package; ``None`` takes this one.
         annotators: name or folder of the package's annotator; ``None`` takes AlpacaEval 2's.
@@ -69,7 +69,7 @@ def to_fastchat(
     Args:
         out: folder with the answers.
         name: what they go by.
-        judge: one of the judges that FastChat knows by name.
+        judge: one of FastChat's judges, by name.
         python: interpreter that has FastChat with its extra ``llm_judge``; ``None`` takes this one.
         prompts: FastChat's ``judge_prompts.jsonl``.
         references: reference answers for math, reasoning and coding.
@@ -84,7 +84,7 @@ def to_fastchat(
     """
     if prompts is None or references is None:
         raise ConfigError(
-            "FastChat's judge wants its prompts and reference answers: give --judge-prompts and --references, each "
+            "FastChat's judge needs its prompts and reference answers: give --judge-prompts and --references, each "
             "a file or 'official'"
         )
     data = data_folder(Path(out))
@@ -92,11 +92,11 @@ def to_fastchat(
     shutil.copyfile(prompts, data.parent / "judge_prompts.jsonl")
     shutil.copyfile(references, data / "reference_answer" / f"{judge}.jsonl")
     command = ["--model-list", name, "--judge-model", judge, *options]
-    _run(python, "fastchat.llm_judge.gen_judgment", command, where=data.parents[1], said="\n")
+    _run(python, "fastchat.llm_judge.gen_judgment", command, where=data.parents[1], answers="\n")
     return data / "model_judgment" / f"{judge}_single.jsonl"
 
 
-def _run(python: str | Path | None, module: str, arguments: Sequence[str], *, where: Path, said: str = "") -> None:
+def _run(python: str | Path | None, module: str, arguments: Sequence[str], *, where: Path, answers: str = "") -> None:
     """Run a module of another program, with what it prints going where ours goes."""
     interpreter, package = str(python or sys.executable), module.partition(".")[0]
     try:
@@ -113,6 +113,6 @@ def _run(python: str | Path | None, module: str, arguments: Sequence[str], *, wh
         )
     sys.stdout.flush()
     command, environment = [interpreter, "-m", module, *arguments], {**os.environ, "PYTHONUTF8": "1"}
-    done = subprocess.run(command, cwd=where, env=environment, input=said, text=True, check=False)  # noqa: S603 - likewise
+    done = subprocess.run(command, cwd=where, env=environment, input=answers, text=True, check=False)  # noqa: S603 - likewise
     if done.returncode:
-        raise DarwinError(f"{module} failed with exit code {done.returncode}: what it printed says why")
+        raise DarwinError(f"{module} failed with exit code {done.returncode}: see its output above")

@@ -4,7 +4,7 @@ The files in the output folder, with those of the grades:
 
 * ``answers.jsonl``: every turn's answer as it came; a run that was killed goes on from it.
 * ``fastchat/data/mt_bench/``: ``question.jsonl``, ``model_answer/NAME.jsonl`` and ``model_judgment/JUDGE_single.jsonl``
-  as FastChat's own programs want them.
+  as FastChat's own programs read them.
 * ``judgments.jsonl``, ``results.json``: the judge's grades as they came, and their means.
 """
 
@@ -80,11 +80,11 @@ def answer(
         limit: take only so many of them, the first ones; it may be raised later.
         category_temperatures: answer each category at FastChat's own temperature. At 0 all beams under one
             instruction are alike.
-        concurrency: questions under way at a time; they share the models' batches.
+        concurrency: concurrent questions; they share the models' batches.
         progress: show progress on stderr.
 
     Raises:
-        ConfigError: the folder holds answers of other settings or questions, or two temperatures are asked for.
+        ConfigError: the folder holds answers of other settings or questions, or two temperatures are given.
         DarwinError: a search failed; what is done is kept.
     """
     if category_temperatures and "temperature" in subject.search.sampling.model_fields_set:
@@ -134,9 +134,9 @@ def _key(question: Question, number: int) -> str:
 
 
 def _conversation(question: Question, records: Mapping[str, Mapping[str, Any]]) -> Conversation:
-    told = [records[_key(question, number)] for number in range(1, len(question.turns) + 1)]
-    error = next((record["error"] for record in told if "error" in record), None)
-    return Conversation(question, tuple(record["output"] for record in told), error)
+    turns = [records[_key(question, number)] for number in range(1, len(question.turns) + 1)]
+    error = next((record["error"] for record in turns if "error" in record), None)
+    return Conversation(question, tuple(record["output"] for record in turns), error)
 
 
 def _write_answers(
@@ -155,11 +155,11 @@ def _write_answers(
                 "tstamp": records[_key(question, len(question.turns))]["tstamp"],
             }
         )
-    asked = [
+    questions = [
         {"question_id": one.question.id, "category": one.question.category, "turns": list(one.question.turns)}
         for one in conversations
     ]
-    write_lines(data_folder(out) / "question.jsonl", asked)
+    write_lines(data_folder(out) / "question.jsonl", questions)
     write_lines(data_folder(out) / "model_answer" / f"{subject.name}.jsonl", lines)
 
 

@@ -12,6 +12,7 @@ from time import time
 from typing import Any
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.json_types import Json
 from darwin_align.evaluation.chat_judge import ChatJudge, filled
 from darwin_align.evaluation.ledger import Ledger
 from darwin_align.evaluation.mt_bench import Conversation, data_folder, write_lines
@@ -71,7 +72,7 @@ class _Prompt:
 
 @dataclass(frozen=True)
 class GradingPrompts:
-    """What a judge is asked: one prompt a turn, with and without a reference answer."""
+    """The judge's prompts: one a turn, with and without a reference answer."""
 
     prompts: Mapping[str, _Prompt]
     name: str
@@ -106,7 +107,7 @@ class GradingPrompts:
         Args:
             one: the conversation.
             number: the turn that is graded, 1 or 2.
-            reference: right answers, one a turn, if the category wants them.
+            reference: right answers, one a turn, if the category needs them.
         """
         kind, turn = "math-" if reference else "", "-multi-turn" if number > 1 else ""
         prompt = self.prompts.get(f"single-{kind}v1{turn}")
@@ -123,30 +124,30 @@ class GradingPrompts:
 
 def _values(one: Conversation, number: int, reference: Sequence[str] | None) -> dict[str, str]:
     """FastChat's placeholders."""
-    asked, said = one.question.turns, one.turns
-    values = {"question": asked[0], "answer": said[0]}
+    questions, answers = one.question.turns, one.turns
+    values = {"question": questions[0], "answer": answers[0]}
     for i in range(number):
-        values |= {f"question_{i + 1}": asked[i], f"answer_{i + 1}": said[i]}
+        values |= {f"question_{i + 1}": questions[i], f"answer_{i + 1}": answers[i]}
     if reference:
         values |= {f"ref_answer_{i}": text for i, text in enumerate(reference, 1)}
     return values
 
 
 def _own(one: Conversation, number: int, reference: Sequence[str] | None) -> str:
-    asked, said = one.question.turns, one.turns
+    questions, answers = one.question.turns, one.turns
     right = [_COMPARE + delimited(text, "reference") if text else "" for text in (*(reference or ()), "", "")]
     if number == 1:
         values = {
-            "question": delimited(asked[0], "question"),
-            "answer": delimited(said[0], "answer"),
+            "question": delimited(questions[0], "question"),
+            "answer": delimited(answers[0], "answer"),
             "reference": right[0],
         }
         return filled(_SINGLE, values)
     values = {}
     for i in (0, 1):
         values |= {
-            f"question_{i + 1}": delimited(asked[i], f"question-{i + 1}"),
-            f"answer_{i + 1}": delimited(said[i], f"answer-{i + 1}"),
+            f"question_{i + 1}": delimited(questions[i], f"question-{i + 1}"),
+            f"answer_{i + 1}": delimited(answers[i], f"answer-{i + 1}"),
             f"reference_{i + 1}": right[i],
         }
     return filled(_TWO, values)
@@ -202,12 +203,12 @@ def grade(
 
     Args:
         conversations: what :func:`answer` returned.
-        judge: who is asked.
+        judge: the judge.
         out: folder for the files.
         name: what the answers go by.
-        prompts: what the judge is asked; ``None`` takes our own.
+        prompts: the judge's prompts; ``None`` takes our own.
         right: reference answers for math, reasoning and coding, by question id (:func:`references`).
-        concurrency: questions under way at a time.
+        concurrency: concurrent requests.
         progress: show progress on stderr.
 
     Raises:
@@ -219,19 +220,19 @@ def grade(
     out, prompts, right = Path(out), prompts or GradingPrompts.of(), right or {}
     _check_references(conversations, right)
     settings = {"judge": judge.model, "prompts": prompts.fingerprint}
-    asked = [
-        _Asked.of(one, number, prompts, right)
+    requests = [
+        _GradeRequest.of(one, number, prompts, right)
         for one in conversations
         for number in range(1, min(len(one.turns), 2) + 1)
     ]
     with Ledger(out / "judgments.jsonl", settings) as ledger:
 
-        async def job(one: _Asked) -> None:
+        async def job(one: _GradeRequest) -> None:
             await ledger.kept(one.key, lambda: one.graded(judge))
 
-        jobs = [partial(job, one) for one in asked if one.key not in ledger.records]
+        jobs = [partial(job, one) for one in requests if one.key not in ledger.records]
         run_jobs(jobs, title="grades", concurrency=concurrency, progress=progress)
-        lines = [one.line(ledger.records[one.key], name, judge.model) for one in asked]
+        lines = [one.line(ledger.records[one.key], name, judge.model) for one in requests]
     file = re.sub(r"[^-.\w]", "_", judge.model)
     write_lines(data_folder(out) / "model_judgment" / f"{file}_single.jsonl", lines)
     categories = {one.question.id: one.question.category for one in conversations}
@@ -242,8 +243,8 @@ def grade(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A question to the judge."""
+class _GradeRequest:
+    """One request to the judge."""
 
     question: int | str
     turn: int
@@ -257,7 +258,7 @@ class _Asked:
         number: int,
         prompts: GradingPrompts,
         right: Mapping[int | str, Sequence[str]],
-    ) -> _Asked:
+    ) -> _GradeRequest:
         reference = right.get(one.question.id) if one.question.category in NEED_REFERENCE else None
         return cls(one.question.id, number, *prompts.turns(one, number, reference))
 
@@ -267,11 +268,11 @@ class _Asked:
         return f"{self.question}:{self.turn}:{digest(self.turns)}"
 
     async def graded(self, judge: ChatJudge) -> dict[str, Any]:
-        said = await judge.ask(self.turns, temperature=0, max_tokens=_GRADE_TOKENS, seed=0)
-        return {"score": rating(said.text), "judgment": said.text, "tokens": said.tokens, "tstamp": time()}
+        reply = await judge.ask(self.turns, temperature=0, max_tokens=_GRADE_TOKENS, seed=0)
+        return {"score": rating(reply.text), "judgment": reply.text, "tokens": reply.tokens, "tstamp": time()}
 
     def line(self, record: Mapping[str, Any], model: str, judge: str) -> dict[str, Any]:
-        """As FastChat writes it."""
+        """In FastChat's format."""
         return {
             "question_id": self.question,
             "model": model,
@@ -355,7 +356,7 @@ def _means(lines: Sequence[Mapping[str, Any]], categories: Mapping[int | str, st
     )
 
 
-def _kinds(lines: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+def _kinds(lines: Sequence[Mapping[str, Any]], name: str) -> list[Json]:
     return list(dict.fromkeys(line[name] for line in lines))
 
 

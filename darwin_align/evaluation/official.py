@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.json_types import Json
 
 __all__ = [
     "ALPACA_EVAL",
@@ -80,7 +81,7 @@ class Instruction:
     """A prompt of AlpacaEval."""
 
     index: int
-    """Its place in the file, which is what AlpacaEval knows its difficulty by."""
+    """Its index in the file, by which AlpacaEval lists difficulties."""
     instruction: str
     dataset: str
 
@@ -139,7 +140,7 @@ def found(given: str | None, file: HubFile, option: str) -> Path | None:
 
 
 def is_official(prompts: Sequence[Instruction]) -> bool:
-    """Whether these are AlpacaEval's 805 instructions, whose difficulties are known by their places."""
+    """Whether these are AlpacaEval's 805 instructions, whose difficulties are listed by index."""
     return digest([one.instruction for one in prompts]) == _OFFICIAL
 
 
@@ -163,7 +164,7 @@ def rows(path: str | Path) -> list[dict[str, Any]]:
     return data
 
 
-def digest(data: Any) -> str:
+def digest(data: Json) -> str:
     """A short fingerprint of plain data."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -201,7 +202,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _check_once(path: Path, keys: Sequence[Any], name: str) -> None:
+def _check_once(path: Path, keys: Sequence[object], name: str) -> None:
     twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
     if twice is not None:
         raise ConfigError(f"{path}: the {name} {str(twice)[:60]!r} is there twice; take one of the two out")

@@ -1,4 +1,4 @@
-"""What the benchmarks' commands check before anything is searched, asked or paid."""
+"""Checks of the benchmarks' commands before any model is called."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def count(text: str) -> int:
 
 
 def need_packages(what: str, *modules: str) -> None:
-    """Import what the figures take: a missing package is said before the work for them is done.
+    """Import what the figures need, so that a missing package shows before the work is done.
 
     Args:
         what: the figures, in the plural.

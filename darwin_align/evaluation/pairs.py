@@ -16,6 +16,7 @@ from pydantic import model_validator
 from darwin_align.core.errors import (
     ConfigError,
 )
+from darwin_align.core.json_types import Json
 from darwin_align.core.record import Settings, did_you_mean
 from darwin_align.core.types import Message, Request
 from darwin_align.operators.messages import from_langchain
@@ -56,7 +57,7 @@ class Pair(Settings):
         system: str | None = None,
         about: str = "",
     ) -> Self:
-        """Make a pair of a text, a request, or messages in any form that LangChain knows.
+        """Make a pair of a text, a request, or messages in any form that LangChain accepts.
 
         Raises:
             ConfigError: the answers are equal, the better one is blank, or the prompt cannot be read or answered.
@@ -84,7 +85,7 @@ class Pair(Settings):
 def builtin_pairs() -> tuple[Pair, ...]:
     """Return the built-in pairs: general questions on which any sane reward model or judge agrees.
 
-    In half of them the better answer is the longer one. The embedded reward model knows its own world only: use
+    In half of them the better answer is the longer one. The embedded reward model covers its own world only: use
     :func:`embedded_pairs` for it.
 
     >>> sum(better > worse for better, worse in (pair.words for pair in builtin_pairs())) / len(builtin_pairs())
@@ -102,7 +103,7 @@ def read_pairs(path: str | Path) -> tuple[Pair, ...]:
       that share all but the last one. Their other columns are left alone.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is no pair; it names the line and says what to change.
+        ConfigError: the file cannot be read, or a line is no pair; the message names the line and the remedy.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -119,9 +120,9 @@ def _parse(text: str, source: str) -> tuple[Pair, ...]:
             try:
                 pairs.append(pair_of(json.loads(line)))
             except json.JSONDecodeError as error:
-                place = f"{source}, line {number}, column {error.colno}"
+                position = f"{source}, line {number}, column {error.colno}"
                 raise ConfigError(
-                    f"{place}: this is no JSON ({error.msg}); write one object a line: {_EXAMPLE}"
+                    f"{position}: this is no JSON ({error.msg}); write one object a line: {_EXAMPLE}"
                 ) from None
             except ConfigError as error:
                 raise ConfigError(f"{source}, line {number}: {error}") from None
@@ -130,7 +131,7 @@ def _parse(text: str, source: str) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def pair_of(row: Any) -> Pair:
+def pair_of(row: Json) -> Pair:
     """Read one pair from an object, in our own form or in that of a preference dataset.
 
     Raises:
@@ -148,7 +149,7 @@ def pair_of(row: Any) -> Pair:
     if missing := [name for name in names if name not in row]:
         raise ConfigError(f"the field {missing[0]!r} is missing; a pair looks like {_EXAMPLE}")
     better, worse = row[names[0]], row[names[1]]
-    prompt: Any = ()
+    prompt: Json = ()
     if isinstance(better, list) and isinstance(worse, list):
         prompt, better, worse = _last_turns(better, worse, names)
     elif not (isinstance(better, str) and isinstance(worse, str)):
@@ -159,7 +160,7 @@ def pair_of(row: Any) -> Pair:
     return Pair.of(prompt or _prompt(row, dataset), better, worse, **extra)
 
 
-def _prompt(row: Mapping[str, Any], dataset: bool) -> Any:
+def _prompt(row: Mapping[str, Any], dataset: bool) -> Json:
     given = [name for name in ("prompt", "messages") if row.get(name) is not None]
     if not given:
         raise ConfigError("there is no prompt: give 'prompt' with a text, or 'messages'")
@@ -171,7 +172,7 @@ def _prompt(row: Mapping[str, Any], dataset: bool) -> Any:
     return prompt
 
 
-def _last_turns(better: list[Any], worse: list[Any], names: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
+def _last_turns(better: list[Json], worse: list[Json], names: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
     """Split two conversations into what they share and their two last answers."""
     sides = [_messages(turns) for turns in (better, worse)]
     for name, turns in zip(names, sides, strict=True):
@@ -209,31 +210,39 @@ def embedded_pairs(n: int = 40, seed: int = 0) -> tuple[Pair, ...]:
     order = rng.sample(topics(), len(topics()))
     pairs = []
     for i in range(n):
-        asked, other = draw_from(rng, "held_out", topic=order[i % len(order)]), order[(i + 1) % len(order)]
+        instruction, other = draw_from(rng, "held_out", topic=order[i % len(order)]), order[(i + 1) % len(order)]
         full, stray = i % 2 == 0, i % 4 < 2
-        worse = _careful(replace(asked, topic=other), not full) if stray else _careless(asked, other, rng, not full)
-        pairs.append(Pair.of(asked.text, _careful(asked, full), worse, about="on the topic" if stray else "careful"))
+        worse = (
+            _careful(replace(instruction, topic=other), not full)
+            if stray
+            else _careless(instruction, other, rng, not full)
+        )
+        pairs.append(
+            Pair.of(instruction.text, _careful(instruction, full), worse, about="on the topic" if stray else "careful")
+        )
     return tuple(pairs)
 
 
-def _careful(asked: Instruction, full: bool) -> str:
+def _careful(instruction: Instruction, full: bool) -> str:
     from darwin_align.pocket.gold import CAREFUL, TIP, WARM_CLOSINGS
 
-    topic = asked.topic
-    before = [topic.opening, *([topic.needs] if full or "needs" in asked.asks else [])]
+    topic = instruction.topic
+    before = [topic.opening, *([topic.needs] if full or "needs" in instruction.asks else [])]
     after = [
-        *([topic.why] if full or "why" in asked.asks else []),
-        *([TIP + topic.tips[0]] if full or "tip" in asked.asks else []),
-        *([CAREFUL + topic.warning] if full or "warn" in asked.asks else []),
-        *([WARM_CLOSINGS[0]] if "warm" in asked.asks else []),
+        *([topic.why] if full or "why" in instruction.asks else []),
+        *([TIP + topic.tips[0]] if full or "tip" in instruction.asks else []),
+        *([CAREFUL + topic.warning] if full or "warn" in instruction.asks else []),
+        *([WARM_CLOSINGS[0]] if "warm" in instruction.asks else []),
     ]
-    return "\n".join(filter(None, (" ".join(before), _steps(topic.steps, "steps" in asked.asks), " ".join(after))))
+    return "\n".join(
+        filter(None, (" ".join(before), _steps(topic.steps, "steps" in instruction.asks), " ".join(after)))
+    )
 
 
-def _careless(asked: Instruction, other: Topic, rng: Random, full: bool) -> str:
+def _careless(instruction: Instruction, other: Topic, rng: Random, full: bool) -> str:
     from darwin_align.pocket.gold import CAREFUL, FILLER, RUDE, VAGUE
 
-    topic = asked.topic
+    topic = instruction.topic
     steps = [other.steps[2], rng.choice(VAGUE)]
     if not full:
         return f"{rng.choice(RUDE)}\n{_steps(steps, False)}"

@@ -1,4 +1,4 @@
-"""Many prompts at once: a bounded number under way, progress told, and what fails said at the end."""
+"""Many prompts at once: bounded concurrency, progress on stderr, and failures raised at the end."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _QUIET = 30.0
 def run_jobs(jobs: Sequence[Job], *, title: str, concurrency: int, progress: bool = True) -> None:
     """Run all jobs, so many at a time.
 
-    The first job that fails keeps others from being begun; those under way are finished, for their work is paid.
+    The first job that fails keeps others from being begun; running ones are finished, as their cost is spent.
 
     Args:
-        jobs: what is to be done, each by a call.
-        title: what the progress is called.
-        concurrency: jobs under way at most.
+        jobs: coroutine functions.
+        title: title of the progress bar.
+        concurrency: largest number of running jobs.
         progress: show progress on stderr.
 
     Raises:
-        ConfigError: no job may be under way.
-        Exception: whatever the first failed job raised, with a note that says how many are done.
+        ConfigError: ``concurrency`` allows none.
+        Exception: whatever the first failed job raised, with a note of how many are done.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency={concurrency} is impossible: allow one prompt at a time at least")

@@ -1,7 +1,7 @@
-"""Is this scorer wired rightly? Pairs whose better answer is known tell, before a search is steered by it.
+"""Check a scorer on pairs whose better answer is known, before a search uses it.
 
 Most disappointments with reward-guided decoding come from a scorer that squashes its rewards, never sees the prompt,
-uses a wrong template or cannot judge partial answers. A check asks it what a search would ask, along the same path.
+uses a wrong template or cannot judge partial answers. A check calls it as a search would.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from statistics import fmean, median, stdev
 from time import perf_counter
 from typing import Any, TypeVar
 
+from langchain_core.runnables import Runnable
+
 from darwin_align.core.errors import (
     ConfigError,
     DarwinError,
@@ -23,6 +25,7 @@ from darwin_align.core.errors import (
     OperatorError,
     RewardError,
 )
+from darwin_align.core.json_types import Json
 from darwin_align.core.laws import check_answer
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Beam, Population, Step
@@ -37,7 +40,7 @@ from darwin_align.evaluation.scorer_report import (
     Share,
     shortened,
 )
-from darwin_align.operators.coerce import as_scorer
+from darwin_align.operators.coerce import ScorerLike, as_scorer
 from darwin_align.operators.portal import call
 from darwin_align.operators.resources import released, resources_of
 
@@ -47,15 +50,15 @@ T = TypeVar("T")
 
 
 def check(
-    scorer: Any, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
+    scorer: ScorerLike, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
 ) -> ScorerReport:
     """Check a scorer on pairs of answers of which the better one is known.
 
     Args:
         scorer: a Scorer, a function, a chain, or an object with ``score``, as a search takes them.
         pairs: pairs, or objects as :func:`read_pairs` reads them; ``None`` takes the :func:`builtin_pairs`.
-        seed: of the shuffled prompts and of the pairs that are asked again.
-        concurrency: calls that may be under way at a time; one call holds all responses to one request.
+        seed: of the shuffled prompts and of the pairs that are scored again.
+        concurrency: concurrent calls; one call has all responses to one request.
 
     Raises:
         ConfigError: there are no pairs, or something else is no scorer, pair or number that can be used.
@@ -72,7 +75,7 @@ def check(
 
 
 async def acheck(
-    scorer: Any, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
+    scorer: ScorerLike, pairs: Iterable[Pair | Mapping[str, Any]] | None = None, *, seed: int = 0, concurrency: int = 8
 ) -> ScorerReport:
     """Check a scorer as :func:`check` does, without blocking the event loop."""
     if concurrency < 1:
@@ -83,7 +86,7 @@ async def acheck(
     return await _Check(as_scorer(scorer), chosen, seed, concurrency).run()
 
 
-def _given(number: int, pair: Any) -> Pair:
+def _given(number: int, pair: Json) -> Pair:
     try:
         return pair if isinstance(pair, Pair) else pair_of(pair)
     except ConfigError as error:
@@ -95,9 +98,9 @@ Answer = tuple[str, bool]
 
 
 class _Check:
-    """One check under way."""
+    """One running check."""
 
-    def __init__(self, scorer: Any, pairs: tuple[Pair, ...], seed: int, concurrency: int) -> None:
+    def __init__(self, scorer: Runnable[Any, Any], pairs: tuple[Pair, ...], seed: int, concurrency: int) -> None:
         self.scorer, self.pairs, self.seed, self.concurrency = scorer, pairs, seed, concurrency
         self.seconds: list[float] = []
         self.responses = 0
@@ -106,18 +109,18 @@ class _Check:
 
     async def run(self) -> ScorerReport:
         with released(resources_of([self.scorer]), self.search_id):
-            asked = [_answers(pair) for pair in self.pairs]
+            answers = [_answers(pair) for pair in self.pairs]
             start = perf_counter()
-            rewards = await self._all([partial(self._ask, i, answers) for i, answers in enumerate(asked)])
+            rewards = await self._all([partial(self._score, i, row) for i, row in enumerate(answers)])
             rate, per_call = self.responses / max(perf_counter() - start, 1e-9), median(self.seconds)
             guests = _derangement(self.pairs, self.seed)
-            visits = await self._all([partial(self._ask, host, asked[guest][:1]) for host, guest in guests.items()])
+            visits = await self._all([partial(self._score, host, answers[guest][:1]) for host, guest in guests.items()])
             spot = sorted(range(len(self.pairs)), key=lambda i: derive(self.seed, "spot", i))[:SPOT]
-            again = await self._all([partial(self._ask, i, asked[i]) for i in spot])
-            alone = await self._all([partial(self._ask, i, asked[i][:1]) for i in spot])
+            again = await self._all([partial(self._score, i, answers[i]) for i in spot])
+            alone = await self._all([partial(self._score, i, answers[i][:1]) for i in spot])
             empty = await self._all([partial(self._empty, i) for i in spot[:EMPTY]])
         shuffled = {guest: reward for guest, (reward,) in zip(guests.values(), visits, strict=True)}
-        outcomes = tuple(_outcome(p, rewards[i], asked[i], shuffled.get(i)) for i, p in enumerate(self.pairs))
+        outcomes = tuple(_outcome(p, rewards[i], answers[i], shuffled.get(i)) for i, p in enumerate(self.pairs))
         return self._report(
             outcomes,
             rewards=Rewards.of([reward for row in (*rewards, *visits) for reward in row]),
@@ -162,14 +165,14 @@ class _Check:
             **measured,
         )
 
-    async def _all(self, asks: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    async def _all(self, jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
         gate = asyncio.Semaphore(self.concurrency)
 
-        async def one(ask: Callable[[], Awaitable[T]]) -> T:
+        async def one(job: Callable[[], Awaitable[T]]) -> T:
             async with gate:
-                return await ask()
+                return await job()
 
-        tasks = [asyncio.ensure_future(one(ask)) for ask in asks]
+        tasks = [asyncio.ensure_future(one(job)) for job in jobs]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -177,8 +180,8 @@ class _Check:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, i: int, answers: Sequence[Answer]) -> list[float]:
-        """Ask as a search does: a population, of which equal beams are scored once."""
+    async def _score(self, i: int, answers: Sequence[Answer]) -> list[float]:
+        """Score as a search does: a population, of which equal beams are scored once."""
         request = self.pairs[i].request
         beams = tuple(
             Beam(instruction=request.instruction, text=text, length=1, finish_reason="stop" if finished else None)
@@ -191,28 +194,28 @@ class _Check:
             step=Step(operator="score"),
             search_id=self.search_id,
         )
-        place, start = f"pair {i + 1} ({shortened(request.instruction, 60)})", perf_counter()
+        name, start = f"pair {i + 1} ({shortened(request.instruction, 60)})", perf_counter()
         try:
             after = await self.scorer.ainvoke(before)
             check_answer("score", before, after)
         except RewardError as error:
-            raise RewardError(f"{place}: {error}") from error
+            raise RewardError(f"{name}: {error}") from error
         except OperatorError as error:
-            raise OperatorError(f"{place}: {error}") from error
+            raise OperatorError(f"{name}: {error}") from error
         except DarwinError as error:
-            error.add_note(f"asked for {place}")
+            error.add_note(f"asked for {name}")
             raise
         except Exception as error:
-            raise OperatorError(f"{place}: the scorer raised {type(error).__name__}: {error}") from error
+            raise OperatorError(f"{name}: the scorer raised {type(error).__name__}: {error}") from error
         self.seconds.append(perf_counter() - start)
         self.responses += len(set(answers))
         self.notes.update(dict.fromkeys(after.notes))
         return [float(beam.reward) for beam in after.beams]
 
     async def _empty(self, i: int) -> str:
-        """Ask about an empty answer: a policy may end at once. Returns the complaint, or an empty text."""
+        """Score an empty answer: a policy may end at once. Return the error's message, or an empty text."""
         try:
-            await self._ask(i, [("", True), ("", False)])
+            await self._score(i, [("", True), ("", False)])
         except (EndpointRequestError, OperatorError) as error:
             return str(error)
         return ""
@@ -248,13 +251,13 @@ def _cut(text: str, percent: int) -> str:
     return text[: ends[max(1, len(ends) * percent // 100) - 1]] if ends else text
 
 
-def _outcome(pair: Pair, rewards: Sequence[float], asked: Sequence[Answer], shuffled: float | None) -> Outcome:
-    places = range(2, 2 + 2 * len(FRACTIONS), 2)
+def _outcome(pair: Pair, rewards: Sequence[float], answers: Sequence[Answer], shuffled: float | None) -> Outcome:
+    partials = range(2, 2 + 2 * len(FRACTIONS), 2)
     return Outcome(
         instruction=pair.request.instruction,
         about=pair.about,
         better=rewards[0],
         worse=rewards[1],
         shuffled=shuffled,
-        partial=tuple((rewards[i], rewards[i + 1]) if asked[i] != asked[i + 1] else None for i in places),
+        partial=tuple((rewards[i], rewards[i + 1]) if answers[i] != answers[i + 1] else None for i in partials),
     )

@@ -18,11 +18,11 @@ Severity = Literal["ok", "warning", "problem"]
 FRACTIONS = (25, 50, 75)
 """Per cent of the words of both answers that are judged as partial answers."""
 SPOT, EMPTY = 8, 3
-"""Pairs that are asked again and alone, and pairs that are asked about an empty answer."""
+"""Pairs that are scored again and alone, and pairs that are scored with an empty answer."""
 SAME = 1e-3
 """Rewards on a scale of 1 or more that differ by no more are the same: another batch shape rounds differently."""
 FEW = 10
-"""Fewer pairs than this can hardly tell."""
+"""Fewer pairs than this decide little."""
 EASY = 0.8
 """A scorer that reads prompt and answer orders at least this share of easy pairs."""
 LEVELS = 11
@@ -62,7 +62,7 @@ class Share(Record):
 
     @property
     def verdict(self) -> Literal["good", "weak", "chance", "reversed", "few"]:
-        """What the interval allows to say."""
+        """The verdict that the interval allows."""
         if self.low > 0.5:
             return "good" if self.share >= EASY else "weak"
         if self.high < 0.5:
@@ -206,27 +206,27 @@ def _problem(sentence: str) -> Finding:
 
 
 def _on_accuracy(report: ScorerReport) -> Finding:
-    share, told = report.accuracy, f"The better answer is above the worse one in {report.accuracy}"
+    share, fact = report.accuracy, f"The better answer is above the worse one in {report.accuracy}"
     match share.verdict:
         case "reversed":
             return _problem(
-                f"{told}: the order is upside down. A larger reward must be the better one: negate the reward, or see "
+                f"{fact}: the order is upside down. A larger reward must be the better one: negate the reward, or see "
                 "whether the answers of your pairs, or the labels of the classifier, are in the wrong places."
             )
         case "chance":
             return _problem(
-                f"{told}, no better than a coin. See whether the scorer reads the answer at all, with the chat "
+                f"{fact}, no better than a coin. See whether the scorer reads the answer at all, with the chat "
                 "template that it was trained with, and is a reward model and no base model with a new head."
             )
         case "few":
-            return _warning(f"{told}, but so few pairs cannot tell: give {FEW} or more.")
+            return _warning(f"{fact}, but so few pairs cannot tell: give {FEW} or more.")
         case "weak":
             return _warning(
-                f"{told}: more than a coin, less than the {EASY:.0%} to expect on easy pairs. Read the pairs that are "
+                f"{fact}: more than a coin, less than the {EASY:.0%} to expect on easy pairs. Read the pairs that are "
                 "not in order below; where they are easy, a wrong template or a cut prompt is likely."
             )
         case "good":
-            return _ok(f"{told}.")
+            return _ok(f"{fact}.")
 
 
 def _on_prompt(report: ScorerReport) -> Finding:
@@ -241,16 +241,16 @@ def _on_prompt(report: ScorerReport) -> Finding:
             "No reward changes when the prompts are shuffled: the scorer never sees the prompt. Pass it the whole "
             "conversation, not the answer alone."
         )
-    told = f"The better answer is worth more under its own prompt than under a shuffled one in {share}"
+    fact = f"The better answer is worth more under its own prompt than under a shuffled one in {share}"
     if share.verdict in ("chance", "reversed"):
         return _problem(
-            f"{told}: the prompt hardly counts, and a search would drift off the topic. Pass the scorer the whole "
+            f"{fact}: the prompt hardly counts, and a search would drift off the topic. Pass the scorer the whole "
             "conversation by its own chat template; or give pairs whose prompts differ more."
         )
     if share.verdict == "good":
-        return _ok(f"{told}: the scorer reads the prompt.")
+        return _ok(f"{fact}: the scorer reads the prompt.")
     why = f"so few pairs cannot tell: give {FEW} or more" if share.verdict == "few" else "less than to expect"
-    return _warning(f"{told}: {why}, unless your prompts are much alike.")
+    return _warning(f"{fact}: {why}, unless your prompts are much alike.")
 
 
 def _on_partial(report: ScorerReport) -> Finding:
@@ -259,24 +259,24 @@ def _on_partial(report: ScorerReport) -> Finding:
         return _warning(
             "The answers of each pair begin alike: nothing is known of partial answers. Give other pairs too."
         )
-    told = (
+    fact = (
         f"Of answers cut after {', '.join(f'{p}% of the words {share.share:.0%}' for p, share in shares)} are in order"
     )
     verdicts = {percent: share.verdict for percent, share in shares}
     if "reversed" in verdicts.values():
         return _problem(
-            f"{told}: good beginnings are taken for bad ones, and replacement would spread the bad ones. Use the "
+            f"{fact}: good beginnings are taken for bad ones, and replacement would spread the bad ones. Use the "
             "preset best_of_n or mutate_best_of_n, or a reward model that was trained on partial answers too."
         )
     late = [verdict for percent, verdict in verdicts.items() if percent >= 50]
     if "chance" in late or not late:
         return _warning(
-            f"{told}: partial answers cannot be judged, so that replacement is left to chance. Use the preset "
+            f"{fact}: partial answers cannot be judged, so that replacement is left to chance. Use the preset "
             "best_of_n or mutate_best_of_n, or a longer replacement_period."
         )
     if "few" in late:
-        return _warning(f"{told}, but so few pairs cannot tell: give {FEW} or more.")
-    return _ok(f"{told}: they can be judged.")
+        return _warning(f"{fact}, but so few pairs cannot tell: give {FEW} or more.")
+    return _ok(f"{fact}: they can be judged.")
 
 
 def _on_empty(report: ScorerReport) -> Finding:
@@ -295,23 +295,23 @@ def _on_rewards(report: ScorerReport) -> Finding:
             f"All {rewards.n} rewards are {rewards.lowest:.6g}: nothing can be selected by them. A softmax over a "
             "single label does this, and a judge whose reply is never understood."
         )
-    told = f"All {rewards.n} rewards lie between {rewards.lowest:.4g} and {rewards.highest:.4g}"
+    fact = f"All {rewards.n} rewards lie between {rewards.lowest:.4g} and {rewards.highest:.4g}"
     if rewards.coarse:
         whole = ", all whole numbers" if rewards.whole else ""
         return _warning(
-            f"{told} and take only {rewards.distinct} values{whole}: a coarse scorer leaves ties to chance. Ask a "
+            f"{fact} and take only {rewards.distinct} values{whole}: a coarse scorer leaves ties to chance. Ask a "
             "judge for a finer scale, or take the mean of several."
         )
     if not 0 <= rewards.lowest <= rewards.highest <= 1:
-        return _ok(f"{told} and take {rewards.distinct} values: no sigmoid squashes them.")
+        return _ok(f"{fact} and take {rewards.distinct} values: no sigmoid squashes them.")
     raw = 'vLLM: "use_activation": false; TEI: "raw_scores": true; Hugging Face endpoints: "function_to_apply": "none"'
     if rewards.near_ends >= 0.5:
         return _problem(
-            f"{told}, {rewards.near_ends:.0%} of them within {END} of 0 or 1: a sigmoid or softmax squashes them, and "
+            f"{fact}, {rewards.near_ends:.0%} of them within {END} of 0 or 1: a sigmoid or softmax squashes them, and "
             f"good answers can hardly be told from very good ones. Ask for raw logits ({raw})."
         )
     return _warning(
-        f"{told}: a sigmoid or softmax is suspected. Where the scorer gives probabilities by design, leave it so; "
+        f"{fact}: a sigmoid or softmax is suspected. Where the scorer gives probabilities by design, leave it so; "
         f"otherwise ask for raw logits ({raw})."
     )
 
@@ -319,24 +319,24 @@ def _on_rewards(report: ScorerReport) -> Finding:
 def _on_repeats(report: ScorerReport) -> Finding:
     if report.repeated <= report.rewards.same:
         return _ok(f"The same call twice gives the same rewards (largest difference {report.repeated:.2g}).")
-    told = f"The same call twice gives rewards up to {report.repeated:.3g} apart (mean margin {report.margin:.3g})"
+    fact = f"The same call twice gives rewards up to {report.repeated:.3g} apart (mean margin {report.margin:.3g})"
     if report.repeated >= abs(report.margin):
         return _problem(
-            f"{told}: chance outweighs quality. Set a judge's temperature to 0, or take the mean of several."
+            f"{fact}: chance outweighs quality. Set a judge's temperature to 0, or take the mean of several."
         )
-    return _warning(f"{told}: the same seed will not give the same answer. Set a judge's temperature to 0.")
+    return _warning(f"{fact}: the same seed will not give the same answer. Set a judge's temperature to 0.")
 
 
 def _on_batches(report: ScorerReport) -> Finding:
-    told = f"A response alone and beside others is given rewards up to {report.alone:.2g} apart"
+    fact = f"A response alone and beside others is given rewards up to {report.alone:.2g} apart"
     if report.alone <= report.rewards.same:
-        return _ok(f"{told}: neighbours do not count.")
+        return _ok(f"{fact}: neighbours do not count.")
     if report.alone <= 2 * report.repeated:
-        return _ok(f"{told}, much as two equal calls are.")
+        return _ok(f"{fact}, much as two equal calls are.")
     if report.alone < 0.1 * abs(report.margin):
-        return _warning(f"{told}: low precision (bfloat16) does this, and may tip close calls.")
+        return _warning(f"{fact}: low precision (bfloat16) does this, and may tip close calls.")
     return _problem(
-        f"{told}: neighbours count, so that rewards of different calls cannot be compared. Do not rank, standardise or "
+        f"{fact}: neighbours count, so that rewards of different calls cannot be compared. Do not rank, standardise or "
         "softmax within a batch, and see whether padding is masked and on the side that the model expects."
     )
 
@@ -345,16 +345,16 @@ def _on_length(report: ScorerReport) -> Finding:
     wins, better = report.longer_wins, report.longer_better
     if wins is None or better is None or wins.n < FEW:
         return _warning(f"Fewer than {FEW} pairs differ in length: a liking for long answers would not be seen.")
-    told = f"The longer answer wins in {wins.share:.0%} of the pairs and is the better one in {better.share:.0%}"
+    fact = f"The longer answer wins in {wins.share:.0%} of the pairs and is the better one in {better.share:.0%}"
     if not 0.2 <= better.share <= 0.8:
-        return _warning(f"{told}: length and quality cannot be told apart. Balance which side is longer.")
+        return _warning(f"{fact}: length and quality cannot be told apart. Balance which side is longer.")
     liking = "long" if wins.share > better.share else "short"
     if not 0.05 < wins.share < 0.95:
-        return _problem(f"{told}: length alone counts, {liking} answers win whatever they say.")
+        return _problem(f"{fact}: length alone counts, {liking} answers win whatever they say.")
     if abs(wins.share - better.share) > 0.15 and not wins.low <= better.share <= wins.high:
         cure = " Put it into a LengthPenalty." if liking == "long" else ""
-        return _warning(f"{told}: the scorer likes {liking} answers.{cure}")
-    return _ok(f"{told}.")
+        return _warning(f"{fact}: the scorer likes {liking} answers.{cure}")
+    return _ok(f"{fact}.")
 
 
 # The report as text ---------------------------------------------------------------------------------------------------
@@ -365,10 +365,10 @@ _WIDTH = 100
 def _render(report: ScorerReport) -> str:
     counts = Counter(found.severity for found in report.findings)
     verdict = "passed" if report.passed else "NOT PASSED"
-    told = [f"{n} {severity if severity == 'ok' else severity + 's' * (n > 1)}" for severity, n in counts.items()]
+    counted = [f"{n} {severity if severity == 'ok' else severity + 's' * (n > 1)}" for severity, n in counts.items()]
     lines = [
         f"Scorer check of {report.scorer}: {report.pairs} pairs, seed {report.seed}",
-        f"{verdict} ({', '.join(told)})",
+        f"{verdict} ({', '.join(counted)})",
         "",
         f"{'':44}{'share':>7}   {'95% interval':14}wins/ties/pairs",
         *_share_line("better answer above the worse one", report.accuracy),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from darwin_align.core import Request
 from darwin_align.core.errors import ContextLengthError
 from darwin_align.core.figures import Figure, figures_of
+from darwin_align.core.json_types import Json
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Message
 
@@ -37,7 +38,7 @@ class Subject:
     name: str
     """What its answers go by: ``generator`` in AlpacaEval's files, ``model_id`` in FastChat's."""
     seed: int = 0
-    """Every prompt's own seed is derived from it and the prompt's place."""
+    """Every prompt's seed is derived from it and the prompt's index."""
     models: Mapping[str, Any] = field(default_factory=dict)
     """Which models they are, in plain data: for the guard against going on with others."""
 
@@ -58,12 +59,12 @@ class Subject:
             "sampling": self.search.sampling.model_dump(mode="json", exclude_unset=True),
         }
 
-    def seed_at(self, *place: int | str) -> int:
+    def seed_at(self, *path: int | str) -> int:
         """The seed of a prompt."""
-        return derive(self.seed, *place) % 2**31
+        return derive(self.seed, *path) % 2**31
 
-    async def answer(self, turns: Sequence[Message], seed: int, **settings: Any) -> dict[str, Any]:
-        """Search for an answer, and tell of the search in plain data.
+    async def answer(self, turns: Sequence[Message], seed: int, **settings: Json) -> dict[str, Any]:
+        """Search for an answer, and return it with the search's figures as plain data.
 
         A conversation that does not fit into a model is answered by an empty text, with ``error`` saying why: a
         benchmark counts it as lost instead of leaving it out.

@@ -84,7 +84,7 @@ def win_rates(
 
     Args:
         annotations: as the package has them: ``output_1``, ``output_2`` and ``preference``, from 1 (the first is
-            better) to 2 (the second is), or ``None``; ``index`` is the instruction's place in AlpacaEval's file.
+            better) to 2 (the second is), or ``None``; ``index`` is the instruction's index in AlpacaEval's file.
         gamed: AlpacaEval's ``df_gamed.csv``, with the instructions' difficulties and the gamed baselines.
         difficulty: its ``instruction_difficulty.csv``, where only that is at hand.
 
@@ -120,7 +120,7 @@ def win_rates(
 
 
 def _share(preference: float) -> float:
-    """From 0 (lost) to 1 (won); the package writes ties as 1.5 or, of old, as 0."""
+    """From 0 (lost) to 1 (won); the package writes ties as 1.5 or, in older versions, as 0."""
     return 0.5 if preference == 0 else float(preference) - 1
 
 
@@ -144,7 +144,7 @@ def _interval(shares: Array) -> tuple[float, float] | None:
 def _controlled(
     annotations: Sequence[Mapping[str, Any]], gamed: str | Path | None, difficulty: str | Path | None
 ) -> tuple[str | None, Array | None, tuple[str, ...]]:
-    """Which regression, the shares that it predicts at equal lengths, and what there is to say of it."""
+    """The regression's name, the shares that it predicts at equal lengths, and notes on it."""
     import numpy as np
 
     names = {one["generator_1"] for one in annotations}, {one["generator_2"] for one in annotations}
@@ -161,7 +161,7 @@ def _controlled(
     name, hard, more = _hardness(annotations, gamed, difficulty)
     columns = [lengths, ones] if hard is None else [lengths, hard, ones]
     levelled = [np.zeros_like(lengths), *columns[1:]]
-    terms, asked = np.stack(columns, axis=1), np.stack(levelled, axis=1)
+    terms, targets = np.stack(columns, axis=1), np.stack(levelled, axis=1)
     if more is not None:
         terms = np.concatenate([more[0], terms])
         verdicts = np.concatenate([more[1], verdicts])
@@ -169,7 +169,7 @@ def _controlled(
     known = ~np.isnan(verdicts)
     if known.sum() < _FOLDS:
         return None, None, (f"a length-controlled win rate takes {_FOLDS} verdicts at least",)
-    return name, _fitted(terms[known], verdicts[known], weights[known], asked), _APPROXIMATED[name]
+    return name, _fitted(terms[known], verdicts[known], weights[known], targets), _APPROXIMATED[name]
 
 
 def _hardness(
@@ -205,15 +205,15 @@ def _csv(path: Path) -> list[list[str]]:
 def _looked_up(annotations: Sequence[Mapping[str, Any]], table: Mapping[int, float], path: Path) -> Array:
     import numpy as np
 
-    places = [int(one.get("index", i)) for i, one in enumerate(annotations)]
-    if (unknown := next((place for place in places if place not in table), None)) is not None:
+    indices = [int(one.get("index", i)) for i, one in enumerate(annotations)]
+    if (unknown := next((index for index in indices if index not in table), None)) is not None:
         raise ConfigError(
-            f"{path} knows no difficulty of instruction {unknown}: it belongs to other prompts than these; leave it out"
+            f"{path} has no difficulty of instruction {unknown}: it belongs to other prompts than these; leave it out"
         )
-    return np.array([table[place] for place in places])
+    return np.array([table[index] for index in indices])
 
 
-def _fitted(terms: Array, verdicts: Array, weights: Array, asked: Array) -> Array:
+def _fitted(terms: Array, verdicts: Array, weights: Array, targets: Array) -> Array:
     """Fit by L1-regularised logistic regression, its strength chosen by cross-validation, and predict.
 
     A verdict is a probability: each row is there twice, as won and as lost, weighted by it.
@@ -241,7 +241,7 @@ def _fitted(terms: Array, verdicts: Array, weights: Array, asked: Array) -> Arra
         ).set_fit_request(sample_weight=True)
         routed = {"groups": groups, "chances": chances, "weights": weights}
         model.fit(rows, won, sample_weight=chances * weights, **routed)
-    predicted: Array = model.predict_proba(asked)[:, 1]
+    predicted: Array = model.predict_proba(targets)[:, 1]
     return predicted
 
 

@@ -1,6 +1,6 @@
 """The embedded world as a benchmark: what any setting of the search is worth there, and what it costs.
 
-The world has a *gold* rule that says what an answer is really worth and that no search sees; the reward model is the
+The world has a *gold* rule for the true worth of an answer, which no search sees; the reward model is the
 *proxy* that the search follows. Every search is one line of a ledger, so a run that was killed goes on, and settings,
 instructions and seeds may be added later.
 """
@@ -72,7 +72,7 @@ class Contender:
     config: SearchConfig
     sampling: Sampling
     guard: bool = True
-    """Whether rewordings are held to the topic."""
+    """Whether rewordings must keep the topic."""
     policy: str = ""
     reward: str = ""
     """Folders of models in place of the embedded ones."""
@@ -113,7 +113,7 @@ class Contender:
         )
 
     def search(self) -> DarwinSearch:
-        """The search over the embedded pair, or over what takes its models' places."""
+        """The search over the embedded pair, or over the models that replace it."""
         from darwin_align.pocket.pair import pocket_search
 
         unguarded = {} if self.guard else {"guard": None}
@@ -136,7 +136,7 @@ def measure(
         contenders: the settings.
         out: folder of ``searches.jsonl``.
         n: instructions of the split.
-        seeds: each search's own seed is derived from one of them and the instruction's place.
+        seeds: each search's seed is derived from one of them and the instruction's index.
         split: combinations of topic, phrasing and clauses that the training never saw ("dev" to try settings on).
         concurrency: searches at a time; seconds are recorded only where it is 1.
         progress: show progress on stderr.
@@ -154,29 +154,29 @@ def measure(
     check_labels(contenders)
     _check_numbers(n, concurrency)
     timed = concurrency == 1
-    asked = (held_out if split == "held_out" else dev)(n)
+    instructions = (held_out if split == "held_out" else dev)(n)
     settings = {"version": __version__, "split": split, "timed": timed}
     with Ledger(Path(out) / "searches.jsonl", settings) as ledger:
         wanted = [(one, seed, i) for one in contenders for seed in seeds for i in range(n)]
-        places = {_key(one, seed, i): (one, seed, i) for one, seed, i in wanted}
+        runs_by_key = {_key(one, seed, i): (one, seed, i) for one, seed, i in wanted}
         runs = _Runs(timed)
-        missing = {key: place for key, place in places.items() if key not in ledger.records}
-        jobs = [partial(ledger.kept, key, partial(runs.run, *place, asked)) for key, place in missing.items()]
+        missing = {key: run for key, run in runs_by_key.items() if key not in ledger.records}
+        jobs = [partial(ledger.kept, key, partial(runs.run, *run, instructions)) for key, run in missing.items()]
         run_jobs(jobs, title="searches", concurrency=concurrency, progress=progress)
-        return [{**ledger.records[key], "contender": one.text} for key, (one, _, _) in places.items()]
+        return [{**ledger.records[key], "contender": one.text} for key, (one, _, _) in runs_by_key.items()]
 
 
 def _check_numbers(n: int, concurrency: int) -> None:
     if n < 1:
-        raise ConfigError(f"n={n} is none: ask for 1 instruction or more")
+        raise ConfigError(f"n={n} is none: give 1 instruction or more")
     if n > _MOST:
-        raise ConfigError(f"n={n} is too many: the world gives at most {_MOST} instructions of a split, ask for fewer")
+        raise ConfigError(f"n={n} is too many: the world gives at most {_MOST} instructions of a split, give fewer")
     if concurrency < 1:
         raise ConfigError(f"concurrency={concurrency} is impossible: allow one search at a time at least")
 
 
-def _key(contender: Contender, seed: int, place: int) -> str:
-    return f"{contender.text} seed={seed} #{place}"
+def _key(contender: Contender, seed: int, index: int) -> str:
+    return f"{contender.text} seed={seed} #{index}"
 
 
 @dataclass
@@ -186,23 +186,23 @@ class _Runs:
     timed: bool
     made: dict[str, DarwinSearch] = field(default_factory=dict)
 
-    async def run(self, contender: Contender, seed: int, place: int, asked: Sequence[str]) -> Record:
+    async def run(self, contender: Contender, seed: int, index: int, instructions: Sequence[str]) -> Record:
         search = self.made.get(contender.text)
         if search is None:
             search = self.made[contender.text] = contender.search()
-            await search.ainvoke("How do I brew green tea?", seed=seed)  # what first calls cost is no search's
+            await search.ainvoke("How do I brew green tea?", seed=seed)  # warm-up: first calls are not measured
         clock, processor = perf_counter(), process_time()
-        result = await search.ainvoke(asked[place], seed=derive(seed, "world", place) % 2**31)
+        result = await search.ainvoke(instructions[index], seed=derive(seed, "world", index) % 2**31)
         seconds = {"seconds": perf_counter() - clock, "cpu_seconds": process_time() - processor} if self.timed else {}
-        return {"seed": seed, "instruction": asked[place], **_figures(asked[place], result), **seconds}
+        return {"seed": seed, "instruction": instructions[index], **_figures(instructions[index], result), **seconds}
 
 
-def _figures(asked: str, result: SearchResult) -> dict[str, Any]:
-    first, about, winner = result.first_response, understand(asked), understand(result.best.instruction)
+def _figures(instruction: str, result: SearchResult) -> dict[str, Any]:
+    first, about, winner = result.first_response, understand(instruction), understand(result.best.instruction)
     return {
-        "gold": gold(asked, result.text).total,
+        "gold": gold(instruction, result.text).total,
         "reward": result.reward,
-        "first_gold": gold(asked, first.text).total,
+        "first_gold": gold(instruction, first.text).total,
         "first_reward": first.reward,
         "decoded_tokens": result.usage.decoded_tokens,
         "prefilled_tokens": result.usage.prefilled_tokens,
@@ -216,18 +216,18 @@ def _figures(asked: str, result: SearchResult) -> dict[str, Any]:
 
 
 def check_labels(contenders: Sequence[Contender], against: Sequence[str] = ()) -> None:
-    """Refuse labels that tell nobody apart, or name nobody.
+    """Refuse labels that are ambiguous or name no contender.
 
     Args:
-        contenders: who takes part.
+        contenders: the contenders.
         against: labels of those that all others are compared with.
 
     Raises:
-        ConfigError: nobody takes part, two share a label, or nobody goes by one of ``against``.
+        ConfigError: there are no contenders, two share a label, or none has one of ``against``.
     """
     labels = [contender.label for contender in contenders]
     if not labels:
-        raise ConfigError("nobody takes part: give one contender at least")
+        raise ConfigError("there are no contenders: give one at least")
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ConfigError(
             f"two contenders are called {twice[0]!r}: leave one out, or give each a label, as in "
@@ -235,7 +235,7 @@ def check_labels(contenders: Sequence[Contender], against: Sequence[str] = ()) -
         )
     for label in against:
         if label not in labels:
-            raise ConfigError(f"nobody is called {label!r}: {did_you_mean(label, labels)}")
+            raise ConfigError(f"no contender is called {label!r}: {did_you_mean(label, labels)}")
 
 
 # -- what came out
@@ -293,7 +293,7 @@ def summary(
         against: labels of those that all others are compared with.
 
     Raises:
-        ConfigError: nobody goes by such a label, two share one, or the extra ``eval`` is not installed.
+        ConfigError: no contender has such a label, two share one, or the extra ``eval`` is not installed.
     """
     need_packages("the world's figures", *_NEED)
     check_labels(contenders, against)

@@ -139,10 +139,10 @@ def _drawable(found: Summary, name: str) -> bool:
 
 def _plot(found: Summary, across: str, up: str, title: str) -> str:
     drawing = _drawn(found, across, up)
-    said = "; ".join(
+    label = "; ".join(
         f"{one.label}: {_figure(across, one.means[across])} and {_figure(up, one.means[up])}" for one in found.standings
     )
-    drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {said}")}" ', 1)
+    drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {label}")}" ', 1)
     return f"<figure>{drawing}<figcaption>{escape(title)}</figcaption></figure>"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import ToolCall
 from darwin_align.formats.call_template import ID_LETTERS, ID_MARK, CallMarks
 from darwin_align.formats.request_formats import functions
@@ -23,7 +24,7 @@ class InvalidCall:
     """A call that cannot be made."""
 
     text: str
-    """As the model wrote it, marks included."""
+    """As the model generated it, marks included."""
     reason: str
     name: str | None = None
     """The tool's, where it could be read."""
@@ -96,14 +97,14 @@ class _Findings:
             rest = "\n".join(piece.strip() for piece in pieces if piece.strip())
         return Parsed(rest, tuple(self.calls), tuple(self.invalid), tuple(self.violations))
 
-    def add_all(self, calls: Iterable[tuple[Any, Any]], text: str) -> None:
+    def add_all(self, calls: Iterable[tuple[Json, Json]], text: str) -> None:
         """Add calls by their names and arguments, which were read from a text."""
         if not (listed := list(calls)):
             self.refuse(text, "it makes no call")
         for name, arguments in listed:
             self.add(name, arguments, text)
 
-    def add(self, name: Any, arguments: Any, text: str) -> None:
+    def add(self, name: Json, arguments: Json, text: str) -> None:
         """Add a call that could be read."""
         if isinstance(arguments, str):
             try:
@@ -122,7 +123,7 @@ class _Findings:
         self.violations.append(schema_violation(arguments, self.schemas[name]))
         return None
 
-    def refuse(self, text: str, reason: str, name: Any = None) -> None:
+    def refuse(self, text: str, reason: str, name: Json = None) -> None:
         """Add a call that cannot be made."""
         self.invalid.append(InvalidCall(text, reason, name if isinstance(name, str) else None))
 
@@ -185,7 +186,7 @@ def _read_marked(marks: CallMarks, piece: str, body: str, found: _Findings) -> N
     if marks.read is None:
         return found.refuse(piece, f"it is no JSON: {_json_error(body, marks)}", _name_in(piece))
     try:
-        calls: Any = marks.read(piece, found.tools).get("tool_calls") or []
+        calls: Json = marks.read(piece, found.tools).get("tool_calls") or []
         abouts = [call.get("function", call) for call in (calls if isinstance(calls, list) else [calls])]
         return found.add_all([(about.get("name"), about.get("arguments")) for about in abouts], piece)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -201,7 +202,7 @@ def _leading_name(marks: CallMarks, text: str, body: int) -> tuple[str | None, i
     return (found[1], found.end()) if found else (None, None)
 
 
-def _decoded(text: str, at: int) -> tuple[Any, int]:
+def _decoded(text: str, at: int) -> tuple[Json, int]:
     """The JSON value at an index and where it ends; ``None`` if there is none."""
     try:
         return _DECODER.raw_decode(text, _past_space(text, at))
@@ -222,14 +223,14 @@ def _past_space(text: str, at: int) -> int:
     return len(text) - len(text[at:].lstrip())
 
 
-def _refuse_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is no JSON")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def _entries(marks: CallMarks, name: str | None, value: Any) -> Iterator[tuple[Any, Any]]:
+def _entries(marks: CallMarks, name: str | None, value: Json) -> Iterator[tuple[Json, Json]]:
     if marks.keys is None:
         yield name, value
         return

@@ -1,6 +1,6 @@
-"""How a chat template writes tool calls, found by rendering a marked call.
+"""The form of a chat template's tool calls, found by rendering a marked call.
 
-A template shows the form of a call: what it writes before the tool's name, between name and arguments, behind them, and
+A template shows the form of a call: its text before the tool's name, between name and arguments, behind them, and
 between two calls.
 """
 
@@ -37,7 +37,7 @@ ID_LETTERS = "[a-zA-Z0-9]{9}"
 ID_MARK = "\0"
 """Stands in a call's texts for an id that the model makes up."""
 
-# What the probing call holds: words that no template writes of its own accord.
+# The values of the marked call: words that occur in no template.
 _NAMES, _KEY, _VALUE = ("QzFirstToolZq", "QzOtherToolZq"), "QzKeyZq", "QzValueZq"
 _IDS = ("QzIdOneZq", "QzIdTwoZq")  # nine letters: some templates insist on that length
 _ARGUMENTS = r'\{\s*"' + _KEY + r'"\s*:\s*"' + _VALUE + r'"\s*\}'
@@ -47,8 +47,8 @@ _NO_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
 _OBJECT = re.compile(r'(?s)(.*?)(\[\s*)?\{([^{}\[\]]*)"(\w+)"\s*:\s*"')
 _ARGUMENTS_KEY = re.compile(r'"\s*,\s*"(\w+)"\s*:\s*')
 _UNKNOWN = (
-    "the model's chat template writes tool calls in a form that is not recognised ({why}): leave tools out (or use "
-    "tool_choice='none'), or give a chat_template=… that writes a call's arguments as a JSON object"
+    "the model's chat template renders tool calls in a form that is not recognised ({why}): leave tools out (or use "
+    "tool_choice='none'), or give a chat_template=… that renders a call's arguments as a JSON object"
 )
 
 
@@ -125,7 +125,7 @@ def texts_of_template(render: Render, ends: tuple[str, ...]) -> CallTexts:
 
 
 def _rendered(render: Render, calls: int) -> str:
-    """Rendered marked calls. Some templates want arguments as a dict, some as JSON."""
+    """Rendered marked calls. Some templates require arguments as a dict, some as JSON."""
     error: RequestError | None = None
     for arguments in ({_KEY: _VALUE}, json.dumps({_KEY: _VALUE})):
         made = [
@@ -163,7 +163,7 @@ def _until(text: str, ends: Iterable[str]) -> str:
 
 
 def marks_of_texts(texts: CallTexts) -> CallMarks:
-    """How calls that are written with these texts are found.
+    """The reader of calls with these texts.
 
     Raises:
         RequestError: nothing marks where a call begins.

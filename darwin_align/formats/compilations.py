@@ -28,7 +28,7 @@ class _Job(Generic[T]):
 
 
 class Compilations(Generic[T]):
-    """Computes results and keeps them. Callers that want the same key wait for one computation, without a lock.
+    """Computes results and keeps them. Callers of the same key wait for one computation, without a lock.
 
     A :class:`~darwin_align.core.errors.RequestError` is a result as well and is raised again; other errors are
     forgotten. A refusal is raised as a new exception each time: threads that share one would share its traceback.
@@ -37,7 +37,7 @@ class Compilations(Generic[T]):
         size: bytes that a result takes, roughly.
         most: results that are kept.
         most_bytes: bytes of all that are kept.
-        seconds: what computing one may take; all who want it are then refused, also later.
+        seconds: what computing one may take; all callers are then refused, also later.
         at_once: how many are computed at the same time.
     """
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from darwin_align.core.json_types import Json
 from darwin_align.formats.call_template import ID_LETTERS, CallTexts
 from darwin_align.formats.grounded_json import GroundedJson, NothingToCopy
 from darwin_align.formats.grounding import Sources
@@ -20,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 _SPACE = r" |\n[ \t]{0,20}"
 """White space between two tokens of JSON: one blank, or a line break and an indent. Without a bound, a weak model
-writes white space for ever."""
+generates white space for ever."""
 
 
 class GrammarWriter:
-    """Writes a grammar in llguidance's variant of Lark.
+    """Generates a grammar in llguidance's variant of Lark.
 
     Args:
-        tokens: ids of the tokenizer's added tokens, by their text. In a text that a template writes they stand for
+        tokens: ids of the tokenizer's added tokens, by their text. In a template's text they stand for
             themselves, as in the conversations that the model was trained on.
         sources: what the values of JSON are copied from; nothing in particular, if there are none.
     """
@@ -37,7 +38,7 @@ class GrammarWriter:
         self._rules: list[str] = []
         self._grounded = None if sources is None else GroundedJson(sources, self._rules, _SPACE)
 
-    def json(self, schema: Any, owner: str) -> str:
+    def json(self, schema: Json, owner: str) -> str:
         """A rule for JSON that keeps a schema.
 
         Args:
@@ -74,7 +75,7 @@ class GrammarWriter:
         more = f"({self.text(texts.between)} call)*" if many and texts.between is not None else ""
         return f"{self.text(texts.first)} call {more} {self.text(texts.last)}"
 
-    def _call(self, before: str, name: str, schema: Any) -> str:
+    def _call(self, before: str, name: str, schema: Json) -> str:
         try:
             return f"{before} {self.json(schema, f'the tool {name!r}')}"
         except NothingToCopy as nothing:
@@ -86,7 +87,7 @@ class GrammarWriter:
         at, _, mark = min(found, default=(-1, 0, ""))
         if at < 0 or texts.first[:at].strip():
             return None
-        # Any token but the mark: what follows the mark is a call, so the text before it can be told from one.
+        # Any token but the mark: what follows the mark is a call, so the text before it is not one.
         self._rules.append(f"free: (<[^{self._tokens[mark]}]>)*")
         try:
             return f"free ({self.calls(replace(texts, first=texts.first[at:]), tools, many=many)})?"

@@ -17,9 +17,10 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from threading import Lock
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from darwin_align.core.errors import MissingPackageError, RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request
 from darwin_align.formats.call_template import CallTexts
 from darwin_align.formats.compilations import Compilations
@@ -37,6 +38,11 @@ from darwin_align.formats.request_formats import (
 from darwin_align.formats.schema_bounds import check_size
 from darwin_align.formats.tool_syntax import ToolSyntax
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from llguidance import LLMatcher, LLTokenizer
+
 __all__ = ["Compiled", "Grammars"]
 
 logger = logging.getLogger(__name__)
@@ -51,7 +57,7 @@ idle core."""
 _FRUITLESS = 8
 """Renewals of a grammar that did not help, after which it is not compiled anew again."""
 _POSITION = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
-"""Where in a grammar that no user wrote an error is."""
+"""The position of an error in a generated grammar, which means nothing to a user."""
 
 State_co = TypeVar("State_co", covariant=True)
 
@@ -67,7 +73,7 @@ class Template(Protocol):
 
     @property
     def tool_syntax(self) -> ToolSyntax:
-        """How the model writes tool calls."""
+        """The form of the model's tool calls."""
 
     @property
     def opens_thoughts(self) -> str:
@@ -87,7 +93,7 @@ class Compiled:
         RequestError: it cannot be enforced.
     """
 
-    def __init__(self, tokenizer: Any, grammar: str, owner: str, *, call_mark: int | None = None) -> None:
+    def __init__(self, tokenizer: LLTokenizer, grammar: str, owner: str, *, call_mark: int | None = None) -> None:
         self._tokenizer, self._grammar = tokenizer, grammar
         self.call_mark = call_mark
         """Id of the token that begins a call, where an answer is either calls or JSON; ``None`` otherwise."""
@@ -98,7 +104,7 @@ class Compiled:
         self.ends = list(tokenizer.eos_tokens)
         """Ids of the tokens that end an answer."""
         self.bytes = (1 << 20) + 64 * len(grammar)
-        """Memory that it takes, roughly: llguidance does not say. Measured: 8 to 60 times the grammar's text."""
+        """Approximate memory use; llguidance does not report it. Measured: 8 to 60 times the grammar's text."""
         self._lock, self._fruitless = Lock(), 0
         self.generation = 0
         """How often it was compiled anew."""
@@ -111,11 +117,11 @@ class Compiled:
                 "and check the answer yourself"
             )
 
-    def matcher(self) -> Any:
+    def matcher(self) -> LLMatcher:
         """A matcher at the beginning."""
         return self._first.deep_copy()
 
-    def renewed(self, generation: int) -> tuple[Any, int] | None:
+    def renewed(self, generation: int) -> tuple[LLMatcher, int] | None:
         """A matcher at the beginning and its generation, a newer one; ``None`` if renewals have helped no row.
 
         Matchers of one generation share what they have learnt of the grammar, which may grow to llguidance's bounds.
@@ -136,8 +142,9 @@ class Compiled:
         with self._lock:
             self._fruitless = 0 if helped else self._fruitless + 1
 
-    def _compile(self) -> Any:
-        return _llguidance().LLMatcher(self._tokenizer, self._grammar, log_level=0)
+    def _compile(self) -> LLMatcher:
+        matcher: LLMatcher = _llguidance().LLMatcher(self._tokenizer, self._grammar, log_level=0)
+        return matcher
 
 
 class Grammars:
@@ -231,11 +238,11 @@ class Grammars:
             return self._compile_free(request) if free else self._compile(request, schema, tools)
         except NothingToCopy as nothing:
             raise RequestError(
-                f"grounded={request.grounded!r} cannot be kept: {nothing}. Say it in the conversation, let the "
+                f"grounded={request.grounded!r} cannot be kept: {nothing}. State it in the conversation, let the "
                 "schema leave that value out or make it null, or give grounded='where_possible'"
             ) from nothing
 
-    def _compile(self, request: Request, schema: Any, tools: dict[str, dict[str, Any]] | None) -> Compiled:
+    def _compile(self, request: Request, schema: Json, tools: dict[str, dict[str, Any]] | None) -> Compiled:
         if schema is not None and tools is not None:
             raise RequestError(
                 f"response_format and {shown_choice(request)} contradict each other: an answer is a "
@@ -269,7 +276,7 @@ class Grammars:
         start = grammar.calls_behind_text(self._texts(), tools, many=request.parallel_tool_calls)
         if start is None and request.grounded:
             raise RequestError(
-                f"grounded={request.grounded!r} cannot be enforced in calls that nobody forces: no token of this "
+                f"grounded={request.grounded!r} cannot be enforced in calls that are not forced: no token of this "
                 "model's own marks where a call begins. Force one by tool_choice='any', or leave grounded out"
             )
         return None if start is None else Compiled(self._tokenizer, grammar.starting(start), "a tool's schema")
@@ -282,13 +289,13 @@ class Grammars:
         texts = self._template.tool_syntax.texts
         if texts is None:
             raise RequestError(
-                "the model does not write a call's arguments as a JSON object: tool calls can be read but not forced. "
+                "the model does not encode a call's arguments as a JSON object: tool calls can be read but not forced. "
                 "Use tool_choice='auto' or 'none', and no response_format beside tools"
             )
         return texts
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> LLTokenizer:
         llguidance = _llguidance()
         if not self._ends:
             raise RequestError(
@@ -302,14 +309,15 @@ class Grammars:
                 f"{type(self._hf).__name__} is none"
             )
         try:
-            return llguidance.hf.from_tokenizer(self._hf, eos_token=self._ends)
+            made: LLTokenizer = llguidance.hf.from_tokenizer(self._hf, eos_token=self._ends)
         except ValueError as error:
             raise RequestError(
                 f"response_format and tool_choice cannot be enforced with this model's tokenizer: {error}"
             ) from error
+        return made
 
 
-def _llguidance() -> Any:
+def _llguidance() -> ModuleType:
     try:
         import llguidance.hf
     except ImportError as error:

@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from darwin_align.core.errors import RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.formats.grounding import Sources, is_free_text, kinds_of, lengths
 from darwin_align.formats.schemas import resolved
 from darwin_align.formats.validation import schema_violation
@@ -35,7 +36,7 @@ _KEYWORDS = _UNKNOWN.union(
 )
 """All that constrain a value; other keywords annotate it."""
 _LETTER = r'(?:[^"\\\x00-\x1f]|\\(?:["\\nrtfb]|u00[01][0-9a-f]))'
-"""One of a JSON text, as :func:`json.dumps` writes it."""
+"""One of a JSON text, as :func:`json.dumps` encodes it."""
 _AT_EDGE = r'(?:[^"\\\s\x00-\x1f]|\\["\\])'
 """The same, without white space."""
 _BREAK = "\0"
@@ -52,15 +53,15 @@ class NothingToCopy(Exception):  # noqa: N818 - an outcome that callers handle
 
     def __init__(self, kind: str, path: str) -> None:
         self.kind, self.path = kind, path
-        super().__init__(f"{path or 'the answer'} wants {kind}, and none stands in the conversation")
+        super().__init__(f"{path or 'the answer'} requires {kind}, and the conversation contains none")
 
 
 class _Anew(Exception):  # noqa: N818
-    """A definition that rules already refer to turned out to have no values: the rules are to be written again."""
+    """A definition that rules already refer to turned out to have no values: the rules are to be generated again."""
 
 
 class GroundedJson:
-    """Writes rules for grounded JSON.
+    """Generates rules for grounded JSON.
 
     Args:
         sources: where values are copied from.
@@ -74,7 +75,7 @@ class GroundedJson:
         self.add(f"%regex {json.dumps({'substring_chunks': self._chunks()})}", "SPAN")
         self.add(rf'"\"" SPAN "\"" & /"(?:{_AT_EDGE}|{_AT_EDGE}{_LETTER}*{_AT_EDGE})"/', "STRING")
 
-    def rule(self, schema: Any, owner: str) -> str:
+    def rule(self, schema: Json, owner: str) -> str:
         """Add the rules for a schema and name the first of them.
 
         Args:
@@ -95,7 +96,7 @@ class GroundedJson:
                 if self.sources.required or lenient:
                     raise
                 lenient, empty = True, {}
-                _log_once(f"{owner}: {nothing}, so it is written freely (grounded='where_possible')")
+                _log_once(f"{owner}: {nothing}, so it is not constrained (grounded='where_possible')")
             except _Anew:
                 pass
             del self._rules[size:]
@@ -123,16 +124,16 @@ class GroundedJson:
 
 
 class _Writer:
-    """Writes the rules of one schema."""
+    """Generates the rules of one schema."""
 
     def __init__(
-        self, grammar: GroundedJson, root: Any, owner: str, empty: dict[str, NothingToCopy], lenient: bool
+        self, grammar: GroundedJson, root: Json, owner: str, empty: dict[str, NothingToCopy], lenient: bool
     ) -> None:
         self._grammar, self._sources, self._root, self._owner = grammar, grammar.sources, root, owner
         self._lenient = lenient
         self._empty, self._named, self._referred = empty, dict[str, str](), set[str]()
 
-    def value(self, schema: Any, path: str) -> str:
+    def value(self, schema: Json, path: str) -> str:
         """What stands for a value in the body of a rule."""
         if schema is False:
             raise NothingToCopy("nothing at all", path)
@@ -142,11 +143,11 @@ class _Writer:
         if schema.keys() & {"enum", "const"}:
             return self._listed(schema, path)
         alone = {"$ref": self._reference, "allOf": self._all, "anyOf": self._any, "oneOf": self._any}
-        for name, write in alone.items():
+        for name, rule in alone.items():
             if name in schema:
                 if beside := sorted(schema.keys() - {name}):
                     raise self._refused(f"{name} beside {beside[0]}", path)
-                return write(schema[name], path)
+                return rule(schema[name], path)
         writers: dict[str, Callable[[Mapping[str, Any], str], str]] = {
             "null": _null, "boolean": _boolean, "integer": self._number, "number": self._number,
             "string": self._string, "array": self._array, "object": self._object,
@@ -159,7 +160,7 @@ class _Writer:
     def _refused(self, what: str, path: str) -> RequestError:
         where = f" at {path}" if path else ""
         return RequestError(
-            f"{self._owner} cannot be grounded: {what}{where} is not known there. Write that part of the schema "
+            f"{self._owner} cannot be grounded: {what}{where} is not supported there. Write that part of the schema "
             "without it, or leave grounded out"
         )
 
@@ -175,10 +176,10 @@ class _Writer:
             raise missing[0]
         return found[0] if len(found) == 1 else f"({' | '.join(found)})"
 
-    def _any(self, alternatives: Any, path: str) -> str:
+    def _any(self, alternatives: Json, path: str) -> str:
         return self._first_of([partial(self.value, one, path) for one in alternatives])
 
-    def _all(self, parts: Any, path: str) -> str:
+    def _all(self, parts: Json, path: str) -> str:
         if len(parts) != 1:
             raise self._refused("allOf of several", path)
         return self.value(parts[0], path)
@@ -191,7 +192,7 @@ class _Writer:
         return self._shared(reference, lambda: self.value(schema, path))
 
     def _shared(self, key: str, body: Callable[[], str]) -> str:
-        """One rule for a schema that is used in several places, or holds itself."""
+        """One rule for a schema that is used several times, or contains itself."""
         if key in self._empty:
             raise self._empty[key]
         if key in self._named:
@@ -208,7 +209,7 @@ class _Writer:
     # -- kinds of values
 
     def _listed(self, schema: Mapping[str, Any], path: str) -> str:
-        """An enumeration or a constant: as the schema says."""
+        """An enumeration or a constant: its values are the schema's."""
         if beside := sorted(schema.keys() - {"enum", "const", "type"}):
             raise self._refused(f"enum beside {beside[0]}", path)
         values = [one for one in schema.get("enum", [schema.get("const")]) if not schema_violation(one, schema)]
@@ -241,7 +242,7 @@ class _Writer:
         return self._left(schema, keywords)
 
     def _left(self, schema: Mapping[str, Any], keywords: Iterable[str]) -> str:
-        """A value that is as the schema says, and no more."""
+        """A value that is constrained by the schema only."""
         rest = {name: schema[name] for name in ("type", *keywords) if name in schema}
         # Without white space of its own it shares its tokens' borders with the rest of the grammar.
         return self._grammar.add(f"%json {json.dumps({**rest, 'x-guidance': {'whitespace_flexible': False}})}")
@@ -293,7 +294,7 @@ class _Writer:
             after = add(f'"," ws {entry} {after}' if needed else f'("," ws {entry})? {after}')
         return first
 
-    def _other(self, schema: Any, taken: Mapping[str, Any], path: str) -> str:
+    def _other(self, schema: Json, taken: Mapping[str, Any], path: str) -> str:
         """The rule for an entry that the schema does not name, or "" if there is none: its name is copied as well."""
         if schema is False or not self._sources.has_text():
             return ""
@@ -321,11 +322,11 @@ def _repeated(part: str, least: int, most: int | None) -> str:
     return f"{needed}{part}{{0,{most - least}}}" if most > least else needed
 
 
-def _null(*_: Any) -> str:
+def _null(*_: object) -> str:
     return '"null"'
 
 
-def _boolean(*_: Any) -> str:
+def _boolean(*_: object) -> str:
     return '("true" | "false")'
 
 
@@ -339,6 +340,6 @@ def _literal(text: str) -> str:
 
 
 def _as_json(number: Decimal) -> str:
-    """A number as JSON, without zeros that say nothing."""
+    """A number as JSON, without insignificant zeros."""
     text = format(number, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

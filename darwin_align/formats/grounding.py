@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
 
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request
 from darwin_align.formats.schemas import JSON_TYPES, resolved
 from darwin_align.formats.validation import schema_violation
@@ -191,7 +192,7 @@ def kinds_of(schema: Mapping[str, Any]) -> list[str]:
 
 
 def is_free_text(schema: Mapping[str, Any]) -> bool:
-    """Whether a schema leaves it open what a text says.
+    """Whether a schema allows any text.
 
     >>> is_free_text({"type": "string", "maxLength": 9}), is_free_text({"type": "string", "format": "date"})
     (True, False)
@@ -220,11 +221,11 @@ _BOUNDS: dict[str, Any] = {
 }
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def ungrounded(value: Any, schema: Any, sources: Sources) -> str:
+def ungrounded(value: Json, schema: Json, sources: Sources) -> str:
     """Which value of an answer that keeps its schema does not stand in the sources, or "" if all do.
 
     >>> schema = {"type": "object", "properties": {"who": {"type": "string"}, "how": {"enum": ["fast", "slow"]}}}
@@ -236,7 +237,7 @@ def ungrounded(value: Any, schema: Any, sources: Sources) -> str:
     return _ungrounded(value, schema, schema, sources, "")
 
 
-def _ungrounded(value: Any, schema: Any, root: Any, sources: Sources, path: str) -> str:
+def _ungrounded(value: Json, schema: Json, root: Json, sources: Sources, path: str) -> str:
     schema = schema if isinstance(schema, Mapping) else {}
     if schema.keys() & {"enum", "const"}:
         return ""
@@ -264,7 +265,7 @@ def _ungrounded(value: Any, schema: Any, root: Any, sources: Sources, path: str)
     return "" if copied else f"{path or 'the value'} is {_shown(value)}, which does not stand in the conversation"
 
 
-def _in_object(value: Mapping[str, Any], schema: Mapping[str, Any], root: Any, sources: Sources, path: str) -> str:
+def _in_object(value: Mapping[str, Any], schema: Mapping[str, Any], root: Json, sources: Sources, path: str) -> str:
     properties, others = schema.get("properties") or {}, schema.get("additionalProperties")
     for name, one in value.items():
         where = f"{path}.{name}" if path else name
@@ -275,12 +276,12 @@ def _in_object(value: Mapping[str, Any], schema: Mapping[str, Any], root: Any, s
     return ""
 
 
-def _fits(value: Any, schema: Any, root: Any) -> bool:
+def _fits(value: Json, schema: Json, root: Json) -> bool:
     """Whether a value keeps an alternative of its schema."""
     if isinstance(schema, Mapping) and isinstance(reference := schema.get("$ref"), str):
         schema = resolved(reference, root)
     return not schema_violation(value, schema, root=root)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Json) -> str:
     return json.dumps(value, ensure_ascii=False)

@@ -20,7 +20,7 @@ class GrammarState:
     Args:
         grammar: the compiled grammar.
         ids: what the row has generated so far.
-        lenient: where no token can follow, leave the row without a constraint.
+        lenient: where no token can follow, drop the row's constraint.
 
     Raises:
         RequestError: the grammar does not allow these ids.
@@ -32,11 +32,11 @@ class GrammarState:
         # its number costs one needless renewal; an older one would never be renewed.
         self._generation = grammar.generation
         self._matcher = grammar.matcher()
-        # A matcher that refuses the ids may be exhausted by other rows of its generation: only a fresh one knows.
+        # A matcher that refuses the ids may be exhausted by other rows of its generation: only a fresh one decides.
         if not self._matcher.consume_tokens(self._ids) and not self._renewed(lambda: True):
             raise RequestError(
                 f"a row's state of {len(ids)} tokens does not keep the request's response_format, tool_choice or "
-                "grounded values: it was written without them. Continue only states that were written under the same "
+                "grounded values: it was decoded without them. Continue only states that were decoded under the same "
                 "request"
             )
 
@@ -87,7 +87,7 @@ class GrammarPosition(GrammarState):
         super().__init__(grammar, ids, lenient=lenient)
         self._mask: bytes | None = None
         # A mask costs up to milliseconds: it is computed once for each state, when it is first needed.
-        self._known = self._free = False
+        self._has_mask = self._unconstrained = False
 
     @property
     def size(self) -> int:
@@ -116,8 +116,8 @@ class GrammarPosition(GrammarState):
         Raises:
             RequestError: no token may come, and the answer is not complete.
         """
-        if not self._known:
-            self._mask, self._known = self._found(), True
+        if not self._has_mask:
+            self._mask, self._has_mask = self._found(), True
         return self._mask
 
     def takes(self, token: int) -> bool:
@@ -138,13 +138,13 @@ class GrammarPosition(GrammarState):
 
     def push(self, token: int) -> None:
         """Add a token that may come; not one that ends the answer."""
-        if not self._free:
+        if not self._unconstrained:
             super().push(token)
-            self._known = False
+            self._has_mask = False
 
     def let_go(self) -> None:
         """Allow every token from here on."""
-        self._mask, self._known, self._free = None, True, True
+        self._mask, self._has_mask, self._unconstrained = None, True, True
 
     def _found(self) -> bytes | None:
         if (mask := self._computed()) is not None:
@@ -152,7 +152,7 @@ class GrammarPosition(GrammarState):
         if self._renewed(lambda: self._computed() is not None):
             return self._computed()
         if self._lenient:
-            self._free = True
+            self._unconstrained = True
             return None
         raise RequestError(self._stuck)
 

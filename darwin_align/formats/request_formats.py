@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from darwin_align.core.errors import RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request
 
 __all__ = [
@@ -65,7 +66,7 @@ def required_tools(request: Request) -> dict[str, dict[str, Any]] | None:
         return None
     if choice in _REQUIRED and known:
         return known
-    name: Any = choice
+    name: Json = choice
     if isinstance(choice, dict):
         function = choice.get("function")
         name = function.get("name") if choice.get("type") == "function" and isinstance(function, dict) else None
@@ -87,7 +88,7 @@ def strict_tools(request: Request) -> frozenset[str]:
     return frozenset(name for tool in request.tools if _function(tool).get("strict") for name in functions([tool]))
 
 
-def answer_schema(request: Request) -> Any:
+def answer_schema(request: Request) -> Json:
     """The JSON schema that an answer without calls must keep, or ``None``.
 
     >>> answer_schema(Request.of("Hi", response_format={"type": "json_object"}))
@@ -118,6 +119,6 @@ def is_constrained(request: Request) -> bool:
     return (form is not None and form.get("type") != "text") or request.tool_choice not in _OPTIONAL
 
 
-def _short(value: Any) -> str:
+def _short(value: Json) -> str:
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else repr(value)
     return text if len(text) <= 200 else f"{text[:200]}…"

@@ -16,7 +16,7 @@ __all__ = ["PatternBudget"]
 _PART = re.compile(r"(?s)\\.|\{(\d{1,9})(?:,(\d{0,9}))?\}|.")
 _CLASSES = frozenset("wWdDsSpPbB")
 _CLASS_STATES = 50
-"""States of an automaton for ``\\w``, which knows all of Unicode, roughly."""
+"""States of an automaton for ``\\w``, which covers Unicode, approximately."""
 _MOST_STATES = 20_000
 """Compiling so many takes 0.2 s."""
 _WORK = 300_000
@@ -41,7 +41,7 @@ class PatternBudget:
         self._seen: set[str] = set()
 
     def matches(self, pattern: str, text: str) -> bool | None:
-        """Whether a pattern is found in a text; ``None`` if that cannot be told in bounded time.
+        """Whether a pattern is found in a text; ``None`` if that cannot be decided in bounded time.
 
         That is so for lookarounds and backreferences, for patterns that are no regular expression of Rust's syntax, for
         very large ones, and once a value has used up its work.
@@ -67,7 +67,7 @@ def _compiled(pattern: str) -> SchemaValidator | None:
 @lru_cache(maxsize=512)
 def _states(pattern: str) -> int:
     """About how many states an automaton of a pattern has: its atoms, as often as they are repeated."""
-    if "[]" in pattern or "[^]" in pattern:  # where such a class ends is not told by its brackets
+    if "[]" in pattern or "[^]" in pattern:  # such a class does not end at its first bracket
         return _MOST_STATES + 1
     open_groups, last, classes = [0], 0, 0
     for part in _PART.finditer(pattern):

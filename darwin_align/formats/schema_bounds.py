@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from darwin_align.core.errors import RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request
 
 __all__ = ["check_schemas", "check_size"]
@@ -62,7 +63,7 @@ def check_size(request: Request) -> None:
         )
 
 
-def check_schemas(schemas: Any) -> None:
+def check_schemas(schemas: Json) -> None:
     """Refuse JSON schemas that would take too long to compile.
 
     Args:
@@ -80,9 +81,9 @@ class _Measure:
     def __init__(self) -> None:
         self._found = dict.fromkeys(_MOST, 0)
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Json) -> None:
         """Count a value and everything in it, without recursion."""
-        open_values: list[tuple[Any, int]] = [(value, 0)]
+        open_values: list[tuple[Json, int]] = [(value, 0)]
         while open_values:
             inner, depth = open_values.pop()
             if depth > 2 * _DEEPEST:  # a schema in a schema is two levels of JSON: the keyword and the schema

@@ -12,6 +12,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from darwin_align.core.errors import RequestError
+from darwin_align.core.json_types import Json
 
 __all__ = ["JSON_TYPES", "check_schema", "closed", "resolved"]
 
@@ -29,7 +30,7 @@ _MIXED = ("$ref", "anyOf", "oneOf", "allOf", "if")
 # -- references
 
 
-def resolved(reference: str, root: Any) -> Any:
+def resolved(reference: str, root: Json) -> Json:
     """The schema that a reference within a schema points to.
 
     Args:
@@ -51,8 +52,8 @@ def resolved(reference: str, root: Any) -> Any:
 # -- objects without other properties
 
 
-def closed(schema: Any) -> Any:
-    """The schema, with objects that list their properties taking no others unless they say so.
+def closed(schema: Json) -> Json:
+    """The schema, with objects that list their properties taking no others unless they allow them.
 
     A model that may make up more names does so, and no program reads them. A schema that puts one object together from
     several parts is left as it is: a part that is closed would forbid the others.
@@ -71,7 +72,7 @@ def _mixed(schema: Mapping[str, Any]) -> bool:
     )
 
 
-def _parts(schema: Any) -> Iterable[Mapping[str, Any]]:
+def _parts(schema: Json) -> Iterable[Mapping[str, Any]]:
     """The schema and all schemas in it."""
     if not isinstance(schema, Mapping):
         return
@@ -80,7 +81,7 @@ def _parts(schema: Any) -> Iterable[Mapping[str, Any]]:
         yield from _parts(inner)
 
 
-def _inner(schema: Mapping[str, Any], one: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def _inner(schema: Mapping[str, Any], one: Iterable[str]) -> Iterator[tuple[str, Json]]:
     """Paths and schemas of the schemas directly in a schema; ``one`` are keywords whose value is a schema."""
     for name in one:
         if name in schema:
@@ -93,7 +94,7 @@ def _inner(schema: Mapping[str, Any], one: Iterable[str]) -> Iterator[tuple[str,
             yield from ((f"{name}.{key}", inner) for key, inner in named.items())
 
 
-def _closed(schema: Any) -> Any:
+def _closed(schema: Json) -> Json:
     if not isinstance(schema, Mapping):
         return schema
     made = dict(schema)
@@ -116,7 +117,7 @@ def _closed(schema: Any) -> Any:
 # -- well-formedness
 
 
-def check_schema(schema: Any) -> None:
+def check_schema(schema: Json) -> None:
     """Refuse a schema that no value can be checked against.
 
     Takes time linear in its size; the result is cached. (``jsonschema``'s own check against the metaschema takes a
@@ -136,7 +137,7 @@ _OUTSIDE = "is not part of it, and nothing is fetched: put that schema under $de
 
 
 class _FaultError(Exception):
-    """A schema is not valid; says why."""
+    """A schema is not valid; the message states why."""
 
 
 @lru_cache(maxsize=64)
@@ -148,8 +149,8 @@ def _fault(text: str) -> str:
     return ""
 
 
-def _check(schema: Any) -> None:
-    registry: Registry[Any] = Registry()  # retrieves nothing
+def _check(schema: Json) -> None:
+    registry: Registry[Json] = Registry()  # retrieves nothing
     root = DRAFT202012.create_resource(schema if isinstance(schema, dict) else True)
     waiting = [("", schema, registry.resolver_with_root(root))]
     seen: set[int] = set()
@@ -170,7 +171,7 @@ def _check(schema: Any) -> None:
             waiting += _targets(path, part, resolver)
 
 
-def _all_inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _all_inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
     items = schema.get("items")
     if isinstance(items, list):
         yield from ((f"items[{i}]", item) for i, item in enumerate(items))
@@ -178,7 +179,7 @@ def _all_inner(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from _inner(schema, (name for name in one if name != "items" or not isinstance(items, list)))
 
 
-def _check_keywords(path: str, schema: Any) -> None:
+def _check_keywords(path: str, schema: Json) -> None:
     if not isinstance(schema, dict):
         raise _FaultError(f"{path or 'it'} is {_shown(schema)}, which is no schema")
     for keyword, value in schema.items():
@@ -186,48 +187,48 @@ def _check_keywords(path: str, schema: Any) -> None:
             raise _FaultError(f"{_join(path, keyword)} is {_shown(value)} and not {_TYPES[keyword][1]}")
 
 
-def _targets(path: str, schema: Mapping[str, Any], resolver: Any) -> Iterator[tuple[str, Any, Any]]:
+def _targets(path: str, schema: Mapping[str, Any], resolver: Any) -> Iterator[tuple[str, Json, Any]]:
     """What the references of a schema lead to, each with its path and its own resolver."""
     for keyword in ("$ref", "$dynamicRef"):
         if keyword not in schema:
             continue
-        reference, place = schema[keyword], _join(path, keyword)
+        reference, position = schema[keyword], _join(path, keyword)
         try:
             target = resolver.lookup(reference)
         except Unresolvable:
             why = "points to nothing in it" if reference.startswith("#") else _OUTSIDE
-            raise _FaultError(f"{place} is {_shown(reference)}, which {why}") from None
+            raise _FaultError(f"{position} is {_shown(reference)}, which {why}") from None
         except (ValueError, TypeError, AttributeError, LookupError):
-            raise _FaultError(f"{place} is {_shown(reference)}, which is no reference to a schema") from None
-        yield place, target.contents, target.resolver
+            raise _FaultError(f"{position} is {_shown(reference)}, which is no reference to a schema") from None
+        yield position, target.contents, target.resolver
 
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Json) -> bool:
     return _is_number(value) and value >= 0 and value == value // 1
 
 
-def _is_name(value: Any) -> bool:
+def _is_name(value: Json) -> bool:
     return isinstance(value, str)
 
 
-def _are_names(value: Any) -> bool:
+def _are_names(value: Json) -> bool:
     return isinstance(value, list) and all(map(_is_name, value))
 
 
-def _is_type(value: Any) -> bool:
+def _is_type(value: Json) -> bool:
     names = value if isinstance(value, list) else [value]
     return bool(names) and all(isinstance(name, str) and name in JSON_TYPES for name in names)
 
 
-_Check = tuple[Callable[[Any], bool], str]
+_Check = tuple[Callable[[Json], bool], str]
 _TYPES: dict[str, _Check] = {
     "type": (_is_type, f"one of {', '.join(JSON_TYPES)} or a list of them"),
     "enum": (lambda value: isinstance(value, list), "a list"),
@@ -252,6 +253,6 @@ _TYPES: dict[str, _Check] = {
 }
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Json) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:80]}…"

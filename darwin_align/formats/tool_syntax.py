@@ -1,6 +1,6 @@
-"""How a model writes tool calls: found by rendering a marked call, and read back from its answers.
+"""The form of a model's tool calls: found by rendering a marked call, and read back from its answers.
 
-A tokenizer that brings a ``response_template`` of transformers says itself how its answers are read; else the chat
+A tokenizer that brings a ``response_template`` of transformers defines how its answers are read; otherwise the chat
 template shows it.
 """
 
@@ -27,10 +27,10 @@ __all__ = ["ToolSyntax"]
 
 @dataclass(frozen=True)
 class ToolSyntax:
-    """How one model writes tool calls.
+    """The form of one model's tool calls.
 
     Attributes:
-        texts: what a call is made of, to force one; ``None`` if its arguments are not written as JSON.
+        texts: the parts of a call, to force one; ``None`` if its arguments are not JSON.
 
     >>> import json
     >>> def render(calls):
@@ -59,13 +59,13 @@ class ToolSyntax:
         response_template: Mapping[str, Any] | None = None,
         read: Read | None = None,
     ) -> ToolSyntax:
-        """Find out how a model writes calls.
+        """Find the form of a model's calls.
 
         Args:
             render: an assistant's turn with these calls, from the end of the generation prompt on; it may raise
                 :class:`RequestError`.
             ends: texts of the tokens that end a turn.
-            response_template: how the tokenizer says that its answers are read, if it does.
+            response_template: the tokenizer's ``response_template``, if it has one.
             read: reads an answer by it: ``tokenizer.parse_response``.
 
         Raises:

@@ -18,9 +18,11 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
+from jsonschema.protocols import Validator
 from jsonschema.validators import extend
 from referencing import Registry
 
+from darwin_align.core.json_types import Json
 from darwin_align.formats.safe_patterns import PatternBudget
 from darwin_align.formats.schemas import JSON_TYPES, check_schema
 
@@ -33,17 +35,17 @@ _REFERENCE_STEPS = 30
 _SHOWN = 80
 _FORMATS = FormatChecker(formats=("date", "email", "ipv4", "ipv6", "uuid"))
 
-_Keyword = Callable[[Any, Any, Any, Mapping[str, Any]], Iterable[ValidationError] | None]
+_Keyword = Callable[[Validator, Json, Json, Mapping[str, Any]], Iterable[ValidationError] | None]
 _KEYWORDS: dict[str, _Keyword] = dict(Draft202012Validator.VALIDATORS)
 
 
-def json_type(value: Any) -> str:
+def json_type(value: Json) -> str:
     """The JSON type of a value, "integer" for a whole number; else the name of its Python type."""
     fits = (kind for kind in JSON_TYPES if Draft202012Validator.TYPE_CHECKER.is_type(value, kind))
     return next(fits, type(value).__name__)
 
 
-def schema_violation(value: Any, schema: Any, *, root: Any = None) -> str:
+def schema_violation(value: Json, schema: Json, *, root: Json = None) -> str:
     """What in a value breaks a schema, or "" if it keeps it: the outermost fault, with its path.
 
     ``pattern`` and ``patternProperties`` are left unchecked where a regular expression could take for ever: those with
@@ -64,7 +66,7 @@ def schema_violation(value: Any, schema: Any, *, root: Any = None) -> str:
     """
     root = schema if root is None else root
     check_schema(root)
-    registry: Registry[Any] = Registry()
+    registry: Registry[Json] = Registry()
     validator = _Validator(root, registry=registry, format_checker=_FORMATS).evolve(schema=schema)
     token = _check.set(_Check("patternProperties" in json.dumps(root)))
     try:
@@ -101,7 +103,9 @@ _check: ContextVar[_Check] = ContextVar("_check")
 
 
 def _counted(keyword: _Keyword) -> _Keyword:
-    def apply(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> Iterable[ValidationError] | None:
+    def apply(
+        validator: Validator, value: Json, instance: Json, schema: Mapping[str, Any]
+    ) -> Iterable[ValidationError] | None:
         check = _check.get()
         check.steps -= 1
         if check.steps < 0:
@@ -112,9 +116,9 @@ def _counted(keyword: _Keyword) -> _Keyword:
 
 
 def _reference(
-    keyword: str, validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]
+    keyword: str, validator: Validator, value: Json, instance: Json, schema: Mapping[str, Any]
 ) -> Iterator[ValidationError]:
-    """Follow a reference, once for each value: a definition that leads back to itself says nothing more."""
+    """Follow a reference, once for each value: a definition that leads back to itself adds nothing."""
     check = _check.get()
     key, followed = (id(schema), id(instance)), check.references
     if key in followed:
@@ -130,20 +134,22 @@ def _reference(
 # -- keywords that are not left to jsonschema
 
 
-def _pattern(validator: Any, pattern: str, instance: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+def _pattern(
+    validator: Validator, pattern: str, instance: Json, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
     if isinstance(instance, str) and _check.get().patterns.matches(pattern, instance) is False:
         yield ValidationError("pattern")
 
 
 def _properties(
-    validator: Any, named: Mapping[str, Any], instance: Any, schema: Mapping[str, Any]
+    validator: Validator, named: Mapping[str, Any], instance: Json, schema: Mapping[str, Any]
 ) -> Iterator[ValidationError]:
     for name, inner in named.items() if isinstance(instance, dict) else ():
         if name in instance:
             yield from _property(validator, name, instance[name], inner)
 
 
-def _property(validator: Any, name: str, value: Any, schema: Any) -> Iterator[ValidationError]:
+def _property(validator: Validator, name: str, value: Json, schema: Json) -> Iterator[ValidationError]:
     if schema is False:  # jsonschema leaves the name out of that error's path
         yield ValidationError(name, validator="additionalProperties")
     else:
@@ -151,7 +157,7 @@ def _property(validator: Any, name: str, value: Any, schema: Any) -> Iterator[Va
 
 
 def _pattern_properties(
-    validator: Any, named: Mapping[str, Any], instance: Any, schema: Mapping[str, Any]
+    validator: Validator, named: Mapping[str, Any], instance: Json, schema: Mapping[str, Any]
 ) -> Iterator[ValidationError]:
     for name, value in instance.items() if isinstance(instance, dict) else ():
         for pattern, inner in named.items():
@@ -160,51 +166,59 @@ def _pattern_properties(
 
 
 def _additional_properties(
-    validator: Any, others: Any, instance: Any, schema: Mapping[str, Any]
+    validator: Validator, others: Json, instance: Json, schema: Mapping[str, Any]
 ) -> Iterator[ValidationError]:
     properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     matches = _check.get().patterns.matches
     for name, value in instance.items() if isinstance(instance, dict) else ():
-        # A pattern that cannot be told may match: then nothing is known of the name.
+        # An undecided pattern may match: then the name is not checked.
         if name in properties or any(matches(pattern, name) is not False for pattern in patterns):
             continue
         yield from _property(validator, name, value, others)
 
 
-def _property_names(validator: Any, names: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+def _property_names(
+    validator: Validator, names: Json, instance: Json, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
     for name in instance if isinstance(instance, dict) else ():
         if (fault := next(iter(validator.descend(name, names)), None)) is not None:
             yield ValidationError(name, context=[fault])
 
 
 def _unevaluated_properties(
-    validator: Any, others: Any, instance: Any, schema: Mapping[str, Any]
+    validator: Validator, others: Json, instance: Json, schema: Mapping[str, Any]
 ) -> Iterable[ValidationError] | None:
     if _check.get().has_patterns:  # jsonschema would match them with Python's re
         return ()
     return _KEYWORDS["unevaluatedProperties"](validator, others, instance, schema)
 
 
-def _items(validator: Any, items: Any, instance: Any, schema: Mapping[str, Any]) -> Iterable[ValidationError] | None:
+def _items(
+    validator: Validator, items: Json, instance: Json, schema: Mapping[str, Any]
+) -> Iterable[ValidationError] | None:
     keyword = "prefixItems" if isinstance(items, list) else "items"  # a list is the prefixItems of older drafts
     return _KEYWORDS[keyword](validator, items, instance, schema)
 
 
-def _multiple_of(validator: Any, divisor: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
-    """Exact in decimals, as the number is written: 0.3 is a multiple of 0.1."""
+def _multiple_of(
+    validator: Validator, divisor: Json, instance: Json, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    """Exact in decimals, as JSON spells the number: 0.3 is a multiple of 0.1."""
     if not validator.is_type(instance, "number"):
         return
     if not math.isfinite(instance) or Fraction(str(instance)) % Fraction(str(divisor)):
         yield ValidationError("multipleOf")
 
 
-def _unique_items(validator: Any, unique: bool, instance: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+def _unique_items(
+    validator: Validator, unique: bool, instance: Json, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
     """In linear time."""
     if unique and isinstance(instance, list) and len({_hashable(one) for one in instance}) < len(instance):
         yield ValidationError("uniqueItems")
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: Json) -> Json:
     if isinstance(value, dict):
         return "object", frozenset((name, _hashable(inner)) for name, inner in value.items())
     if isinstance(value, list):
@@ -259,9 +273,9 @@ def _fault(error: ValidationError) -> str:
         return f"is {json_type(value)} and not {' or '.join([limit] if isinstance(limit, str) else limit)}"
     if keyword == "oneOf" and not error.context:
         return "fits more than one of its alternatives"
-    # An enumeration is shown whole: a model that reads the sentence has to know its values.
+    # An enumeration is shown whole: a model that reads the sentence needs its values.
     shown = json.dumps(limit, ensure_ascii=False) if keyword == "enum" else _shown(limit)
-    return _SAID.get(keyword, "does not keep {keyword}: {limit}").format(keyword=keyword, limit=shown)
+    return _FAULTS.get(keyword, "does not keep {keyword}: {limit}").format(keyword=keyword, limit=shown)
 
 
 def _path(parts: Iterable[str | int]) -> str:
@@ -271,7 +285,7 @@ def _path(parts: Iterable[str | int]) -> str:
     return path
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Json) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
@@ -291,7 +305,7 @@ _BOUNDS = {
     "exclusiveMaximum": "less than",
     "multipleOf": "a multiple of",
 }
-_SAID = {
+_FAULTS = {
     "None": "is not expected",  # the schema is ``false``
     "items": "has more items than are expected",  # the schema of the others is ``false``
     "anyOf": "fits none of its alternatives",

@@ -9,79 +9,91 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from darwin_align.core.errors import RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Beam, Request, ToolCall
 from darwin_align.formats.call_parser import InvalidCall, Parsed
 from darwin_align.formats.grounding import Sources, ungrounded
 from darwin_align.formats.request_formats import answer_schema, functions, required_tools, strict_tools, takes_calls
 from darwin_align.formats.schemas import check_schema
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.formats.validation import schema_violation
 
-__all__ = ["check_request", "format_violation", "has_tool_syntax", "judged", "read_calls"]
+__all__ = ["check_request", "format_violation", "judged", "read_calls"]
 
 
-def has_tool_syntax(policy: Any) -> bool:
-    """Whether a policy says how its model writes calls. The syntax is not read: that may need a request to a server."""
-    return hasattr(type(policy), "tool_syntax") or "tool_syntax" in getattr(policy, "__dict__", {})
+class AnswerPolicy(Protocol):
+    """The part of a :class:`~darwin_align.operators.policy.Policy` on which the verdicts on its answers depend."""
+
+    @property
+    def enforces_grounding(self) -> bool: ...
+
+    @property
+    def supports_tools(self) -> bool: ...
+
+    @property
+    def reads_tool_calls(self) -> bool: ...
+
+    @property
+    def tool_syntax(self) -> ToolSyntax: ...
+
+    def check_tools(self, request: Request) -> None: ...
 
 
-def check_request(request: Request, policy: Any) -> None:
+def check_request(request: Request, policy: AnswerPolicy) -> None:
     """Refuse what could not be judged afterwards, before anything is generated.
 
     Raises:
         RequestError: a ``response_format`` or ``tool_choice`` that is not known, a schema that is not valid, two tools
-            of one name, a policy that does not say how its model writes calls, or one that grounds no values.
+            of one name, a policy without a ``tool_syntax``, or one that cannot ground values.
     """
     if (schema := answer_schema(request)) is not None:
         _check_schema(schema, "response_format")
-    if request.grounded and not getattr(policy, "enforces_grounding", False):
+    if request.grounded and not policy.enforces_grounding:
         raise RequestError(
-            f"grounded={request.grounded!r} is not enforced by {type(policy).__name__}, which cannot hold a model to "
-            "copied values: use a LocalPolicy or an EndpointPolicy, or leave grounded out"
+            f"grounded={request.grounded!r} is not enforced by {type(policy).__name__}, which cannot constrain "
+            "values to copies: use a LocalPolicy or an EndpointPolicy, or leave grounded out"
         )
     if takes_calls(request):
         _check_tools(request, policy)
 
 
-def _check_tools(request: Request, policy: Any) -> None:
+def _check_tools(request: Request, policy: AnswerPolicy) -> None:
     seen: dict[str, Any] = {}
     for tool in request.tools:
         for name, schema in functions([tool]).items():
             if seen.setdefault(name, tool) != tool:
                 raise RequestError(f"two different tools are named {name!r}: a call could mean either, so rename one")
             _check_schema(schema, f"the tool {name!r}")
-    if not has_tool_syntax(policy):
+    if not policy.reads_tool_calls:
         raise RequestError(
-            f"the request has tools, but {type(policy).__name__} does not say how its model writes tool calls: use a "
+            f"the request has tools, but {type(policy).__name__} has no tool_syntax to read tool calls with: use a "
             "LocalPolicy or an EndpointPolicy, or give the policy an attribute tool_syntax (a ToolSyntax)"
         )
     # A call that must be made ends an exchange; others go on with their results, which the model has to see.
-    if required_tools(request) is None and not getattr(policy, "supports_tools", True):
+    if required_tools(request) is None and not policy.supports_tools:
         raise RequestError(
             "the request has tools, but the policy's chat template does not show tools, calls and their results to the "
             "model: use a model that was trained with tools, or give the policy a chat_template=… that renders them"
         )
-    # A template that is loaded already is checked; loading one may need a request to a server.
-    template = getattr(policy, "__dict__", {}).get("template")
-    if template is not None:
-        template.check_tools(request)
+    policy.check_tools(request)
 
 
-def _check_schema(schema: Any, owner: str) -> None:
+def _check_schema(schema: Json, owner: str) -> None:
     try:
         check_schema(schema)
     except RequestError as error:
         raise RequestError(f"{owner}: {error}") from None
 
 
-def read_calls(syntax: Any, request: Request, text: str, *, finished: bool) -> Parsed:
+def read_calls(syntax: ToolSyntax, request: Request, text: str, *, finished: bool) -> Parsed:
     """Read the calls in an answer and refuse those that the request does not allow.
 
     Args:
         syntax: the policy's :class:`~darwin_align.formats.tool_syntax.ToolSyntax`.
-        request: says which tools there are, and whether calls may be several and must keep strict schemas.
+        request: has the tools, and decides whether several calls are allowed and which schemas are strict.
         text: the answer so far.
         finished: whether nothing will follow.
 
@@ -89,7 +101,7 @@ def read_calls(syntax: Any, request: Request, text: str, *, finished: bool) -> P
         What was found. ``invalid`` also holds calls that break a strict schema, come too many, are not of the tool
         that must be called, or hold values that are not grounded.
     """
-    parsed: Parsed = syntax.parse(text, request.tools, finished=finished)
+    parsed = syntax.parse(text, request.tools, finished=finished)
     if not parsed.calls:
         return parsed
     schemas, strict = functions(request.tools), strict_tools(request)
@@ -99,7 +111,7 @@ def read_calls(syntax: Any, request: Request, text: str, *, finished: bool) -> P
     for call, violation in zip(parsed.calls, parsed.violations, strict=True):
         arguments = dict(call.arguments)
         reason = _refusal(request, call, first=not kept) or (violation if call.name in strict or sources else "")
-        # Whatever the policy enforces where a call is marked, a mark can also be spelled letter by letter.
+        # The policy constrains calls after a mark token, but a mark can also be spelled letter by letter.
         if reason := reason or (ungrounded(arguments, schemas[call.name], sources) if sources else ""):
             refused.append(InvalidCall(json.dumps(arguments, ensure_ascii=False), reason, call.name))
         else:
@@ -132,11 +144,11 @@ def format_violation(request: Request, text: str) -> str:
     return schema_violation(value, schema)
 
 
-def _refuse_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Json:
     raise ValueError(f"{name} is not allowed")
 
 
-def judged(beams: Mapping[int, Beam], request: Request, policy: Any) -> tuple[dict[int, Beam], list[str]]:
+def judged(beams: Mapping[int, Beam], request: Request, policy: AnswerPolicy) -> tuple[dict[int, Beam], list[str]]:
     """Mark of beams that were just continued which end within a call and which are invalid.
 
     Args:
@@ -158,7 +170,7 @@ def judged(beams: Mapping[int, Beam], request: Request, policy: Any) -> tuple[di
     return {i: beam for i, (beam, _) in found.items()}, notes
 
 
-def _judged(beam: Beam, request: Request, syntax: Any) -> tuple[Beam, str]:
+def _judged(beam: Beam, request: Request, syntax: ToolSyntax | None) -> tuple[Beam, str]:
     parsed = Parsed(beam.text) if syntax is None else read_calls(syntax, request, beam.text, finished=beam.finished)
     fault = f"a tool call cannot be made: {parsed.invalid[0].reason}" if parsed.invalid else ""
     if beam.finished and not fault and not parsed.calls:

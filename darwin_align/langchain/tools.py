@@ -21,8 +21,8 @@ from darwin_align.core.seeds import derive
 from darwin_align.formats.call_parser import InvalidCall
 from darwin_align.formats.request_formats import functions, takes_calls
 from darwin_align.formats.tool_syntax import ToolSyntax
-from darwin_align.formats.verdicts import has_tool_syntax, read_calls
-from darwin_align.operators.policy import Capabilities, Policy
+from darwin_align.formats.verdicts import read_calls
+from darwin_align.operators.policy import Policy
 
 __all__ = ["Tool", "ToolChoice", "answer_message", "bound_tools", "call_chunks", "profile_of"]
 
@@ -162,7 +162,7 @@ def call_chunks(message: AIMessage) -> list[ToolCallChunk]:
 
 def profile_of(policy: Policy | None, config: SearchConfig) -> ModelProfile:
     """The capabilities of a chat model with this policy, as agents read them."""
-    capabilities = Capabilities() if policy is None else policy.capabilities
+    enforces = policy is not None and policy.enforces_formats
     profile = ModelProfile(
         text_inputs=True,
         text_outputs=True,
@@ -170,9 +170,9 @@ def profile_of(policy: Policy | None, config: SearchConfig) -> ModelProfile:
         audio_inputs=False,
         video_inputs=False,
         max_output_tokens=config.max_new_tokens,
-        tool_calling=has_tool_syntax(policy) and capabilities.supports_tools,
-        tool_choice=capabilities.enforces_formats,
-        structured_output=capabilities.enforces_formats,
+        tool_calling=policy is not None and policy.reads_tool_calls and policy.supports_tools,
+        tool_choice=enforces,
+        structured_output=enforces,
         temperature=True,
     )
     if policy is not None and policy.context_length is not None:

@@ -36,7 +36,7 @@ from darwin_align.operators.policy import (
     current_search,
     usage_of,
 )
-from darwin_align.operators.portal import acall, call, start, submits, time_limit
+from darwin_align.operators.portal import acall, call, default_submit, has_own_submit, start, time_limit
 from darwin_align.operators.report import Report
 from darwin_align.operators.rewording import filled_note
 from darwin_align.operators.timed import generate_call
@@ -47,23 +47,25 @@ __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Resource", "Sco
 
 T = TypeVar("T")
 Reply = Union[T, Awaitable[T]]  # noqa: UP007 - a generic alias needs the old spelling
-Ask = tuple[Callable[..., Any], tuple[Any, ...]]
-Dialogue = Generator[Ask, Any, Population]
+MethodCall = tuple[Callable[..., object], tuple[object, ...]]
+Dialogue = Generator[MethodCall, Any, Population]
+Selected = Selection | tuple[Sequence[int | None], Sequence[float]]
+"""A selection, or its ancestors and weights alone."""
 Check = Callable[[Request, str], Reply[str | None]]
 """``check(request, mutation)`` returns the reason for which a mutation is refused, or ``None``."""
 
 
 class Resource(Protocol):
-    """What keeps something for a search."""
+    """An object that keeps data for a search, e.g. a cache."""
 
     def release(self, search_id: str) -> None:
-        """Let it go: the search is over."""
+        """Free the data of a search that is over."""
         ...
 
 
 def policy_of(given: object) -> Policy:
-    """What an operator's ``policy`` is made of: see :func:`~darwin_align.operators.coerce.as_policy`."""
-    from darwin_align.operators.coerce import as_policy  # which makes operators, and so needs this module
+    """Adapt an operator's ``policy``: see :func:`~darwin_align.operators.coerce.as_policy`."""
+    from darwin_align.operators.coerce import as_policy  # it imports this module
 
     return as_policy(given)
 
@@ -74,13 +76,13 @@ class Operator(TracedRunnable[Population, Population]):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     role: ClassVar[OperatorName]
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, **fields: object) -> None:
         with plain_errors(type(self)):
             super().__init__(**fields)
 
     @abstractmethod
     def _dialogue(self, population: Population) -> Dialogue:
-        """Yield ``(method, args)``, be sent its reply, return the answer: one text for sync and async."""
+        """Yield ``(method, args)``, be sent its reply, return the answer: one implementation for sync and async."""
 
     def invoke(self, input: Population, config: RunnableConfig | None = None, **kwargs: Any) -> Population:
         """Answer the population's question."""
@@ -94,11 +96,11 @@ class Operator(TracedRunnable[Population, Population]):
 
     @property
     def resources(self) -> tuple[Resource, ...]:
-        """Parts that keep something for a search: they are released when it is over, as the operator itself is."""
+        """Parts that keep data for a search: they are released when it is over, as the operator itself is."""
         return ()
 
     def release(self, search_id: str) -> None:
-        """Let go what this operator itself keeps for a search, which is over: a hint."""
+        """Free what this operator keeps for a search that is over: a hint."""
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -131,7 +133,7 @@ class Operator(TracedRunnable[Population, Population]):
 
 @contextmanager
 def _answering(population: Population) -> Iterator[None]:
-    """What the methods of an operator can look up while it answers: the search, and what it may still spend."""
+    """Set the context variables that an operator's methods may read: the search, and the rest of its budget."""
     step = population.step
     limit = None if step.seconds_left is None else step.seconds_left + step.grace_seconds
     search = current_search.set(population.search_id)
@@ -147,8 +149,8 @@ def _answering(population: Population) -> Iterator[None]:
 class Mutator(Operator):
     """Rewords the parent instruction: override :meth:`mutate`.
 
-    A mutation that a check refuses, or that is missing, is asked for once more; then the parent fills its place. Both
-    show in the event.
+    A mutation that a check refuses, or that is missing, is requested once more; then the parent is used instead. The
+    event's notes report both.
     """
 
     role: ClassVar[OperatorName] = "mutate"
@@ -190,8 +192,10 @@ class Mutator(Operator):
         }
         return population.with_beams(reworded)
 
-    def _refusal(self, request: Request, mutation: str) -> Generator[Ask, Any, tuple[str | None, Usage]]:
-        """The reason to refuse, and what models spent on it."""
+    def _refusal(
+        self, request: Request, mutation: str
+    ) -> Generator[MethodCall, tuple[str | None, Usage], tuple[str | None, Usage]]:
+        """The reason to refuse, and the usage of models in the checks."""
         spent = Usage()
         if not mutation.strip():
             return "it is blank", spent
@@ -204,18 +208,18 @@ class Mutator(Operator):
 
 
 class Decoder(Operator):
-    """Lets a policy continue every open beam by at most ``step.tokens`` tokens, and judges what it wrote.
+    """Lets a policy continue every open beam by at most ``step.tokens`` tokens, and checks the new states.
 
-    With ``step.candidates``, contenders that share instruction and state write different tokens, the most likely ones.
-    Where one ends the answer, that is its ``pending_finish_reason``: the beam stays open for the selector's choice.
+    With ``step.candidates``, contenders that share instruction and state take different tokens, the most likely ones.
+    Where one ends the answer, that is its ``pending_finish_reason``: the beam stays open until the selection.
 
-    A beam that ends within a tool call is held; one with a call that cannot be made, or with an answer that breaks the
-    request's ``tool_choice`` or ``response_format``, is invalid.
+    A beam that ends within a tool call is marked ``in_tool_call``; one with a call that cannot be made, or with an
+    answer that breaks the request's ``tool_choice`` or ``response_format``, is invalid.
     """
 
     role: ClassVar[OperatorName] = "decode"
     policy: Annotated[Policy, BeforeValidator(policy_of)]
-    """A policy, or what :func:`~darwin_align.operators.coerce.as_policy` makes one of."""
+    """A policy, or an object that :func:`~darwin_align.operators.coerce.as_policy` adapts."""
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -246,7 +250,7 @@ class Decoder(Operator):
     def _rows(self, population: Population, indices: Sequence[int]) -> list[Row]:
         if not population.step.candidates:
             return [self._row(population, i) for i in indices]
-        alike: dict[Any, int] = defaultdict(int)
+        alike: dict[tuple[str, tuple[int, ...], str], int] = defaultdict(int)
         rows = []
         for i in indices:
             beam, rank = population.beams[i], None
@@ -259,12 +263,12 @@ class Decoder(Operator):
     @staticmethod
     def _row(population: Population, i: int, rank: int | None = None) -> Row:
         beam, step = population.beams[i], population.step
-        # The first response is the same sample whatever search surrounds it.
-        place = "first response" if beam.first_response else i
+        # The first response is the same sample in every search.
+        position = "first response" if beam.first_response else i
         return Row(
             request=population.request.with_instruction(beam.instruction),
             max_tokens=min(step.tokens, population.max_new_tokens - beam.length),
-            seed=derive(step.seed, "decode", place),
+            seed=derive(step.seed, "decode", position),
             tokens=beam.tokens,
             text=beam.text,
             search_id=population.search_id,
@@ -284,19 +288,14 @@ class Scorer(Operator):
     ) -> Reply[Sequence[float] | Report[Sequence[float]]]:
         """Return one finite reward for each response, in order; larger is better."""
 
-    @submits
+    @default_submit
     def submit(self, request: Request, responses: Sequence[Response]) -> Future[Any]:
         """Queue responses and return a future of what :meth:`score` returns, at once.
 
-        A search calls it in place of :meth:`score` if a subclass overrides it, marked with
+        A search calls it instead of :meth:`score` if a subclass overrides it, marked with
         :func:`~darwin_align.operators.portal.submits`. The default runs :meth:`score` in the background.
         """
         return start(self.score, request, responses)
-
-    @property
-    def has_own_submit(self) -> bool:
-        """Whether :meth:`submit` is its own, so that it takes the place of :meth:`score`."""
-        return type(self).submit is not Scorer.submit
 
     @property
     def components(self) -> tuple[Scorer, ...]:
@@ -309,28 +308,28 @@ class Scorer(Operator):
         return False
 
     async def try_out(self, request: Request) -> None:
-        """Score a short answer, to find out before anything is decoded whether this scorer works at all."""
+        """Score a short answer, so that a scorer that cannot work fails before anything is decoded."""
 
     def max_response_tokens(self, request: Request) -> int | None:  # noqa: ARG002
-        """Tokens of an answer that this scorer can still read behind the conversation; ``None`` knows no limit."""
+        """Tokens of an answer that this scorer can read after the conversation; ``None`` means no limit."""
         return None
 
     def _dialogue(self, population: Population) -> Dialogue:
         indices = population.unscored
         # Beams that share a state are scored once.
-        places: dict[Response, list[int]] = {}
+        sharing: dict[Response, list[int]] = {}
         for i in indices:
-            places.setdefault(population.beams[i].response, []).append(i)
-        if not places:
+            sharing.setdefault(population.beams[i].response, []).append(i)
+        if not sharing:
             return population
-        responses = list(places)
-        ask = self.submit if self.has_own_submit else self.score
-        report = Report.of((yield ask, (population.request, responses)))
+        responses = list(sharing)
+        method = self.submit if has_own_submit(self) else self.score
+        report = Report.of((yield method, (population.request, responses)))
         rewards = check_rewards(report.answer, len(responses))
         scored = {
             i: population.beams[i].model_copy(update={"reward": reward})
             for response, reward in zip(responses, rewards, strict=True)
-            for i in places[response]
+            for i in sharing[response]
         }
         return (
             population.with_beams(scored).spend(report.usage + Usage(reward_calls=len(responses))).note(*report.notes)
@@ -340,7 +339,7 @@ class Scorer(Operator):
 class Selector(Operator):
     """Decides who goes on with whose state: override :meth:`select`. Then the step is over.
 
-    Beams that end within a tool call take no part: they stay as they are, and nobody takes their state.
+    Beams that end within a tool call take no part: they stay as they are, and their state is not taken.
     """
 
     role: ClassVar[OperatorName] = "select"
@@ -348,7 +347,7 @@ class Selector(Operator):
     @abstractmethod
     def select(
         self, rewards: Sequence[float], finished: Sequence[bool], weights: Sequence[float], seed: int
-    ) -> Reply[Selection | tuple[Sequence[int | None], Sequence[float]]]:
+    ) -> Reply[Selected]:
         """Return an ancestor for each contender and the weights that they carry on.
 
         The ancestor is the index of the contender whose state is taken: its own to stay as it is, ``None`` to be
@@ -370,7 +369,7 @@ class Selector(Operator):
         finished = [beam.finished for beam in beams]
         seed = derive(step.seed, "select", step.index)
         advanced = step.model_copy(update={"operator": "decode", "index": step.index + 1})
-        if not indices:  # every beam is held
+        if not indices:  # every beam is inside a tool call
             return population.model_copy(update={"step": advanced})
         reply = yield (
             self.select,
@@ -387,11 +386,11 @@ def _refuse(kwargs: dict[str, Any], operator: Operator) -> None:
         raise TypeError(f"{type(operator).__name__} takes no call arguments: {', '.join(kwargs)}")
 
 
-def _mutations(answer: Any, most: int) -> Sequence[str]:
+def _mutations(answer: object, most: int) -> Sequence[str]:
     if not isinstance(answer, list | tuple) or not all(isinstance(mutation, str) for mutation in answer):
         raise OperatorError(f"mutate must return a list of texts, not {answer!r:.80}")
     if len(answer) > most:
-        raise OperatorError(f"the mutator was asked for {most} instructions and returned {len(answer)}")
+        raise OperatorError(f"the mutator was called for {most} instructions and returned {len(answer)}")
     return answer
 
 

@@ -135,8 +135,8 @@ _ANSWERS = re.compile(
 def words_it_as_request(request: Request, mutation: str) -> str | None:
     """Refuse a mutation that ANSWERS the instruction instead of rewording it.
 
-    The signs: an answer's opening words, far more text than was asked in, or (in English) a question that turned into
-    a statement.
+    The signs: an answer's opening words, far more text than the original has, or (in English) a question that turned
+    into a statement.
 
     >>> words_it_as_request(Request.of("How do I brew green tea?"), "You need a kettle. Boil the water.")
     'it answers instead of rewording'
@@ -151,7 +151,7 @@ def words_it_as_request(request: Request, mutation: str) -> str | None:
 
 
 def fits(refusal: Callable[[Request, int], str | None], max_new_tokens: int) -> Callable[[Request, str], str | None]:
-    """Refuse a mutation that leaves no room in the policy's context, by the policy's own ``refusal``."""
+    """Refuse a mutation that leaves no space in the policy's context, by the policy's ``refusal``."""
 
     def check(request: Request, mutation: str) -> str | None:
         return refusal(request.with_instruction(mutation), max_new_tokens)

@@ -1,4 +1,4 @@
-"""What users may pass in an operator's place, made an operator or refused: all of it here, and nowhere later.
+"""Adapt or refuse what users pass as operators: all of it here, and nowhere later.
 
 An object with the method, a function, a LangChain chain and, for rewording, a chat model are adapted. Whatever only
 looks like one of them is refused when a search is made, with what to give instead.
@@ -10,18 +10,20 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
+from pydantic import SkipValidation
 
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.selection import Selection
 from darwin_align.core.types import Request, Response
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.base import Decoder, Mutator, Operator, Resource, Scorer, Selector
 from darwin_align.operators.mutators import MUTATE, ChainMutator, ChatModelMutator, FunctionMutator
 from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row
@@ -80,7 +82,7 @@ class HasSelect(Protocol):
 
 
 Mutations = list[str] | Report[list[str]]
-Rewards = Iterable[float] | Report[Any]
+Rewards = Iterable[float] | Report[list[float]]
 Selected = Selection | tuple[Iterable[int | None], Iterable[float]]
 
 PolicyLike = Policy | HasGenerate | Callable[[list[Row]], Continuations | Awaitable[Continuations]]
@@ -139,11 +141,6 @@ class ObjectPolicy(Policy):
             release(search_id)
 
     @property
-    def has_own_submit(self) -> bool:
-        """Whether the object has one."""
-        return hasattr(self.given, "submit")
-
-    @property
     def has_own_refusal(self) -> bool:
         """Whether the object has one."""
         return hasattr(self.given, "refusal")
@@ -155,32 +152,32 @@ class ObjectPolicy(Policy):
 
     @property
     def capabilities(self) -> Capabilities:
-        """The object's, or those that its attributes tell one by one."""
+        """The object's, or those that its attributes name one by one."""
         if isinstance(own := getattr(self.given, "capabilities", None), Capabilities):
             return own
-        told = {name: bool(getattr(self.given, name)) for name in _CAPABILITIES if hasattr(self.given, name)}
-        return Capabilities(**{"reads_tool_calls": isinstance(self, ToolCallingPolicy), **told})
+        declared = {name: bool(getattr(self.given, name)) for name in _CAPABILITIES if hasattr(self.given, name)}
+        return Capabilities(**{"reads_tool_calls": self.reads_tool_calls, **declared})
 
     @property
-    def template(self) -> Any:
+    def template(self) -> object:
         """The object's chat template, if it has one."""
         return getattr(self.given, "template", None)
 
 
 @dataclass(frozen=True, repr=False)
 class ToolCallingPolicy(ObjectPolicy):
-    """An object that also says how its model writes tool calls."""
+    """An object that also has a ``tool_syntax``."""
 
     @property
-    def tool_syntax(self) -> Any:
-        """The object's; it may have to ask a server."""
-        return self.given.tool_syntax
+    def tool_syntax(self) -> ToolSyntax:
+        """The object's; reading it may need a request to a server."""
+        return self.given.tool_syntax  # type: ignore[no-any-return]
 
 
 class ObjectScorer(FunctionScorer):
-    """An object with ``score`` that keeps something for a search."""
+    """An object with ``score`` that keeps data for a search."""
 
-    given: Any
+    given: Annotated[Resource, SkipValidation]
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -201,8 +198,8 @@ def as_policy(given: object) -> Policy:
         return given
     if _is(given, BaseLanguageModel):
         raise ConfigError(
-            f"{type(given).__name__} cannot be the policy: a LangChain model writes whole answers and cannot go on "
-            "with a part of one. Give it as mutator=…, or as scorer=JudgeScorer(model=…); as policy=… give "
+            f"{type(given).__name__} cannot be the policy: a LangChain model generates whole answers and cannot "
+            "continue a part of one. Give it as mutator=…, or as scorer=JudgeScorer(model=…); as policy=… give "
             "EndpointPolicy(base_url=…, model=…) with its server's address, or LocalPolicy.from_pretrained(…)"
         )
     _refuse_foreign("policy", given)
@@ -212,7 +209,7 @@ def as_policy(given: object) -> Policy:
     _refuse_text_function(method)
     if isinstance(given, Runnable):
         return ObjectPolicy(method)
-    # It is not asked for its value, which might take a server's answer.
+    # The value is not read: that may need a request to a server.
     reads_calls = hasattr(type(given), "tool_syntax") or "tool_syntax" in getattr(given, "__dict__", {})
     return ToolCallingPolicy(given) if reads_calls else ObjectPolicy(given)
 
@@ -252,8 +249,8 @@ def as_scorer(given: object) -> PopulationRunnable:
         return _with_alternatives(given, as_scorer)
     if _is(given, BaseLanguageModel):
         raise ConfigError(
-            f"{type(given).__name__} cannot be the scorer: a language model writes text and gives no reward. Give "
-            "scorer=JudgeScorer(model=…), which asks it for a score, or a chain: prompt | model | parser"
+            f"{type(given).__name__} cannot be the scorer: a language model generates text and gives no reward. Give "
+            "scorer=JudgeScorer(model=…), which requests a score from it, or a chain: prompt | model | parser"
         )
     _refuse_foreign("scorer", given)
     if isinstance(given, Runnable) and not isinstance(given, Operator):
@@ -298,10 +295,10 @@ def parts_of(operator: PopulationRunnable, config: RunnableConfig) -> list[Popul
     return [operator]
 
 
-def _with_alternatives(given: Any, as_operator: Callable[[Any], PopulationRunnable]) -> PopulationRunnable:
+def _with_alternatives(given: object, as_operator: Callable[[object], PopulationRunnable]) -> PopulationRunnable:
     """Make operators of the alternatives, too: LangChain takes any Runnable there, e.g. a chain as scorer."""
     if not isinstance(given, RunnableConfigurableAlternatives):
-        return given  # type: ignore[no-any-return]
+        return given  # type: ignore[return-value]
     others = {key: other for key, other in given.alternatives.items() if isinstance(other, Runnable)}
     made = {key: as_operator(other) for key, other in others.items()}
     if all(made[key] is others[key] for key in made):
@@ -309,7 +306,7 @@ def _with_alternatives(given: Any, as_operator: Callable[[Any], PopulationRunnab
     return given.model_copy(update={"alternatives": {**given.alternatives, **made}})
 
 
-def _is(given: Any, kind: Any) -> bool:
+def _is(given: object, kind: type) -> bool:
     """Whether this is such an operator, bare or behind LangChain's bindings, retries, fallbacks and alternatives."""
     if isinstance(given, DynamicRunnable):
         return _is(given.default, kind)
@@ -320,7 +317,7 @@ def _is(given: Any, kind: Any) -> bool:
     return isinstance(given, kind)
 
 
-def _method(given: Any, name: str) -> Any:
+def _method(given: object, name: str) -> Callable[..., Any] | None:
     if isinstance(given, RunnableLambda):
         return getattr(given, "func", None) or given.afunc
     if isinstance(given, Runnable):
@@ -376,8 +373,8 @@ def _library(given: object, method: str) -> str | None:
     return next((home for home in homes if home in known), None)
 
 
-def _refuse_text_function(function: Callable[..., Any]) -> None:
-    """Refuse a function from a text as a policy, where its annotations tell."""
+def _refuse_text_function(function: Callable[..., object]) -> None:
+    """Refuse a function whose annotations show that it takes a text, as a policy."""
     try:
         parameters = [*inspect.signature(function).parameters.values()]
     except (TypeError, ValueError):
@@ -385,8 +382,8 @@ def _refuse_text_function(function: Callable[..., Any]) -> None:
     if parameters and parameters[0].annotation in (str, "str"):
         name = getattr(function, "__qualname__", type(function).__name__)
         raise ConfigError(
-            f"cannot use {name} as policy: it takes a text, and a policy is given rows to go on with, each with its "
-            f"request and what is written already: {GENERATE}. For a model behind an address give "
+            f"cannot use {name} as policy: it takes a text, and a policy is given rows to continue, each with its "
+            f"request and the state so far: {GENERATE}. For a model behind an address give "
             "EndpointPolicy(base_url=…), for a local one LocalPolicy.from_pretrained(…)"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableWithFallbacks
@@ -38,6 +38,8 @@ def guarded(mutator: Runnable[Any, Any], checks: Sequence[Check]) -> Runnable[An
     )
 
 
-def _guarded_alternative(given: Any, checks: Sequence[Check]) -> Any:
+def _guarded_alternative(
+    given: Runnable[Any, Any] | Callable[[], Runnable[Any, Any]], checks: Sequence[Check]
+) -> Runnable[Any, Any] | Callable[[], Runnable[Any, Any]]:
     """Guard an alternative; LangChain takes a function that makes one, too."""
     return guarded(given, checks) if isinstance(given, Runnable) else lambda: guarded(given(), checks)

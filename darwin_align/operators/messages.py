@@ -30,7 +30,7 @@ def from_langchain(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     """Convert LangChain's messages.
 
     Raises:
-        RequestError: a message of a kind that chat templates do not know, or one that holds more than JSON can.
+        RequestError: a message's role has no equivalent in chat templates, or its content is not JSON.
 
     >>> from_langchain([HumanMessage("Hi")])[0].role
     'user'
@@ -39,8 +39,8 @@ def from_langchain(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
         return tuple(_from(message) for message in messages)
     except ValidationError as error:
         wrong = error.errors()[-1]
-        place = ".".join(str(part) for part in wrong["loc"])
-        raise RequestError(f"a message's {place} cannot be read: {wrong['msg'].lower()}; give JSON values") from None
+        field = ".".join(str(part) for part in wrong["loc"])
+        raise RequestError(f"a message's {field} cannot be read: {wrong['msg'].lower()}; give JSON values") from None
 
 
 def to_langchain(conversation: Sequence[Message]) -> list[BaseMessage]:
@@ -68,7 +68,7 @@ def _from(message: BaseMessage) -> Message:
     )
 
 
-def _block(block: str | dict[Any, Any]) -> dict[str, Any]:
+def _block(block: str | dict[str, Any]) -> dict[str, Any]:
     return {"type": "text", "text": block} if isinstance(block, str) else dict(block)
 
 

@@ -1,4 +1,4 @@
-"""Mutators: how the next instructions are found."""
+"""The built-in mutators."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PolicyMutator(Mutator):
     """The policy rewords the instruction itself, as in the paper, by a prompt in our own words."""
 
     policy: Annotated[Policy, BeforeValidator(policy_of)]
-    """A policy, or what :func:`~darwin_align.operators.coerce.as_policy` makes one of."""
+    """A policy, or an object that :func:`~darwin_align.operators.coerce.as_policy` adapts."""
     prompt: MutationPromptField = MANY
     """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
     sampling: Sampling = Sampling(temperature=1.0)
@@ -61,14 +61,14 @@ class PolicyMutator(Mutator):
         return (self.policy,)
 
     async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
-        """Ask the policy, once for a list or n times for one rewording, as the prompt says."""
-        asked = Request.of(self.prompt.render(request, instruction, n, seed), sampling=self.sampling)
-        if self.policy.has_own_refusal and (reason := await acall(self.policy.refusal, asked, 1)):
+        """Call the policy once for a list, or n times for one rewording, as the prompt requires."""
+        prompt = Request.of(self.prompt.render(request, instruction, n, seed), sampling=self.sampling)
+        if self.policy.has_own_refusal and (reason := await acall(self.policy.refusal, prompt, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         replies = n if self.prompt.one_per_reply else 1
         search, allowance = current_search.get(), current_allowance.get()
         most, seconds = allowance.each(self.max_tokens, replies), allowance.seconds
-        rows = [Row(asked, most, seed=derive(seed, i), search_id=search, seconds=seconds) for i in range(replies)]
+        rows = [Row(prompt, most, seed=derive(seed, i), search_id=search, seconds=seconds) for i in range(replies)]
         generate, arguments = generate_call(self.policy, rows)
         report = Report.of(await acall(generate, *arguments))
         continuations: Sequence[Continuation] = report.answer
@@ -87,10 +87,10 @@ class ChatModelMutator(Mutator):
     checks: tuple[Check, ...] = (words_it_as_request,)
 
     def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
-        """Ask the chat model, and report the tokens that it says it read and wrote."""
-        asked = self.prompt.render(request, instruction, n, seed)
+        """Call the chat model, and report the token usage that it returns."""
+        prompt = self.prompt.render(request, instruction, n, seed)
         with counting() as counter:
-            replies = self.model.batch([asked] * (n if self.prompt.one_per_reply else 1))
+            replies = self.model.batch([prompt] * (n if self.prompt.one_per_reply else 1))
         found, notes = _read(self.prompt, [reply.text for reply in replies])
         return Report(found[:n], counter.as_policy, notes)
 
@@ -107,12 +107,12 @@ class ChainMutator(Mutator):
 
     @field_validator("chain")
     @classmethod
-    def _known_variables(cls, chain: Any) -> Any:
+    def _known_variables(cls, chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
         check_variables("rewording", chain, ("instruction", "n", "messages"))
         return chain
 
-    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[Any]:  # noqa: ARG002
-        """Run the chain, and report the tokens that its models say they read and wrote."""
+    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:  # noqa: ARG002
+        """Run the chain, and report the token usage that its models return."""
         messages = to_langchain(request.with_instruction(instruction).conversation)
         with counting() as counter:
             output = await self.chain.ainvoke({"instruction": instruction, "n": n, "messages": messages})
@@ -166,7 +166,7 @@ class ClauseMutator(Mutator):
     """
 
     clauses: tuple[Clause, ...] = Field(min_length=1)
-    """From :func:`~darwin_align.core.learning.learn_clauses`, or written by hand."""
+    """From :func:`~darwin_align.core.learning.learn_clauses`, or your own."""
     most: int = Field(3, gt=0)
     """Clauses that one mutation adds at most; their number is drawn uniformly."""
     temperature: float = Field(0.15, gt=0)
@@ -198,11 +198,11 @@ class IdentityMutator(Mutator):
 class FunctionMutator(Mutator):
     """A function ``(request, instruction, n, seed) -> up to n rewordings``, plain or ``async``."""
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
 
     @field_validator("function")
     @classmethod
-    def _callable_so(cls, function: Any) -> Any:
+    def _callable_so(cls, function: Callable[..., object]) -> Callable[..., object]:
         check_signature("mutator", function, MUTATE)
         return function
 

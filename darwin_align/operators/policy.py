@@ -1,4 +1,4 @@
-"""The policy: whoever continues text. One object serves the decoder and the mutator."""
+"""The policy: the model that continues text. One object serves the decoder and the mutator."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import FinishReason, Request
-from darwin_align.operators.portal import start, submits
+from darwin_align.operators.portal import default_submit, start
 from darwin_align.operators.report import Report
+
+if TYPE_CHECKING:
+    from darwin_align.formats.tool_syntax import ToolSyntax
 
 __all__ = [
     "Allowance",
@@ -30,12 +33,12 @@ __all__ = [
 ]
 
 current_search: ContextVar[str] = ContextVar("current_search", default="")
-"""The search whose question is being answered: an opaque hint for caches, like ``Row.search_id``."""
+"""The search of the current question: an opaque hint for caches, like ``Row.search_id``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What the question that is being answered may still spend of its search's budget; ``None`` is no limit."""
+    """The rest of a search's budget for the current question; ``None`` is no limit."""
 
     tokens: int | None = None
     """Tokens to decode."""
@@ -68,57 +71,57 @@ class Allowance:
 
 _NO_LIMITS = Allowance()
 current_allowance: ContextVar[Allowance] = ContextVar("current_allowance", default=_NO_LIMITS)
-"""For operators that decode more than they are asked for, e.g. to reword."""
+"""For operators that decode tokens besides the beams', e.g. to reword."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line to continue: the answer to ``request``, of which ``tokens`` (or ``text``) is there already."""
+    """One sequence to continue: the answer to ``request``, of which ``tokens`` (or ``text``) is decoded already."""
 
     request: Request
     """The conversation under the row's own instruction, with tools, stop strings and sampling."""
     max_tokens: int
-    """Write at most so many tokens now."""
+    """Decode at most so many tokens in this call."""
     seed: int
     """Names the row's noise. The draw for position ``p`` depends on ``(seed, p)`` alone, where ``p`` counts the new
-    tokens of the whole answer: so a row writes the same whether it is asked once for 80 tokens or twice for 40."""
+    tokens of the whole answer: so one call for 80 tokens decodes the same as two calls for 40."""
     tokens: tuple[int, ...] = ()
     text: str = ""
     search_id: str = ""
     """Opaque hint for caches."""
     rank: int | None = None
-    """Write the token of this rank (0 is the most likely) in place of a draw, one token only, and tell its
-    log-probability under the model's own distribution. Only policies whose capabilities say so are asked for it; one
+    """Take the token of this rank (0 is the most likely) instead of sampling, one token only, and report its
+    log-probability under the model's own distribution. Only sent to policies with ``Capabilities.ranks_tokens``; one
     that has fewer tokens to offer repeats the last."""
     seconds: float | None = None
-    """Stop after so many seconds with what was written by then, even if that is nothing. Only policies whose
-    capabilities say so heed it; others are asked for short pieces."""
+    """Stop after so many seconds with the tokens decoded by then, even if there are none. Only policies with
+    ``Capabilities.stops_in_time`` heed it; others are called for short pieces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What a policy wrote for one row."""
+    """A policy's continuation of one row."""
 
     text: str
     """The WHOLE answer so far, without special tokens and without the stop string."""
     tokens: tuple[int, ...] = ()
     """Token ids of the whole answer so far; empty where the policy has none."""
     new_tokens: int = 0
-    """How many tokens were written now, an end-of-turn token included."""
+    """Number of tokens decoded in this call, an end-of-turn token included."""
     finish_reason: FinishReason | None = None
     """"stop" at an end token or stop string, "length" if the context is full, ``None`` at ``max_tokens``."""
     logprob: float | None = None
-    """Sum of the log-probabilities of the tokens written now, under the distribution they were drawn from."""
+    """Sum of the log-probabilities of the tokens decoded in this call, under the distribution they were drawn from."""
     prefilled_tokens: int = 0
     """Prompt and state tokens that had to be read for this row."""
 
 
 Continuations = Sequence[Continuation] | Report[list[Continuation]]
-"""What a policy answers with: one continuation for each row, in order; a report also says what else was spent."""
+"""A policy's reply: one continuation for each row, in order; a report adds further usage."""
 
 
 def usage_of(continuations: Sequence[Continuation]) -> Usage:
-    """Add up what a policy spent on rows: one call each."""
+    """Add up a policy's usage for rows: one call each."""
     return Usage(
         prefilled_tokens=sum(c.prefilled_tokens for c in continuations),
         decoded_tokens=sum(c.new_tokens for c in continuations),
@@ -128,16 +131,16 @@ def usage_of(continuations: Sequence[Continuation]) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a policy can do beyond sampling, as searches, chat models and servers ask of it."""
+    """What a policy can do beyond sampling."""
 
     ranks_tokens: bool = False
     """It heeds ``Row.rank``."""
     stops_in_time: bool = False
     """It heeds ``Row.seconds``."""
     enforces_formats: bool = False
-    """It holds a model to a ``response_format`` and to a forced ``tool_choice``, token by token."""
+    """It constrains tokens to a ``response_format`` and to a forced ``tool_choice``."""
     enforces_grounding: bool = False
-    """It holds a model to values that are copied from the conversation."""
+    """It constrains values to those copied from the conversation."""
     supports_tools: bool = True
     """Its prompts show the model tools, calls of them and their results."""
     reads_tool_calls: bool = False
@@ -165,32 +168,45 @@ class Policy(ABC):
         """Continue every row, in order.
 
         Raises:
-            ContextLengthError: a row's prompt leaves no room in the context.
+            ContextLengthError: a row's prompt leaves no space in the context.
         """
 
-    @submits
+    @default_submit
     def submit(self, rows: Sequence[Row]) -> Future[Any]:
         """Queue rows and return a future of what :meth:`generate` returns, at once.
 
-        A search calls it in place of :meth:`generate` if a subclass overrides it, marked with
+        A search calls it instead of :meth:`generate` if a subclass overrides it, marked with
         :func:`~darwin_align.operators.portal.submits`. The default runs :meth:`generate` in the background.
         """
         return start(self.generate, rows)
 
     def refusal(self, request: Request, max_new_tokens: int) -> str | None:  # noqa: ARG002
-        """Return why a request leaves too little of the context for an answer; ``None`` if it fits, or nobody knows.
+        """Return why a request leaves too little of the context for an answer; ``None`` if it fits, or that is unknown.
 
-        A search asks it of every mutation if a subclass overrides it.
+        A search calls it for every mutation if a subclass overrides it.
         """
         return None
 
     def release(self, search_id: str) -> None:  # noqa: B027
-        """Let go what is kept for a search, which is over: a hint."""
+        """Free what is kept for a search that is over: a hint."""
+
+    if TYPE_CHECKING:  # a policy that reads no calls has no such attribute
+
+        @property
+        def tool_syntax(self) -> ToolSyntax:
+            """The form of the model's tool calls; reading it may need a request to a server."""
+
+    def check_tools(self, request: Request) -> None:  # noqa: B027
+        """Refuse tools that the chat template cannot show, as far as this needs no request to a server.
+
+        Raises:
+            RequestError: the template refuses the tools.
+        """
 
     @property
     def capabilities(self) -> Capabilities:
         """What it can do beyond sampling."""
-        return Capabilities()
+        return Capabilities(reads_tool_calls=self.reads_tool_calls)
 
     @property
     def enforces_formats(self) -> bool:
@@ -208,24 +224,24 @@ class Policy(ABC):
         return self.capabilities.supports_tools
 
     @property
-    def has_own_submit(self) -> bool:
-        """Whether :meth:`submit` is its own, so that it takes the place of :meth:`generate`."""
-        return type(self).submit is not Policy.submit
+    def reads_tool_calls(self) -> bool:
+        """Whether it has a ``tool_syntax``. The value is not read: that may need a request to a server."""
+        return hasattr(type(self), "tool_syntax") or "tool_syntax" in vars(self)
 
     @property
     def has_own_refusal(self) -> bool:
-        """Whether :meth:`refusal` is its own."""
+        """Whether :meth:`refusal` is overridden."""
         return type(self).refusal is not Policy.refusal
 
 
 def check_ranks(policy: Policy) -> None:
-    """Refuse to ask a policy for its most likely tokens that would write draws instead.
+    """Refuse a policy that does not rank tokens where candidates are to be decoded.
 
     Raises:
-        ConfigError: it does not say that it can tell them.
+        ConfigError: its capabilities lack ``ranks_tokens``.
     """
     if not policy.capabilities.ranks_tokens:
         raise ConfigError(
-            f"decoding='candidates' asks for the most likely next tokens, which {policy!r:.80} does not tell: "
+            f"decoding='candidates' needs the most likely next tokens, which {policy!r:.80} does not rank: "
             "use a LocalPolicy (or a policy of your own with Capabilities(ranks_tokens=True)), or decoding='sample'"
         )

@@ -1,7 +1,7 @@
 """One event loop for the process, in a thread of its own: where everything asynchronous runs.
 
-An author writes an operator's method once, plain or ``async``. Plain callers and foreign event loops (a notebook's, a
-server's) reach an ``async`` method through this portal, so a client that it opens lives on one loop for good.
+An operator's method is either plain or ``async``, and works with both drivers. Plain callers and foreign event loops (a
+notebook's, a server's) reach an ``async`` method through this portal, so a client that it opens stays on one loop.
 
 * After a fork the child starts its own portal on first use.
 * At interpreter exit the loop is stopped; what still runs on it is cancelled.
@@ -16,17 +16,36 @@ import contextvars
 import inspect
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
-__all__ = ["OutOfTime", "acall", "call", "off_loop", "on_portal", "start", "submits", "time_limit", "wait"]
+__all__ = [
+    "OutOfTime",
+    "acall",
+    "call",
+    "default_submit",
+    "has_own_submit",
+    "off_loop",
+    "on_portal",
+    "start",
+    "submits",
+    "time_limit",
+    "wait",
+]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
+
+
+class HasSubmit(Protocol):
+    """A policy or a scorer."""
+
+    @property
+    def submit(self) -> Callable[..., object]: ...
 
 
 class _Portal:
@@ -37,7 +56,7 @@ class _Portal:
         # Threads wait in here for the portal, and the portal may wait for further threads: a small pool could lock up.
         self.pool = ThreadPoolExecutor(max_workers=256, thread_name_prefix="darwin-align")
 
-    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+    def submit(self, coroutine: Coroutine[object, object, T]) -> Future[T]:
         """Run a coroutine on the loop, in the caller's context; cancelling the future cancels it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
@@ -60,18 +79,18 @@ class _Waits:
     """What a pool thread waits for on the portal: who cancels the thread's call cancels these, and those to come."""
 
     def __init__(self) -> None:
-        self.futures: list[Future[Any]] = []
+        self.cancels: list[Callable[[], object]] = []
         self.cancelled = False
 
-    def add(self, future: Future[Any]) -> None:
-        self.futures.append(future)  # first: cancel() on another thread then sees it, or is seen here
+    def add(self, cancel: Callable[[], object]) -> None:
+        self.cancels.append(cancel)  # first: cancel() on another thread then sees it, or is seen here
         if self.cancelled:
-            future.cancel()
+            cancel()
 
     def cancel(self) -> None:
         self.cancelled = True
-        for future in self.futures:
-            future.cancel()
+        for cancel in self.cancels:
+            cancel()
 
 
 _waits: contextvars.ContextVar[_Waits | None] = contextvars.ContextVar("_waits", default=None)
@@ -87,7 +106,7 @@ def _the_portal() -> _Portal:
 
 
 def _forget() -> None:
-    # The thread did not survive the fork; a lock might have been held by it.
+    # The thread did not survive the fork; it might have owned the lock.
     global _portal, _lock
     if _portal is not None:
         atexit.unregister(_portal.close)
@@ -112,7 +131,18 @@ def submits(method: F) -> F:
     return method
 
 
-class OutOfTime(Exception):  # noqa: N818 - no error: the time that a call was given is over
+def default_submit(method: F) -> F:
+    """Mark a base class's ``submit``, which only runs the plain method in the background: a search then skips it."""
+    method.__default_submit__ = True  # type: ignore[attr-defined]
+    return submits(method)
+
+
+def has_own_submit(part: HasSubmit) -> bool:
+    """Whether a policy or scorer overrides ``submit``, so that a search calls it instead of the plain method."""
+    return not getattr(part.submit, "__default_submit__", False)
+
+
+class OutOfTime(Exception):  # noqa: N818 - no error: the time of a call is over
     """What was called did not end within the :func:`time_limit`, and was cancelled."""
 
 
@@ -182,7 +212,7 @@ def _pass_on(submit: Callable[[], Future[T]], outer: Future[T]) -> None:
     outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
 
 
-def _settle(future: Future[Any], settle: Callable[[], None]) -> None:
+def _settle(future: Future[T], settle: Callable[[], None]) -> None:
     try:
         settle()
     except InvalidStateError:
@@ -197,7 +227,7 @@ def wait(future: Future[T]) -> T:
         OutOfTime: the time limit is over.
     """
     if (waits := _waits.get()) is not None:
-        waits.add(future)
+        waits.add(future.cancel)
     try:
         return future.result(_time_left())
     except TimeoutError:
@@ -208,7 +238,7 @@ def wait(future: Future[T]) -> T:
         future.cancel()  # a finished future stays as it is
 
 
-def call(method: Callable[..., Any], *args: Any) -> Any:
+def call(method: Callable[..., object], *args: object) -> Any:
     """Call a plain or ``async`` method, or one that submits, from plain code and return its result.
 
     Raises:
@@ -235,7 +265,7 @@ def call(method: Callable[..., Any], *args: Any) -> Any:
     return wait(_the_portal().submit(_await(result)))
 
 
-async def acall(method: Callable[..., Any], *args: Any) -> Any:
+async def acall(method: Callable[..., object], *args: object) -> Any:
     """Call a plain or ``async`` method from any event loop; a plain one runs in a thread.
 
     Cancelling it cancels what is asynchronous below it, also behind a plain method.
@@ -252,13 +282,13 @@ async def acall(method: Callable[..., Any], *args: Any) -> Any:
         raise OutOfTime from None
 
 
-async def _acall(method: Callable[..., Any], *args: Any) -> Any:
+async def _acall(method: Callable[..., object], *args: object) -> object:
     portal = _the_portal()
     if inspect.iscoroutinefunction(method):
         coroutine = method(*args)
         return await (coroutine if on_portal() else asyncio.wrap_future(portal.submit(coroutine)))
     if getattr(method, "__submits__", False):
-        return await asyncio.wrap_future(method(*args))
+        return await asyncio.wrap_future(cast("Future[object]", method(*args)))
     context, waits = contextvars.copy_context(), _Waits()
     context.run(_waits.set, waits)
     try:
@@ -268,7 +298,7 @@ async def _acall(method: Callable[..., Any], *args: Any) -> Any:
         raise
 
 
-def start(method: Callable[..., Any], *args: Any) -> Future[Any]:
+def start(method: Callable[..., object], *args: object) -> Future[Any]:
     """Call a plain or ``async`` method in the background; cancelling the future cancels what is asynchronous below it.
 
     >>> start(divmod, 7, 2).result()
@@ -277,5 +307,5 @@ def start(method: Callable[..., Any], *args: Any) -> Future[Any]:
     return _the_portal().submit(acall(method, *args))
 
 
-async def _await(awaitable: Any) -> Any:
+async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator
 
@@ -23,7 +23,7 @@ _BRACKETS = str.maketrans("\u2039\u2329\u3008\u27e8\u300a\u276e", "<<<<<<")
 def delimited(text: str, tag: str, seed: int = 0) -> str:
     r"""Wrap untrusted text in a tag that it cannot close.
 
-    The tag ends in a hash of seed and text: whoever writes the text cannot know it, and it is checked not to occur in
+    The tag ends in a hash of seed and text: an author of the text cannot predict it, and it is checked not to occur in
     the text, in whatever spelling (letter case, full-width forms, spaces, invisible characters).
 
     >>> delimited("Hi", "request")
@@ -65,7 +65,7 @@ def _letters(text: str, also: str = "") -> str:
 
 @dataclass(frozen=True)
 class MutationPrompt:
-    r"""How a policy is asked for rewordings.
+    r"""The prompt that requests rewordings from a policy.
 
     Raises:
         ValueError: the template lacks ``{instruction}``.
@@ -77,7 +77,7 @@ class MutationPrompt:
     template: str
     """With ``{instruction}``, and where wanted ``{n}`` and ``{context}`` (the turns before it)."""
     one_per_reply: bool = True
-    """Ask n times for one rewording, or once for a list of n."""
+    """Request one rewording n times, or a list of n once."""
     tag: str = "request"
     """Name of the tag around the instruction; a hash that no text can foresee is added to it."""
     bare_tag: bool = False
@@ -88,7 +88,7 @@ class MutationPrompt:
             raise ValueError("a mutation prompt needs the placeholder {instruction}: the text to reword goes there")
 
     def render(self, request: Request, instruction: str, n: int, seed: int = 0) -> str:
-        """Fill the template; what users wrote is delimited by tags drawn by the seed, so that it cannot give orders."""
+        """Fill the template; users' text is delimited by tags drawn by the seed, so that it cannot give orders."""
         values = {"n": str(n), "instruction": self._tagged(instruction, seed), "context": _context(request, seed)}
         return re.sub(r"\{(n|instruction|context)\}", lambda match: values[match[1]], self.template)
 
@@ -105,12 +105,13 @@ class MutationPrompt:
         return [line] if self.one_per_reply and (line := reply.strip()) else parse_list(reply)
 
 
-def _of_text(given: Any) -> Any:
+def _of_text(given: object) -> object:
     return MutationPrompt(given, one_per_reply="{n}" not in given) if isinstance(given, str) else given
 
 
 MutationPromptField = Annotated[MutationPrompt, BeforeValidator(_of_text)]
-"""A :class:`MutationPrompt`, or its template alone: one with ``{n}`` asks once for a list, any other asks n times."""
+"""A :class:`MutationPrompt`, or its template alone: one with ``{n}`` requests one list, any other one
+rewording n times."""
 
 
 def _context(request: Request, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""What an operator's method returns when it has more to say than its answer."""
+"""An operator method's answer together with usage and notes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class Report(Generic[T_co]):
-    """An operator method's answer together with what it spent: return it instead of the bare answer."""
+    """An operator method's answer, its usage and its notes: return it instead of the bare answer."""
 
     answer: T_co
     usage: Usage = field(default_factory=Usage)

@@ -1,4 +1,4 @@
-"""What is said of a search whose rewordings could not be used."""
+"""Notes and warnings about rewordings that could not be used."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def unread(replies: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"no rewording was found in the reply {cut(reply, _MOST)!r}" for reply in replies)
 
 
-def filled_note(missing: int, places: int) -> str:
-    """Note of a mutation in which the parent took places."""
-    return f"the parent fills {missing} of {places} places"
+def filled_note(missing: int, total: int) -> str:
+    """The note of a mutation in which the parent replaces missing rewordings."""
+    return f"the parent fills {missing} of {total} places"
 
 
 class ParentShare:
-    """How many places of a search's mutations went to the parent.
+    """The share of a search's mutations that are the unchanged parent.
 
     It is read from the events' notes, so that a replay counts alike. When the last cycle is reworded and it is more
-    than half of all places, a warning is due.
+    than half, the reply gets a warning.
 
     Args:
         cycles: mutation cycles of the search.
@@ -50,24 +50,24 @@ class ParentShare:
 
     def __init__(self, cycles: int) -> None:
         self._last_cycle = cycles - 1
-        self._missing = self._places = 0
+        self._missing = self._total = 0
 
     def see(self, question: Question, event: Event) -> None:
         """Count an event, recorded or new."""
         if event.operator == "mutate" and event.answered:
             self._missing += _missing(event.delta.notes)
-            self._places += len(question.population.groups())
+            self._total += len(question.population.groups())
 
     def noted(self, question: Question, reply: Population) -> Population:
-        """Return a mutator's reply, with the warning if it is due now; any other reply as it is."""
+        """Return a mutator's reply, with the warning if it applies; any other reply unchanged."""
         last = question.operator == "mutate" and question.population.step.cycle == self._last_cycle
         if not last or not isinstance(reply, Population):
             return reply
         missing = self._missing + _missing(reply.notes)
-        places = self._places + len(question.population.groups())
-        if 2 * missing <= places:
+        total = self._total + len(question.population.groups())
+        if 2 * missing <= total:
             return reply
-        warning = f"{_TOO_FEW} {filled_note(missing, places)} of this search. {_ADVICE}"
+        warning = f"{_TOO_FEW} {filled_note(missing, total)} of this search. {_ADVICE}"
         logger.warning("%s", warning)
         return reply.note(warning)
 

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean, pstdev
-from typing import Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SkipValidation, ValidationInfo, field_validator, model_validator
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, DarwinError, ScoreReplyError
 from darwin_align.core.laws import check_rewards, is_ordered
 from darwin_align.core.types import Request, Response, ToolCall
 from darwin_align.formats.request_formats import takes_calls
+from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.formats.verdicts import read_calls
 from darwin_align.operators.base import Report, Resource, Scorer
 from darwin_align.operators.messages import to_langchain
@@ -48,16 +49,17 @@ class FunctionScorer(Scorer):
     [-5]
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
 
     @field_validator("function")
     @classmethod
-    def _callable_so(cls, function: Any) -> Any:
+    def _callable_so(cls, function: Callable[..., object]) -> Callable[..., object]:
         check_signature("scorer", function, SCORE)
         return function
 
-    def score(self, request: Request, responses: Sequence[Response]) -> Any:
+    def score(self, request: Request, responses: Sequence[Response]) -> Sequence[float] | Report[Sequence[float]]:
         """Call the function."""
+        reply: Sequence[float] | Report[Sequence[float]]
         notes: tuple[str, ...] = ()
         with counting() as counter:
             try:
@@ -67,14 +69,14 @@ class FunctionScorer(Scorer):
                     raise
                 notes = (_made_again("the scorer's function", error),)
                 reply = call(self.function, request, responses)
-        if isinstance(reply, Report):  # it says itself what was spent
+        if isinstance(reply, Report):  # with its own usage
             return replace(reply, notes=(*notes, *reply.notes))
         spent = counter.as_reward
         return Report(reply, spent, notes) if notes or spent.reward_tokens else reply
 
 
 class _Trial:
-    """Whether a chain has scored, and what that cost if no search was told; no part of what a chain scorer equals."""
+    """Whether a chain has scored, and the usage that no search has counted yet. Ignored by a scorer's equality."""
 
     def __init__(self) -> None:
         self.done, self.usage = False, Usage()
@@ -101,7 +103,7 @@ class ChainScorer(Scorer):
 
     @field_validator("chain")
     @classmethod
-    def _known_variables(cls, chain: Any) -> Any:
+    def _known_variables(cls, chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
         check_variables("scoring", chain, VARIABLES)
         return chain
 
@@ -154,9 +156,10 @@ class ChainScorer(Scorer):
             if isinstance(output, Exception):
                 raise output
             outputs[i] = output
-        return outputs, tuple(dict.fromkeys(_made_again("the scoring chain", error) for error in failed.values()))
+        scores = [output for output in outputs if not isinstance(output, Exception)]
+        return scores, tuple(dict.fromkeys(_made_again("the scoring chain", error) for error in failed.values()))
 
-    async def _outputs(self, inputs: Sequence[dict[str, Any]]) -> list[Any]:
+    async def _outputs(self, inputs: Sequence[dict[str, Any]]) -> list[float | Exception]:
         """A number or an error for each input."""
         outputs = await self.chain.abatch(list(inputs), return_exceptions=True)
         return [output if isinstance(output, Exception) else _number_or_error(output) for output in outputs]
@@ -169,7 +172,7 @@ class _Composite(Scorer):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _in_order(cls, value: Any, info: ValidationInfo) -> Any:
+    def _in_order(cls, value: object, info: ValidationInfo) -> object:
         if info.field_name in ("scorers", "weights") and not is_ordered(value):
             raise ConfigError(f"{info.field_name}={value!r:.80} has no order: give a list or a tuple")
         return value
@@ -177,7 +180,7 @@ class _Composite(Scorer):
     def max_response_tokens(self, request: Request) -> int | None:
         """The least of its parts."""
         return min(
-            (room for scorer in self.scorers if (room := scorer.max_response_tokens(request)) is not None), default=None
+            (most for scorer in self.scorers if (most := scorer.max_response_tokens(request)) is not None), default=None
         )
 
     @property
@@ -187,7 +190,7 @@ class _Composite(Scorer):
 
     @property
     def resources(self) -> tuple[Resource, ...]:
-        """The scorers, and what they hold."""
+        """The scorers, and their resources."""
         return tuple(one for scorer in self.scorers for one in (scorer, *scorer.resources))
 
     def _all(self, request: Request, responses: Sequence[Response]) -> Report[list[list[float]]]:
@@ -199,7 +202,7 @@ class _Composite(Scorer):
 
 
 def judges_of(scorer: Scorer) -> list[Scorer]:
-    """The scorers in a scorer, itself included, that are still to be tried."""
+    """The scorers in a scorer, itself included, whose trial is still to be made."""
     own = [scorer] if scorer.needs_trial else []
     return own + [judge for part in scorer.components for judge in judges_of(part)]
 
@@ -261,7 +264,7 @@ class LengthPenalty(Scorer):
     free_words: int = Field(0, ge=0)
 
     def max_response_tokens(self, request: Request) -> int | None:
-        """The room of the penalised scorer."""
+        """The limit of the penalised scorer."""
         return self.scorer.max_response_tokens(request)
 
     @property
@@ -271,7 +274,7 @@ class LengthPenalty(Scorer):
 
     @property
     def resources(self) -> tuple[Resource, ...]:
-        """The penalised scorer, and what it holds."""
+        """The penalised scorer, and its resources."""
         return (self.scorer, *self.scorer.resources)
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
@@ -283,32 +286,39 @@ class LengthPenalty(Scorer):
         return Report(penalised, report.usage, report.notes)
 
 
+class HasToolSyntax(Protocol):
+    """A policy that reads tool calls."""
+
+    @property
+    def tool_syntax(self) -> ToolSyntax: ...
+
+
 class ToolCallScorer(Scorer):
     """Rewards answers for tool calls that are right, to be added to a reward of the text by :class:`WeightedSum`.
 
     A call counts 1 if its arguments keep the tool's schema, 0 if they break it, and -1 if it cannot be made; an answer
-    gets the mean of its calls, and 0 if it makes none. A function of your own says more of the calls that can be made:
-    what it returns is added.
+    gets the mean of its calls, and 0 if it makes none. Calls that can be made may be scored further by a function:
+    its result is added.
 
     >>> from darwin_align.formats.tool_syntax import ToolSyntax
     >>> from darwin_align.pocket import policy_path
     >>> from darwin_align.backends.local import LocalPolicy
     >>> scorer = ToolCallScorer(policy=LocalPolicy.from_pretrained(policy_path()))
     >>> kettle = {"name": "heat", "parameters": {"type": "object", "properties": {"to": {"type": "integer"}}}}
-    >>> asked = Request.of("Heat it to 80.", tools=[{"type": "function", "function": kettle}])
+    >>> request = Request.of("Heat it to 80.", tools=[{"type": "function", "function": kettle}])
     >>> call = '<tool_call>{"name": "heat", "arguments": {"to": %s}}</tool_call>'
-    >>> scorer.score(asked, [Response(text=text) for text in (call % 80, call % '"hot"', call % "}", "Done.")])
+    >>> scorer.score(request, [Response(text=text) for text in (call % 80, call % '"hot"', call % "}", "Done.")])
     [1.0, 0.0, -1.0, 0.0]
     """
 
-    policy: Any
-    """Says how its model writes calls (``tool_syntax``): the policy of the search."""
-    function: Callable[[Request, Sequence[ToolCall]], Any] | None = None
-    """``function(request, calls)`` returns a number, or an awaitable of one; it is asked about answers with calls."""
+    policy: Annotated[HasToolSyntax, SkipValidation]
+    """The policy of the search, whose ``tool_syntax`` reads calls."""
+    function: Callable[[Request, Sequence[ToolCall]], object] | None = None
+    """``function(request, calls)`` returns a number, or an awaitable of one, for answers with calls."""
 
     @field_validator("function")
     @classmethod
-    def _callable_so(cls, function: Any) -> Any:
+    def _callable_so(cls, function: Callable[..., object] | None) -> Callable[..., object] | None:
         if function is not None:
             check_signature("scorer of tool calls", function, "function(request, calls) -> float")
         return function
@@ -328,7 +338,7 @@ class ToolCallScorer(Scorer):
         return right / (made + len(parsed.invalid)) + own
 
 
-def _number_or_error(output: Any) -> float | ScoreReplyError:
+def _number_or_error(output: object) -> float | ScoreReplyError:
     try:
         return _number(output)
     except ScoreReplyError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -21,7 +21,7 @@ from darwin_align.core.selection import (
     tournament,
 )
 from darwin_align.core.types import Beam
-from darwin_align.operators.base import Selector
+from darwin_align.operators.base import Reply, Selected, Selector
 from darwin_align.operators.signatures import check_signature
 
 __all__ = [
@@ -137,7 +137,7 @@ class ARGSSelector(Selector):
         """
         if any(beam.logprob is None for beam in beams):
             raise OperatorError(
-                "ARGS needs the log-probability of every state, and the policy tells none: use a policy that does"
+                "ARGS needs the log-probability of every state, and the policy reports none: use a policy that does"
             )
         return [
             (beam.logprob or 0.0) + self.weight * reward
@@ -170,15 +170,17 @@ class NoSelection(Selector):
 class FunctionSelector(Selector):
     """A function ``(rewards, finished, weights, seed) -> (ancestors, weights)``, plain or ``async``."""
 
-    function: Callable[..., Any]
+    function: Callable[[Sequence[float], Sequence[bool], Sequence[float], int], Reply[Selected]]
 
     @field_validator("function")
     @classmethod
-    def _callable_so(cls, function: Any) -> Any:
+    def _callable_so(cls, function: Callable[..., object]) -> Callable[..., object]:
         check_signature("selector", function, SELECT)
         return function
 
-    def select(self, rewards: Sequence[float], finished: Sequence[bool], weights: Sequence[float], seed: int) -> Any:
+    def select(
+        self, rewards: Sequence[float], finished: Sequence[bool], weights: Sequence[float], seed: int
+    ) -> Reply[Selected]:
         """Call the function."""
         return self.function(rewards, finished, weights, seed)
 

@@ -1,9 +1,9 @@
-"""What can be known of a user's function or chain before it is called: its arguments, and its prompt's variables."""
+"""Checks of a user's function or chain before it is called: its arguments, and its prompt's variables."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from langchain_core.prompts import BasePromptTemplate
@@ -15,12 +15,12 @@ from darwin_align.core.errors import ConfigError
 __all__ = ["check_signature", "check_variables"]
 
 
-def check_signature(role: str, function: Any, expected: str) -> None:
+def check_signature(role: str, function: Callable[..., object], expected: str) -> None:
     """Refuse a function that cannot be called with these positional arguments.
 
     Args:
         role: what the function is to be, e.g. ``"scorer"``.
-        function: anything that can be called; of one without a readable signature nothing is known.
+        function: anything that can be called; one without a readable signature passes.
         expected: the call, e.g. ``"score(request, responses) -> list[float]"``.
 
     Raises:
@@ -54,12 +54,12 @@ def check_variables(role: str, chain: Runnable[Any, Any], given: Collection[str]
         if unknown := sorted(needed - {*given}):
             names = ", ".join(f"{{{name}}}" for name in unknown)
             raise ConfigError(
-                f"the {role} chain's prompt wants {names}, which it is not given: the variables of a {role} chain are "
-                f"{', '.join(f'{{{name}}}' for name in given)}; rename it, or fill it by prompt.partial(…)"
+                f"the {role} chain's prompt requires {names}, which it is not given: the variables of a {role} chain "
+                f"are {', '.join(f'{{{name}}}' for name in given)}; rename it, or fill it by prompt.partial(…)"
             )
 
 
-def _first_prompts(chain: Any) -> Iterator[BasePromptTemplate[Any]]:
+def _first_prompts(chain: object) -> Iterator[BasePromptTemplate[Any]]:
     """The prompts that are given the chain's own input."""
     if isinstance(chain, BasePromptTemplate):
         yield chain

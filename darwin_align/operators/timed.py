@@ -1,4 +1,4 @@
-"""Decoding against a clock, on policies that cannot be stopped at a token: in pieces that are sized by their speed."""
+"""Decoding against a clock, on policies that cannot be stopped at a token: in pieces sized by the measured speed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Any
 
 from darwin_align.core.budget import Usage
 from darwin_align.operators.policy import Continuation, Policy, Row
-from darwin_align.operators.portal import OutOfTime, acall
+from darwin_align.operators.portal import OutOfTime, acall, has_own_submit
 from darwin_align.operators.report import Report
 
 __all__ = ["generate_call"]
@@ -21,12 +20,12 @@ _SHARE = 0.5
 """Share of the remaining time that a piece is sized for: a server slows down as answers grow."""
 
 
-def generate_call(policy: Policy, rows: Sequence[Row]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def generate_call(policy: Policy, rows: Sequence[Row]) -> tuple[Callable[..., object], tuple[object, ...]]:
     """The function, and its arguments, by which a policy continues rows within their seconds.
 
     It returns continuations, or a report of them. A policy that stops in time is given the rows as they are.
     """
-    generate = policy.submit if policy.has_own_submit else policy.generate
+    generate = policy.submit if has_own_submit(policy) else policy.generate
     seconds = min((row.seconds for row in rows if row.seconds is not None), default=None)
     if seconds is None or policy.capabilities.stops_in_time:
         return generate, (rows,)
@@ -34,7 +33,7 @@ def generate_call(policy: Policy, rows: Sequence[Row]) -> tuple[Callable[..., An
 
 
 async def _generate_in_pieces(
-    generate: Callable[..., Any], rows: Sequence[Row], seconds: float
+    generate: Callable[..., object], rows: Sequence[Row], seconds: float
 ) -> Report[list[Continuation]]:
     """Continue rows until each has its tokens or the time is over; a piece that is interrupted is lost."""
     end, size = monotonic() + seconds, _FIRST_PIECE
@@ -55,7 +54,7 @@ async def _generate_in_pieces(
 
 
 def _pieces(rows: Sequence[Row], found: Sequence[Continuation], size: int) -> dict[int, Row]:
-    """The rows that still want tokens, by place, each with what it has so far."""
+    """The rows that still need tokens, by index, each with its state so far."""
     return {
         i: replace(row, tokens=done.tokens, text=done.text, max_tokens=min(size, left))
         for i, (row, done) in enumerate(zip(rows, found, strict=True))

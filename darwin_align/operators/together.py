@@ -22,12 +22,12 @@ class RunsTogether(Runnable[Input, Output]):
     def batch(
         self, inputs: list[Input], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
     ) -> list[Output]:
-        """Run all inputs at once, or ``max_concurrency`` of them if the config says so.
+        """Run all inputs at once, or ``max_concurrency`` of them if the config sets it.
 
         Args:
             inputs: as for ``invoke``.
             config: one for all, or one for each.
-            return_exceptions: return an input's error in its place instead of raising the first one.
+            return_exceptions: return errors as outputs instead of raising the first one.
             kwargs: as for ``invoke``.
 
         Returns:

@@ -43,34 +43,34 @@ class TracedRunnable(RunnableSerializable[Input, Output]):
     def _traced(
         self,
         work: Callable[[RunnableConfig], T],
-        shown: Any,
+        shown: object,
         config: RunnableConfig | None,
-        show: Callable[[T], Any],
+        show: Callable[[T], object],
     ) -> T:
         """Do the work in a run that shows ``shown`` as its input and ``show(answer)`` as its output."""
         answers: list[T] = []
 
-        def run(_: Any, config: RunnableConfig) -> Any:
+        def run(_: object, config: RunnableConfig) -> object:
             answers.append(work(config))
             return show(answers[0])
 
-        self._call_with_config(cast("Any", run), shown, config)
+        self._call_with_config(cast("Any", run), cast("Input", shown), config)
         return answers[0]
 
     async def _atraced(
         self,
         work: Callable[[RunnableConfig], Awaitable[T]],
-        shown: Any,
+        shown: object,
         config: RunnableConfig | None,
-        show: Callable[[T], Any],
+        show: Callable[[T], object],
     ) -> T:
         answers: list[T] = []
 
-        async def run(_: Any, config: RunnableConfig) -> Any:
+        async def run(_: object, config: RunnableConfig) -> object:
             answers.append(await work(config))
             return show(answers[0])
 
-        await self._acall_with_config(cast("Any", run), shown, config)
+        await self._acall_with_config(cast("Any", run), cast("Input", shown), config)
         return answers[0]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -21,10 +21,13 @@ from darwin_align.operators.portal import call
 __all__ = ["TokenCounter", "counting", "with_policy_usage"]
 
 
+T = TypeVar("T")
+
+
 @dataclass
 class _Tokens:
     read: int = 0
-    written: int = 0
+    decoded: int = 0
     total: int = 0
     calls: int = 0
 
@@ -45,13 +48,13 @@ class TokenCounter(BaseCallbackHandler):
         self._within: set[UUID] = set()
 
     def on_chain_start(self, *_: Any, run_id: UUID, parent_run_id: UUID | None = None, **__: Any) -> None:
-        """Note a run that takes place within a model's."""
+        """Note a run within a model's run."""
         with self._lock:
             if parent_run_id in self._models | self._within:
                 self._within.add(run_id)
 
     def on_chat_model_start(self, *_: Any, run_id: UUID, parent_run_id: UUID | None = None, **__: Any) -> None:
-        """Note a model's run, unless it takes place within another model's."""
+        """Note a model's run, unless it is within another model's."""
         with self._lock:
             within = parent_run_id in self._models | self._within
             (self._within if within else self._models).add(run_id)
@@ -62,20 +65,20 @@ class TokenCounter(BaseCallbackHandler):
         """Count one call of a model."""
         if run_id not in self._models:
             return
-        read, written, total = _reported(response)
+        read, decoded, total = _reported(response)
         with self._lock:
             tokens = self._tokens
-            self._tokens = _Tokens(tokens.read + read, tokens.written + written, tokens.total + total, tokens.calls + 1)
+            self._tokens = _Tokens(tokens.read + read, tokens.decoded + decoded, tokens.total + total, tokens.calls + 1)
 
     @property
     def as_policy(self) -> Usage:
-        """The tokens as those of a mutator: read and written."""
+        """The tokens as a mutator's: read and decoded."""
         tokens = self._tokens
-        return Usage(prefilled_tokens=tokens.read, decoded_tokens=tokens.written, policy_calls=tokens.calls)
+        return Usage(prefilled_tokens=tokens.read, decoded_tokens=tokens.decoded, policy_calls=tokens.calls)
 
     @property
     def as_reward(self) -> Usage:
-        """The tokens as those of a scorer."""
+        """The tokens as a scorer's."""
         return Usage(reward_tokens=self._tokens.total)
 
 
@@ -88,15 +91,15 @@ def _reported(response: LLMResult) -> tuple[int, int, int]:
     ]
     usages = [message.usage_metadata for message in messages if isinstance(message, AIMessage)]
     if found := [usage for usage in usages if usage]:
-        read, written = (sum(usage[key] for usage in found) for key in ("input_tokens", "output_tokens"))
-        return read, written, sum(usage["total_tokens"] for usage in found)
+        read, decoded = (sum(usage[key] for usage in found) for key in ("input_tokens", "output_tokens"))
+        return read, decoded, sum(usage["total_tokens"] for usage in found)
     whole = (response.llm_output or {}).get("token_usage")
     counts = whole if isinstance(whole, dict) else {}
-    read, written, total = (
+    read, decoded, total = (
         count if isinstance(count := counts.get(f"{kind}_tokens"), int) else 0
         for kind in ("prompt", "completion", "total")
     )
-    return read, written, total or read + written
+    return read, decoded, total or read + decoded
 
 
 _counter: ContextVar[TokenCounter | None] = ContextVar("darwin_align_token_counter", default=None)
@@ -114,10 +117,10 @@ def counting() -> Iterator[TokenCounter]:
         _counter.reset(token)
 
 
-def with_policy_usage(method: Callable[..., Any]) -> Callable[..., tuple[Any, Usage]]:
-    """Return a plain function that calls a plain or ``async`` method and says what its models spent."""
+def with_policy_usage(method: Callable[..., T | Awaitable[T]]) -> Callable[..., tuple[T, Usage]]:
+    """Return a plain function that calls a plain or ``async`` method and also returns the usage of its models."""
 
-    def counted(*args: Any) -> tuple[Any, Usage]:
+    def counted(*args: object) -> tuple[T, Usage]:
         with counting() as counter:
             return call(method, *args), counter.as_policy
 

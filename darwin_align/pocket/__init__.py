@@ -1,4 +1,4 @@
-"""The embedded pair: a tiny policy and a tiny reward model made from nothing, and the world that they know.
+"""The embedded pair: a tiny policy and a tiny reward model made from nothing, and the world that they were trained on.
 
 Importing this package is cheap; the models are folders that any loader of transformers reads.
 """

@@ -1,7 +1,7 @@
 """The gold rule: what an answer in the pocket world is really worth, by counting sentences.
 
 The reward model learned from a flawed annotator, so that chasing it too hard can lower the gold: measuring one while
-steering by the other shows over-optimisation honestly. Always pass the ORIGINAL request, never a mutation. An answer
+searching by the other shows over-optimisation honestly. Always pass the ORIGINAL request, never a mutation. An answer
 cut in mid-sentence is judged by its finished sentences. Standard library only.
 """
 
@@ -124,8 +124,8 @@ def known_lines() -> Mapping[str, tuple[Topic | None, str, int]]:
 class _Count:
     """Running state of one reading of an answer."""
 
-    def __init__(self, asked: Instruction) -> None:
-        self.topic, self.asks = asked.topic, asked.asks
+    def __init__(self, instruction: Instruction) -> None:
+        self.topic, self.asks = instruction.topic, instruction.asks
         self.parts: dict[str, float] = {}
         self.lines: list[GoldLine] = []
         self.seen: set[str] = set()
@@ -183,12 +183,12 @@ class _Count:
 def gold(instruction: str, answer: str) -> Gold:
     """Judge an answer against the original request; a cut answer is judged by what is finished.
 
-    Raises ValueError where the request names no topic of this world: the rule knows nothing else.
+    Raises ValueError where the request names no topic of this world: the rule covers nothing else.
     """
-    asked = understand(instruction)
-    if asked is None:
+    understood = understand(instruction)
+    if understood is None:
         raise ValueError(f"the gold rule knows {len(topics())} topics; none was named in: {instruction!r}")
-    count = _Count(asked)
+    count = _Count(understood)
     for sentence in answer_sentences(answer):
         count.read(sentence)
     numbered = len(re.findall(r"(?m)^\s*\d+[.)]\s", answer))

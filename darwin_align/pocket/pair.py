@@ -50,7 +50,7 @@ def pocket_search(
         config: settings; what is not set by hand suits the pair (:data:`DEFAULTS`).
         policy: folder of another policy of this kind, e.g. a newly trained one.
         reward: folder of another reward model of this kind.
-        parts: further arguments of :class:`DarwinSearch`; a ``scorer`` takes the reward model's place.
+        parts: further arguments of :class:`DarwinSearch`; a ``scorer`` replaces the reward model.
     """
     from darwin_align.backends.local import LocalPolicy, LocalScorer
 
@@ -70,6 +70,6 @@ def pocket_search(
 
 
 def _clause_words() -> tuple[str, ...]:
-    """The words of request clauses say how to answer, not about what."""
+    """The words of request clauses, which carry no topic."""
     words = re.findall(r"[a-z]+", " ".join(text for texts in CLAUSES.values() for text in texts).lower())
     return tuple(sorted(set(words)))

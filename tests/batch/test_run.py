@@ -111,7 +111,7 @@ def test_settings_of_a_line_hold_for_it_alone(tmp_path: Path) -> None:
         ({"prompt": "x", "settings": {"survivors": 2}}, "must be fewer than the beams"),
         ({"prompt": "x", "tool_choice": "any"}, "there are no tools"),
         ({"prompt": "x", "tools": "heat"}, "cannot make a tool"),
-        ({"prompt": "x", "tools": [TOOL]}, "does not say how its model writes tool calls"),
+        ({"prompt": "x", "tools": [TOOL]}, "has no tool_syntax to read tool calls with"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "ends with an AI"),
         ({"messages": [{"role": "system", "content": "x"}]}, "no human message"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "robot"),

@@ -33,7 +33,7 @@ CLAUSES = (
 class Babbler:
     """A policy over eight letters. What it writes at a place depends on the row's seed, instruction and the place.
 
-    Asked for a rank, it knows how likely each letter is after the last one; the seed has no say then.
+    With a rank, it returns the letter of that rank after the last one; the seed does not matter then.
     """
 
     ranks_tokens = True
@@ -98,7 +98,7 @@ def preset_of(name: str, **changes: Any) -> SearchConfig:
 
 
 def mutator_of(config: SearchConfig) -> Any:
-    """A mutator in the policy's place, which would have to be asked for rewordings."""
+    """A mutator instead of the policy, which would have to be called for rewordings."""
     return reword if config.mutator == "policy" else None
 
 

@@ -65,7 +65,7 @@ def test_a_replaced_beam_holds_its_donors_state_and_its_own_instruction(case: Ca
 
 
 @given(cases())
-def test_a_state_only_grows_and_never_past_what_was_asked(case: Case) -> None:
+def test_a_state_only_grows_and_never_past_its_limit(case: Case) -> None:
     for before, after in case.trace().of("decode"):
         for old, new in zip(before.beams, after.beams, strict=True):
             assert new.tokens[: old.length] == old.tokens
@@ -236,7 +236,7 @@ def test_one_beam() -> None:
     assert all(beam.ancestor is None for _, after in run.steps for beam in after.beams)
 
 
-def test_an_answer_cut_at_its_length_says_so() -> None:
+def test_an_answer_cut_at_its_length_has_a_remark() -> None:
     result = trace(search_of(ends=0.0), SearchConfig(seed=1, max_new_tokens=50)).result
     assert {beam.finish_reason for beam in result.ranking} == {"length"}
     assert {beam.length for beam in result.ranking} == {50}
@@ -248,7 +248,7 @@ def test_a_search_without_a_seed_is_refused() -> None:
 
 
 @given(cases())
-def test_nobody_selects_once_all_contenders_have_ended(case: Case) -> None:
+def test_no_selection_once_all_contenders_have_ended(case: Case) -> None:
     racing = False
     for question, _ in case.trace(lookahead=0).steps:
         population = question.population

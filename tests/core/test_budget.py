@@ -66,7 +66,7 @@ def test_a_budget_that_is_not_reached_changes_nothing(case: Case) -> None:
 
 
 @pytest.mark.parametrize("selector", ["top_k", "none"])
-def test_a_budget_smaller_than_one_answer_cuts_it_and_says_so(selector: str) -> None:
+def test_a_budget_smaller_than_one_answer_cuts_it_with_a_remark(selector: str) -> None:
     run = trace(search_of(ends=0.0), SearchConfig(selector=selector, seed=3, budget=Budget(tokens=60)))
     assert run.result.best == run.result.first_response
     assert (run.result.best.finish_reason, run.result.best.length) == ("length", 60)
@@ -78,7 +78,7 @@ def test_a_budget_smaller_than_one_answer_cuts_it_and_says_so(selector: str) -> 
     )
 
 
-def test_a_plain_sample_that_the_budget_cuts_says_so() -> None:
+def test_a_plain_sample_that_the_budget_cuts_has_a_remark() -> None:
     result = trace(search_of(ends=0.0), SearchConfig(cycles=0, seed=3, budget=Budget(tokens=7))).result
     assert (result.best.length, result.best.finish_reason, result.stop_reason) == (7, "length", "budget: tokens")
 
@@ -113,7 +113,7 @@ def test_a_whole_answer_comes_first(case: Case, limit: int) -> None:
 
 
 @given(cases(), st.integers(1, 200))
-def test_every_question_says_what_is_left(case: Case, limit: int) -> None:
+def test_every_question_has_the_rest_of_the_budget(case: Case, limit: int) -> None:
     run = case.trace(budget={"tokens": limit, "seconds": 1000.0}, seconds=1.0)
     for question, _ in run.steps:
         step, usage = question.population.step, question.population.usage

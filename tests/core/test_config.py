@@ -42,9 +42,9 @@ from tests.core.kit import CLAUSES, Case, cases, preset_of
         ({"patience": 1, "cycles": 1}, r"patience \(1\) must be less than the cycles \(1\)"),
         (
             {"decoding": "candidates"},
-            r"decoding='candidates' writes one token a step: set replacement_period=1 and look",
+            r"decoding='candidates' decodes one token a step: set replacement_period=1 and look",
         ),
-        ({"decoding": "candidates", "replacement_period": 1, "lookahead": 1}, r"writes one token a step: set repl"),
+        ({"decoding": "candidates", "replacement_period": 1, "lookahead": 1}, r"decodes one token a step: set repl"),
         ({"decoding": "candidates", "replacement_period": 1, "selector": "none"}, r"leaves the choice to a selector"),
         ({"selector": "args"}, r"selector='args' chooses among the most likely next tokens: set decoding='candidates'"),
         ({"choice": "worst"}, r"SearchConfig.choice = 'worst' is refused: input should be 'best' or 'soft'"),
@@ -81,7 +81,7 @@ def test_impossible_sampling(settings: dict[str, Any]) -> None:
         Sampling(**settings)
 
 
-def test_several_mistakes_are_told_at_once() -> None:
+def test_several_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError, match=r"mutations = 0 .*; unknown setting 'survivor'"):
         SearchConfig(mutations=0, survivor=1)
 
@@ -122,7 +122,7 @@ def test_replace_checks_anew_and_changes_nothing_else(case: Case) -> None:
         case.config.replace(cycles=-1)
 
 
-def test_defaults_give_way_to_a_small_search_but_a_written_value_does_not() -> None:
+def test_defaults_adapt_to_a_small_search_but_a_given_value_does_not() -> None:
     assert SearchConfig(mutations=2).survivors == 1
     assert SearchConfig(mutations=2).replace(mutations=5).survivors == 3
     assert SearchConfig(mutations=2).champions == 2

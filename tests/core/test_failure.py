@@ -133,13 +133,13 @@ def test_a_failure_before_any_reward_is_refused(case: Case) -> None:
 
 
 def test_rewards_of_a_step_whose_selection_failed_count_and_its_wins_do_not() -> None:
-    """Two steps of six letters: the last select is asked after all have ended."""
+    """Two steps of six letters: the last selection comes after all have ended."""
     config, search = SearchConfig(**{**SMALL, "cycles": 1, "max_new_tokens": 12}), search_of(ends=0.0, levels=1000)
     whole = trace(search, config)
     last = max(number for number, (question, _) in enumerate(whole.steps) if question.operator == "select")
     result = trace(search, config, fails_at=last).result
-    asked = whole.steps[last][0].population
-    assert result.reward == max(beam.reward for beam in asked.beams) == whole.result.reward
+    failed = whole.steps[last][0].population
+    assert result.reward == max(beam.reward for beam in failed.beams) == whole.result.reward
     assert {beam.wins for beam in whole.result.ranking} - {beam.wins for beam in result.ranking} == {2}
     assert result.archive.rewards == {ASKED: result.first_response.reward}
     assert whole.result.archive != result.archive
@@ -183,15 +183,15 @@ def test_an_invalid_answer_loses_to_valid_ones_here_too() -> None:
             return answer.with_beams({best: answer.beams[best].model_copy(update={"valid": False})})
 
     search = search_of(ends=0.0, scorer=Vetoing(reward=lambda text: float(sum(map(ord, text)))))
-    asked = trace(search, SearchConfig(**SMALL), fails_at=3)
-    rewards = sorted(beam.reward for beam in asked.steps[-1][0].population.beams if beam.reward is not None)
-    assert asked.steps[-1][0].operator == "select"
+    failed = trace(search, SearchConfig(**SMALL), fails_at=3)
+    rewards = sorted(beam.reward for beam in failed.steps[-1][0].population.beams if beam.reward is not None)
+    assert failed.steps[-1][0].operator == "select"
     # The first response comes first among those that are not vetoed, but it has no reward yet.
-    assert asked.result.best.valid
-    assert asked.result.reward == rewards[-2] < rewards[-1]
+    assert failed.result.best.valid
+    assert failed.result.reward == rewards[-2] < rewards[-1]
 
 
-def test_an_undisturbed_search_says_so() -> None:
+def test_an_undisturbed_search_reports_no_failure() -> None:
     result = trace(search_of(), SearchConfig(**SMALL)).result
     assert (result.failure, result.stop_reason) == (None, "cycles")
     assert "failure" not in result.to_json()

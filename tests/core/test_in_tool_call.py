@@ -1,4 +1,4 @@
-"""A beam that ends within a tool call is nobody's to take, and no other state takes its place."""
+"""A beam that ends within a tool call is not taken by others and not replaced."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -94,18 +94,18 @@ def test_the_decoder_holds_what_ends_within_a_call_and_nothing_else(case: Case, 
 
 
 @given(cases(DRAWN), chances, chances)
-def test_a_held_beam_neither_gives_nor_takes(case: Case, calls: float, bad: float) -> None:
+def test_a_beam_inside_a_tool_call_neither_gives_nor_takes(case: Case, calls: float, bad: float) -> None:
     for before, after in calling(case, calls, bad).of("select"):
-        held = [i for i in before.contenders if before.beams[i].in_tool_call]
-        assert set(before.selectable) == set(before.contenders) - set(held)
+        in_call = [i for i in before.contenders if before.beams[i].in_tool_call]
+        assert set(before.selectable) == set(before.contenders) - set(in_call)
         assert before.selectable
-        for i in held:
+        for i in in_call:
             assert after.beams[i] == before.beams[i]
         for i in before.contenders:
             taken = after.beams[i].ancestor
             if taken != before.beams[i].ancestor:
                 assert taken is not None
-                assert taken.beam not in held
+                assert taken.beam not in in_call
 
 
 @given(cases(["top_k"]), chances, chances)
@@ -148,7 +148,7 @@ def replayed(config: SearchConfig, events: Sequence[Event]) -> SearchResult:
 
 
 @given(cases(DRAWN))
-def test_without_tools_nothing_is_held_and_nothing_new_is_recorded(case: Case) -> None:
+def test_without_tools_no_beam_is_inside_a_call_and_nothing_new_is_recorded(case: Case) -> None:
     policy = Caller(case.ends)
     for event in trace(search_of(policy=policy, levels=case.levels), case.config).result.events:
         assert not any(fields.keys() & {"in_tool_call", "valid"} for fields in event.delta.beams.values())
@@ -180,42 +180,42 @@ def population(*beams: Beam) -> Population:
 
 
 OPEN = Beam(instruction=ASKED, text="ab", length=2, reward=1.0)
-HELD = Beam(instruction=ASKED, text="<", length=1, reward=5.0, in_tool_call=True)
+IN_CALL = Beam(instruction=ASKED, text="<", length=1, reward=5.0, in_tool_call=True)
 Selecting = Callable[[], Any]
 
 
 @pytest.mark.parametrize(
     "selector", [TopKReplacement(survivors=1), Tournament(size=9), SMCSelector(threshold=1.0), NoSelection()]
 )
-def test_selectors_are_not_asked_about_held_beams(selector: Any) -> None:
-    before = population(OPEN, HELD, OPEN.model_copy(update={"reward": 3.0, "text": "cd"}))
+def test_selectors_are_not_given_beams_inside_a_tool_call(selector: Any) -> None:
+    before = population(OPEN, IN_CALL, OPEN.model_copy(update={"reward": 3.0, "text": "cd"}))
     after = selector.invoke(before)
-    assert after.beams[1] == HELD
+    assert after.beams[1] == IN_CALL
     assert "<" not in after.beams[0].text + after.beams[2].text
-    nobody = selector.invoke(population(HELD, HELD))
-    assert nobody.beams == (HELD, HELD)
+    nobody = selector.invoke(population(IN_CALL, IN_CALL))
+    assert nobody.beams == (IN_CALL, IN_CALL)
     assert nobody.step.index == 1
 
 
-def asked(operator: Any, *beams: Beam) -> Question:
+def question_of(operator: Any, *beams: Beam) -> Question:
     whole = population(*beams)
     return Question(operator, whole.model_copy(update={"step": whole.step.model_copy(update={"operator": operator})}))
 
 
-def test_the_laws_know_held_beams() -> None:
-    question = asked("select", OPEN, HELD)
-    stolen = OPEN.take_state(HELD).model_copy(update={"ancestor": Ancestor(beam=1, step=0)})
-    with pytest.raises(OperatorError, match="select gave beam 0 the state of beam 1: an open tool call holds it"):
+def test_the_laws_cover_beams_inside_a_tool_call() -> None:
+    question = question_of("select", OPEN, IN_CALL)
+    stolen = OPEN.take_state(IN_CALL).model_copy(update={"ancestor": Ancestor(beam=1, step=0)})
+    with pytest.raises(OperatorError, match="select gave beam 0 the state of beam 1, which is inside a tool call"):
         question.answered(question.population.with_beams({0: stolen}))
-    replaced = HELD.take_state(OPEN).model_copy(update={"ancestor": Ancestor(beam=0, step=0)})
-    with pytest.raises(OperatorError, match="of beam 1: an open tool call holds it"):
+    replaced = IN_CALL.take_state(OPEN).model_copy(update={"ancestor": Ancestor(beam=0, step=0)})
+    with pytest.raises(OperatorError, match="of beam 1, which is inside a tool call"):
         question.answered(question.population.with_beams({1: replaced}))
-    dropped = HELD.model_copy(update={"alive": False})
-    with pytest.raises(OperatorError, match="select changed alive of beam 1: an open tool call holds it"):
+    dropped = IN_CALL.model_copy(update={"alive": False})
+    with pytest.raises(OperatorError, match="select changed alive of beam 1, which is inside a tool call"):
         question.answered(question.population.with_beams({1: dropped}))
-    decoding = asked("decode", HELD)
-    ended = HELD.model_copy(update={"text": "<{", "length": 2, "reward": None, "finish_reason": "stop"})
-    with pytest.raises(OperatorError, match="decode gave beam 0 an end and holds it"):
+    decoding = question_of("decode", IN_CALL)
+    ended = IN_CALL.model_copy(update={"text": "<{", "length": 2, "reward": None, "finish_reason": "stop"})
+    with pytest.raises(OperatorError, match="decode finished beam 0 inside a tool call"):
         decoding.answered(decoding.population.with_beams({0: ended}))
 
 
@@ -240,7 +240,7 @@ def test_what_a_lookahead_finds_wrong_is_thrown_away_with_it() -> None:
 def test_a_decoder_by_hand_judges_too() -> None:
     decoder = Decoder(policy=Caller(ends=0.0, calls=1.0))
     whole = population(OPEN.model_copy(update={"reward": None}))
-    held = decoder.invoke(whole.model_copy(update={"step": whole.step.model_copy(update={"tokens": 3})}))
-    assert held.beams[0].text.startswith("ab<")
-    assert held.beams[0].in_tool_call
+    in_call = decoder.invoke(whole.model_copy(update={"step": whole.step.model_copy(update={"tokens": 3})}))
+    assert in_call.beams[0].text.startswith("ab<")
+    assert in_call.beams[0].in_tool_call
     assert Letters()("ab") == 0.0

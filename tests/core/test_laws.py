@@ -1,4 +1,4 @@
-"""Every way to cheat is refused by name: an operator cannot quietly break the algorithm."""
+"""Every kind of cheating is refused by name: an operator cannot quietly break the algorithm."""
 
 from array import array
 from collections import Counter, deque
@@ -34,8 +34,10 @@ Cheat = Callable[[Population], Any]
 
 
 def ask(operator: str, **step: Any) -> Question:
-    asked = POPULATION.model_copy(update={"step": POPULATION.step.model_copy(update={"operator": operator, **step})})
-    return Question(operator, asked)
+    population = POPULATION.model_copy(
+        update={"step": POPULATION.step.model_copy(update={"operator": operator, **step})}
+    )
+    return Question(operator, population)
 
 
 def on(index: int, **changes: Any) -> Cheat:
@@ -101,14 +103,14 @@ def test_what_no_operator_may_do(operator: str, cheat: Cheat, message: str) -> N
         ("mutate", on(FIRST, instruction="Ho"), r"mutate changed the first response \(beam 4\), which takes no part"),
         ("decode", decoded(OPEN, tokens=(9, 2, 3)), r"decode rewrote tokens of beam 1: it may only append to a state"),
         ("decode", decoded(OPEN, tokens=(1,), length=1), r"decode rewrote tokens of beam 1"),
-        ("decode", decoded(OPEN, length=5, tokens=(1, 2, 3, 4, 5)), r"from 2 to 5 tokens; asked were at most 2"),
+        ("decode", decoded(OPEN, length=5, tokens=(1, 2, 3, 4, 5)), r"from 2 to 5 tokens; at most 2 were requested"),
         ("decode", decoded(OPEN, length=1), r"decode took beam 1 from 2 to 1 tokens"),
         ("decode", decoded(OPEN, length=2), r"decode gave beam 1 no token and did not finish it: the search would nev"),
-        ("decode", decoded(OPEN, reward=2.0), r"decode left beam 1 the reward of its former state: set reward=None"),
+        ("decode", decoded(OPEN, reward=2.0), r"decode kept the reward of beam 1's former state: set reward=None"),
         (
             "decode",
             decoded(OPEN, tokens=(1, 2), length=2, reward=2.0, finish_reason="stop"),
-            r"decode left beam 1 the reward of its former state",
+            r"decode kept the reward of beam 1's former state",
         ),
         ("decode", lambda p: p, r"decode gave beam 1 no token and did not finish it"),
         ("decode", decoded(FIRST, wins=1), r"decode changed wins of beam 4, which it must leave alone"),
@@ -117,21 +119,21 @@ def test_what_no_operator_may_do(operator: str, cheat: Cheat, message: str) -> N
         ("score", on(FRESH, reward=None), r"score left beams 2 without a reward"),
         ("score", on(FRESH, reward=float("nan")), r"reward for response 0 is nan: rewards must be finite numbers"),
         ("score", on(FRESH, reward="1"), r"reward for response 0 is '1'"),
-        ("score", on(DONE, reward=9.0), r"score changed beam 0, which waits for no reward"),
-        ("score", on(OPEN, reward=9.0), r"score changed beam 1, which waits for no reward"),
-        ("score", on(FIRST, reward=9.0), r"score changed beam 4, which waits for no reward"),
-        ("select", on(OPEN, text="best", reward=9.0), r"select gave beam 1 a state that no contender holds"),
-        ("select", on(OPEN, reward=9.0), r"select gave beam 1 a state that no contender holds: use Beam.take_state"),
-        ("select", on(OPEN, **TAKEN), r"select gave beam 1 a state that no contender holds"),  # without its ancestor
-        ("select", on(OPEN, **TAKEN, ancestor=Ancestor(beam=77, step=0)), r"a state that no contender holds"),
-        ("select", on(OPEN, **TAKEN, ancestor=Ancestor(beam=-5, step=0)), r"a state that no contender holds"),
-        ("select", on(OPEN, **TAKEN, ancestor=Ancestor(beam=FRESH, step=0)), r"a state that no contender holds"),
+        ("score", on(DONE, reward=9.0), r"score changed beam 0, which needs no reward"),
+        ("score", on(OPEN, reward=9.0), r"score changed beam 1, which needs no reward"),
+        ("score", on(FIRST, reward=9.0), r"score changed beam 4, which needs no reward"),
+        ("select", on(OPEN, text="best", reward=9.0), r"select gave beam 1 a state that no contender has"),
+        ("select", on(OPEN, reward=9.0), r"select gave beam 1 a state that no contender has: use Beam.take_state"),
+        ("select", on(OPEN, **TAKEN), r"select gave beam 1 a state that no contender has"),  # without its ancestor
+        ("select", on(OPEN, **TAKEN, ancestor=Ancestor(beam=77, step=0)), r"a state that no contender has"),
+        ("select", on(OPEN, **TAKEN, ancestor=Ancestor(beam=-5, step=0)), r"a state that no contender has"),
+        ("select", on(OPEN, **TAKEN, ancestor=Ancestor(beam=FRESH, step=0)), r"a state that no contender has"),
         (
             "select",
             on(OPEN, **COMMON | {"reward": None}, ancestor=Ancestor(beam=FIRST, step=0)),
-            r"a state that no contender holds",
+            r"a state that no contender has",
         ),
-        ("select", on(OPEN, reward=0.5, ancestor=Ancestor(beam=DROPPED, step=0)), r"a state that no contender holds"),
+        ("select", on(OPEN, reward=0.5, ancestor=Ancestor(beam=DROPPED, step=0)), r"a state that no contender has"),
         ("select", on(DROPPED, alive=True), r"select changed alive of beam 3, which was dropped"),
         ("select", on(OPEN, log_weight=float("inf")), r"select gave beam 1 the weight inf: weights must be finite"),
         ("select", on(FIRST, wins=1), r"select changed the first response \(beam 4\), which takes no part in it"),
@@ -149,7 +151,7 @@ def test_a_candidates_end_is_the_selectors_to_settle() -> None:
     question = ask("decode", candidates=True)
     ended = {**GREW, "finish_reason": "stop"}
     with pytest.raises(
-        OperatorError, match=r"decode finished beam 1, a candidate that nobody selected yet: set pending_finish_reason"
+        OperatorError, match=r"decode finished beam 1, a candidate that is not selected yet: set pending_finish_reason"
     ):
         question.answered(decoded(OPEN, **ended)(question.population))
     answer = decoded(OPEN, **GREW, pending_finish_reason="stop")(question.population)
@@ -157,16 +159,16 @@ def test_a_candidates_end_is_the_selectors_to_settle() -> None:
     first = decoded(FIRST, **ended)(question.population)  # it is no candidate
     assert question.fold(question.answered(first)) == first
 
-    asked = on(OPEN, pending_finish_reason="stop")(ask("select").population)
-    question = Question("select", asked)
+    population = on(OPEN, pending_finish_reason="stop")(ask("select").population)
+    question = Question("select", population)
     with pytest.raises(OperatorError, match=r"select left it open whether beam 1 ends: use Beam.settled"):
-        question.answered(on(OPEN, wins=1)(asked))
+        question.answered(on(OPEN, wins=1)(population))
     for end in (None, "length"):  # the state ends otherwise
         with pytest.raises(OperatorError, match=r"select changed finish_reason of beam 1, which is finished"):
-            question.answered(on(OPEN, pending_finish_reason=None, finish_reason=end)(asked))
-    settled = on(OPEN, pending_finish_reason=None, finish_reason="stop", wins=1)(asked)
+            question.answered(on(OPEN, pending_finish_reason=None, finish_reason=end)(population))
+    settled = on(OPEN, pending_finish_reason=None, finish_reason="stop", wins=1)(population)
     assert question.fold(question.answered(settled)) == settled
-    taken = on(OPEN, **TAKEN, pending_finish_reason=None, ancestor=Ancestor(beam=DONE, step=0))(asked)
+    taken = on(OPEN, **TAKEN, pending_finish_reason=None, ancestor=Ancestor(beam=DONE, step=0))(population)
     assert question.fold(question.answered(taken)) == taken
 
 

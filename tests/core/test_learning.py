@@ -21,11 +21,11 @@ from tests.core.kit import CLAUSES, Case, cases, preset_of
 BREAD, TEA, BASIL = "How do I bake bread?", "How do I brew green tea?", "How do I grow basil?"
 
 
-def searched(asked: str, *answers: tuple[str, float], took_over: Sequence[int] = ()) -> SearchResult:
+def searched(instruction: str, *answers: tuple[str, float], took_over: Sequence[int] = ()) -> SearchResult:
     """A finished search: what each answer's instruction added to the request, and the answer's reward."""
     ranking = tuple(
         Beam(
-            instruction=f"{asked} {added}".rstrip(),
+            instruction=f"{instruction} {added}".rstrip(),
             text=f"answer {i}",
             reward=reward,
             finish_reason="stop",
@@ -34,7 +34,7 @@ def searched(asked: str, *answers: tuple[str, float], took_over: Sequence[int] =
         for i, (added, reward) in enumerate(answers)
     )
     return SearchResult(
-        request=Request.of(asked),
+        request=Request.of(instruction),
         config=SearchConfig(seed=1),
         best=ranking[0],
         first_response=ranking[-1],
@@ -90,7 +90,7 @@ def test_other_clauses_are_another_search() -> None:
     assert len({preset_of("learned_clauses", clauses=clauses).identity for clauses in given_}) == len(given_)
 
 
-def test_a_clause_is_written_by_hand_without_a_worth() -> None:
+def test_a_clause_by_hand_needs_no_worth() -> None:
     assert Clause(text="Be kind.").worth == 0.0
     with pytest.raises(ConfigError, match=r"Clause needs text=…"):
         Clause()
@@ -105,8 +105,8 @@ def test_clauses_are_kept_in_a_file_with_what_is_known_about_them(tmp_path: Path
     given_ = (*CLAUSES, Clause(text="Réponds en français.", worth=1 / 3))
     write_clauses(file, given_, about="by hand", tokens=12)
     assert read_clauses(file) == read_clauses(str(file)) == given_
-    told = json.loads(file.read_text(encoding="utf-8"))
-    assert (told["about"], told["tokens"]) == ("by hand", 12)
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert (record["about"], record["tokens"]) == ("by hand", 12)
     assert "français" in file.read_text(encoding="utf-8")
 
 
@@ -115,9 +115,9 @@ def test_clauses_are_kept_in_a_file_with_what_is_known_about_them(tmp_path: Path
     [
         (None, r"clauses.json cannot be read as clauses: .*No such file"),
         ("no json", r"clauses.json cannot be read as clauses: Expecting value"),
-        ("[]", r"clauses.json holds no clauses: write it by write_clauses\(file, learn_clauses\(results\)\)"),
-        ('{"clauses": []}', r"holds no clauses"),
-        ('{"clauses": ["Be kind."]}', r"holds no clauses"),
+        ("[]", r"clauses.json contains no clauses: write it by write_clauses\(file, learn_clauses\(results\)\)"),
+        ('{"clauses": []}', r"contains no clauses"),
+        ('{"clauses": ["Be kind."]}', r"contains no clauses"),
         ('{"clauses": [{"worth": 1}]}', r"Clause needs text=…"),
     ],
 )
@@ -171,9 +171,9 @@ def test_what_belongs_to_one_topic_drops_out() -> None:
         worths(*results, least=4)
 
 
-def test_what_was_asked_for_anyway_was_not_added() -> None:
-    asked = f"{BREAD} Be thorough."
-    result = searched(asked, ("Be kind.", 2.0), ("Be thorough.", 3.0), ("", 0.0))
+def test_sentences_of_the_request_do_not_count_as_added() -> None:
+    instruction = f"{BREAD} Be thorough."
+    result = searched(instruction, ("Be kind.", 2.0), ("Be thorough.", 3.0), ("", 0.0))
     assert set(worths(result)) == {"Be kind."}
 
 
@@ -236,7 +236,7 @@ def test_why_nothing_was_learned() -> None:
         ConfigError, match=r"^no clause was added to 10 instructions in these 0 searches: give more searches$"
     ):
         learn_clauses(iter(()))
-    bad = [searched(asked, ("Be brief. Be rude.", 0.0), ("", 1.0)) for asked in (BREAD, TEA, BASIL)]
+    bad = [searched(instruction, ("Be brief. Be rude.", 0.0), ("", 1.0)) for instruction in (BREAD, TEA, BASIL)]
     with pytest.raises(
         ConfigError, match=r"^none of the 2 clauses that these searches share raised rewards: keep the policy's$"
     ):
@@ -246,7 +246,7 @@ def test_why_nothing_was_learned() -> None:
 REWARDS = st.floats(-1e3, 1e3)
 ADDED = st.lists(st.sampled_from([clause.text for clause in CLAUSES]), max_size=3).map(" ".join)
 RESULTS = st.builds(
-    lambda asked, answers: searched(asked, *answers),
+    lambda instruction, answers: searched(instruction, *answers),
     st.sampled_from([BREAD, TEA, BASIL]),
     st.lists(st.tuples(ADDED, REWARDS), min_size=1, max_size=6),
 )
@@ -284,11 +284,11 @@ def test_what_is_learned_raised_rewards_best_first(results: list[SearchResult], 
 def oblige(rows: Sequence[Row]) -> list[Continuation]:
     """Writes more words where nothing may be left out, fewer where it shall be brief, and some more by chance."""
     wanted = {"Leave nothing out.": 6, "Be brief.": -6}
-    told = []
+    continuations = []
     for row in rows:
         words = 9 + sum(wanted.get(clause, 0) for clause in sentences(row.request.instruction)) + below(4, row.seed)
-        told.append(Continuation(text="word " * words, new_tokens=words, finish_reason="stop"))
-    return told
+        continuations.append(Continuation(text="word " * words, new_tokens=words, finish_reason="stop"))
+    return continuations
 
 
 def by_length(request: Request, responses: Sequence[Response]) -> list[float]:
@@ -302,13 +302,13 @@ def explain(request: Request, instruction: str, n: int, seed: int) -> list[str]:
     return [f"Explain how to {topic}.{added[below(4, seed, i)]}" for i in range(n)]
 
 
-def asked(numbers: range) -> list[str]:
+def instructions(numbers: range) -> list[str]:
     return [f"How do I fold paper number {number}?" for number in numbers]
 
 
 def test_the_next_searches_are_better_for_it() -> None:
     earlier = DarwinSearch(policy=oblige, scorer=by_length, mutator=explain, config=SearchConfig(selector="none"))
-    results = earlier.batch(asked(range(30)), seed=4)
+    results = earlier.batch(instructions(range(30)), seed=4)
     clauses = learn_clauses(results)
     assert clauses[0].text == "Leave nothing out."
     assert {clause.text for clause in clauses} <= {"Leave nothing out.", "Be kind."}
@@ -317,7 +317,7 @@ def test_the_next_searches_are_better_for_it() -> None:
     found = {}
     for name, changes in kinds.items():
         search = DarwinSearch(policy=oblige, scorer=by_length, config=SearchConfig.preset(name, **changes))
-        found[name] = search.batch(asked(range(90, 100)), seed=4)
+        found[name] = search.batch(instructions(range(90, 100)), seed=4)
     for plain, learned in zip(found["best_of_n"], found["learned_clauses"], strict=True):
         assert learned.reward > plain.reward
         assert "Leave nothing out." in sentences(learned.instruction)

@@ -159,7 +159,7 @@ def test_no_noun_holds_a_number_that_json_cannot(value: float) -> None:
         Beam(instruction="x", reward=value)
 
 
-def test_a_small_searchs_settings_give_way_again_after_json() -> None:
+def test_a_small_searchs_defaults_adapt_again_after_json() -> None:
     small = SearchConfig(mutations=1)
     again = SearchConfig.from_json(small.to_json())
     assert (again, again.survivors, again.champions) == (small, 1, 1)

@@ -29,7 +29,7 @@ L = 23
 
 
 class Distinct(Scorer):
-    """Rewards every response differently, whatever its length; all responses are told apart by their words' order."""
+    """Rewards every response differently, whatever its length; all responses differ by their words' order."""
 
     def score(self, request: Any, responses: Sequence[Response]) -> list[float]:
         return [sum((i + 1) * token for i, token in enumerate(r.tokens)) % 97 / 10 + len(r.tokens) for r in responses]
@@ -69,7 +69,7 @@ def formula(name: str, n: int, m: int, cycles: int, alpha: float = 0.5) -> tuple
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize(("n", "m", "alpha"), [(5, 6, 0.5), (12, 7, 0.3), (3, 23, 0.5), (8, 40, 0.9)])
-def test_it_costs_what_the_table_says(name: str, n: int, m: int, alpha: float) -> None:
+def test_its_costs_are_those_of_the_table(name: str, n: int, m: int, alpha: float) -> None:
     changes: dict[str, Any] = {"mutations": n, "replacement_period": m}
     if name == "args":
         # No candidate is an end before the last token: then all of them are, and one response.
@@ -384,7 +384,7 @@ TABLE = {
 
 
 def value(text: str) -> float:
-    """Likes "ab", "c" and, a little, ends ("." is told by the tokens)."""
+    """Likes "ab", "c" and, a little, ends ("." is known by its tokens)."""
     return 2.0 * text.count("ab") + 1.2 * text.count("c") - 0.3 * len(text)
 
 
@@ -392,10 +392,10 @@ class Valued(Scorer):
     """Rewards an end for being one."""
 
     ends: float = 0.5
-    asked: Any = Field(default_factory=list)
+    scored: Any = Field(default_factory=list)
 
     def score(self, request: Any, responses: Sequence[Response]) -> list[float]:
-        self.asked.extend((r.text, r.finished) for r in responses)
+        self.scored.extend((r.text, r.finished) for r in responses)
         return [value(r.text) + self.ends * r.finished for r in responses]
 
 
@@ -464,7 +464,7 @@ def test_a_candidate_that_ends_is_scored_as_a_finished_answer() -> None:
         for i in before.contenders:
             beam = before.beams[i]
             assert beam.response.finished == (beam.pending_finish_reason is not None or beam.finished)
-    assert {finished for _, finished in scorer.asked} == {True, False}
+    assert {finished for _, finished in scorer.scored} == {True, False}
 
 
 def test_args_stochastic_draws_the_first_token_by_the_softmax() -> None:
@@ -501,16 +501,16 @@ def test_other_selectors_work_on_candidates_too() -> None:
 
 
 @pytest.mark.parametrize("policy", [lambda rows: [], type("Remote", (), {"generate": lambda self, rows: []})()])
-async def test_a_policy_that_tells_no_candidates_is_refused_before_anything_is_paid(policy: Any) -> None:
-    asked: list[Any] = []
+async def test_a_policy_that_ranks_no_tokens_is_refused_before_any_call(policy: Any) -> None:
+    scored: list[Any] = []
     config = SearchConfig.preset("args")
-    search = DarwinSearch(policy=policy, scorer=lambda *given: asked.append(given), guard=None, config=config)
-    refusal = r"decoding='candidates' asks for the most likely next tokens, which .* does not tell: use a LocalPolicy"
+    search = DarwinSearch(policy=policy, scorer=lambda *given: scored.append(given), guard=None, config=config)
+    refusal = r"decoding='candidates' needs the most likely next tokens, which .* does not rank: use a LocalPolicy"
     with pytest.raises(ConfigError, match=refusal):
         search.invoke(ASKED)
     with pytest.raises(ConfigError, match=refusal):
         await search.ainvoke(ASKED)
-    assert asked == []
+    assert scored == []
     assert search.config.replace(cycles=0).candidates is False
 
 
@@ -519,7 +519,7 @@ def test_args_without_log_probabilities_is_an_operators_error() -> None:
         def _continue(self, row: Row) -> Continuation:
             return replace(super()._continue(row), logprob=None)
 
-    with pytest.raises(OperatorError, match="ARGS needs the log-probability of every state, and the policy tells none"):
+    with pytest.raises(OperatorError, match="needs the log-probability of every state, and the policy reports none"):
         traced("args", Mute(TABLE), Valued())
 
 
@@ -529,7 +529,7 @@ def test_args_without_log_probabilities_is_an_operators_error() -> None:
 @pytest.mark.parametrize(
     "name", ["darwin", "sample_replace", "best_of_n", "learned_clauses", "speculative_rejection", "args"]
 )
-def test_a_target_that_is_met_ends_the_search_and_says_so(name: str) -> None:
+def test_a_target_that_is_met_ends_the_search_and_is_its_reason(name: str) -> None:
     def scorer() -> ScriptedScorer:
         return ScriptedScorer(reward=lambda text: float(len(text) % 7))
 
@@ -570,11 +570,11 @@ def improving(*bests: float) -> DarwinSearch:
     texts = [f"answer{i}" for i in range(len(bests))]
 
     def generate(rows: Sequence[Row]) -> list[Continuation]:
-        told = []
+        continuations = []
         for row in rows:
             number = 0 if row.request.instruction == ASKED else int(row.request.instruction.rpartition(" ")[2])
-            told.append(Continuation(text=texts[number], new_tokens=1, finish_reason="stop"))
-        return told
+            continuations.append(Continuation(text=texts[number], new_tokens=1, finish_reason="stop"))
+        return continuations
 
     cycle = iter(range(1, len(bests)))
     return DarwinSearch(

@@ -1,4 +1,4 @@
-"""Randomness by place."""
+"""Randomness by position."""
 
 from collections import Counter
 

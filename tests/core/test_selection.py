@@ -1,4 +1,4 @@
-"""Every selection is held to exactly the laws that it declares."""
+"""Every selection keeps exactly the laws that it declares."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -195,7 +195,7 @@ def test_top_k_draws_donors_uniformly_and_one_may_be_finished() -> None:
     assert chisquare([counts[i] for i in range(3)]).pvalue > 1e-3
 
 
-def test_survivors_no_fewer_than_beams_replace_nobody() -> None:
+def test_survivors_no_fewer_than_beams_replace_none() -> None:
     assert top_k_replacement([1.0, 2.0], [False] * 2, [0.0] * 2, 1, k=5).ancestors == (0, 1)
 
 

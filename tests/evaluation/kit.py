@@ -92,9 +92,9 @@ def stars(answer: str) -> int:
     return 1 + len(answer) % 10
 
 
-async def verdict(asked: ReceivedRequest) -> Response:
+async def verdict(received: ReceivedRequest) -> Response:
     """Judge by rule: which of two answers is longer, or a grade by an answer's length."""
-    content = asked.body["messages"][-1]["content"]
+    content = received.body["messages"][-1]["content"]
     if "[[" in content:
         text = f"Fine. Rating: [[{stars(_tagged(content, r'answer(?:-2)?')[-1])}]]"
         return JSONResponse(_reply(text))
@@ -103,7 +103,7 @@ async def verdict(asked: ReceivedRequest) -> Response:
     letter = "m" if share > 0.5 else "M"
     top = [{"token": "m", "logprob": math.log(share)}, {"token": "M", "logprob": math.log(1 - share)}]
     logprobs = {"content": [{"token": letter, "logprob": -0.1, "bytes": [1], "top_logprobs": top}]}
-    return JSONResponse(_reply(letter, logprobs if asked.body.get("logprobs") else None))
+    return JSONResponse(_reply(letter, logprobs if received.body.get("logprobs") else None))
 
 
 def _tagged(content: str, tag: str) -> list[str]:

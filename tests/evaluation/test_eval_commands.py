@@ -120,8 +120,8 @@ answer(subject(Slow()), questions(sys.argv[1]), Path(sys.argv[2]), concurrency=3
 
 
 def test_mt_bench_is_killed_again_and_again_and_gone_on_with(tmp_path: Path) -> None:
-    asked, whole, cut = write_questions(tmp_path / "questions.jsonl", 12), tmp_path / "whole", tmp_path / "cut"
-    line = ["-c", SCRIPTED, str(asked)]
+    prompts, whole, cut = write_questions(tmp_path / "questions.jsonl", 12), tmp_path / "whole", tmp_path / "cut"
+    line = ["-c", SCRIPTED, str(prompts)]
     processes.run(*line, str(whole)).check_returncode()
     kept = b""
     for lines in (5, 15):
@@ -144,8 +144,8 @@ def test_a_hundred_prompts_of_alpaca_eval_are_killed_and_gone_on_with(run: Run, 
 
 @pytest.mark.slow
 def test_the_80_questions_of_mt_bench_are_killed_and_gone_on_with(run: Run, tmp_path: Path) -> None:
-    asked = official("mt_bench_questions.jsonl")
-    check_resumed(run, "mt_bench", tmp_path, ["--prompts", asked, "--category-temperatures"], 160)
+    prompts = official("mt_bench_questions.jsonl")
+    check_resumed(run, "mt_bench", tmp_path, ["--prompts", prompts, "--category-temperatures"], 160)
 
 
 def test_alpaca_eval_with_a_judge_prints_its_figures(run: Run, tmp_path: Path) -> None:
@@ -166,9 +166,9 @@ def test_alpaca_eval_with_a_judge_prints_its_figures(run: Run, tmp_path: Path) -
 
 
 def test_mt_bench_with_a_judge_prints_its_figures(run: Run, tmp_path: Path) -> None:
-    asked, right = write_questions(tmp_path / "questions.jsonl"), write_references(tmp_path / "gpt-4.jsonl")
+    prompts, right = write_questions(tmp_path / "questions.jsonl"), write_references(tmp_path / "gpt-4.jsonl")
     with judging() as judge:
-        options = ["--prompts", asked, "--out", tmp_path / "out", "--preset", "sample", "--references", right]
+        options = ["--prompts", prompts, "--out", tmp_path / "out", "--preset", "sample", "--references", right]
         done = run("mt_bench", *options, "--judge-url", judge.url, "--judge-model", "rule")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^score +\d+\.\d\d  \(95% ", done.stdout, re.MULTILINE), done.stdout
@@ -345,7 +345,7 @@ def test_the_settings_of_a_row_are_the_papers() -> None:
         settings_of("darwin", ["survivors=9"])
 
 
-def test_no_key_is_written_into_a_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_saved_in_a_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn", reason="the extra eval is not installed")
     monkeypatch.setenv("MY_JUDGE_KEY", "sk-very-secret")
     prompts = embedded_instructions(tmp_path / "prompts.json", 3)
@@ -354,7 +354,7 @@ def test_no_key_is_written_into_a_file(run: Run, tmp_path: Path, monkeypatch: py
         options += ["--judge-url", judge.url, "--judge-model", "rule", "--judge-api-key-env", "MY_JUDGE_KEY"]
         assert run(*options, "--reference", "first").returncode == 0
         assert judge.asked
-        assert {asked.headers["authorization"] for asked in judge.asked} == {"Bearer sk-very-secret"}
+        assert {received.headers["authorization"] for received in judge.asked} == {"Bearer sk-very-secret"}
     for folder, _, names in os.walk(tmp_path / "out"):
         for name in names:
             assert "sk-very-secret" not in (Path(folder) / name).read_text(encoding="utf-8")

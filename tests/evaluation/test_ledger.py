@@ -43,7 +43,7 @@ def test_a_line_that_was_cut_in_two_is_taken_off(tmp_path: Path, cut: int) -> No
 
 
 @pytest.mark.parametrize("left", [0, 1, 30])
-def test_a_head_that_was_cut_in_two_is_written_anew(tmp_path: Path, left: int) -> None:
+def test_a_head_that_was_cut_in_two_is_replaced(tmp_path: Path, left: int) -> None:
     path = tmp_path / "answers.jsonl"
     Ledger(path, SETTINGS).close()
     whole = path.read_bytes()
@@ -119,7 +119,7 @@ def test_a_record_is_never_replaced(tmp_path: Path) -> None:
         assert ledger.records["a"] == {"text": "first"}
 
 
-async def test_a_key_asked_for_twice_at_once_is_made_once(tmp_path: Path) -> None:
+async def test_a_key_requested_twice_at_once_is_made_once(tmp_path: Path) -> None:
     made = []
 
     async def make() -> dict[str, int]:
@@ -155,7 +155,7 @@ def test_a_record_is_on_the_disk_before_anything_else_happens(tmp_path: Path, mo
             assert synced == [str(path)] * (number + 1)
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot write to"):
         Ledger(tmp_path / "file" / "answers.jsonl", SETTINGS)

@@ -39,7 +39,7 @@ def judge_server() -> Iterator[Wire]:
 
 
 class Remembers(ScriptedPolicy):
-    """Keeps what it was asked."""
+    """Keeps its requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ def run(
     tmp_path: Path, policy: Any = None, *, n: int = 4, out: str = "out", **options: Any
 ) -> tuple[Conversation, ...]:
     settings = {name: options.pop(name) for name in ("seed", "cycles") if name in options}
-    asked = questions(write_questions(tmp_path / "questions.jsonl", n))
-    return answer(subject(policy, **settings), asked, tmp_path / out, progress=False, **options)
+    chosen = questions(write_questions(tmp_path / "questions.jsonl", n))
+    return answer(subject(policy, **settings), chosen, tmp_path / out, progress=False, **options)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -74,13 +74,13 @@ def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_the_official_questions_are_read() -> None:
-    asked = questions(official("mt_bench_questions.jsonl"))
-    assert [one.id for one in asked] == list(range(81, 161))
-    assert all(len(one.turns) == 2 for one in asked)
-    assert Counter(one.category for one in asked) == dict.fromkeys(TEMPERATURES, 10)
+    found = questions(official("mt_bench_questions.jsonl"))
+    assert [one.id for one in found] == list(range(81, 161))
+    assert all(len(one.turns) == 2 for one in found)
+    assert Counter(one.category for one in found) == dict.fromkeys(TEMPERATURES, 10)
 
 
-def test_answers_are_written_as_fastchat_reads_them(tmp_path: Path) -> None:
+def test_answers_are_saved_as_fastchat_reads_them(tmp_path: Path) -> None:
     conversations = run(tmp_path)
     written = answers(tmp_path / "out")
     assert [set(row) for row in written] == [{"question_id", "answer_id", "model_id", "choices", "tstamp"}] * 4
@@ -182,7 +182,7 @@ def judgments(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("module", ["numpy", "scipy"])
-def test_what_the_figures_take_is_missed_before_the_judge_is_asked(
+def test_packages_of_the_figures_are_checked_before_the_judge_is_called(
     tmp_path: Path, judge_server: Wire, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     conversations = run(tmp_path)
@@ -220,7 +220,7 @@ def test_grades_are_the_judges_and_their_means_are_right(tmp_path: Path, judge_s
 def test_a_second_turn_is_graded_with_the_whole_conversation(tmp_path: Path, judge_server: Wire) -> None:
     [one] = run(tmp_path, n=1)
     graded(tmp_path, judge_server.url, [one])
-    first, second = sorted((asked.body["messages"][-1]["content"] for asked in judge_server.asked), key=len)
+    first, second = sorted((received.body["messages"][-1]["content"] for received in judge_server.asked), key=len)
     for text in (one.question.turns[0], one.turns[0]):
         assert text in first
         assert text in second
@@ -261,7 +261,7 @@ def write_fastchat_prompts(path: Path) -> Path:
 
 
 def test_prompts_of_fastchats_form_are_sent_as_they_are(tmp_path: Path) -> None:
-    async def five(asked: ReceivedRequest) -> Response:
+    async def five(received: ReceivedRequest) -> Response:
         return JSONResponse({"choices": [{"message": {"content": "[[5]]"}}]})
 
     conversations = run(tmp_path)
@@ -269,7 +269,7 @@ def test_prompts_of_fastchats_form_are_sent_as_they_are(tmp_path: Path) -> None:
     right = references(write_references(tmp_path / "gpt-4.jsonl"))
     with wire(five) as served:
         grades = graded(tmp_path, served.url, conversations, prompts=prompts, right=right)
-        assert {asked.body["messages"][0]["content"] for asked in served.asked} == {"Be fair."}
+        assert {received.body["messages"][0]["content"] for received in served.asked} == {"Be fair."}
     rows = {(row["question_id"], row["turn"]): row for row in judgments(tmp_path)}
     math, said = conversations[1].question.turns, conversations[1].turns
     assert rows[82, 1]["user_prompt"] == f"Q {math[0]} R right 1 one A {said[0]} [[rating]]"
@@ -308,10 +308,10 @@ def test_a_rating_is_read_as_fastchat_reads_it(judgment: str, read: float) -> No
 
 
 def test_grades_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
-    async def shy(asked: ReceivedRequest) -> Response:
-        if asked.number < 2:
+    async def shy(received: ReceivedRequest) -> Response:
+        if received.number < 2:
             return JSONResponse({"choices": [{"message": {"content": "I would rather not say."}}]})
-        return await verdict(asked)
+        return await verdict(received)
 
     conversations = run(tmp_path)
     with wire(shy) as served:
@@ -322,7 +322,7 @@ def test_grades_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> 
     assert grades.score == pytest.approx(sum(flat) / 6)
     assert [row["score"] for row in judgments(tmp_path)][:2] == [-1, -1]
 
-    async def mute(asked: ReceivedRequest) -> Response:
+    async def mute(received: ReceivedRequest) -> Response:
         return JSONResponse({"choices": [{"message": {"content": "No."}}]})
 
     with wire(mute) as served, pytest.raises(ConfigError, match="none of 2 grades can be read"):

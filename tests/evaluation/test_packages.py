@@ -72,7 +72,7 @@ def python() -> Path:
     return PYTHON
 
 
-def asked(python: Path, script: str, *arguments: str | Path) -> Any:
+def output_of(python: Path, script: str, *arguments: str | Path) -> Any:
     line = [str(python), "-W", "ignore", "-c", script, *map(str, arguments)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ def asked(python: Path, script: str, *arguments: str | Path) -> Any:
 def test_its_figures_are_ours(tmp_path: Path, python: Path, n: int) -> None:
     rows, gamed = annotations(n), write_gamed(tmp_path / "df_gamed.csv", n)
     (tmp_path / "annotations.json").write_text(json.dumps(rows), encoding="utf-8")
-    theirs = asked(python, METRICS, tmp_path / "annotations.json", gamed)
+    theirs = output_of(python, METRICS, tmp_path / "annotations.json", gamed)
     difficulty = write_difficulty(tmp_path / "difficulty.csv", n)
     given: dict[str, dict[str, Any]] = {
         "length_controlled_v1": {"gamed": gamed},
@@ -108,7 +108,7 @@ def test_the_package_judges_our_file_as_we_do(
     out = tmp_path / "out"
     answers = answer(subject(), prompts, out, progress=False)
     reference = reference_outputs("first", answers)
-    package = asked(python, "import alpaca_eval, json; print(json.dumps(alpaca_eval.__path__[0]))")
+    package = output_of(python, "import alpaca_eval, json; print(json.dumps(alpaca_eval.__path__[0]))")
     template = Path(package) / "evaluators_configs" / "alpaca_eval_clf_gpt4_turbo" / "alpaca_eval_clf.txt"
     config = tmp_path / "judge" / "configs.yaml"
     config.parent.mkdir()

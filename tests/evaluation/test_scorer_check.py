@@ -162,7 +162,7 @@ def test_it_scores_along_the_path_of_a_search() -> None:
             return (Holder(),)
 
         def score(self, request: Request, responses: Sequence[Response]) -> list[float]:
-            raise AssertionError("a scorer that submits is asked by submit")
+            raise AssertionError("a scorer that submits is called by submit")
 
         @submits
         def submit(self, request: Request, responses: Sequence[Response]) -> Future[Any]:
@@ -190,15 +190,15 @@ def test_it_scores_along_the_path_of_a_search() -> None:
 
 
 def test_equal_beginnings_are_scored_once_and_not_compared() -> None:
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def reward(request: Request, responses: Sequence[Response]) -> list[float]:
-        asked.append(len(responses))
+        sizes.append(len(responses))
         return [len(response.text) for response in responses]
 
     report = check(reward, [Pair.of("Hi", "a b c good", "a b c bad")])
-    assert asked[0] == 5
-    assert report.responses == sum(asked)
+    assert sizes[0] == 5
+    assert report.responses == sum(sizes)
     assert report.partial == (None, None, None)
     assert severity(report, "answers of each pair begin alike") == "warning"
     assert report.effect is None
@@ -230,10 +230,10 @@ async def test_so_many_calls_at_a_time_and_no_more() -> None:
 
 def _spotless(reward: Any, barrier: threading.Barrier) -> Any:
     """After the first round nobody waits for others any more."""
-    asked = count(1)
+    calls = count(1)
 
     def limited(request: Request, responses: Sequence[Response]) -> Any:
-        if next(asked) > 18:
+        if next(calls) > 18:
             return [sane(request, response) for response in responses]
         return reward(request, responses)
 
@@ -247,16 +247,16 @@ def test_the_seed_decides_the_shuffled_prompts_and_nothing_else() -> None:
     assert [o.better for o in one.outcomes] == [o.better for o in other.outcomes]
 
 
-def test_the_seed_decides_which_pairs_are_asked_again() -> None:
+def test_the_seed_decides_which_pairs_are_scored_again() -> None:
     def again(seed: int) -> set[str]:
-        asked: Counter[str] = Counter()
+        scored: Counter[str] = Counter()
 
         def reward(request: Request, responses: Sequence[Response]) -> list[float]:
-            asked[request.instruction] += 1
+            scored[request.instruction] += 1
             return [sane(request, response) for response in responses]
 
         check(reward, PAIRS, seed=seed, concurrency=1)
-        return {instruction for instruction, times in asked.items() if times > 2}
+        return {instruction for instruction, times in scored.items() if times > 2}
 
     assert len(again(1)) == 8
     assert again(1) == again(1) != again(2)
@@ -536,8 +536,8 @@ def test_pairs_that_cannot_show_a_liking_for_length() -> None:
 
 def test_few_pairs_cannot_tell() -> None:
     report = check(scorer(sane), PAIRS[:3])
-    told = [found for found in report.findings if "so few pairs cannot tell: give 10 or more" in found.sentence]
-    assert [found.severity for found in told] == ["warning"] * 3
+    few = [found for found in report.findings if "so few pairs cannot tell: give 10 or more" in found.sentence]
+    assert [found.severity for found in few] == ["warning"] * 3
     assert report.passed
     assert not check(scorer(lambda q, r: -sane(q, r)), PAIRS[:3]).passed
 
@@ -593,7 +593,7 @@ def failing(error: Exception) -> One:
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_an_error_says_at_which_request(concurrency: int) -> None:
+def test_an_error_names_its_request(concurrency: int) -> None:
     words = r"^pair 5 \(Tell me about topic4\): the scorer raised KeyError: 'logit'$"
     with pytest.raises(OperatorError, match=words) as caught:
         checked(failing(KeyError("logit")), concurrency=concurrency)
@@ -666,11 +666,11 @@ def test_the_built_in_pairs_are_the_default() -> None:
 def test_embedded_pairs_differ_clearly_in_gold() -> None:
     pairs = embedded_pairs(68)
     for pair in pairs:
-        asked = pair.request.instruction
-        instruction = parse(asked)
+        text = pair.request.instruction
+        instruction = parse(text)
         assert instruction is not None
         assert instruction.split == "held_out"
-        better, worse = gold(asked, pair.better), gold(asked, pair.worse)
+        better, worse = gold(text, pair.better), gold(text, pair.worse)
         assert better.total - worse.total >= 4
         assert "garbled" not in {*better.parts, *worse.parts}
     assert sum(better > worse for better, worse in (pair.words for pair in pairs)) == 34
@@ -841,7 +841,7 @@ def test_line_ends_inside_a_text_are_no_line_ends(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_bad_line_says_where_and_what_to_change(tmp_path: Path, line: str, says: str) -> None:
+def test_a_bad_lines_error_names_position_and_remedy(tmp_path: Path, line: str, says: str) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text(f"{GOOD}\n{line}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=says) as caught:

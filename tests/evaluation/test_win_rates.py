@@ -35,11 +35,13 @@ def test_the_figures_are_the_packages_own(tmp_path: Path, glm: str) -> None:
 
 
 def test_what_is_approximated_is_said(tmp_path: Path) -> None:
-    told = {glm: win_rates(annotations(), **files(tmp_path, glm)).notes for glm in CONTROLLED_BY_THE_PACKAGE}
-    assert told["length_controlled_v1"] == ()
-    assert "not drawn to the two gamed baselines" in told["length_controlled_noreg"][0]
-    assert "none for the instruction's difficulty" in told["length_controlled_minimal"][0]
-    assert "not the leaderboard's figure" in told["length_controlled_minimal"][0]
+    notes_by_regression = {
+        glm: win_rates(annotations(), **files(tmp_path, glm)).notes for glm in CONTROLLED_BY_THE_PACKAGE
+    }
+    assert notes_by_regression["length_controlled_v1"] == ()
+    assert "not drawn to the two gamed baselines" in notes_by_regression["length_controlled_noreg"][0]
+    assert "none for the instruction's difficulty" in notes_by_regression["length_controlled_minimal"][0]
+    assert "not the leaderboard's figure" in notes_by_regression["length_controlled_minimal"][0]
 
 
 def test_length_control_takes_away_what_length_won() -> None:
@@ -88,7 +90,7 @@ def test_verdicts_that_cannot_be_read_are_left_out_and_counted() -> None:
         (changed(output_1="ab", output_2="abc"), "by the same length"),
     ],
 )
-def test_without_a_length_controlled_figure_the_reason_is_told(given: list[dict[str, Any]], says: str) -> None:
+def test_without_a_length_controlled_figure_the_reason_is_noted(given: list[dict[str, Any]], says: str) -> None:
     rates = win_rates(given)
     assert (rates.length_controlled_winrate, rates.lc_standard_error, rates.glm) == (None, None, None)
     assert says in rates.notes[0]
@@ -104,7 +106,7 @@ def test_one_verdict_has_no_spread() -> None:
 
 def test_files_of_other_prompts_are_refused(tmp_path: Path) -> None:
     short = write_gamed(tmp_path / "df_gamed.csv", 10)
-    with pytest.raises(ConfigError, match="knows no difficulty of instruction 10: it belongs to other prompts"):
+    with pytest.raises(ConfigError, match="has no difficulty of instruction 10: it belongs to other prompts"):
         win_rates(annotations(), gamed=short)
     with pytest.raises(ConfigError, match="has no column 'std_delta_len'"):
         win_rates(annotations(), gamed=write_difficulty(tmp_path / "difficulty.csv").rename(tmp_path / "x.csv"))

@@ -65,17 +65,17 @@ def test_a_run_may_grow_and_what_is_there_is_not_searched_again(
     assert len(measure(contenders("sample"), out, n=2, seeds=(0,), split="dev", progress=False)) == 2
 
 
-@pytest.mark.parametrize(("more", "told"), [({"split": "held_out"}, "split was"), ({"concurrency": 2}, "timed was")])
+@pytest.mark.parametrize(("more", "message"), [({"split": "held_out"}, "split was"), ({"concurrency": 2}, "timed was")])
 def test_other_manners_are_refused_in_one_folder(
-    run: tuple[Path, list[dict[str, Any]]], more: dict[str, Any], told: str
+    run: tuple[Path, list[dict[str, Any]]], more: dict[str, Any], message: str
 ) -> None:
     settings = {"split": "dev", **more}
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         measure(contenders("sample"), run[0], n=1, progress=False, **settings)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("darvin", "unknown preset 'darvin': did you mean 'darwin'"),
         ("darwin cycle=2", "did you mean 'cycles'"),
@@ -85,8 +85,8 @@ def test_other_manners_are_refused_in_one_folder(
         ("learned_clauses clauses=/nowhere/at/all", "/nowhere/at/all cannot be read as clauses"),
     ],
 )
-def test_contenders_that_cannot_be(text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(told)):
+def test_contenders_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         Contender.of(text)
 
 
@@ -123,12 +123,12 @@ def test_what_the_figures_take_is_missed_before_any_search(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["sample", "--n", "0"], "argument --n: 0 is none: give 1 or more"),
         (["sample", "--n", "1000000"], "n=1000000 is too many: the world gives at most 10000 instructions"),
         (["sample", "--concurrency", "0"], "argument --concurrency: 0 is none: give 1 or more"),
-        (["sample", "--against", "nobody"], "nobody is called 'nobody'"),
+        (["sample", "--against", "nobody"], "no contender is called 'nobody'"),
         (["sample", "sample"], "two contenders are called 'sample'"),
         (["a: sample", "a: best_of_n"], "two contenders are called 'a': leave one out, or give each a label"),
         (["sample", "--temperatures", "1", "1.0"], "two contenders are called 'sample temperature=1'"),
@@ -140,7 +140,7 @@ def test_what_cannot_be_measured_is_refused_before_any_search(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(Contender, "search", lambda self: pytest.fail(f"{self.label} was searched"))
     try:
@@ -148,23 +148,23 @@ def test_what_cannot_be_measured_is_refused_before_any_search(
     except SystemExit as stop:
         code = int(stop.code or 0)
     assert code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"n": 0}, "n=0 is none"),
         ({"n": 10_001}, "n=10001 is too many"),
         ({"concurrency": 0}, "concurrency=0 is impossible"),
     ],
 )
-def test_impossible_numbers_are_refused_in_python_too(tmp_path: Path, given: dict[str, int], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_impossible_numbers_are_refused_in_python_too(tmp_path: Path, given: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         measure(contenders("sample"), tmp_path / "out", progress=False, **given)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="nobody takes part"):
+    with pytest.raises(ConfigError, match="there are no contenders"):
         measure([], tmp_path / "out", progress=False)
 
 
@@ -186,7 +186,7 @@ def test_a_summary_by_hand() -> None:
     assert difference.mean == 4.0
     assert 1.0 <= difference.low < 4.0 < difference.high <= 6.0
     assert darwin.intervals["reward"] == (1.0, 1.0)
-    with pytest.raises(ConfigError, match="nobody is called 'darvin': did you mean 'darwin'"):
+    with pytest.raises(ConfigError, match="no contender is called 'darvin': did you mean 'darwin'"):
         summary(contenders("darwin"), RECORDS, split="dev", against=["darvin"])
 
 

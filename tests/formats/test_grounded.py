@@ -43,7 +43,7 @@ def tool(name, *needed, **properties):
     return {"type": "function", "function": about}
 
 
-def asked(text, schema, **settings):
+def request_of(text, schema, **settings):
     return Request.of(text, response_format=formed(schema), **{"grounded": True, **settings})
 
 
@@ -56,12 +56,12 @@ def accepts(policy, request, text):
 
 def allowed(policy, text, schema, *values, **settings):
     """Those of the values that may be written."""
-    request = asked(text, schema, **settings)
+    request = request_of(text, schema, **settings)
     return [value for value in values if accepts(policy, request, json.dumps(value, ensure_ascii=False))]
 
 
 def stands(value, texts):
-    """Whether a text or number stands in one of the texts, found out in another way than the library does."""
+    """Whether a text or number stands in one of the texts, by another method than the library's."""
     if isinstance(value, str):
         bounded = rf"(?<![a-zA-Z0-9])(?=[^\s]){re.escape(value)}(?<=[^\s])(?![a-zA-Z0-9])"
         loose = rf"(?=[^\s]){re.escape(value)}(?<=[^\s])"
@@ -75,7 +75,7 @@ def leaves(value):
     return [value] if inner is None else [leaf for one in inner for leaf in leaves(one)]
 
 
-# -- whatever is written stands in the conversation
+# -- every value is in the conversation
 
 words = st.sampled_from(
     [
@@ -117,7 +117,7 @@ schemas = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(text=texts, schema=schemas, seed=st.integers(0, 2**40), sampling=st.sampled_from([HOT, Sampling(), GREEDY]))
 def test_every_value_stands_in_the_conversation(policy, text, schema, seed, sampling):
-    [found] = policy.generate([Row(asked(text, schema, sampling=sampling), 150, seed)])
+    [found] = policy.generate([Row(request_of(text, schema, sampling=sampling), 150, seed)])
     if found.finish_reason != "stop":
         return
     value = json.loads(found.text)
@@ -152,14 +152,16 @@ def test_the_grammar_agrees_with_the_check(policy, text, data):
         start = data.draw(st.integers(0, len(text) - 1))
         slices = [text[start : start + data.draw(st.integers(1, len(text)))] for _ in range(3)]
     for value in slices if sources.has_text() else ():
-        assert accepts(policy, asked(text, TEXT), json.dumps(value, ensure_ascii=False)) == sources.holds_text(value)
+        assert accepts(policy, request_of(text, TEXT), json.dumps(value, ensure_ascii=False)) == sources.holds_text(
+            value
+        )
 
 
 # -- what counts as a span, and as a number
 
 
 @pytest.mark.parametrize(
-    ("text", "held", "not_held"),
+    ("text", "present", "absent"),
     [
         ("Ask Zoë, please.", ["Zoë", "Ask Zoë", "Zoë, please", "please."], ["Zo", "Zoë, ", " Zoë", "ask", "", "Zoe"]),
         ("use C++ on #ch @ann's", ["C++", "C", "#ch", "@ann's"], ["us", "ann'"[:2]]),
@@ -172,11 +174,11 @@ def test_the_grammar_agrees_with_the_check(policy, text, data):
         ("two\n\nlines\there", ["two\n\nlines", "lines\there"], ["two\n", "two lines"]),
     ],
 )
-def test_spans(policy, text, held, not_held):
+def test_spans(policy, text, present, absent):
     sources = Sources([text])
-    assert [value for value in held if not sources.holds_text(value)] == []
-    assert [value for value in not_held if sources.holds_text(value)] == []
-    assert allowed(policy, text, TEXT, *held, *not_held) == held
+    assert [value for value in present if not sources.holds_text(value)] == []
+    assert [value for value in absent if sources.holds_text(value)] == []
+    assert allowed(policy, text, TEXT, *present, *absent) == present
 
 
 @pytest.mark.parametrize(
@@ -230,17 +232,17 @@ def test_torn_letters_are_no_text(policy):
 # -- kinds of schemas
 
 
-def test_what_the_schema_says_stays(policy):
+def test_the_schemas_own_values_stay(policy):
     schema = closed(
-        way={"enum": ["fast", 2, None]},
+        speed={"enum": ["fast", 2, None]},
         on={"type": "string", "format": "date"},
         code={"type": "string", "pattern": "^[A-Z]{2}$"},
         so={"const": "yes"},
         ok={"type": "boolean"},
         none={"type": "null"},
     )
-    right = {"way": 2, "on": "2024-02-03", "code": "QZ", "so": "yes", "ok": True, "none": None}
-    wrong = [{**right, "way": "slow"}, {**right, "on": "today"}, {**right, "code": "Q"}, {**right, "ok": 1}]
+    right = {"speed": 2, "on": "2024-02-03", "code": "QZ", "so": "yes", "ok": True, "none": None}
+    wrong = [{**right, "speed": "slow"}, {**right, "on": "today"}, {**right, "code": "Q"}, {**right, "ok": 1}]
     assert allowed(policy, "Hi 5", schema, right, *wrong) == [right]
 
 
@@ -306,7 +308,7 @@ def test_parts_that_cannot_be_grounded_are_refused(policy, schema, part):
     with pytest.raises(
         RequestError, match=rf"response_format cannot be grounded: {re.escape(part)}.*leave grounded out"
     ):
-        policy.prompt_length(asked("Hi 5", schema))
+        policy.prompt_length(request_of("Hi 5", schema))
     odd = {"type": "function", "function": {"name": "odd", "parameters": closed(a=schema)}}
     with pytest.raises(RequestError, match=r"the tool 'odd' cannot be grounded|cannot be enforced"):
         policy.generate([Row(Request.of("Hi 5", tools=[odd], grounded=True), 9, 1)])
@@ -314,7 +316,7 @@ def test_parts_that_cannot_be_grounded_are_refused(policy, schema, part):
 
 def test_what_cannot_be_enforced_at_all_is_said_as_without(policy):
     with pytest.raises(RequestError, match="uniqueItems"):
-        policy.prompt_length(asked("Hi", {"type": "array", "uniqueItems": True}))
+        policy.prompt_length(request_of("Hi", {"type": "array", "uniqueItems": True}))
     odd = [{"type": "function", "function": {"name": "odd", "parameters": {"not": {"type": "string"}}}}]
     with pytest.raises(RequestError, match="not"):  # without grounded values, such calls are left free
         policy.generate([Row(Request.of("Hi", tools=odd, grounded=True), 9, 1)])
@@ -324,12 +326,12 @@ def test_what_cannot_be_enforced_at_all_is_said_as_without(policy):
 
 
 def test_a_value_that_is_not_there_is_refused(policy):
-    with pytest.raises(RequestError, match=r"grounded=True cannot be kept: n wants a whole number.*stands in the conv"):
-        policy.prompt_length(asked("No digits, Ann.", closed(n=WHOLE, who=TEXT)))
-    with pytest.raises(RequestError, match=r"set\(to\) wants a number that fits"):
+    with pytest.raises(RequestError, match=r"grounded=True cannot be kept: n requires a whole number.*contains none"):
+        policy.prompt_length(request_of("No digits, Ann.", closed(n=WHOLE, who=TEXT)))
+    with pytest.raises(RequestError, match=r"set\(to\) requires a number that fits"):
         policy.prompt_length(Request.of("Hi.", tools=[tool("set", to=NUMBER)], tool_choice="any", grounded=True))
     with pytest.raises(RequestError, match="a text that fits"):
-        policy.prompt_length(asked("Hi.", {"type": "string", "minLength": 9}))
+        policy.prompt_length(request_of("Hi.", {"type": "string", "minLength": 9}))
 
 
 def test_or_left_out_or_null_where_the_schema_allows_it(policy):
@@ -346,7 +348,10 @@ def test_where_possible_leaves_it_to_the_schema(policy, caplog):
     schema = closed(n={"type": "integer", "minimum": 5}, who=TEXT)
     values = [{"n": 7, "who": "Ann"}, {"n": 4, "who": "Ann"}, {"n": 7, "who": "Bob"}]
     assert allowed(policy, "Ann: 3", schema, *values, grounded="where_possible") == values[:1]
-    assert "n wants a whole number that fits, and none stands in the conversation, so it is written" in caplog.text
+    assert (
+        "n requires a whole number that fits, and the conversation contains none, so it is not constrained"
+        in caplog.text
+    )
     assert allowed(policy, "Ann: 6", schema, {"n": 6, "who": "Ann"}, values[0], grounded="where_possible") == [
         {"n": 6, "who": "Ann"}
     ]
@@ -355,7 +360,7 @@ def test_where_possible_leaves_it_to_the_schema(policy, caplog):
     assert "who" in ungrounded(values[2], schema, lenient)
 
 
-def test_calls_that_nobody_forces_are_not_made(policy):
+def test_calls_that_are_not_forced_are_not_made(policy):
     tools = [tool("heat", to=NUMBER), tool("call", who=TEXT)]
     request = Request.of("Call Ann.", tools=tools, grounded=True, sampling=HOT)
     call = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
@@ -366,7 +371,7 @@ def test_calls_that_nobody_forces_are_not_made(policy):
     assert not accepts(policy, only, "<tool_call>")
 
 
-# -- the request, and who is asked
+# -- the request, and the policies that take it
 
 
 def test_all_messages_count(policy):
@@ -384,7 +389,7 @@ def test_all_messages_count(policy):
 
 
 def test_rewordings_bring_in_no_values(policy):
-    request = asked("Heat it to 80.", WHOLE)
+    request = request_of("Heat it to 80.", WHOLE)
     reworded = request.with_instruction("Heat it to 80, not to 95.").with_instruction("Heat to 60")
     assert reworded.sources == ("Heat it to 80.",)
     assert [n for n in (80, 95, 60) if accepts(policy, reworded, str(n))] == [80]
@@ -440,7 +445,7 @@ def test_a_value_that_also_breaks_its_schema_does_not_slip_through(policy, schem
     assert [len(found.calls), len(found.invalid)] == [0, 1]
 
 
-def test_a_state_that_was_written_freely_is_refused(policy):
+def test_a_state_that_was_decoded_without_constraint_is_refused(policy):
     tools = [tool("call", who=TEXT)]
     text = '<tool_call>{"name": "call", "arguments": {"who": "Bob"}}</tool_call>'
     tokens = tuple(policy._loaded.tokenizer.encode(text, add_special_tokens=False))
@@ -475,10 +480,10 @@ def _without_tokens(request):
 
 def test_a_conversation_is_compiled_once(policy):
     grammars = policy._constraints
-    one, other = asked("Heat it to 80.", WHOLE), asked("Heat it to 90.", WHOLE)
+    one, other = request_of("Heat it to 80.", WHOLE), request_of("Heat it to 90.", WHOLE)
     assert grammars.find(one) is grammars.find(one.with_instruction("Warm it up."))
     assert grammars.find(one) is not grammars.find(other)
-    assert grammars.find(one) is not grammars.find(asked("Heat it to 80.", WHOLE, grounded="where_possible"))
+    assert grammars.find(one) is not grammars.find(request_of("Heat it to 80.", WHOLE, grounded="where_possible"))
 
 
 def test_old_records_are_read_and_new_ones_are_whole():
@@ -503,13 +508,13 @@ class Booking(BaseModel):
 def test_it_is_set_on_the_model_in_a_call_and_by_bind(policy):
     text, settings = "A table for Lena: 4 seats.", {"cycles": 1, "mutations": 2, "max_tokens": 96, "seed": 3}
     for temperature in (0, 1.2):
-        told = {**settings, "temperature": temperature}
+        settings_ = {**settings, "temperature": temperature}
         chains = (
-            DarwinChatModel(grounded=True, **told).with_structured_output(Booking),
-            DarwinChatModel(**told).with_structured_output(Booking, grounded=True),
-            DarwinChatModel(**told).with_structured_output(Booking, method="function_calling", grounded=True),
-            DarwinChatModel(**told).bind(grounded=True, response_format=Booking).with_config() | _booking,
-            DarwinChatModel(**told).bind_tools([Booking], tool_choice="any", grounded=True) | _booking,
+            DarwinChatModel(grounded=True, **settings_).with_structured_output(Booking),
+            DarwinChatModel(**settings_).with_structured_output(Booking, grounded=True),
+            DarwinChatModel(**settings_).with_structured_output(Booking, method="function_calling", grounded=True),
+            DarwinChatModel(**settings_).bind(grounded=True, response_format=Booking).with_config() | _booking,
+            DarwinChatModel(**settings_).bind_tools([Booking], tool_choice="any", grounded=True) | _booking,
         )
         for chain in chains:
             found = chain.invoke(text)

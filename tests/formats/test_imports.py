@@ -1,4 +1,4 @@
-"""What the room's modules must not load."""
+"""What the modules of formats must not load."""
 
 import json
 import pkgutil

@@ -196,7 +196,7 @@ def test_an_unknown_tool_is_invalid(syntax):
     assert invalid.text in text
 
 
-def test_arguments_that_break_the_schema_are_told(syntax):
+def test_arguments_that_break_the_schema_are_reported(syntax):
     wrong = ToolCall(name="get_weather", arguments={"city": 3})
     found = syntax.parse(written(syntax, wrong), TOOLS)
     assert found.calls == (wrong,)

@@ -93,7 +93,7 @@ def test_the_second_is_drawn_by_its_worth_among_the_rest() -> None:
     assert chisquare([pairs[pair] for pair in expected], [total * p for p in expected.values()]).pvalue > 1e-3
 
 
-def test_the_number_of_clauses_says_nothing_about_which() -> None:
+def test_the_number_of_clauses_does_not_depend_on_which() -> None:
     first = {n: Counter(added[0] for added in drawn(6000) if len(added) == n) for n in (1, 2, 3)}
     for counts in first.values():
         assert chisquare([counts[t] for t in TEXTS], [counts.total() * odds()[t] for t in TEXTS]).pvalue > 1e-3
@@ -191,7 +191,7 @@ def test_the_default_guard_lets_clauses_through() -> None:
     assert timeless(guarded.invoke(ASKED, **SMALL)) == timeless(result)
 
 
-def test_a_clause_that_leaves_the_policy_no_room_is_refused() -> None:
+def test_a_clause_that_leaves_no_space_in_the_context_is_refused() -> None:
     class Narrow(ScriptedPolicy):
         def refusal(self, request: Request, max_new_tokens: int) -> str | None:
             return "it is too long" if len(request.instruction) > 60 else None
@@ -203,7 +203,7 @@ def test_a_clause_that_leaves_the_policy_no_room_is_refused() -> None:
     assert any(note.endswith("kind.': it is too long") for note in result.notes)
 
 
-def test_without_clauses_it_says_what_to_do() -> None:
+def test_without_clauses_the_error_states_what_to_do() -> None:
     with pytest.raises(ConfigError, match=NONE_GIVEN):
         search_of(mutator=None, config=SearchConfig.preset("learned_clauses"))
     with pytest.raises(ConfigError, match=NONE_GIVEN):
@@ -213,7 +213,7 @@ def test_without_clauses_it_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"mutator": "identity"}, {"mutator": "policy"}])
-async def test_clauses_that_nobody_would_add_are_refused(changes: dict[str, str]) -> None:
+async def test_clauses_that_no_mutator_would_add_are_refused(changes: dict[str, str]) -> None:
     message = r"^clauses only serves mutator='clauses': set that too, or leave clauses out$"
     with pytest.raises(ConfigError, match=message):
         SearchConfig(clauses=CLAUSES, **changes)
@@ -264,7 +264,7 @@ def test_an_explicit_mutator_may_draw_otherwise() -> None:
         search_of(mutator=greedy, config=preset_of("learned_clauses"))
 
 
-def test_in_a_conversation_the_last_question_is_asked_with_clauses_and_rewarded_without() -> None:
+def test_in_a_conversation_the_last_question_gets_clauses_and_is_rewarded_without() -> None:
     seen: list[Request] = []
 
     def score(request: Request, responses: Sequence[Any]) -> list[float]:
@@ -306,8 +306,8 @@ def test_a_clause_without_an_end_mark_runs_into_no_other() -> None:
 
 def test_a_clause_of_two_sentences_is_known_again() -> None:
     mutator = ClauseMutator(clauses=(Clause(text="Be thorough. Be kind."),))
-    asked = "Hi! Be thorough. Be kind."
-    assert mutator.mutate(Request.of(asked), asked, 2, seed=1) == [asked] * 2
+    instruction = "Hi! Be thorough. Be kind."
+    assert mutator.mutate(Request.of(instruction), instruction, 2, seed=1) == [instruction] * 2
     assert mutator.mutate(Request.of("Hi! Be kind."), "Hi! Be kind.", 1, seed=1) == [
         "Hi! Be kind. Be thorough. Be kind."
     ]

@@ -1,4 +1,4 @@
-"""What may stand in an operator's place, by the sync and by the async driver, also inside a running event loop."""
+"""What is accepted as an operator, by the sync and by the async driver, also inside a running event loop."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -90,7 +90,7 @@ FORMS = {
 
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("form", FORMS)
-async def test_one_method_written_once_runs_by_both_drivers(name: str, form: str) -> None:
+async def test_one_method_runs_by_both_drivers(name: str, form: str) -> None:
     coerce, function, start, right = OPERATORS[name]
     operator = coerce(FORMS[form](name, function))
     assert right(operator.invoke(start))  # as in a notebook's cell: an event loop is running

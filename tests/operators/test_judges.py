@@ -36,18 +36,18 @@ class Speaker(BaseChatModel):
 
     say: Callable[[str], str]
     streams: bool = False
-    _asked: list[str] = PrivateAttr(default_factory=list)
+    _prompts: list[str] = PrivateAttr(default_factory=list)
 
     @property
     def _llm_type(self) -> str:
         return "speaker"
 
     @property
-    def asked(self) -> list[str]:
-        return self._asked
+    def prompts(self) -> list[str]:
+        return self._prompts
 
     def _message(self, messages: list[BaseMessage], kind: Any) -> Any:
-        self._asked.append(messages[-1].text)
+        self._prompts.append(messages[-1].text)
         usage = {"input_tokens": 90, "output_tokens": 11, "total_tokens": 101}
         return kind(content=self.say(messages[-1].text), usage_metadata=usage)
 
@@ -142,14 +142,14 @@ def test_one_failing_call_of_a_chain_is_made_again_by_itself(error: Exception, h
     assert failed
     assert result.failure is None
     assert (result.text, result.reward) == (undisturbed.text, undisturbed.reward)
-    assert len(model.asked) == len(whole.asked) + len(failed)  # what succeeded was not asked again
+    assert len(model.prompts) == len(whole.prompts) + len(failed)  # what succeeded was not called again
     start = f"the scoring chain failed and was called once more: {type(error).__name__}"
     assert result.notes
     assert all(note.startswith(start) for note in result.notes)
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
-def test_a_reply_without_a_number_is_asked_for_again_and_then_ends_the_search(how: str) -> None:
+def test_a_reply_without_a_number_is_requested_again_and_then_ends_the_search(how: str) -> None:
     calls = [0]
 
     def once(text: str) -> str:
@@ -248,8 +248,8 @@ def test_tokens_of_judges_count(how: str, kind: Any) -> None:
     for name in ("chain", "judge", "judge of a chain", "lambda in a chain", "function"):
         model = kind(say=(lambda text: f"Score: {rating(text)}") if "judge" in name else rating)
         result = drive(search(scorer_of(name, model)), how)
-        assert len(model.asked) > 5
-        assert result.usage.reward_tokens == 101 * len(model.asked), name
+        assert len(model.prompts) > 5
+        assert result.usage.reward_tokens == 101 * len(model.prompts), name
         assert SearchResult.from_json(result.to_json()).usage == result.usage
 
 
@@ -268,7 +268,7 @@ def test_tokens_of_rewording_models_count_as_the_policys(form: str, how: str) ->
         "function": lambda q, text, n, seed: parse_list(model.invoke(text).text)[:n],
     }
     result = drive(search(lambda q, r: [1.0] * len(r), mutator=mutators[form]), how)
-    calls = len(model.asked)
+    calls = len(model.prompts)
     assert calls
     assert mutation_usage(result) == Usage(prefilled_tokens=90 * calls, decoded_tokens=11 * calls, policy_calls=calls)
 
@@ -277,7 +277,7 @@ def test_tokens_of_rewording_models_count_as_the_policys(form: str, how: str) ->
 def test_tokens_of_a_judging_guard_count_as_the_policys(how: str) -> None:
     guard = Speaker(say=lambda text: "Yes.")
     result = drive(search(lambda q, r: [1.0] * len(r), guard=JudgeIntent(judge=guard)), how)
-    calls = len(guard.asked)
+    calls = len(guard.prompts)
     assert calls
     assert mutation_usage(result) == Usage(prefilled_tokens=90 * calls, decoded_tokens=11 * calls, policy_calls=calls)
 
@@ -298,5 +298,5 @@ def test_tokens_of_a_judge_that_is_a_search_itself_count_once(how: str) -> None:
     )
     judge = PROMPT | nested | RunnableLambda(lambda message: float(len(message.text)))
     result = drive(search(judge), how, cycles=1)
-    assert inner.asked
+    assert inner.prompts
     assert result.usage.reward_tokens == sum(seen) > 0

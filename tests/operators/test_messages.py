@@ -1,4 +1,4 @@
-"""Conversion of messages, both ways without loss."""
+"""Conversion of messages in both directions without loss."""
 
 from datetime import date
 

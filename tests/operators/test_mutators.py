@@ -1,4 +1,4 @@
-"""Mutators: how the places are filled, and what is refused."""
+"""Mutators: how rewordings are filled up, and what is refused."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,38 +34,38 @@ def instructions(population: Population) -> list[str]:
 
 
 def scripted(*answers: Any) -> tuple[Mutator, list[tuple[int, int]]]:
-    """A mutator that gives these answers in turn, and a record of (n, seed) that it was asked with."""
-    asked: list[tuple[int, int]] = []
+    """A mutator that gives these answers in turn, and a record of the (n, seed) of its calls."""
+    calls: list[tuple[int, int]] = []
 
     def mutate(request: Request, instruction: str, n: int, seed: int) -> Any:
-        asked.append((n, seed))
-        return answers[len(asked) - 1]
+        calls.append((n, seed))
+        return answers[len(calls) - 1]
 
-    return FunctionMutator(function=mutate), asked
+    return FunctionMutator(function=mutate), calls
 
 
 def test_each_mutation_fills_its_group_and_the_first_response_stays() -> None:
-    mutator, asked = scripted(["A", "B", "C"])
+    mutator, calls = scripted(["A", "B", "C"])
     answer = mutator.invoke(THREE)
     assert [beam.instruction for beam in answer.beams] == ["A", "A", "B", "B", "C", "C", ASKED]
-    assert len(asked) == 1
+    assert len(calls) == 1
     assert answer.notes == ()
 
 
-def test_too_few_are_asked_once_more_with_another_seed() -> None:
-    mutator, asked = scripted(["A"], ["B", "C"])
+def test_too_few_are_requested_once_more_with_another_seed() -> None:
+    mutator, calls = scripted(["A"], ["B", "C"])
     answer = mutator.invoke(THREE)
     assert instructions(answer) == ["A", "B", "C"]
-    assert [n for n, _ in asked] == [3, 2]
-    assert asked[0][1] != asked[1][1]
+    assert [n for n, _ in calls] == [3, 2]
+    assert calls[0][1] != calls[1][1]
     assert answer.notes == ()
 
 
 def test_then_the_parent_fills_up_and_the_notes_say_so() -> None:
-    mutator, asked = scripted(["A"], [])
+    mutator, calls = scripted(["A"], [])
     answer = mutator.invoke(THREE)
     assert instructions(answer) == ["A", ASKED, ASKED]
-    assert [n for n, _ in asked] == [3, 2]
+    assert [n for n, _ in calls] == [3, 2]
     assert answer.notes == ("the parent fills 2 of 3 places",)
 
 
@@ -84,7 +84,7 @@ def test_refused_and_blank_mutations_are_replaced_and_noted() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (["A"] * 4, r"the mutator was asked for 3 instructions and returned 4"),
+        (["A"] * 4, r"the mutator was called for 3 instructions and returned 4"),
         ("ABC", r"mutate must return a list of texts, not 'ABC'"),
         (None, r"mutate must return a list of texts, not None"),
         (["A", None], r"mutate must return a list of texts, not \['A', None\]"),
@@ -141,7 +141,7 @@ class Writer:
         return [Continuation(self.replies.pop(0), new_tokens=5, prefilled_tokens=7) for _ in rows]
 
 
-def test_the_policy_is_asked_once_for_a_list() -> None:
+def test_the_policy_is_called_once_for_a_list() -> None:
     policy = Writer("1. Explain A\n2. Explain B\n3. Explain C\n4. Explain D")
     answer = PolicyMutator(policy=policy).invoke(THREE)
     assert instructions(answer) == ["Explain A", "Explain B", "Explain C"]
@@ -152,7 +152,7 @@ def test_the_policy_is_asked_once_for_a_list() -> None:
     assert row.max_tokens == 512
 
 
-def test_the_policy_is_asked_for_one_rewording_at_a_time() -> None:
+def test_the_policy_is_called_for_one_rewording_at_a_time() -> None:
     policy = Writer("Explain A", "Explain B", "Explain C")
     answer = PolicyMutator(policy=policy, prompt=MutationPrompt("{instruction}")).invoke(THREE)
     assert instructions(answer) == ["Explain A", "Explain B", "Explain C"]
@@ -160,7 +160,7 @@ def test_the_policy_is_asked_for_one_rewording_at_a_time() -> None:
     assert answer.usage.policy_calls == 3
 
 
-def test_a_policy_that_answers_instead_is_refused_and_asked_once_more() -> None:
+def test_a_policy_that_answers_instead_is_refused_and_called_once_more() -> None:
     policy = Writer("1. You need a kettle.\n2. Explain B\n3. First, boil water.", "1. Explain A\n2. Sure, do it.")
     answer = PolicyMutator(policy=policy).invoke(THREE)
     assert instructions(answer) == ["Explain B", "Explain A", ASKED]

@@ -15,7 +15,7 @@ from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.errors import ConfigError, RequestError
 from darwin_align.operators import Capabilities, Continuation, Decoder, Policy, Row, Scorer, WeightedSum, as_scorer
 from darwin_align.operators.coerce import as_policy
-from darwin_align.operators.portal import submits
+from darwin_align.operators.portal import has_own_submit, submits
 from darwin_align.pocket import policy_path
 from tests.core.kit import ASKED, reword
 
@@ -40,7 +40,7 @@ class Async(Plain):
         return super().generate(rows)
 
 
-def test_a_policy_must_say_how_rows_are_continued() -> None:
+def test_a_policy_needs_generate() -> None:
     class Mute(Policy):
         pass
 
@@ -52,7 +52,7 @@ def test_a_policy_must_say_how_rows_are_continued() -> None:
 def test_everything_else_has_a_default(policy: Policy) -> None:
     assert policy.capabilities == Capabilities()
     assert (policy.refusal(ROW.request, 5), policy.context_length) == (None, None)
-    assert (policy.has_own_submit, policy.has_own_refusal) == (False, False)
+    assert (has_own_submit(policy), policy.has_own_refusal) == (False, False)
     policy.release("s")
     assert [one.text for one in policy.submit([ROW]).result()] == ["x"]
     assert search(policy=policy).invoke(ASKED, **SMALL).text == "x"
@@ -115,14 +115,14 @@ def test_an_objects_attributes_are_its_capabilities() -> None:
     assert as_policy(policy) is policy
 
 
-def test_tool_syntax_is_not_looked_up_where_it_might_take_a_servers_answer() -> None:
+def test_tool_syntax_is_not_read_where_it_might_need_a_request() -> None:
     class Asks:
         def generate(self, rows: Any) -> Any:
             return Plain().generate(rows)
 
         @property
         def tool_syntax(self) -> Any:
-            raise AssertionError("asked")
+            raise AssertionError("read")
 
     assert as_policy(Asks()).capabilities.reads_tool_calls
 
@@ -132,7 +132,7 @@ def test_a_refusal_names_what_was_given() -> None:
         pass
 
     for given in (Mine(generate=Plain().generate), Plain()):
-        with pytest.raises(ConfigError, match=rf"which .*{type(given).__name__}.* does not tell"):
+        with pytest.raises(ConfigError, match=rf"which .*{type(given).__name__}.* does not rank"):
             search(policy=given).invoke(ASKED, **{**SMALL, "replacement_period": 1}, decoding="candidates")
 
 
@@ -171,7 +171,7 @@ class Trial(Scorer):
 
 def test_a_scorers_defaults() -> None:
     scorer = ScriptedScorer()
-    assert (scorer.needs_trial, scorer.has_own_submit, scorer.components, scorer.resources) == (False, False, (), ())
+    assert (scorer.needs_trial, has_own_submit(scorer), scorer.components, scorer.resources) == (False, False, (), ())
     assert scorer.submit(ROW.request, [Response(text="good good")]).result() == [2.0]
     scorer.release("s")
     asyncio.run(scorer.try_out(ROW.request))

@@ -1,4 +1,4 @@
-"""Reading lists and delimiting what users wrote."""
+"""Reading lists and delimiting users' texts."""
 
 import re
 from time import process_time
@@ -51,7 +51,7 @@ WORDS = st.text(alphabet="abcdefg ?,äß茶", min_size=1).map(str.strip).filter(
 
 
 @given(st.lists(WORDS, min_size=1, max_size=6), st.sampled_from(["{i}. {x}", "{i}) {x}", "- {x}", "* {x}"]))
-def test_what_is_written_as_a_list_is_read_as_that_list(items: list[str], style: str) -> None:
+def test_a_list_in_any_style_is_read_as_that_list(items: list[str], style: str) -> None:
     assert parse_list("\n".join(style.format(i=i + 1, x=x) for i, x in enumerate(items))) == items
 
 

@@ -177,15 +177,15 @@ def test_functions_with_more_arguments_than_they_need_are_taken() -> None:
         (
             "scorer",
             "Rate {answer} to {question}.",
-            r"wants \{answer\}, \{question\}, .*\{instruction\}, \{resp",
+            r"requires \{answer\}, \{question\}, .*\{instruction\}, \{resp",
         ),
-        ("scorer", "Rate {reponse} to {instruction}.", r"the scoring chain's prompt wants \{reponse\}"),
+        ("scorer", "Rate {reponse} to {instruction}.", r"the scoring chain's prompt requires \{reponse\}"),
         (
             "mutator",
             "Reword {text}.",
-            r"the rewording chain's prompt wants \{text\}, .*\{instruction\}, \{n\}",
+            r"the rewording chain's prompt requires \{text\}, .*\{instruction\}, \{n\}",
         ),
-        ("mutator", "Reword {instruction} as {response}.", r"wants \{response\}, which it is not given"),
+        ("mutator", "Reword {instruction} as {response}.", r"requires \{response\}, which it is not given"),
     ],
 )
 def test_a_misnamed_prompt_variable_is_refused_at_construction(role: str, prompt: str, message: str) -> None:
@@ -211,14 +211,14 @@ def test_variables_that_are_filled_otherwise_are_taken() -> None:
 
 
 class Counting(Babbler):
-    """A policy that says whether it was asked."""
+    """A policy that counts its calls."""
 
     def __init__(self) -> None:
         super().__init__(0.1)
-        self.asked = 0
+        self.calls = 0
 
     def generate(self, rows: Any) -> Any:
-        self.asked += 1
+        self.calls += 1
         return super().generate(rows)
 
 
@@ -226,14 +226,14 @@ class Judge(BaseChatModel):
     """Says the same of everything, and that it took 10 tokens."""
 
     says: str = "3"
-    asked: list[str] = Field(default_factory=list)
+    calls: list[str] = Field(default_factory=list)
 
     @property
     def _llm_type(self) -> str:
         return "judge"
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        self.asked.append(messages[-1].text)
+        self.calls.append(messages[-1].text)
         usage = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10}
         message = AIMessage(self.says, usage_metadata=usage)  # type: ignore[arg-type]
         return ChatResult(generations=[ChatGeneration(message=message)])
@@ -260,20 +260,20 @@ def test_a_judge_that_talks_is_found_before_anything_is_decoded(form: str, how: 
     scorer = JUDGES[form](Judge(says="A lovely answer."))
     with pytest.raises((ScoreReplyError, EndpointServerError), match=r"A lovely answer\."):
         drive(search(scorer=scorer, policy=policy, mutator=mutate), how)
-    assert (policy.asked, mutated) == (0, [])
+    assert (policy.calls, mutated) == (0, [])
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 @pytest.mark.parametrize("form", JUDGES)
 def test_a_good_judge_is_tried_once_and_its_tokens_count(form: str, how: str) -> None:
-    model = Judge(says="Score: 3" if form == "judge" else "3", asked=[])
+    model = Judge(says="Score: 3" if form == "judge" else "3", calls=[])
     made = search(scorer=JUDGES[form](model))
     first = drive(made, how)
-    assert "Yes." in model.asked[0]
-    assert first.usage.reward_tokens == 10 * len(model.asked)
-    before = len(model.asked)
+    assert "Yes." in model.calls[0]
+    assert first.usage.reward_tokens == 10 * len(model.calls)
+    before = len(model.calls)
     second = drive(made, how)
-    assert second.usage.reward_tokens == 10 * (len(model.asked) - before) == first.usage.reward_tokens - 10
+    assert second.usage.reward_tokens == 10 * (len(model.calls) - before) == first.usage.reward_tokens - 10
     assert (second.text, second.reward) == (first.text, first.reward)
     assert made.invoke(ASKED, **SMALL, replay=first.events).usage == first.usage
 
@@ -282,7 +282,7 @@ async def test_searches_that_begin_at_once_share_one_trial() -> None:
     model = Judge(says="3")
     made = search(scorer=RATE | model)
     await asyncio.gather(*(made.ainvoke(ASKED, **SMALL) for _ in range(4)))
-    assert sum("Yes." in prompt for prompt in model.asked) == 1
+    assert sum("Yes." in prompt for prompt in model.calls) == 1
 
 
 @pytest.mark.parametrize("kind", ["chain", "judge"])
@@ -292,7 +292,7 @@ def test_the_trial_can_be_left_out(kind: str) -> None:
     policy = Counting()
     with pytest.raises((ScoreReplyError, EndpointServerError)):
         drive(search(scorer=scorer, policy=policy), "invoke")
-    assert policy.asked > 0
+    assert policy.calls > 0
 
 
 def test_a_template_without_tools_is_refused_before_anything_is_reworded() -> None:

@@ -55,9 +55,9 @@ def test_a_scorer_sees_the_original_conversation_and_each_state_once() -> None:
     assert answer.usage == Usage(reward_calls=2)
 
 
-def test_nothing_to_score_is_not_asked() -> None:
+def test_without_responses_the_scorer_is_not_called() -> None:
     def score(request: Request, responses: Sequence[Response]) -> list[float]:
-        raise AssertionError("asked")
+        raise AssertionError("called")
 
     scorer = FunctionScorer(function=score)
     assert scorer.invoke(decoded(None)) == decoded(None)

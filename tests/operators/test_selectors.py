@@ -190,7 +190,7 @@ def test_an_end_counts_once_it_is_selected(selector: Any) -> None:
     ] * 3
 
 
-def test_an_end_stands_where_nobody_selects_another_state() -> None:
+def test_an_end_stays_where_no_other_state_is_selected() -> None:
     start = population(1.0, 3.0, 2.0)
     answer = NoSelection().invoke(
         start.with_beams({2: start.beams[2].model_copy(update={"pending_finish_reason": "length"})})

@@ -28,7 +28,7 @@ def test_they_raised_rewards_best_first():
     assert pocket_clauses()[0].text in CLAUSES["full"]
 
 
-def test_the_pairs_search_knows_them():
+def test_the_pairs_search_has_them():
     search = pocket_search(SearchConfig.preset("learned_clauses"))
     assert search.config.clauses == pocket_clauses()
     assert pocket_search().invoke("How do I brew green tea?", mutator="clauses", max_tokens=5, seed=1).config.clauses
@@ -46,15 +46,15 @@ def test_clauses_by_hand_win_over_them():
         pocket_search(SearchConfig.preset("learned_clauses"), clauses=())
 
 
-def test_answers_are_written_to_instructions_with_learned_clauses():
-    asked = held_out(1)[0]
-    result = pocket_search(SearchConfig.preset("learned_clauses", mutations=6)).invoke(asked, seed=2)
-    learned, own = {clause.text for clause in pocket_clauses()}, parse(asked)
+def test_instructions_get_learned_clauses():
+    instruction = held_out(1)[0]
+    result = pocket_search(SearchConfig.preset("learned_clauses", mutations=6)).invoke(instruction, seed=2)
+    learned, own = {clause.text for clause in pocket_clauses()}, parse(instruction)
     for beam in result.ranking:
         added = parse(beam.instruction)
         assert added.topic is own.topic
         assert added.clauses[: len(own.clauses)] == own.clauses
         assert {CLAUSES[name][i] for name, i in added.clauses[len(own.clauses) :]} <= learned
-    assert any(beam.instruction != asked for beam in result.ranking)
+    assert any(beam.instruction != instruction for beam in result.ranking)
     assert not any(event.delta.usage.decoded_tokens for event in result.events if event.operator == "mutate")
     assert result.reward > result.first_response.reward

@@ -59,7 +59,7 @@ def test_parts_add_up_to_the_total():
     assert (found.parts["order"], found.parts["skipped"]) == (-0.5, -0.4)
 
 
-def test_the_same_answer_is_worth_more_where_it_was_asked_for():
+def test_the_same_answer_is_worth_more_where_it_was_requested():
     answer = f"{STEPS} Tip: {TEA.tips[0]}"
     assert gold(f"{ASK} Add a useful tip.", answer).total == gold(ASK, answer).total + 1.0
     story = f"{STEPS} {STORY[1]}"

@@ -43,27 +43,27 @@ def test_configs_are_what_servers_need():
 
 def test_policy_answers_its_first_topic(tokenizer):
     policy = _load(transformers.LlamaForCausalLM, policy_path())
-    asked = [{"role": "user", "content": f"How do I {topics()[0].task}?"}]
-    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
+    messages = [{"role": "user", "content": f"How do I {topics()[0].task}?"}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
     out = policy.generate(**prompt, do_sample=False, temperature=None, top_k=None, max_new_tokens=200)
     text = tokenizer.decode(out[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
     assert "tea" in text
     assert out[0, -1] == tokenizer.eos_token_id
 
 
-def test_reward_prefers_the_topic_that_was_asked_for(tokenizer):
+def test_reward_prefers_the_requested_topic(tokenizer):
     reward = _load(transformers.LlamaForSequenceClassification, reward_path())
     tea, coffee = topics()[:2]
     scores = {}
-    for asked in (tea, coffee):
+    for wanted in (tea, coffee):
         for answered in (tea, coffee):
             turns = [
-                {"role": "user", "content": f"How do I {asked.task}?"},
+                {"role": "user", "content": f"How do I {wanted.task}?"},
                 {"role": "assistant", "content": " ".join(answered.steps)},
             ]
             ids = tokenizer.apply_chat_template(turns, return_tensors="pt")
             with torch.no_grad():
-                scores[asked.task, answered.task] = reward(**ids).logits[0, 0].item()
+                scores[wanted.task, answered.task] = reward(**ids).logits[0, 0].item()
     assert scores[tea.task, tea.task] > scores[tea.task, coffee.task]
     assert scores[coffee.task, coffee.task] > scores[coffee.task, tea.task]
 

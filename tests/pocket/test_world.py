@@ -27,9 +27,9 @@ def test_every_sentence_of_the_topics_is_its_own():
 def test_requests_survive_the_round_trip():
     rng = random.Random(0)
     for _ in range(500):
-        asked = draw(rng)
-        assert parse(asked.text) == asked
-        assert fits(asked.asks)
+        drawn = draw(rng)
+        assert parse(drawn.text) == drawn
+        assert fits(drawn.asks)
 
 
 def test_every_phrasing_and_clause_parses():
@@ -37,8 +37,8 @@ def test_every_phrasing_and_clause_parses():
     for phrasing in range(len(PHRASINGS)):
         for name, wordings in CLAUSES.items():
             for wording in range(len(wordings)):
-                asked = Instruction(topic, phrasing, ((name, wording),))
-                assert parse(asked.text.upper()) == asked
+                drawn = Instruction(topic, phrasing, ((name, wording),))
+                assert parse(drawn.text.upper()) == drawn
 
 
 @pytest.mark.parametrize("text", ["", "   ", "Hello", "How do I fly to the moon?", "How do I boil eggs? Sing it."])

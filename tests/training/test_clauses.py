@@ -30,16 +30,16 @@ def test_a_few_instructions_teach_the_clauses_of_the_world(written):
     assert all(clause.worth == round(clause.worth, 3) > 0 for clause in found)
 
 
-def test_the_file_says_how_it_was_made_and_what_it_cost(written):
-    told = json.loads(written.read_text(encoding="utf-8"))
-    assert told["about"] == "python -m training.clauses: mutate_best_of_n on dev(8), seed 0"
-    assert 8 * 1000 < told["decoded_tokens"] < 8 * 5000
+def test_the_file_records_how_it_was_made_and_its_cost(written):
+    record = json.loads(written.read_text(encoding="utf-8"))
+    assert record["about"] == "python -m training.clauses: mutate_best_of_n on dev(8), seed 0"
+    assert 8 * 1000 < record["decoded_tokens"] < 8 * 5000
 
 
 def test_the_shipped_file_is_of_this_form():
-    told = json.loads(clauses.FILE.read_text(encoding="utf-8"))
-    assert told["about"].startswith("python -m training.clauses: mutate_best_of_n on dev(")
-    assert told["decoded_tokens"] > 0
+    record = json.loads(clauses.FILE.read_text(encoding="utf-8"))
+    assert record["about"].startswith("python -m training.clauses: mutate_best_of_n on dev(")
+    assert record["decoded_tokens"] > 0
     assert read_clauses(clauses.FILE) == pocket_clauses()
 
 

@@ -45,7 +45,7 @@ def test_listed_tools_contain_the_wanted_one_once():
 
 def test_tool_groups_put_the_right_call_first():
     source = groups(random.Random(3))
-    group = next(found for found in source if found.asked is None)
+    group = next(found for found in source if found.instruction is None)
     assert json.loads(group.replies[0].removeprefix("<tool_call>").removesuffix("</tool_call>"))["name"]
     assert group.values[0] == max(group.values)
     assert tool_use.NO_TOOL

@@ -13,15 +13,15 @@ from training.mutations import DRIFT, reword
 
 def _mean_gold(clauses, count=300):
     rng = random.Random(1)
-    asked = [Instruction(rng.choice(topics()), 0, clauses) for _ in range(count)]
-    return fmean(gold(Instruction(one.topic, 0).text, answer(one, rng)).total for one in asked)
+    instructions = [Instruction(rng.choice(topics()), 0, clauses) for _ in range(count)]
+    return fmean(gold(Instruction(one.topic, 0).text, answer(one, rng)).total for one in instructions)
 
 
 def test_the_writer_writes_known_sentences_only():
     rng = random.Random(0)
     for _ in range(200):
-        asked = draw_from(rng, "train")
-        found = gold(asked.text, answer(asked, rng))
+        instruction = draw_from(rng, "train")
+        found = gold(instruction.text, answer(instruction, rng))
         assert found.lines
         assert all(normal(line.text) in known_lines() for line in found.lines)
 
@@ -33,8 +33,8 @@ def test_clauses_move_the_quality():
 
 def test_garbling_is_noticed():
     rng, text = random.Random(2), " ".join(topics()[3].steps)
-    asked = f"How do I {topics()[3].task}?"
-    assert fmean(gold(asked, garble(text, rng)).total for _ in range(20)) < gold(asked, text).total
+    instruction = f"How do I {topics()[3].task}?"
+    assert fmean(gold(instruction, garble(text, rng)).total for _ in range(20)) < gold(instruction, text).total
 
 
 def test_rewordings_keep_the_topic_and_the_training_split():
@@ -50,15 +50,15 @@ def test_rewordings_keep_the_topic_and_the_training_split():
 
 def test_the_annotator_is_kinder_to_wrong_facts_than_gold():
     topic, rng = topics()[0], random.Random(4)
-    asked, text = f"How do I {topic.task}?", topic.wrong[0][1]
-    seen = {round(verdict(asked, text, rng), 2) for _ in range(50)}
+    instruction, text = f"How do I {topic.task}?", topic.wrong[0][1]
+    seen = {round(verdict(instruction, text, rng), 2) for _ in range(50)}
     assert len(seen) == 2
-    assert min(seen) >= gold(asked, text).total
+    assert min(seen) >= gold(instruction, text).total
     assert preference(0.0) == 0.5
     assert preference(3.0) > 0.9
 
 
-def test_twins_are_told_apart_by_the_request_only():
+def test_twins_differ_by_the_request_only():
     rng = random.Random(5)
     one, two, replies = clause_twins(rng, "train")
     assert one.topic is two.topic
@@ -79,5 +79,5 @@ def test_no_held_out_request_is_trained_on():
     for _ in range(500):
         for message in sample(rng)[0]:
             body = message["content"].removeprefix("Rewrite this request.\n<request>\n").removesuffix("\n</request>")
-            asked = parse(body)
-            assert asked is None or asked.split == "train"
+            instruction = parse(body)
+            assert instruction is None or instruction.split == "train"

@@ -182,6 +182,14 @@ class LocalPolicy(SharedModel, Policy):
         """
         return self.template.tool_syntax
 
+    def check_tools(self, request: Request) -> None:
+        """Refuse tools that the chat template cannot show.
+
+        Raises:
+            RequestError: it refuses them.
+        """
+        self.template.check_tools(request)
+
     @property
     def supports_tools(self) -> bool:
         """Whether the chat template shows tools, calls of them and their results to the model."""
