@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from darwin_align.core.errors import ConfigError, EndpointRequestError, EndpointServerError
 
 if TYPE_CHECKING:
-    from darwin_align.backends.endpoint.client import Limits
+    from darwin_align.backends.endpoint.limits import Limits
 
 __all__ = ["ChatJudge", "Said", "add_judge", "filled", "judge_of"]
 

@@ -70,13 +70,13 @@ class LoadedModel:
     def __post_init__(self) -> None:
         self.model.eval()
 
-    def engine(self, most_rows: int, row_memory: int | None, compiled: bool = False) -> Engine:
+    def engine(self, max_rows: int, row_memory: int | None, compiled: bool = False) -> Engine:
         """The one engine with these settings: whoever uses these weights shares it."""
         with _loading:
-            key = (most_rows, row_memory, compiled)
+            key = (max_rows, row_memory, compiled)
             if key not in self.engines:
                 self.engines[key] = Engine(
-                    self.model, device=self.device, most_rows=most_rows, row_memory=row_memory, compiled=compiled
+                    self.model, device=self.device, max_rows=max_rows, row_memory=row_memory, compiled=compiled
                 )
             return self.engines[key]
 

@@ -126,7 +126,7 @@ class PaddedForward:
 
     def decode(self, sequences: Sequence[DecodeSequence], deadline: float | None = None) -> None:
         """Decode every sequence to its end, or until the deadline, which is on the clock of :func:`time.monotonic`."""
-        for batch in self._batches([sequence for sequence in sequences if sequence.wanted > 0]):
+        for batch in self._batches([sequence for sequence in sequences if sequence.remaining > 0]):
             if deadline is None or monotonic() < deadline:
                 self._decode(batch, deadline)
 
@@ -141,7 +141,7 @@ class PaddedForward:
             yield list(group)
 
     def _decode(self, sequences: list[DecodeSequence], deadline: float | None) -> None:
-        steps, device = max(sequence.wanted for sequence in sequences), self._device
+        steps, device = max(sequence.remaining for sequence in sequences), self._device
         batch = _Batch.of([sequence.ids for sequence in sequences], steps, device)
         seeds = seed_keys([sequence.seed for sequence in sequences], device)
         for sequence in sequences:
@@ -153,7 +153,7 @@ class PaddedForward:
             tokens, logprobs = sampler.draw(logits, place_keys(seeds, positions), batch.ids)
             for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
                 sequence.push(token, logprob)
-            going = [i for i, sequence in enumerate(sequences) if sequence.wanted > 0]
+            going = [i for i, sequence in enumerate(sequences) if sequence.remaining > 0]
             if not going or (deadline is not None and monotonic() >= deadline):
                 return
             batch.ids = torch.cat([batch.ids, tokens[:, None]], dim=1)
@@ -193,5 +193,5 @@ class PaddedForward:
 
 
 def _sampler(sequences: Sequence[DecodeSequence], device: torch.device) -> Sampler:
-    guides, ranks = [sequence.guide for sequence in sequences], [sequence.rank for sequence in sequences]
-    return Sampler([sequence.sampling for sequence in sequences], device, guides, ranks)
+    constraints, ranks = [sequence.constraint for sequence in sequences], [sequence.rank for sequence in sequences]
+    return Sampler([sequence.sampling for sequence in sequences], device, constraints, ranks)

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from darwin_align.backends.detokenizer import Detokenizer, first_stop
-from darwin_align.backends.local.constraints import Constraints, RowGuide
+from darwin_align.backends.local.constraints import Constraints, GrammarConstraint
 from darwin_align.backends.local.engine import DecodeSequence, Engine
 from darwin_align.backends.local.heads import check_class
 from darwin_align.backends.local.loading import (
@@ -259,7 +259,7 @@ class LocalPolicy(SharedModel, Policy):
         sequences = [self._sequence(row) for row in rows]
         owners = {row.search_id for row in rows}
         return self.engine.submit(
-            [one for one in sequences if one.wanted > 0],
+            [one for one in sequences if one.remaining > 0],
             lambda: [one.continuation() for one in sequences],
             without_slots=partial(self._padded.decode, deadline=deadline),
             owner=owners.pop() if len(owners) == 1 else "",
@@ -294,8 +294,8 @@ class LocalPolicy(SharedModel, Policy):
             )
         sequence = _Continued(row, prompt, self.context_length, self.eos_ids, self._detokenizer)
         sequence.check_end()
-        if sequence.wanted > 0:
-            sequence.guide = self._constraints.guide(row.request, row.tokens)
+        if sequence.remaining > 0:
+            sequence.constraint = self._constraints.constraint(row.request, row.tokens)
         return sequence
 
 
@@ -308,7 +308,7 @@ class _Continued(DecodeSequence):
     context_length: int
     eos_ids: frozenset[int]
     detokenizer: Detokenizer
-    guide: RowGuide | None = None
+    constraint: GrammarConstraint | None = None
     logprob: float = 0.0
     finish_reason: FinishReason | None = None
 
@@ -318,7 +318,7 @@ class _Continued(DecodeSequence):
         self._limit = min(self._given + self.row.max_tokens, self.context_length)
 
     @property
-    def wanted(self) -> int:
+    def remaining(self) -> int:
         """Tokens that may still be decoded now."""
         return 0 if self.finish_reason is not None else self._limit - len(self.ids)
 
@@ -347,8 +347,8 @@ class _Continued(DecodeSequence):
         self.ids.append(token)
         self.logprob += logprob
         self.check_end()
-        if self.guide is not None and self.finish_reason is None:
-            self.guide.push(token)
+        if self.constraint is not None and self.finish_reason is None:
+            self.constraint.push(token)
 
     def check_end(self) -> None:
         """Note how the answer ended, if it did."""
@@ -371,8 +371,8 @@ class _Continued(DecodeSequence):
         Raises:
             RequestError: the row could not be made to keep its request's format.
         """
-        if self.guide is not None and self.guide.error:
-            raise RequestError(self.guide.error)
+        if self.constraint is not None and self.constraint.error:
+            raise RequestError(self.constraint.error)
         state = self._state
         text = self.detokenizer.text(state, finished=self.finish_reason == "stop")
         unread = self._given - self.reused

@@ -24,8 +24,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from benchmarks.servers.launch import Server, free_port
 from benchmarks.servers.proxy import FaultProxy
 from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, JudgeScorer, client
-from darwin_align.backends.endpoint.client import _KEYS, Endpoint, Limits, Reply, gathered
-from darwin_align.backends.endpoint.faults import Fault, fault_of_answer
+from darwin_align.backends.endpoint.addresses import KEY_VARIABLES
+from darwin_align.backends.endpoint.client import Endpoint, Reply, gather_all
+from darwin_align.backends.endpoint.faults import Fault, fault_of_response
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.core.errors import (
     ConfigError,
     ContextLengthError,
@@ -55,7 +57,7 @@ def post(endpoint: Endpoint) -> Any:
 
 def post_many(endpoint: Endpoint, n: int) -> list[Any]:
     async def ask() -> list[Reply]:
-        return await gathered([endpoint.post(PATH, BODY) for _ in range(n)])
+        return await gather_all([endpoint.post(PATH, BODY) for _ in range(n)])
 
     return [reply.data for reply in call(ask)]
 
@@ -65,16 +67,16 @@ def dead() -> str:
 
 
 def hosts(endpoint: Endpoint) -> list[Any]:
-    assert endpoint._live is not None
-    return endpoint._live.hosts
+    assert endpoint._loop_state is not None
+    return endpoint._loop_state.hosts
 
 
 def at_rest(endpoint: Endpoint) -> bool:
     """Nothing is in flight, and all places are free again."""
-    live = endpoint._live
-    assert live is not None
-    places = live.places._value  # type: ignore[attr-defined]
-    return places == endpoint.limits.concurrency and all(host.in_flight == 0 for host in live.hosts)
+    state = endpoint._loop_state
+    assert state is not None
+    slots = state.slots._value  # type: ignore[attr-defined]
+    return slots == endpoint.limits.concurrency and all(host.in_flight == 0 for host in state.hosts)
 
 
 # -- asking
@@ -341,9 +343,9 @@ def test_the_deadline_holds_for_all_attempts_together() -> None:
 def test_a_failure_that_comes_with_the_deadline_is_told_as_late(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(response: httpx.Response) -> Fault | None:
         sleep(0.5)  # the loop is busy with other work while the deadline passes
-        return fault_of_answer(response)
+        return fault_of_response(response)
 
-    monkeypatch.setattr(client, "fault_of_answer", slow)
+    monkeypatch.setattr(client, "fault_of_response", slow)
     late = pytest.raises(EndpointTimeoutError, match=r"deadline of 0\.4 s \(\d+ attempts, the last .*Unavailable")
     with wire(scripted(AWAY)) as served, late:
         post(Endpoint(served.url, limits=Limits(deadline=0.4, backoff=0)))
@@ -575,7 +577,7 @@ def test_the_breaker_leaves_one_of_two_alone(caplog: pytest.LogCaptureFixture) -
             assert [post(endpoint) for _ in range(20)] == [OK] * 20
         assert counted([ill, well]) == [3, 20]
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"{ill.url} fails and is left alone for a while: ")
+    assert told.startswith(f"{ill.url} keeps failing and gets no requests for a while: ")
 
 
 def test_the_breaker_tries_again_with_one_call() -> None:
@@ -706,7 +708,7 @@ async def test_gathered_ends_with_the_first_error() -> None:
             ended.append("cleaned up")
 
     with pytest.raises(EndpointServerError, match="down"):
-        await gathered([waits(), fails(), waits()])
+        await gather_all([waits(), fails(), waits()])
     assert ended == ["cleaned up"] * 2
 
 
@@ -715,7 +717,7 @@ async def test_gathered_keeps_the_order() -> None:
         await asyncio.sleep(0.01 * (3 - i))
         return i
 
-    assert await gathered([answer(i) for i in range(4)]) == [0, 1, 2, 3]
+    assert await gather_all([answer(i) for i in range(4)]) == [0, 1, 2, 3]
 
 
 # -- keys
@@ -726,7 +728,7 @@ HEADER = "tenant-9b1deb4d-3b7d"
 
 @pytest.fixture(autouse=True)
 def _no_keys_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in {"DARWIN_ALIGN_API_KEY", *_KEYS.values()}:
+    for name in {"DARWIN_ALIGN_API_KEY", *KEY_VARIABLES.values()}:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -768,9 +770,9 @@ def key_of(url: str | list[str]) -> str | None:
     return key.get_secret_value() if key else None
 
 
-@pytest.mark.parametrize("host", _KEYS)
+@pytest.mark.parametrize("host", KEY_VARIABLES)
 def test_a_providers_variable_goes_to_the_provider_alone(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(_KEYS[host], "theirs")
+    monkeypatch.setenv(KEY_VARIABLES[host], "theirs")
     assert key_of(f"https://{host}/v1") == "theirs"
     assert key_of([f"https://{host}/v1", f"https://{host}/beta"]) == "theirs"
     assert key_of(f"http://{host}/v1") is None, "never in clear"

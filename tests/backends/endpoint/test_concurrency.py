@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 from benchmarks.faults import chat_model
 from benchmarks.servers.launch import Server
 from benchmarks.servers.proxy import FaultProxy
-from darwin_align.backends.endpoint.client import Endpoint, Limits, gathered
+from darwin_align.backends.endpoint.client import Endpoint, gather_all
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.operators.portal import acall, call
 from darwin_align.pocket import held_out
 from tests.backends.endpoint.fixtures.wire import ReceivedRequest, wire
@@ -29,7 +30,7 @@ async def echo(asked: ReceivedRequest) -> Response:
 
 async def some(endpoint: Endpoint, who: int, n: int) -> list[Any]:
     """Calls of one searcher; what comes back is what it sent."""
-    replies = await gathered([endpoint.post("/x", {"who": who, "number": i}) for i in range(n)])
+    replies = await gather_all([endpoint.post("/x", {"who": who, "number": i}) for i in range(n)])
     return [reply.data for reply in replies]
 
 
@@ -157,8 +158,8 @@ def test_cancelled_searches_leave_no_request_behind(llama: Server) -> None:
         assert asyncio.run(cancelled())
 
         async def at_rest() -> None:
-            live = endpoint._live
-            while live.places._value != 4 or any(host.in_flight for host in live.hosts):
+            state = endpoint._loop_state
+            while state.slots._value != 4 or any(host.in_flight for host in state.hosts):
                 await asyncio.sleep(0.01)
 
         call(asyncio.wait_for, at_rest(), 10)

@@ -186,15 +186,15 @@ def whole(policy: Any, start: Row, chunk: int) -> Continuation:
 
 
 def masked(writer: Writer, row: Row) -> tuple[int, ...]:
-    """What the writer writes if it is kept to the grammar token by token, by the local policy's guide."""
+    """What the writer writes if it is kept to the grammar token by token, by the local policy's constraint."""
     rules = Constraints(load_tokenizer(policy_path()), chat(), {END})
     state: tuple[int, ...] = ()
     while len(state) < row.max_tokens and END not in state:
-        guide = rules.guide(row.request, state)
-        assert guide is not None
-        words = torch.zeros(guide.words, dtype=torch.int32)
-        guide.fill(words)
-        assert not guide.error
+        constraint = rules.constraint(row.request, state)
+        assert constraint is not None
+        words = torch.zeros(constraint.words, dtype=torch.int32)
+        constraint.fill(words)
+        assert not constraint.error
         bits = words.view(torch.uint8)
         state += (next(token for token in writer(state) if bits[token // 8] >> token % 8 & 1),)
     return state
@@ -424,17 +424,15 @@ def test_what_is_thrown_away_counts_as_decoded():
         asked = posts(served)
     [found] = report.answer
     assert found.finish_reason == "stop"
-    in_vain = [
-        written for state, written in fake.replies[1:] for _ in range(len(written) - shared(state, written, found))
-    ]
+    in_vain = [choice for state, choice in fake.replies[1:] for _ in range(len(choice) - shared(state, choice, found))]
     assert report.usage.decoded_tokens == len(in_vain) > 4
     assert report.usage.policy_calls == 0
     assert found.new_tokens == len(found.tokens)
     assert found.prefilled_tokens == sum(len(body["prompt"]) for body in asked)
 
 
-def shared(state: tuple[int, ...], written: list[int], found: Continuation) -> int:
-    pairs = zip(written, found.tokens[len(state) :], strict=False)
+def shared(state: tuple[int, ...], choice: list[int], found: Continuation) -> int:
+    pairs = zip(choice, found.tokens[len(state) :], strict=False)
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
@@ -444,9 +442,7 @@ def shared(state: tuple[int, ...], written: list[int], found: Continuation) -> i
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_server_that_heeds_nothing_is_found_out(dialect):
     with serving(Fake(saying("no"), dialect, heeds=False)) as served:
-        with pytest.raises(
-            EndpointServerError, match=r"was told \d times which tokens may come next, and wrote others"
-        ):
+        with pytest.raises(EndpointServerError, match=r"was sent the allowed tokens \d times and generated others"):
             generated(policy_of(served), asking(response_format=formed(SCHEMAS["nested"])))
         assert len(posts(served)) < 10
 
@@ -456,7 +452,7 @@ def test_a_call_that_nobody_forces_is_let_go_there():
     with serving(Fake(saying(wrong), heeds=False)) as served:
         report = report_of(policy_of(served), asking(**AUTO, max_tokens=60))
     assert report.answer[0].text == wrong
-    assert any("is not kept to its schema: the server does not heed" in note for note in report.notes)
+    assert any("is not kept to its schema: the server ignores" in note for note in report.notes)
 
 
 def test_a_row_that_takes_too_many_requests_ends_and_loses(monkeypatch):
@@ -548,8 +544,8 @@ GROUNDED = {**AUTO, "grounded": True}
 @pytest.mark.parametrize(
     "asked", [{"response_format": {"type": "json_object"}}, FORCED, GROUNDED], ids=["format", "forced", "grounded"]
 )
-@pytest.mark.parametrize("way", ["text", "prefill"])
-def test_other_ways_say_what_to_change(way, asked):
+@pytest.mark.parametrize("strategy", ["text", "prefill"])
+def test_other_ways_say_what_to_change(strategy, asked):
     def answer(path: str, body: Any) -> Any:
         if body is None:
             return {"data": [{"id": "m", "owned_by": "vllm"}]}
@@ -557,7 +553,7 @@ def test_other_ways_say_what_to_change(way, asked):
         return {"choices": [{"index": 0, "text": text, "message": {"content": text}, "finish_reason": "length"}]}
 
     with serving(answer) as served:
-        policy = EndpointPolicy(served.url, tokenizer=policy_path(), continuation=way, limits=QUICK)
+        policy = EndpointPolicy(served.url, tokenizer=policy_path(), continuation=strategy, limits=QUICK)
         with pytest.raises(
             RequestError, match=r"cannot be enforced on a server .*use one that takes and gives token ids"
         ):

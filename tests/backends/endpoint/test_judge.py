@@ -18,8 +18,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
-from darwin_align.backends.endpoint.client import Limits
 from darwin_align.backends.endpoint.judge import JudgeScorer, Rubric
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import (
     ConfigError,
@@ -235,9 +235,7 @@ def test_then_it_is_an_error_that_shows_the_reply():
     with serving(judged("I like it. " * 60, '{"score": 12}')) as served, pytest.raises(EndpointServerError) as caught:
         call(judge(served, rubric=TEN).score, REQUEST, RESPONSES[:1])
     said = str(caught.value)
-    assert said.startswith(
-        f"the judge on {served.url} gave no score that can be read, twice: the score 12 lies outside"
-    )
+    assert said.startswith(f"the judge on {served.url} twice returned no readable score: the score 12 lies outside")
     assert '{"score": 12}' in said
 
 
@@ -245,7 +243,7 @@ def test_a_judge_that_only_thinks():
     thinking = chat(None, finish="length", reasoning_content="Hmm")
     with (
         serving(lambda path, body: thinking) as served,
-        pytest.raises(EndpointServerError, match="nothing: raise max_tokens"),
+        pytest.raises(EndpointServerError, match="no answer: raise max_tokens"),
     ):
         call(judge(served, model="m").score, REQUEST, RESPONSES[:1])
 
@@ -406,7 +404,7 @@ def test_a_chain_with_structured_output():
 def test_a_langchain_model_is_asked_once_more_too():
     model = FakeListChatModel(responses=["Nice!", "Score: 40"])
     assert call(JudgeScorer(model=model).score, REQUEST, RESPONSES[:1]).answer == [40.0]
-    with pytest.raises(EndpointServerError, match="the judge FakeListChatModel gave no score"):
+    with pytest.raises(EndpointServerError, match="the judge FakeListChatModel twice returned no readable score"):
         call(JudgeScorer(model=FakeListChatModel(responses=["Nice!"])).score, REQUEST, RESPONSES[:1])
 
 

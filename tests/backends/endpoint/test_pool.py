@@ -12,7 +12,8 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from benchmarks.servers.launch import ROOT
-from darwin_align.backends.endpoint.client import Endpoint, Limits, Reply, gathered
+from darwin_align.backends.endpoint.client import Endpoint, Reply, gather_all
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.operators.portal import call
 from tests.backends.endpoint.fixtures.wire import ReceivedRequest, Wire, scripted, wire
 
@@ -21,7 +22,7 @@ OK = {"fine": True}
 
 def ask(endpoint: Endpoint, n: int = 1) -> list[Any]:
     async def all_at_once() -> list[Reply]:
-        return await gathered([endpoint.post("/x", {}) for _ in range(n)])
+        return await gather_all([endpoint.post("/x", {}) for _ in range(n)])
 
     return [reply.data for reply in call(all_at_once)]
 
@@ -81,7 +82,8 @@ def test_a_server_that_restarts_is_met_again() -> None:
 
 BEGIN = """
 import asyncio, gc, logging, os, pickle, signal, sys, threading, time
-from darwin_align.backends.endpoint.client import Endpoint, Limits, gathered
+from darwin_align.backends.endpoint.client import Endpoint, gathered
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.operators.portal import acall, call
 
 # A slow machine is no fault.

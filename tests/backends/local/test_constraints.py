@@ -371,10 +371,12 @@ def test_free_rows_draw_bit_for_bit_the_same_beside_guided_ones(qwen3):
     """The same logits, with and without guided rows in the batch."""
     torch.manual_seed(1)
     logits, keys = torch.randn(8, 450) * 4, place_keys(seed_keys(range(8)), torch.arange(8))
-    guides = [qwen3._sequence(one).guide for one in mixed_rows()[:4]]
+    constraints = [qwen3._sequence(one).constraint for one in mixed_rows()[:4]]
     for sampling in SAMPLINGS:
         tokens, logprobs = Sampler([sampling] * 8).draw(logits, keys)
-        found, found_logprobs = Sampler([sampling] * 8, guides=[*guides, *[None] * 4]).draw(logits.clone(), keys)
+        found, found_logprobs = Sampler([sampling] * 8, constraints=[*constraints, *[None] * 4]).draw(
+            logits.clone(), keys
+        )
         assert found[4:].tolist() == tokens[4:].tolist()
         assert found_logprobs[4:].tolist() == logprobs[4:].tolist()
 
@@ -389,7 +391,7 @@ def test_places_and_memory_for_a_few_rows(folders, qwen3, options):
 @pytest.mark.parametrize("lag", [1, 2])
 def test_when_the_host_looks_at_tokens_late(folders, qwen3, lag):
     late = LocalPolicy.from_pretrained(folders["qwen3"], device="cpu", threads=1, row_memory=10**8 + lag)
-    late.engine._lag = lag
+    late.engine._scheduler.lag = lag
     rows = [*mixed_rows(), *(row(seed=seed, max_tokens=40) for seed in range(5))]
     assert [c.tokens for c in late.generate(rows)] == [c.tokens for c in qwen3.generate(rows)]
 
@@ -441,12 +443,12 @@ def test_a_failing_matcher_is_built_anew(qwen3):
     one = row(response_format=formed(SCHEMAS["nested"]), max_tokens=60)
     [expected] = qwen3.generate([one])
     line = qwen3._sequence(one)
-    guide = line.guide
-    guide._matcher.consume_token(min(qwen3.eos_ids))  # an error, as if a bound were reached
-    assert guide._matcher.is_error()
-    words = torch.zeros(guide.words, dtype=torch.int32)
-    guide.fill(words)
-    assert not guide.error
+    constraint = line.constraint
+    constraint._matcher.consume_token(min(qwen3.eos_ids))  # an error, as if a bound were reached
+    assert constraint._matcher.is_error()
+    words = torch.zeros(constraint.words, dtype=torch.int32)
+    constraint.fill(words)
+    assert not constraint.error
     assert int(words.any())
     [found] = qwen3.generate([one])
     assert found.tokens == expected.tokens
@@ -507,10 +509,10 @@ def test_an_agent_may_call_tools_or_answer_in_its_format(embedded):
 
 def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
     for choice in (None, "auto"):
-        assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice=choice)).guide is not None
-        assert qwen3._sequence(row("Hi", tool_choice=choice)).guide is None
-    assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice="none")).guide is None
-    assert qwen3._sequence(row(response_format={"type": "text"})).guide is None
+        assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice=choice)).constraint is not None
+        assert qwen3._sequence(row("Hi", tool_choice=choice)).constraint is None
+    assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice="none")).constraint is None
+    assert qwen3._sequence(row(response_format={"type": "text"})).constraint is None
     hot, kinds = Sampling(temperature=1.5, top_k=None), set()
     rows = [row("Heat the pot.", seed=seed, tools=TOOLS, sampling=hot, max_tokens=200) for seed in range(24)]
     for found in embedded.generate(rows):
@@ -523,13 +525,13 @@ def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
 
 def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
     odd = [{"type": "function", "function": {"name": "odd", "parameters": {"not": {"type": "string"}}}}]
-    assert embedded._sequence(row("Hi", tools=odd)).guide is None
+    assert embedded._sequence(row("Hi", tools=odd)).constraint is None
     assert "tool calls are not kept to their schemas under tool_choice='auto'" in caplog.text
-    guide = embedded._sequence(row("Hi", tools=TOOLS)).guide
-    guide._filled = lambda words: False
-    words = torch.zeros(guide.words, dtype=torch.int32)
-    guide.fill(words)
-    assert guide.error == ""
+    constraint = embedded._sequence(row("Hi", tools=TOOLS)).constraint
+    constraint._filled = lambda words: False
+    words = torch.zeros(constraint.words, dtype=torch.int32)
+    constraint.fill(words)
+    assert constraint.error == ""
     assert (words == -1).all()
 
 

@@ -18,8 +18,9 @@ from benchmarks.plain import PlainPolicy
 from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.backends.local.engine import Engine, ReadSequence
-from darwin_align.backends.local.engine.engine import QUANTUM
+from darwin_align.backends.local.engine.admission import AdmissionDelay
 from darwin_align.backends.local.engine.forward import SlotForward
+from darwin_align.backends.local.engine.scheduler import QUANTUM
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators import portal
 
@@ -106,8 +107,10 @@ def test_a_cancelled_call_frees_its_rows_before_the_next_step(policy, row, steps
     taken = len(steps)
     assert policy.generate([row("Hi", max_tokens=5)])[0].new_tokens == 5
     assert len(steps) < taken + 20
-    assert policy.engine.slots_in_use == sum(slot.owner is not None for slot in policy.engine._manager.slots)
-    assert not any(slot.owner == "s" for slot in policy.engine._manager.slots)
+    assert policy.engine.slots_in_use == sum(
+        slot.owner is not None for slot in policy.engine._scheduler.store.manager.slots
+    )
+    assert not any(slot.owner == "s" for slot in policy.engine._scheduler.store.manager.slots)
     assert not policy.engine.busy
 
 
@@ -144,7 +147,7 @@ def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_written(policy, r
 
     ids = [5 + i % 300 for i in range(62)]
     expected = read(ids).hidden
-    engine.submit([], engine._manager.clear).result(30)
+    engine.submit([], engine._scheduler.store.manager.clear).result(30)
     writers = [policy._sequence(row("Hi", seed=i, max_tokens=6)) for i in range(8)]
     lines = [*writers[:4], ReadSequence(ids[:60]), *writers[4:]]
     engine.submit(lines, lambda: None, owner="a").result(30)
@@ -187,9 +190,9 @@ def test_memory_stays_within_its_budget(policy, row):
     small = endless(policy._loaded.model, policy._loaded.tokenizer, row_memory=300_000)
     rows = [row(text, seed=seed, max_tokens=30) for text in TEXTS for seed in range(6)]
     assert [c.tokens for c in small.generate(rows)] == [c.tokens for c in policy.generate(rows)]
-    held = sum(t.nbytes for layer in small.engine._forward.cache.layers for t in (layer.keys, layer.values))
+    held = sum(t.nbytes for layer in small.engine._scheduler.forward.cache.layers for t in (layer.keys, layer.values))
     assert 0 < held <= 300_000
-    assert len(small.engine._manager.slots) < len(rows)
+    assert len(small.engine._scheduler.store.manager.slots) < len(rows)
 
 
 def test_one_row_is_served_beyond_the_budget(policy, row):
@@ -237,7 +240,12 @@ def in_use(search: DarwinSearch) -> int:
     engines = (search.policy.engine, search.scorer.reward_model.engine)
     for engine in engines:
         engine.submit([], lambda: None).result(30)  # what was released before is released now
-    return sum(slot.owner not in (None, "") for engine in engines if engine._tried for slot in engine._manager.slots)
+    return sum(
+        slot.owner not in (None, "")
+        for engine in engines
+        if engine._probed
+        for slot in engine._scheduler.store.manager.slots
+    )
 
 
 async def test_the_async_driver_awaits_the_engine_without_a_thread(folders, monkeypatch):
@@ -287,13 +295,13 @@ async def test_a_batch_is_one_batch(folders, how):
     questions, configs = [f"{text} {i}" for text in TEXTS for i in range(4)], None
     engine = model.search.policy.engine
     alone = [model.invoke(question, seed=3).content for question in questions]
-    passes, before = engine._forward.passes, engine._forward.passes
+    passes, before = engine._scheduler.forward.passes, engine._scheduler.forward.passes
     if how == "batch":
         found = await asyncio.to_thread(model.batch, questions, configs, seed=3)
     else:
         found = await model.abatch(questions, configs, seed=3)
     assert [answer.content for answer in found] == alone
-    assert engine._forward.passes - passes < before / 4
+    assert engine._scheduler.forward.passes - passes < before / 4
 
 
 def test_a_batch_keeps_to_max_concurrency(folders):
@@ -366,7 +374,7 @@ def test_only_a_model_on_the_same_cores_is_waited_for_long(policy, row, monkeypa
     monkeypatch.setattr(module, "cores", lambda: 1)
     monkeypatch.setattr(module, "_on_cpu", {policy.engine})
     policy.generate([row(max_tokens=1)])
-    assert policy.engine._admission.share == module.AdmissionDelay.share
+    assert policy.engine._scheduler.admission.share == AdmissionDelay.share
     monkeypatch.setattr(module, "_on_cpu", {policy.engine, object()})
     policy.generate([row(max_tokens=1)])
-    assert policy.engine._admission.share == 1.0
+    assert policy.engine._scheduler.admission.share == 1.0
