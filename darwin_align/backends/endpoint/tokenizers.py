@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from darwin_align.backends.templates import BosFrom, ChatTemplate
+from darwin_align.backends.templates import ChatTemplate
+from darwin_align.backends.text_encoder import BosFrom
 from darwin_align.core.errors import ModelLoadError
 
 __all__ = ["load_template", "load_tokenizer", "may_be_loaded", "tokenizer_length"]

@@ -23,9 +23,9 @@ from tests.backends.endpoint.fixtures.wire import ReceivedRequest, wire
 LIMIT = 7
 
 
-async def echo(asked: ReceivedRequest) -> Response:
+async def echo(received: ReceivedRequest) -> Response:
     await asyncio.sleep(0.01)
-    return JSONResponse(asked.body)
+    return JSONResponse(received.body)
 
 
 async def some(endpoint: Endpoint, who: int, n: int) -> list[Any]:
@@ -57,7 +57,7 @@ def test_the_limit_holds_for_plain_code_loops_and_threads_together() -> None:
         with ThreadPoolExecutor(8) as threads:
             found = list(threads.map(lambda who: plain(who) if who % 2 else loop(who), range(8)))
         assert found == [expected(who, 5) * 5 for who in range(8)]
-        assert (len(served.asked), served.peak) == (200, LIMIT)
+        assert (len(served.received), served.peak) == (200, LIMIT)
         assert endpoint.counts == {"requests": 200, "answers": 200}
 
 
@@ -128,10 +128,10 @@ def test_together_as_one_by_one_and_in_any_loop(llama: Server) -> None:
         model = chat_model(proxy.url, proxy.url, Limits(concurrency=5))
 
         def in_a_loop(n: int) -> list[str]:
-            async def ask() -> list[str]:
+            async def send() -> list[str]:
                 return [answer.text for answer in await model.abatch(questions[:n], seed=1)]
 
-            return asyncio.run(ask())
+            return asyncio.run(send())
 
         with ThreadPoolExecutor(4) as threads:
             found = list(threads.map(in_a_loop, [6, 6, 3, 6]))

@@ -67,7 +67,7 @@ def chunks(policy: Any, start: Row, chunk: int, most: int = 60) -> list[Continua
 
 
 @pytest.mark.parametrize(("strategy", "sizes"), [(strategy, (1, 2, 3, 4, 5, 60)) for strategy in STRATEGIES])
-def test_half_characters_are_held_back_and_nothing_is_lost(chain, strategy, sizes):
+def test_half_characters_are_left_out_and_nothing_is_lost(chain, strategy, sizes):
     one = policy(chain.url, chain.folder, strategy)
     for size in sizes:
         found = chunks(one, row(), size)
@@ -112,13 +112,13 @@ def test_every_chunk_goes_on_however_small_it_is(chain, strategy, dialect, size)
     assert len(set(texts[:-1])) == len(texts) - 1, "a chunk that shows nothing new would be written for ever"
 
 
-def test_tokens_that_were_asked_for_again_are_counted_as_decoded(chain):
+def test_tokens_that_were_requested_again_are_counted_as_decoded(chain):
     with serving(byte_by_byte) as served:
         one = policy(served.url, chain.folder, "text", dialect="openai", model="m")
         report = call(one.generate, [row(text="a", max_tokens=1)])
-        asked = [body["max_tokens"] for body in served.bodies("/v1/completions")]
+        received = [body["max_tokens"] for body in served.bodies("/v1/completions")]
     assert (report.answer[0].text, report.answer[0].new_tokens) == ("a 🍵   ", 1)
-    assert asked[-4:] == [1, 2, 4, 8]
+    assert received[-4:] == [1, 2, 4, 8]
     assert report.usage.decoded_tokens == 1 + 2 + 4 + 8 - 1
 
 
@@ -175,7 +175,7 @@ def test_stop_strings_across_chunks(chain, stop):
         (ByPrefill, " \n", ""),
     ],
 )
-def test_white_space_at_the_end_is_written_again(chain, kind, text, sent):
+def test_white_space_at_the_end_is_decoded_again(chain, kind, text, sent):
     strategy = kind(DIALECTS["llama.cpp"], "m", load_template(chain.folder), 1024, {})
     prompt = strategy.prompt(row(text=text))
     assert (prompt.split("<|assistant|>")[1] if kind is ByText else prompt.prefix) == sent
@@ -198,7 +198,7 @@ def test_an_echo_is_cut_off_once(chain):
 # -- the order of ways, and what is said of it
 
 
-def test_the_ways_are_tried_in_order(chain, caplog):
+def test_the_strategies_are_tried_in_order(chain, caplog):
     without = EndpointPolicy(chain.url, limits=QUICK)
     unknown = EndpointPolicy(chain.url, dialect="openai", tokenizer=chain.folder, limits=QUICK)
     whole = EndpointPolicy(chain.url, tokenizer=chain.folder, limits=QUICK)
@@ -298,7 +298,7 @@ def test_begun_turns_go_with_neither_tools_nor_formats(chain, more):
         generated(policy(chain.url, chain.folder, "prefill"), row(QUESTION.model_copy(update=more)))
 
 
-def test_a_whole_conversation_is_told_as_openai_writes_it(chain):
+def test_a_whole_conversation_is_sent_as_openai_formats_it(chain):
     conversation = (
         Message(role="system", content="Be kind."),
         Message(role="user", content=({"type": "text", "text": "Heat "}, {"type": "text", "text": "it."})),
@@ -319,13 +319,13 @@ def test_a_whole_conversation_is_told_as_openai_writes_it(chain):
 
 def saying(**changes: Any) -> Callable[[str, Any], Any]:
     """A server of chats that answers the trial well, and later as told."""
-    told: list[int] = []
+    calls: list[int] = []
 
     def answer(path: str, body: Any) -> Any:
         if body is None:
             return {"data": [{"id": "m"}]} if path == "/v1/models" else (404, {})
-        told.append(1)
-        later = changes if len(told) > 1 else {}
+        calls.append(1)
+        later = changes if len(calls) > 1 else {}
         message = {"role": "assistant", "content": later.get("content", " four")}
         choice = {"index": 0, "message": message, "finish_reason": later.get("finish", "length")}
         return {"choices": [choice] * later.get("times", 1), "usage": {"completion_tokens": body["max_tokens"]}}

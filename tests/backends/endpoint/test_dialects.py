@@ -39,20 +39,20 @@ PROMPTS = {
 QUESTION = Request.of("How do I brew green tea?", sampling=GREEDY)
 
 
-def asked(strategy: str, sampling: Sampling = ALL, **changes: Any) -> CompletionRequest:
+def completion(strategy: str, sampling: Sampling = ALL, **changes: Any) -> CompletionRequest:
     usual: dict[str, Any] = {"max_tokens": 2, "seeds": (7,), "stop": ("\n", "END")}
     return CompletionRequest("m", (PROMPTS[strategy],), sampling=sampling, **{**usual, **changes})
 
 
-def wire(dialect: Dialect, strategy: str, asked: CompletionRequest) -> tuple[str, dict[str, Any]]:
+def wire(dialect: Dialect, strategy: str, completion: CompletionRequest) -> tuple[str, dict[str, Any]]:
     method = {"ids": dialect.ids_request, "text": dialect.text_request, "prefill": dialect.chat_request}[strategy]
-    path, body = method(asked)
+    path, body = method(completion)
     return path, json.loads(json.dumps(body))
 
 
-def read(dialect: Dialect, strategy: str, data: Any, asked: CompletionRequest) -> list[Choice]:
+def read(dialect: Dialect, strategy: str, data: Any, completion: CompletionRequest) -> list[Choice]:
     method = {"ids": dialect.read_ids, "text": dialect.read_text, "prefill": dialect.read_chat}[strategy]
-    return method(data, asked)
+    return method(data, completion)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_requests_and_answers_as_documented(name):
     about = case(name)
     dialect, strategy = DIALECTS[about["dialect"]], about["strategy"]
     lacking = dict.fromkeys(about.get("lacks", ()))
-    one = asked(strategy, ALL.model_copy(update=lacking))
+    one = completion(strategy, ALL.model_copy(update=lacking))
     path, body = wire(dialect, strategy, one)
     assert (path, body) == (about["path"], about["request"])
     assert violations(body, about["fields"]) == []
@@ -142,7 +142,7 @@ def test_no_setting_leaves_the_documented_range(name, sampling):
     for changes in ({}, {"seeds": ()}, {"stop": tuple("abcdefgh")}, {"stop": ()}, {"n": 3}):
         if "n" in changes and not dialect.several:
             continue
-        _, body = wire(dialect, strategy, asked(strategy, sampling, **changes))
+        _, body = wire(dialect, strategy, completion(strategy, sampling, **changes))
         assert violations(body, about["fields"]) == []
 
 
@@ -167,7 +167,7 @@ def test_violations_are_seen():
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
-def test_what_is_off_is_said_to_be_off(name):
+def test_what_is_off_is_sent_as_off(name):
     dialect = DIALECTS[name]
     sent = dialect.sampling(OFF)
     for ours, (theirs, off) in dialect.sampling_fields.items():
@@ -180,7 +180,7 @@ def test_local_servers_are_not_left_to_defaults_of_their_own():
     for name in ("vllm", "sglang", "llama.cpp"):
         assert DIALECTS[name].sampling(OFF)["min_p"] == 0.0
     for strategy in ("text", "prefill"):
-        _, body = wire(DIALECTS["vllm"], strategy, asked(strategy, OFF))
+        _, body = wire(DIALECTS["vllm"], strategy, completion(strategy, OFF))
         assert body["min_p"] == 0.0
 
 
@@ -211,19 +211,21 @@ def test_a_default_that_a_server_lacks_is_noted_where_answers_begin_and_by_hand_
     assert played.problems == []
 
 
-def test_greedy_is_said_in_the_words_of_each_server():
-    _, tgi = wire(DIALECTS["tgi"], "text", asked("text", GREEDY))
+def test_greedy_is_sent_in_the_fields_of_each_server():
+    _, tgi = wire(DIALECTS["tgi"], "text", completion("text", GREEDY))
     assert tgi["parameters"]["do_sample"] is False
     assert "temperature" not in tgi["parameters"]
-    _, serve = wire(DIALECTS["transformers"], "text", asked("text", GREEDY))
+    _, serve = wire(DIALECTS["transformers"], "text", completion("text", GREEDY))
     assert json.loads(serve["generation_config"]) == {"do_sample": False, "repetition_penalty": 1.0}
     for name in sorted(DIALECTS.keys() - {"tgi", "ollama", "sglang"}):
         strategy = "text" if DIALECTS[name].by_text else "prefill"
-        assert wire(DIALECTS[name], strategy, asked(strategy, GREEDY))[1]["temperature"] == 0.0
+        assert wire(DIALECTS[name], strategy, completion(strategy, GREEDY))[1]["temperature"] == 0.0
 
 
 def test_transformers_serve_takes_most_settings_in_a_generation_config():
-    path, body = wire(DIALECTS["transformers"], "text", asked("text", extra={"generation_config": {"num_beams": 1}}))
+    path, body = wire(
+        DIALECTS["transformers"], "text", completion("text", extra={"generation_config": {"num_beams": 1}})
+    )
     assert path == "/v1/completions"
     assert json.loads(body.pop("generation_config")) == {
         "do_sample": True,
@@ -242,7 +244,7 @@ def test_transformers_serve_takes_most_settings_in_a_generation_config():
 @pytest.mark.parametrize(("name", "at"), [("mistral", "random_seed"), ("vllm", "seed"), ("deepseek", None)])
 def test_seeds_go_by_the_name_of_the_server(name, at):
     strategy = "text" if DIALECTS[name].by_text else "prefill"
-    _, body = wire(DIALECTS[name], strategy, asked(strategy))
+    _, body = wire(DIALECTS[name], strategy, completion(strategy))
     assert [key for key, value in body.items() if value == 7] == [at][: at is not None]
 
 
@@ -255,19 +257,19 @@ def test_rows_of_one_step_go_out_as_the_server_takes_them(play, name):
     seeded, unseeded = policy(name, served.url), policy(name, served.url, seeded=False)
     for one in (seeded, unseeded):
         generated(one, rows[0])
-    told = len(served.asked)
+    before = len(served.received)
     generated(seeded, *rows)
-    bodies = [body for _, body in served.asked[told:]]
+    bodies = [body for _, body in served.received[before:]]
     listed = dialect.lists and strategy != "prefill"
     assert len(bodies) == (1 if listed and dialect.lists_seeded else 5)
     seeds = [seed for body in bodies for seed in _seeds(body)]
     assert len(seeds) == len(set(seeds)) == (5 if dialect.seeds else 0)
-    told = len(served.asked)
+    before = len(served.received)
     generated(seeded, *rows)
-    assert sorted(seed for _, body in served.asked[told:] for seed in _seeds(body)) == sorted(seeds)
-    told = len(served.asked)
+    assert sorted(seed for _, body in served.received[before:] for seed in _seeds(body)) == sorted(seeds)
+    before = len(served.received)
     generated(unseeded, *rows)
-    bodies = [body for _, body in served.asked[told:]]
+    bodies = [body for _, body in served.received[before:]]
     assert len(bodies) == (1 if listed or dialect.several else 5)
     assert [seed for body in bodies for seed in _seeds(body)] == []
     assert played.problems == []
@@ -329,7 +331,7 @@ def test_stop_strings_beyond_the_most_that_a_server_takes_are_found(play, name):
 def test_the_last_stop_string_that_fits_is_sent():
     for name, dialect in DIALECTS.items():
         strategy = "text" if dialect.by_text else "prefill"
-        _, body = wire(dialect, strategy, asked(strategy, stop=tuple("abcdefghijklmnopqrstuvwxyz")))
+        _, body = wire(dialect, strategy, completion(strategy, stop=tuple("abcdefghijklmnopqrstuvwxyz")))
         [sent] = _values(body, "stop")
         assert len(sent) == min(26, dialect.max_stop_strings), name
 
@@ -357,9 +359,9 @@ def test_numbers_come_from_the_server(play, name):
 def test_extra_fields_reach_every_request_and_join_what_is_sent_anyway(play):
     served, played = play("ollama_text")
     one = policy("ollama_text", served.url, extra_body={"keep_alive": "1h", "options": {"num_ctx": 8192}})
-    told = len(served.bodies("/api/generate"))
+    before = len(served.bodies("/api/generate"))
     generated(one, row(max_tokens=3))
-    sent = served.bodies("/api/generate")[told:]
+    sent = served.bodies("/api/generate")[before:]
     assert len(sent) == 2  # the trial, and the row
     for body in sent:
         assert body["keep_alive"] == "1h"
@@ -380,9 +382,9 @@ def test_extra_fields_reach_every_request_and_join_what_is_sent_anyway(play):
 
 
 def test_extra_fields_may_overrule_what_is_no_setting_of_the_search():
-    _, body = wire(DIALECTS["vllm"], "text", asked("text", extra={"min_p": 0.1, "add_special_tokens": True}))
+    _, body = wire(DIALECTS["vllm"], "text", completion("text", extra={"min_p": 0.1, "add_special_tokens": True}))
     assert (body["min_p"], body["add_special_tokens"]) == (0.1, True)
-    _, body = wire(DIALECTS["llama.cpp"], "text", asked("text", extra={"min_p": 0.1}))
+    _, body = wire(DIALECTS["llama.cpp"], "text", completion("text", extra={"min_p": 0.1}))
     assert body["min_p"] == 0.1
     assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "d": {"e": 5}}) == {
         "a": {"b": 4, "c": 2},
@@ -420,7 +422,7 @@ CHOICE = {"index": 0, "text": "a", "finish_reason": "stop"}
 )
 def test_another_shape_is_refused(name, strategy, data, match):
     with pytest.raises(EndpointServerError, match=match):
-        read(DIALECTS[name], strategy, data, asked(strategy))
+        read(DIALECTS[name], strategy, data, completion(strategy))
 
 
 @pytest.mark.parametrize(
@@ -436,7 +438,7 @@ def test_a_thought_without_an_answer_is_refused_with_advice(message):
     data = {"message": message, "choices": [{"message": message, "finish_reason": "length"}]}
     for name in ("openai", "ollama"):
         with pytest.raises(EndpointServerError, match=r"thinks before it answers.*turn thinking off.*extra_body"):
-            read(DIALECTS[name], "prefill", data, asked("prefill"))
+            read(DIALECTS[name], "prefill", data, completion("prefill"))
 
 
 def test_content_in_pieces_is_joined():
@@ -446,17 +448,17 @@ def test_content_in_pieces_is_joined():
         {"type": "text", "text": "it"},
     ]
     data = {"choices": [{"message": {"content": pieces}, "finish_reason": "stop"}]}
-    [choice] = read(DIALECTS["mistral"], "prefill", data, asked("prefill"))
+    [choice] = read(DIALECTS["mistral"], "prefill", data, completion("prefill"))
     assert choice.text == "Heat it"
 
 
-def test_choices_are_put_in_order_and_a_request_of_several_says_nothing_of_one():
+def test_choices_are_put_in_order_and_a_request_of_several_is_no_evidence_of_one():
     data = {
         "choices": [{**CHOICE, "index": 1, "text": "b"}, {**CHOICE, "index": 0, "text": "a"}],
         "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}},
     }
-    of_one = read(DIALECTS["vllm"], "text", data, asked("text", n=2))
+    of_one = read(DIALECTS["vllm"], "text", data, completion("text", n=2))
     assert [choice.text for choice in of_one] == ["a", "b"]
     assert {(w.new_tokens, w.prompt_tokens, w.cached_tokens) for w in of_one} == {(None, 9, 8)}
-    of_two = read(DIALECTS["vllm"], "text", data, replace(asked("text"), prompts=("x", "y")))
+    of_two = read(DIALECTS["vllm"], "text", data, replace(completion("text"), prompts=("x", "y")))
     assert {(w.new_tokens, w.prompt_tokens, w.cached_tokens) for w in of_two} == {(None, None, 0)}

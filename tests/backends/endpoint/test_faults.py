@@ -144,7 +144,7 @@ def test_retry_after_as_a_date(ahead: int, least: float, most: float) -> None:
 @pytest.mark.parametrize(
     "date", ["Wed, 21 Oct 2099", "Wed, 99 Oct 2099 07:28:00 GMT", "Wed, 21 Oct 2099 07:28:00 -0000", "2099-10-21"]
 )
-def test_a_date_that_is_none_asks_for_nothing(date: str) -> None:
+def test_a_date_that_is_none_means_no_wait(date: str) -> None:
     fault = fault_of_response(answer(429, retry_after=date))
     assert fault is not None
     assert fault.retry_after == 0.0
@@ -304,7 +304,7 @@ def test_exception(error: Exception, kind: str, becomes: type[EndpointError]) ->
 @pytest.mark.parametrize(
     ("number", "hopeless"), [(socket.EAI_NONAME, True), (socket.EAI_FAIL, True), (socket.EAI_AGAIN, False)]
 )
-def test_a_name_that_nobody_knows_is_hopeless_whatever_the_system_calls_it(number: int, hopeless: bool) -> None:
+def test_a_name_that_does_not_resolve_is_permanent_whatever_the_system_calls_it(number: int, hopeless: bool) -> None:
     try:
         try:
             raise socket.gaierror(number, "Der Name oder der Dienst ist nicht bekannt")

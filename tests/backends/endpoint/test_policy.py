@@ -50,7 +50,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointPolicy]:
 @pytest.fixture
 def counted(policy: EndpointPolicy) -> Iterator[Any]:
     """Count the requests since the last look."""
-    generated(policy, row())  # what the server is was asked already
+    generated(policy, row())  # the server is identified already
     last = [policy.endpoint.counts["requests"]]
 
     def since() -> int:
@@ -319,11 +319,11 @@ def test_any_thread_and_any_loop(chain):
     rows = [row(sampling=WILD, seed=i) for i in range(6)]
     expected = choice(chain, *rows)
 
-    async def asked() -> list[tuple[Any, ...]]:
+    async def received() -> list[tuple[Any, ...]]:
         report = await chain.generate(rows)
         return [(c.text, c.tokens, c.new_tokens, c.finish_reason) for c in report.answer]
 
-    assert [asyncio.run(asked()) for _ in range(2)] == [expected] * 2
+    assert [asyncio.run(received()) for _ in range(2)] == [expected] * 2
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda one: choice(chain, one)[0], rows)) == expected
 
@@ -343,13 +343,18 @@ def test_a_cancelled_call_lets_its_requests_go(llama):
 
 
 def test_a_server_that_changes_its_mind_about_ids_is_an_error():
-    told: list[Any] = []
+    bodies: list[Any] = []
 
     def answer(path: str, body: Any) -> Any:
         if body is None:
             return {"data": [{"id": "m", "owned_by": "vllm"}]}
-        told.append(body)
-        choice = {"index": 0, "text": "Here", "finish_reason": "length", "token_ids": [457] if len(told) == 1 else None}
+        bodies.append(body)
+        choice = {
+            "index": 0,
+            "text": "Here",
+            "finish_reason": "length",
+            "token_ids": [457] if len(bodies) == 1 else None,
+        }
         return {"choices": [choice]}
 
     with (

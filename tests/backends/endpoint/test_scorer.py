@@ -253,7 +253,7 @@ def test_tokens_are_counted_here_where_the_server_does_not():
 
 
 def naming(root: str | None, name: str) -> Any:
-    """A server that gives its model these names, and is not asked for rewards by messages."""
+    """A server that gives its model these names, and gets no requests for rewards by messages."""
 
     def answer(path: str, body: Any) -> Any:
         if path == "/v1/models":
@@ -270,7 +270,7 @@ def asked_by_ids(server: Served) -> bool:
     return all("input" in body for body in server.bodies("/classify"))
 
 
-def test_a_hub_id_that_the_server_names_is_tried_as_a_tokenizer_and_said(monkeypatch, caplog):
+def test_a_hub_id_that_the_server_names_is_tried_as_a_tokenizer_and_logged(monkeypatch, caplog):
     given = {"org/reward": tokenizer()}
     monkeypatch.setattr("darwin_align.backends.endpoint.scorer.load_tokenizer", given.__getitem__)
     with serving(naming("org/reward", "org/reward")) as server, caplog.at_level(logging.INFO, "darwin_align"):
@@ -365,7 +365,7 @@ def test_notes_come_once_a_search():
         assert call(knows.score, REQUEST, responses()[:1]).notes == ()
 
 
-def test_a_server_that_adds_special_tokens_is_told_of(tmp_path, caplog):
+def test_a_server_that_adds_special_tokens_is_warned_about(tmp_path, caplog):
     changed = copy.deepcopy(tokenizer())
     changed.add_special_tokens({"bos_token": "<|system|>"})
     from tokenizers import processors
@@ -564,24 +564,24 @@ def test_what_is_no_key_is_not_shown_either(settings):
     assert "12345" not in str(caught.value)
 
 
-def test_an_address_where_nobody_listens():
+def test_an_address_without_a_listener():
     with pytest.raises(EndpointConnectionError, match="no connection"):
         call(EndpointScorer(base_url="http://127.0.0.1:9", limits=LENIENT).score, REQUEST, responses()[:1])
 
 
-def test_too_long_is_said_before_it_is_sent(served):
+def test_too_long_is_reported_before_it_is_sent(served):
     long = Response(text="tea " * 600)
     with pytest.raises(ContextLengthError, match=r"the context of the reward model on http.* is 512"):
         call(scorer(served).score, REQUEST, [long])
     assert served.bodies("/classify") == []
 
 
-def test_too_long_where_the_server_alone_knows():
+def test_too_long_where_the_server_alone_detects_it():
     with serving(tei) as server, pytest.raises(ContextLengthError, match="less than 512 tokens"):
         call(scorer(server, context_length=5000).score, REQUEST, [Response(text="tea " * 600)])
 
 
-def test_too_long_as_vllm_says_it():
+def test_too_long_as_vllm_reports_it():
     recorded = fixture("vllm")["too_long"]
     refusal = wrong(recorded["response"], recorded["status"])
     with serving(refusal) as server, pytest.raises(ContextLengthError, match="maximum context length is 512"):

@@ -175,7 +175,7 @@ def test_a_search_goes_on_by_ids_alone(chained, llama: Server, pocket):
 # -- settings that a server lacks
 
 
-def test_a_default_gives_way_where_a_server_lacks_it_and_a_setting_by_hand_does_not(pocket, llama: Server):
+def test_a_default_is_left_out_where_a_server_lacks_it_and_a_setting_by_hand_does_not(pocket, llama: Server):
     search = remote(pocket, llama.url, dialect="openai")
     result = search.invoke(QUESTION, seed=1, cycles=0)
     assert result.text
@@ -203,10 +203,10 @@ def test_the_chat_model_over_a_remote_policy(pocket, llama: Server):
 
     streamed, answer = asyncio.run(asynchronously())
     assert streamed.strip()
-    told = answer.response_metadata["darwin"]
-    assert told["reward"] >= told["first_reward"]
-    assert told["failure"] is None
-    assert answer.usage_metadata["output_tokens"] == told["usage"]["decoded_tokens"] > 300
+    metadata = answer.response_metadata["darwin"]
+    assert metadata["reward"] >= metadata["first_reward"]
+    assert metadata["failure"] is None
+    assert answer.usage_metadata["output_tokens"] == metadata["usage"]["decoded_tokens"] > 300
     short = model.invoke(QUESTION, stop=["."], seed=3)
     assert short.content
     assert "." not in short.content

@@ -167,7 +167,7 @@ def test_one_of_several_must_be_named(known, match):
 def test_an_unknown_model_on_real_servers(llama: Server, serve: Server):
     with pytest.raises(EndpointNotFoundError, match=r"has no model 'nope': known are .*gguf"):
         call(EndpointPolicy(llama.url, model="nope", tokenizer=policy_path()).generate, [ROW])
-    # transformers serve does not list what it serves, but says so when it is asked for something else.
+    # transformers serve does not list what it serves, but reports it when another one is requested.
     with pytest.raises(ConfigError, match="requested 'nope'"):
         call(EndpointPolicy(serve.url, model="nope", tokenizer=policy_path()).generate, [ROW])
     with pytest.raises(ConfigError, match="does not list its models: give model=…"):
@@ -177,7 +177,7 @@ def test_an_unknown_model_on_real_servers(llama: Server, serve: Server):
 # -- servers that cannot be used
 
 
-def test_a_wrong_key_is_said_to_be_wrong(embedded_gguf):
+def test_a_wrong_key_is_reported_as_wrong(embedded_gguf):
     with llama_server(embedded_gguf, slots=2, api_key="right-key-123") as server:
         for key in ("wrong-key-456", ""):
             with pytest.raises(
@@ -191,7 +191,7 @@ def test_a_wrong_key_is_said_to_be_wrong(embedded_gguf):
         assert "right-key-123" not in repr(right)
 
 
-def test_a_wrong_address_is_said_to_be_wrong():
+def test_a_wrong_address_is_reported_as_wrong():
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(
         EndpointConnectionError, match=f"{url}/v1/models failed.*Is base_url right, and does the server run?"
@@ -219,7 +219,7 @@ def chat_only(path: str, body: Any) -> Any:
     return {"/v1/models": cards({"id": "chatty"})}.get(path, NOT_FOUND)
 
 
-def test_a_server_without_continuation_is_refused_and_all_three_ways_are_named():
+def test_a_server_without_continuation_is_refused_and_all_three_strategies_are_named():
     with serving(chat_only) as served:
         with pytest.raises(ConfigError) as raised:
             call(EndpointPolicy(served.url, tokenizer=policy_path()).generate, [ROW])
@@ -242,7 +242,7 @@ def test_a_server_that_begins_anew_is_no_server_that_continues():
             call(policy.generate, [ROW])
 
 
-def test_the_way_that_was_named_is_the_only_one_tried(llama: Server):
+def test_the_strategy_that_was_named_is_the_only_one_tried(llama: Server):
     with pytest.raises(ConfigError, match="not by token ids: it needs tokenizer=…") as raised:
         call(EndpointPolicy(llama.url, continuation="ids").generate, [ROW])
     assert "beginning of the assistant's turn" not in str(raised.value)

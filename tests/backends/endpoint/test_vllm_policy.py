@@ -143,8 +143,8 @@ def test_greedy_rows_keep_their_formats_as_the_local_ones_do(vllm, local):
     penalised = GREEDY.model_copy(update={"repetition_penalty": 2.0})
     formats = [{"response_format": formed(SCHEMAS[name])} for name in ("nested", "array", "refs", "date", "enum")]
     rows = [
-        Row(Request.of(question, sampling=sampling, **asked), 50, 1)
-        for asked in (*formats, {"tools": TOOLS, "tool_choice": "required"}, {"tools": TOOLS})
+        Row(Request.of(question, sampling=sampling, **fields), 50, 1)
+        for fields in (*formats, {"tools": TOOLS, "tool_choice": "required"}, {"tools": TOOLS})
         for sampling in (GREEDY, penalised)
     ]
     expected = choice(local, *rows)

@@ -183,7 +183,7 @@ def test_ruled_logits(vocabulary, dtype):
 def test_a_call_beside_a_format_keeps_the_probability_that_the_model_gives_it():
     mark, starts = 4, [9, 17]
     logits = torch.randn(3, 40, dtype=torch.float64)
-    logits[:, starts] -= 30.0  # a model that is not asked for JSON hardly ever begins it
+    logits[:, starts] -= 30.0  # a model without a request for JSON hardly ever begins it
     logits[1, mark] = -40.0
     constraints = [Only(mark, *starts, words=2, call_mark=mark)] * 2 + [Only(mark, *starts, words=2)]
     found = masked_logits(logits, constraints).softmax(-1)

@@ -64,8 +64,8 @@ class SlotForward:
     @property
     def position_bytes(self) -> int:
         """Memory of one token's keys and values in all layers."""
-        held = [t for layer in self.cache.layers for t in (layer.keys, layer.values)]
-        return sum(t.element_size() * t.shape[2] * t.shape[3] for t in held)
+        tensors = [t for layer in self.cache.layers for t in (layer.keys, layer.values)]
+        return sum(t.element_size() * t.shape[2] * t.shape[3] for t in tensors)
 
     def compile(self) -> None:
         """Compile steps by ``torch.compile``, on a GPU into CUDA graphs: the first step of each shape is slow."""

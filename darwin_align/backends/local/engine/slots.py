@@ -23,7 +23,7 @@ class Window:
 
     rows: slice | Tensor
     """A range of slots (then their keys are a view), or int64 indices (then they are gathered)."""
-    written: Tensor
+    positions: Tensor
     """int64 (rows * new tokens,): slot * width of the slots + position, for every token of the pass."""
     width: int
     """The most positions that are attended to."""
@@ -31,11 +31,11 @@ class Window:
 
     def on(self, device: torch.device) -> tuple[slice | Tensor, Tensor]:
         """``rows`` and ``written`` on a layer's device."""
-        if self.written.device == device:
-            return self.rows, self.written
+        if self.positions.device == device:
+            return self.rows, self.positions
         if device not in self._elsewhere:
             rows = self.rows.to(device) if isinstance(self.rows, Tensor) else self.rows
-            self._elsewhere[device] = rows, self.written.to(device)
+            self._elsewhere[device] = rows, self.positions.to(device)
         return self._elsewhere[device]
 
 
@@ -63,8 +63,8 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def _write(self, tensor: Tensor, new: Tensor) -> Tensor:
         window = self._cache.window
-        rows, written = window.on(tensor.device)
-        tensor.flatten(0, 1).index_copy_(0, written, new.transpose(1, 2).flatten(0, 1))
+        rows, positions = window.on(tensor.device)
+        tensor.flatten(0, 1).index_copy_(0, positions, new.transpose(1, 2).flatten(0, 1))
         return tensor[rows, : window.width].transpose(1, 2)
 
     def get_seq_length(self) -> int:

@@ -20,7 +20,7 @@ TEXTS = ("How do I brew green tea?", "Hi", "怎样泡一杯绿茶？🍵", "Expl
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler imports what torch deprecates
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_a_compiled_step_writes_the_same(folders, row, name):
+def test_a_compiled_step_decodes_the_same(folders, row, name):
     eager, compiled = (
         LocalPolicy.from_pretrained(folders[name], device="cpu", threads=1, compile=chosen) for chosen in (False, True)
     )

@@ -136,7 +136,7 @@ def test_a_call_that_is_cancelled_while_it_is_read_leaves_then(policy, row, monk
     assert max(written) <= 1, "the round in which it was cancelled is the last"
 
 
-def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_written(policy, row):
+def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_decoded(policy, row):
     """Steps pass over its slot: they write behind it."""
     engine = policy.engine
 
@@ -164,7 +164,7 @@ def test_an_engine_lives_until_it_has_served(policy, row):
     assert future.result(30) == "served"
 
 
-def test_a_failed_pass_fails_its_callers_and_nobody_else(policy, row, monkeypatch):
+def test_a_failed_pass_fails_its_callers_and_no_others(policy, row, monkeypatch):
     expected = policy.generate([row(max_tokens=8)])[0].tokens
     forward = policy._loaded.model.forward
     monkeypatch.setattr(policy._loaded.model, "forward", lambda *a, **k: (_ for _ in ()).throw(MemoryError("full")))
@@ -190,8 +190,10 @@ def test_memory_stays_within_its_budget(policy, row):
     small = endless(policy._loaded.model, policy._loaded.tokenizer, row_memory=300_000)
     rows = [row(text, seed=seed, max_tokens=30) for text in TEXTS for seed in range(6)]
     assert [c.tokens for c in small.generate(rows)] == [c.tokens for c in policy.generate(rows)]
-    held = sum(t.nbytes for layer in small.engine._scheduler.forward.cache.layers for t in (layer.keys, layer.values))
-    assert 0 < held <= 300_000
+    used_bytes = sum(
+        t.nbytes for layer in small.engine._scheduler.forward.cache.layers for t in (layer.keys, layer.values)
+    )
+    assert 0 < used_bytes <= 300_000
     assert len(small.engine._scheduler.store.manager.slots) < len(rows)
 
 
@@ -212,7 +214,7 @@ def test_rows_of_other_settings_share_a_step(policy, row):
     assert [c.tokens for c in policy.generate(rows)] == [policy.generate([one])[0].tokens for one in rows]
 
 
-def test_a_model_that_cannot_be_rolled_back_says_so_once(tokenizers, row, caplog):
+def test_a_model_that_cannot_be_rolled_back_is_logged_once(tokenizers, row, caplog):
     torch.manual_seed(0)
     tokenizer = tokenizers["qwen3"]
     made = MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), hidden_size=32, state_size=4, num_hidden_layers=2))
@@ -252,7 +254,7 @@ async def test_the_async_driver_awaits_the_engine_without_a_thread(folders, monk
     search = search_of(folders)
     expected = search.invoke(TEXTS[0], seed=1)
     threads = portal._the_portal().pool
-    monkeypatch.setattr(threads, "submit", lambda *a: pytest.fail("a thread was asked to wait"))
+    monkeypatch.setattr(threads, "submit", lambda *a: pytest.fail("a thread had to wait"))
     decoded = await search._decoder.ainvoke(_population(search))
     scored = await search._scorer.ainvoke(decoded)
     assert all(beam.reward is not None for beam in scored.beams)
@@ -350,7 +352,7 @@ def test_the_thread_goes_with_its_engine(policy, row):
     assert not thread.is_alive()
 
 
-def test_a_long_prompt_is_read_in_parts_and_lets_others_write(policy, row, monkeypatch):
+def test_a_long_prompt_is_read_in_parts_and_lets_others_decode(policy, row, monkeypatch):
     passes: list[int] = []
     read = SlotForward.read
     monkeypatch.setattr(

@@ -80,7 +80,7 @@ def question_of(case: int) -> str:
 
 @pytest.fixture(scope="module")
 def plain_result(folders) -> Callable[[int], SearchResult]:
-    """What the plain way finds in a case, which is asked for by several tests and found once."""
+    """The result of the plain policy in a case, which several tests share."""
     return cache(partial(_plain_result, folders))
 
 
