@@ -297,7 +297,7 @@ class EndpointPolicy(Policy):
 
     @property
     def _strategy(self) -> ContinuationStrategy:
-        """The strategy of the server; the first use has to ask the server."""
+        """The strategy of the server. Blocks: the first use sends requests to the server."""
         return (self._profile or call(self._server_profile)).strategy
 
     async def _server_profile(self) -> ServerProfile:

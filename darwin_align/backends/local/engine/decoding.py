@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +40,7 @@ class StepDecoder:
         self.rows: list[Row] = []
         self._batch: Batch | None = None
         """The rows of the next step. It stays valid as long as the same rows stay in the same slots."""
-        self._pending: deque[tuple[list[Row], Tensor, Tensor, Any]] = deque()
+        self._pending: deque[tuple[list[Row], Tensor, Tensor, torch.cuda.Event | None]] = deque()
 
     @property
     def busy(self) -> bool:

@@ -218,7 +218,7 @@ class Engine:
         left, size = list(job.sequences), self._max_rows
         while left:
             if job.without_slots is None:
-                raise TypeError(f"{type(self._model).__name__} does not work over slots, and nobody serves it without")
+                raise TypeError(f"{type(self._model).__name__} does not work over slots: without_slots=… is needed")
             try:
                 job.without_slots(left[:size])
             except BaseException as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,7 +106,7 @@ class SlotState:
             self._history[here].scatter_(1, at, tokens[:, None])
 
 
-def to_host(places: Tensor | None, tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
+def to_host(places: Tensor | None, tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
     """Drawn tokens and their log-probabilities on the host, and the event of their arrival there.
 
     Args:
