@@ -40,17 +40,13 @@ class StepDecoder:
         self.rows: list[Row] = []
         self._batch: Batch | None = None
         """The rows of the next step. It stays valid as long as the same rows stay in the same slots."""
-        self._pending: deque[tuple[list[Row], Tensor, Tensor, torch.cuda.Event | None]] = deque()
+        self.pending: deque[tuple[list[Row], Tensor, Tensor, torch.cuda.Event | None]] = deque()
+        """The issued steps whose tokens the host has not read: rows, tokens, log-probabilities, arrival on the host."""
 
     @property
     def busy(self) -> bool:
         """Whether there are rows to decode, or tokens that the host has not read."""
-        return bool(self.rows or self._pending)
-
-    @property
-    def has_pending(self) -> bool:
-        """Whether there are tokens that the host has not read."""
-        return bool(self._pending)
+        return bool(self.rows or self.pending)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows that are read take part from the next step on."""
@@ -72,7 +68,7 @@ class StepDecoder:
     def clear(self) -> None:
         """Drop all rows and all tokens that the host has not read."""
         self.rows.clear()
-        self._pending.clear()
+        self.pending.clear()
         self._batch = None
 
     def step(self, lag: int) -> list[Row]:
@@ -102,7 +98,7 @@ class StepDecoder:
         state.advance(slots, tokens, batch.moving)
         forward.count(len(batch.rows))
         batch.width += 1
-        self._pending.append((batch.rows, *to_host(batch.active, tokens, logprobs)))
+        self.pending.append((batch.rows, *to_host(batch.active, tokens, logprobs)))
         for row in batch.rows:
             row.issued += 1
             if not row.steps:
@@ -149,8 +145,8 @@ class StepDecoder:
             The rows that ended, each once.
         """
         ended: dict[Row, None] = {}
-        while len(self._pending) > lag:
-            rows, tokens, logprobs, arrival = self._pending.popleft()
+        while len(self.pending) > lag:
+            rows, tokens, logprobs, arrival = self.pending.popleft()
             if arrival is not None:
                 arrival.synchronize()
             for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):

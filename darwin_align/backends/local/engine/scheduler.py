@@ -68,7 +68,7 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether any row waits or runs."""
-        return bool(self._waiting or self._placed or self._decoder.has_pending)
+        return bool(self._waiting or self._placed or self._decoder.pending)
 
     def start(self, job: Job[Any], *, shares_cores: bool) -> None:
         """Queue the sequences of a job.
