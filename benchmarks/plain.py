@@ -102,7 +102,7 @@ class PlainPolicy:
         """
         lines = [self._policy._sequence(row) for row in rows]
         with self._lock, torch.inference_mode():
-            if open_lines := [line for line in lines if line.wanted > 0]:
+            if open_lines := [line for line in lines if line.remaining > 0]:
                 self._write(open_lines)
         return [line.continuation() for line in lines]
 
@@ -119,7 +119,7 @@ class GeneratePolicy(PlainPolicy):
     def _write(self, lines: Sequence[Any]) -> None:
         alike: dict[tuple[Sampling, int], list[Any]] = {}
         for line in lines:
-            alike.setdefault((line.sampling, line.wanted), []).append(line)
+            alike.setdefault((line.sampling, line.remaining), []).append(line)
         for (sampling, steps), group in alike.items():
             self._generate(group, sampling, steps)
 
@@ -137,7 +137,7 @@ class GeneratePolicy(PlainPolicy):
         forward.decoded += len(lines) * (len(decoded[0]) - 1)
         for line, tokens in zip(lines, decoded, strict=True):
             for token in tokens:
-                if line.wanted > 0:  # behind a row's end come padding ids
+                if line.remaining > 0:  # behind a row's end come padding ids
                     line.push(token, 0.0)
 
     def _settings(self, sampling: Sampling, steps: int) -> GenerationConfig:

@@ -182,7 +182,7 @@ class Pair:
     @property
     def fed(self) -> tuple[int, int]:
         """Positions that policy and reward model were fed by their engines so far."""
-        return tuple(engine._forward.positions for engine in self.engines)
+        return tuple(engine.positions for engine in self.engines)
 
     def search(self, **parts: Any) -> DarwinSearch:
         """The paper's search with N=1, without mutation unless a mutator is given."""
@@ -239,8 +239,8 @@ class Pair:
 def forget(*engines: Any) -> None:
     """Let idle engines forget what they read: no run may profit from the one before."""
     for engine in engines:
-        if engine._forward is not None:
-            engine._manager.clear()
+        if engine._scheduler is not None:
+            engine._scheduler.store.manager.clear()
     gc.collect()
 
 
@@ -608,7 +608,7 @@ def decode_step(pair: Pair, rows: int, length: int, bandwidth: float) -> Json:
     read = sum(w.numel() * w.element_size() for w in model.parameters())
     # An embedding is looked up, not read.
     read -= model.get_input_embeddings().weight.numel() * model.get_input_embeddings().weight.element_size()
-    cached = rows * (PROMPT_TOKENS + length // 2 + 2 * steps) * pair.policy.engine._forward.position_bytes
+    cached = rows * (PROMPT_TOKENS + length // 2 + 2 * steps) * pair.policy.engine._scheduler.forward.position_bytes
     floor = (read + cached) / bandwidth
     return {"rows": rows, "step": step, "bandwidth": bandwidth, "floor": floor, "step_over_floor": step / floor}
 

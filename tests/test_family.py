@@ -10,7 +10,7 @@ import torch
 
 from darwin_align import DarwinSearch, Request, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
-from darwin_align.backends.local.sampling import Guide, Sampler, place_keys, seed_keys
+from darwin_align.backends.local.sampling import RowConstraint, Sampler, place_keys, seed_keys
 from darwin_align.core import PRESETS, Sampling
 from darwin_align.operators import Row
 from darwin_align.pocket import policy_path, reward_path
@@ -82,8 +82,8 @@ class Only:
 
 def test_of_forbidden_tokens_none_is_ever_ranked() -> None:
     logits = torch.arange(60.0).flip(0).repeat(4, 1)
-    only: list[Guide | None] = [Only(), Only(), Only(), None]
-    sampler = Sampler([Sampling()] * 4, guides=only, ranks=[0, 1, 7, 2])
+    only: list[RowConstraint | None] = [Only(), Only(), Only(), None]
+    sampler = Sampler([Sampling()] * 4, constraints=only, ranks=[0, 1, 7, 2])
     keys = place_keys(seed_keys([1, 2, 3, 4]), torch.zeros(4, dtype=torch.int64))
     tokens, logprobs = sampler.draw(logits, keys)
     assert tokens.tolist() == [5, 9, 9, 2]

@@ -1,4 +1,4 @@
-"""How known families of reward models want to be read. A family is recognised by its name; ``recipe=…`` overrules."""
+"""Recipes: the inputs of known families of reward models, recognised by name; ``recipe=…`` overrides that."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from darwin_align.backends.templates import BosFrom
+from darwin_align.backends.text_encoder import BosFrom
 from darwin_align.core.errors import ConfigError
 
 __all__ = ["RECIPES", "Recipe", "recipe_for", "recipe_named"]

@@ -1,4 +1,4 @@
-"""What of a request takes long: texts that cannot fit, and what is not prepared on an event loop's thread."""
+"""Bounds on requests: texts that cannot fit, and work that must not run on an event loop's thread."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def characters_per_token(tokenizer: Any) -> float:
 
 
 def check_fits(texts: Iterable[str], per_token: float, context_length: int, role: str = "model") -> None:
-    """Refuse texts that cannot fit into a model's context before anybody tokenises them, which takes long.
+    """Refuse texts that cannot fit into a model's context before they are tokenised, which takes long.
 
     Args:
         texts: that are read one behind the other.
-        per_token: what :func:`characters_per_token` gives.
+        per_token: the result of :func:`characters_per_token`.
         context_length: in tokens.
-        role: what the message calls the model.
+        role: the model's role in the message.
 
     Raises:
         ContextLengthError: they have more characters than so many tokens can stand for.

@@ -1,4 +1,4 @@
-"""Tiny exact fakes: a policy and a scorer whose every answer follows from their arguments. For tests and docs."""
+"""Small exact fakes for tests and docs: a policy and a scorer whose results follow from their arguments alone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["ScriptedPolicy", "ScriptedScorer"]
 class ScriptedPolicy(Policy):
     """A policy over a vocabulary of words: one word is one token, drawn by the row's seed and position.
 
-    It answers a prompt found in ``replies`` with that text instead, word by word. Token 0 ends the answer; it is drawn
+    A prompt in ``replies`` gets that text instead, word by word. Token 0 ends the answer; it is drawn
     once ``length`` words are out. ``odds`` say how likely each word is, relative to the others; all are equal without.
-    Asked for a rank, it writes that word, of equally likely ones the earlier, and tells its log-probability.
+    For a row with a rank it decodes the word of that rank, of equals the earlier one, with its log-probability.
 
     >>> policy = ScriptedPolicy(["red", "green", "blue"], length=3)
     >>> row = Row(request=Request.of("Hi"), max_tokens=9, seed=1)

@@ -1,4 +1,4 @@
-"""The one place that renders chat templates, for the policy's prompts and for what a reward model reads."""
+"""Renders chat templates: the policy's prompts, and the inputs of reward models."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from darwin_align.backends.detokenizer import Detokenizer
-from darwin_align.backends.turns import Chat, Shape, marked, shapes, to_chat, with_tool_turns_as_text
+from darwin_align.backends.text_encoder import BosFrom, TextEncoder
+from darwin_align.backends.turns import Chat, Shape, marked, shapes, to_chat, tool_turns, with_tool_turns_as_text
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
 from darwin_align.formats.call_template import shared_length
 from darwin_align.formats.tool_syntax import ToolSyntax
 
-__all__ = ["BosFrom", "ChatTemplate", "Frame", "Turn", "to_chat"]
+__all__ = ["ChatTemplate", "Frame", "Turn", "to_chat"]
 
 logger = logging.getLogger(__name__)
 
 Turn = Literal["closed", "open"]
-BosFrom = Literal["template", "tokenizer"]
 Role = Literal["policy", "reward model"]
 
-# Letters only: no template trims it, no tokenizer knows it, nobody writes it.
+# Letters only: no template trims it, no tokenizer has it as a token, and no conversation contains it.
 _MARK = "QzDarwinAlignMarkZq"
 _UNSEEN = "the reward model's chat template takes no tools: it judges answers without seeing them"
 _OPEN_THOUGHTS = re.compile(r"(<\|?(?:think|thinking|thought|reasoning)\|?>|\[THINK\])\s*$", re.IGNORECASE)
@@ -36,7 +36,7 @@ _OPEN_THOUGHTS = re.compile(r"(<\|?(?:think|thinking|thought|reasoning)\|?>|\[TH
 
 @dataclass(frozen=True)
 class Frame:
-    """What a template writes around the assistant's last turn."""
+    """The text that a template renders around the assistant's last turn."""
 
     before: str
     after: str
@@ -44,7 +44,7 @@ class Frame:
     def around(self, answer: str) -> Frame:
         """The frame of this answer."""
         if self.before.endswith(" ") and answer.startswith(" "):
-            # A template that puts a space before answers: a policy that was trained on it writes that space itself.
+            # The template puts a space before answers, and a policy that was trained on it generates that space itself.
             return replace(self, before=self.before[:-1])
         return self
 
@@ -52,12 +52,12 @@ class Frame:
 class ChatTemplate:
     """A tokenizer's chat template: renders requests to token ids and frames answers for a reward model.
 
-    What a template can do is found out by rendering a marker and looking for it, not by the model's name.
+    The abilities of a template are probed by rendering a marker and searching for it; the model's name does not matter.
 
     Args:
         tokenizer: a transformers tokenizer.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
-        name: what error messages call the model.
+        name: the model's name in messages.
         role: whose template it is. A policy's refuses tool calls and results that it does not render; for a reward
             model they are folded into the neighbouring turns as text.
         bos: "template" tokenises the rendered text as it is, like ``apply_chat_template``; "tokenizer" takes a leading
@@ -77,18 +77,15 @@ class ChatTemplate:
         bos: BosFrom = "template",
     ) -> None:
         self._tokenizer = tokenizer
-        self._name, self._role = name, role
+        self._role: Role = role
         self._source = chat_template.read_text("utf-8") if isinstance(chat_template, Path) else chat_template
-        self._bos = bos
         if not (self._source or tokenizer.chat_template):
             raise ModelLoadError(
                 f"the tokenizer of {name} has no chat template, as is usual for base models: use an instruction-tuned "
                 "model, or give chat_template=… (Jinja source, or a Path to a file with it) that renders `messages` in "
                 "the form that the model was trained on"
             )
-        # Rendering is quick; tokenising a long conversation again for every chunk is not.
-        self._encode: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=256)(self._encoded)
-        self._pieces: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=256)(self._bare)
+        self._encoder = TextEncoder(tokenizer, bos, name)
         self._shows: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probed)
 
     @property
@@ -101,19 +98,19 @@ class ChatTemplate:
     def prompt_ids(self, request: Request) -> list[int]:
         """Token ids of the conversation up to where the assistant's answer begins.
 
-        Whoever lets a model go on from there sees to the request's ``response_format`` and ``tool_choice``.
+        The caller is responsible for the request's ``response_format`` and ``tool_choice``.
 
         Raises:
             RequestError: the template refuses the conversation, or does not show tools.
         """
-        return list(self._encode(self.prompt_text(request)))
+        return list(self._encoder.encode_cached(self.prompt_text(request)))
 
     def prompt_text(self, request: Request, *, bos: bool = True) -> str:
         """Text of the conversation up to where the assistant's answer begins: what :meth:`prompt_ids` tokenises.
 
         Args:
             request: the conversation.
-            bos: ``False`` takes a leading BOS off, for whoever tokenises the text with special tokens added.
+            bos: ``False`` removes a leading BOS, for a text that is tokenised with special tokens added.
 
         Raises:
             RequestError: the template refuses the conversation, or does not show tools.
@@ -138,7 +135,7 @@ class ChatTemplate:
 
     def count(self, text: str) -> int:
         """Tokens of a rendered text, or of a piece of an answer."""
-        return len(self._encoded(text))
+        return len(self._encoder.encode(text))
 
     def _tools(self, request: Request) -> list[dict[str, Any]] | None:
         # tool_choice="none" forbids calls: a model that is not shown the tools cannot call them.
@@ -151,7 +148,7 @@ class ChatTemplate:
         return shape.chat
 
     def _shape(self, request: Request) -> Shape:
-        """The conversation in the form that the template takes, and what was done to it."""
+        """The conversation in a form that the template renders, and a note on the changes."""
         chat, notes = to_chat(request.conversation), []
         has_tool_turns = any(turn["role"] == "tool" or turn.get("tool_calls") for turn in chat)
         if has_tool_turns and not self.takes_tool_turns:
@@ -168,7 +165,7 @@ class ChatTemplate:
         return Shape(shape.chat, "; ".join(f"{whose} {note}" for note in notes))
 
     def _fitting(self, chat: Chat) -> Shape:
-        """The least changed form that the template shows whole, else the first that it does not refuse."""
+        """The least changed form that the template renders completely, else the first that it does not refuse."""
         taken: Shape | None = None
         for shape in shapes(chat):
             renders, whole = self._shows(json.dumps(marked(shape.chat)))
@@ -178,7 +175,7 @@ class ChatTemplate:
         return taken or Shape(chat)
 
     def _probed(self, trial: str) -> tuple[bool, bool]:
-        """Whether a marked conversation (as JSON, with its words) is rendered at all, and whether as a whole."""
+        """Whether a marked conversation (JSON, with its markers) is rendered at all, and whether completely."""
         chat, words = json.loads(trial)
         text = self._probe(chat)
         return bool(text), all(word in text for word in words)
@@ -195,34 +192,6 @@ class ChatTemplate:
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"the {self._role}'s chat template refuses this conversation: {error}") from error
         return text
-
-    def _encoded(self, text: str) -> tuple[int, ...]:
-        before, after = self._special
-        return (*before, *self._bare(text), *after)
-
-    def _bare(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text without what the tokenizer adds to it."""
-        if self._bos == "tokenizer":
-            text = text.removeprefix(self._tokenizer.bos_token or "")
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-    @property
-    def _special(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids that go before and behind every text."""
-        return self._added if self._bos == "tokenizer" else ((), ())
-
-    @cached_property
-    def _added(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids that the tokenizer's post-processor puts before and behind a text: BOS, EOS, both or none."""
-        bare, whole = (tuple(self._tokenizer.encode("x", add_special_tokens=added)) for added in (False, True))
-        starts = range(len(whole) - len(bare) + 1)
-        start = next((i for i in starts if whole[i : i + len(bare)] == bare), None)
-        if start is None:
-            raise ModelLoadError(
-                f"the tokenizer of {self._name} changes texts when it adds special tokens ({bare} becomes {whole} for "
-                "'x'): give a chat_template=… that writes them itself, and recipe='generic'"
-            )
-        return whole[:start], whole[start + len(bare) :]
 
     # -- answers, for a reward model
 
@@ -243,13 +212,13 @@ class ChatTemplate:
         chat, tools = self._chat(request), self._shown_tools(request)
         frame = self._frame(chat, tools, turn)
         if frame is None:
-            return [list(self._encoded(self._whole(chat, tools, response.text, turn))) for response in responses]
+            return [list(self._encoder.encode(self._whole(chat, tools, response.text, turn))) for response in responses]
         return [self._framed(frame.around(response.text), response) for response in responses]
 
     def answer_texts(
         self, request: Request, responses: Sequence[Response], turn: Turn, *, special: bool = False
     ) -> list[tuple[str, str]]:
-        """Texts of the conversation and an answer to it, for a reader with this tokenizer at the far end of a wire.
+        """Texts of the conversation and an answer to it, for a server with the same tokenizer.
 
         Joined, they are what :meth:`answer_ids` tokenises where it goes by text.
 
@@ -257,8 +226,8 @@ class ChatTemplate:
             request: the conversation.
             responses: its answers, finished or not.
             turn: "closed" ends the turn as the template ends it, "open" stops behind the answer.
-            special: whether the reader adds the tokenizer's special tokens. Either way it sees them once at most,
-                unless the template writes none, none is wanted, and the reader adds them.
+            special: whether the server adds the tokenizer's special tokens. Either way it reads them once at most,
+                unless the template renders none, none is required, and the server adds them.
 
         Returns:
             For each response the text up to the answer, and the text from there on. A template that shows no frame
@@ -270,24 +239,14 @@ class ChatTemplate:
         chat, tools = self._chat(request), self._shown_tools(request)
         frame = self._frame(chat, tools, turn)
         if frame is None:
-            return [self._for_reader(self._whole(chat, tools, r.text, turn), "", special) for r in responses]
+            return [self._encoder.for_reader(self._whole(chat, tools, r.text, turn), "", special) for r in responses]
         framed = [(frame.around(response.text), response.text) for response in responses]
-        return [self._for_reader(frame.before, text + frame.after, special) for frame, text in framed]
-
-    def _for_reader(self, before: str, after: str, special: bool) -> tuple[str, str]:
-        """Two pieces of a text, such that a reader of both sees the special tokens that :meth:`_encoded` sees."""
-        first, last = ("".join(self._tokenizer.convert_ids_to_tokens(list(ids))) for ids in self._added)
-        if self._bos == "tokenizer":
-            before = before.removeprefix(self._tokenizer.bos_token or "")
-            return (before, after) if special else (first + before, after + last)
-        if not special:
-            return before, after
-        return before.removeprefix(first), after.removesuffix(last)
+        return [self._encoder.for_reader(frame.before, text + frame.after, special) for frame, text in framed]
 
     def _framed(self, frame: Frame, response: Response) -> list[int]:
         if not self.detokenizer.spells(response.tokens, response.text):
-            return list(self._encoded(frame.before + response.text + frame.after))
-        first, last = self._special
+            return list(self._encoder.encode(frame.before + response.text + frame.after))
+        first, last = self._encoder.special
         before, after = self._frame_ids(frame)
         return [*first, *before, *self.detokenizer.without_end(response.tokens), *after, *last]
 
@@ -300,10 +259,10 @@ class ChatTemplate:
 
     def _frame_ids(self, frame: Frame) -> tuple[list[int], list[int]]:
         # Tokenised behind a word, because some tokenizers treat the beginning of a text as the beginning of a word.
-        word = self._pieces(frame.before + "x")
-        whole = self._pieces(frame.before + "x" + frame.after)
-        after = whole[len(word) :] if whole[: len(word)] == word else self._pieces(frame.after)
-        return list(self._pieces(frame.before)), list(after)
+        word = self._encoder.pieces(frame.before + "x")
+        whole = self._encoder.pieces(frame.before + "x" + frame.after)
+        after = whole[len(word) :] if whole[: len(word)] == word else self._encoder.pieces(frame.after)
+        return list(self._encoder.pieces(frame.before)), list(after)
 
     def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, text: str, turn: Turn) -> str:
         if turn == "open":
@@ -311,7 +270,7 @@ class ChatTemplate:
         return self._render([*chat, {"role": "assistant", "content": text}], tools, answer_next=False)
 
     def notes(self, request: Request) -> tuple[str, ...]:
-        """What of a request is read in another form than it has, or not at all, by a reward model.
+        """Notes on the parts of a request that a reward model reads in another form, or not at all.
 
         Raises:
             RequestError: the conversation has no human turn, or a block that is no text.
@@ -326,7 +285,7 @@ class ChatTemplate:
             return None
         return tools
 
-    # -- what the template can do
+    # -- probes of the template
 
     @cached_property
     def takes_system(self) -> bool:
@@ -343,10 +302,10 @@ class ChatTemplate:
 
     @cached_property
     def tool_syntax(self) -> ToolSyntax:
-        """How the model writes tool calls.
+        """The model's format of tool calls.
 
         Raises:
-            RequestError: the template shows no form of a call that is recognised.
+            RequestError: the template shows no format of a call that is recognised.
         """
         tokenizer = self._tokenizer
         ends = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in self.detokenizer.hidden]
@@ -358,11 +317,11 @@ class ChatTemplate:
         )
 
     def _rendered_calls(self, calls: list[dict[str, Any]]) -> str:
-        """What the template writes behind the generation prompt for a turn that makes these calls."""
+        """The text that the template renders behind the generation prompt for a turn with these calls."""
         user = {"role": "user", "content": "x"}
         turn = {"role": "assistant", "content": "", "tool_calls": calls}
         prompt, whole = self._render([user], answer_next=True), self._render([user, turn], answer_next=False)
-        # A prompt may open what the turn itself does not have, e.g. thoughts: the answer begins where they part.
+        # A prompt may begin something that the turn lacks, e.g. thoughts: the answer begins where the two differ.
         return whole[shared_length(prompt, whole) :]
 
     @cached_property
@@ -379,11 +338,11 @@ class ChatTemplate:
     @cached_property
     def takes_tool_turns(self) -> bool:
         """Whether tool calls and their results reach the model."""
-        return all(_MARK in self._probe(_tool_turns(*names)) for names in ((_MARK, "x"), ("x", _MARK)))
+        return all(_MARK in self._probe(tool_turns(*names)) for names in ((_MARK, "x"), ("x", _MARK)))
 
     @cached_property
     def detokenizer(self) -> Detokenizer:
-        """Decodes states; hidden are the tokens that end or frame turns."""
+        """Decodes states without the tokens that end or frame turns."""
         special = _special_ids(self._tokenizer)
         user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
         probes: list[Chat] = [[user], [user, answer, user], [user, answer]]
@@ -396,7 +355,7 @@ class ChatTemplate:
 
     def _tool_framing(self, framing: set[int]) -> set[int]:
         """Tokens that frame tools and their results. What frames a call is not among them: it belongs to the answer."""
-        turns, tool = _tool_turns("x", "x"), {"type": "function", "function": {"name": "x", "parameters": {}}}
+        turns, tool = tool_turns("x", "x"), {"type": "function", "function": {"name": "x", "parameters": {}}}
         if not (call := self._probe_ids(turns[:2])):
             return set()
         return {*self._probe_ids(turns), *self._probe_ids(turns[:1], [tool])} - (set(call) - framing)
@@ -410,7 +369,7 @@ class ChatTemplate:
 
     @cached_property
     def ends(self) -> frozenset[int]:
-        """Ids that end an answer, as far as tokenizer and template tell."""
+        """Ids that end an answer, according to tokenizer and template."""
         return frozenset({self._tokenizer.eos_token_id, self.end_of_turn} - {None})
 
     def _probe(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> str:
@@ -420,23 +379,12 @@ class ChatTemplate:
             return ""
 
     def _probe_ids(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> Sequence[int]:
-        return self._encoded(self._probe(chat, tools))
+        return self._encoder.encode(self._probe(chat, tools))
 
 
 def _special_ids(tokenizer: Any) -> set[int]:
     added = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
     return {*added, *tokenizer.all_special_ids}
-
-
-def _tool_turns(name: str, result: str) -> Chat:
-    # Nine letters: some templates insist on that length.
-    call_id = "abcdefghi"
-    call = {"type": "function", "id": call_id, "function": {"name": name, "arguments": {}}}
-    return [
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": result, "name": name, "tool_call_id": call_id},
-    ]
 
 
 @lru_cache

@@ -10,11 +10,11 @@ from typing import Any
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Message
 
-__all__ = ["Chat", "Shape", "marked", "question_of", "shapes", "to_chat", "with_tool_turns_as_text"]
+__all__ = ["Chat", "Shape", "marked", "question_of", "shapes", "to_chat", "tool_turns", "with_tool_turns_as_text"]
 
 Chat = list[dict[str, Any]]
 
-# Letters only: no template trims it, no tokenizer knows it, nobody writes it.
+# Letters only: no template trims it, no tokenizer has it as a token, and no conversation contains it.
 _MARK = "QzDarwinAlignMark{}Zq"
 _REASONING = ("reasoning", "thinking")
 _CALLS = ("tool_call", "tool_use", "function_call")
@@ -174,7 +174,7 @@ def question_of(conversation: Sequence[Message]) -> str:
 
 def with_tool_turns_as_text(chat: Chat) -> Chat:
     """Tool calls as text of the assistant's turns, tool results as text of the user's; turns alternate there."""
-    fold: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"assistant": _calls_told, "tool": _result_told}
+    fold: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"assistant": _calls_as_text, "tool": _result_as_text}
     turns: Chat = []
     folded = False
     for turn in chat:
@@ -188,7 +188,7 @@ def with_tool_turns_as_text(chat: Chat) -> Chat:
     return turns
 
 
-def _calls_told(turn: dict[str, Any]) -> dict[str, Any]:
+def _calls_as_text(turn: dict[str, Any]) -> dict[str, Any]:
     calls = [
         f"Tool call: {call['function']['name']}({json.dumps(call['function']['arguments'], ensure_ascii=False)})"
         for call in turn["tool_calls"]
@@ -197,6 +197,18 @@ def _calls_told(turn: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "content": _paragraphs([turn["content"], *calls])}
 
 
-def _result_told(turn: dict[str, Any]) -> dict[str, Any]:
+def _result_as_text(turn: dict[str, Any]) -> dict[str, Any]:
     name = f" of {turn['name']}" if turn.get("name") else ""
     return {"role": "user", "content": f"Tool result{name}: {turn['content']}"}
+
+
+def tool_turns(name: str, result: str) -> Chat:
+    """A conversation with one tool call and its result, to probe what a template renders of them."""
+    # Nine letters: some templates require that length.
+    call_id = "abcdefghi"
+    call = {"type": "function", "id": call_id, "function": {"name": name, "arguments": {}}}
+    return [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": result, "name": name, "tool_call_id": call_id},
+    ]

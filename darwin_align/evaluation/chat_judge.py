@@ -15,7 +15,7 @@ from darwin_align.core.errors import ConfigError, EndpointRequestError, Endpoint
 from darwin_align.core.json_types import Json
 
 if TYPE_CHECKING:
-    from darwin_align.backends.endpoint.client import Limits
+    from darwin_align.backends.endpoint.limits import Limits
 
 __all__ = ["ChatJudge", "JudgeReply", "add_judge", "filled", "judge_of"]
 

@@ -1,7 +1,7 @@
 """The state of a row in its grammar: which token may come next. Without torch.
 
 :class:`GrammarPosition` serves rows on servers, of which only token ids are known; for a local row,
-:class:`~darwin_align.backends.local.constraints.RowGuide` fills the sampler's masks.
+:class:`~darwin_align.backends.local.constraints.GrammarConstraint` fills the sampler's masks.
 """
 
 from __future__ import annotations

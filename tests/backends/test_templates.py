@@ -23,7 +23,7 @@ RESULT = Message(role="tool", content="80 degrees", name="heat", tool_call_id="c
 TOOL = {"type": "function", "function": {"name": "heat", "parameters": {"type": "object", "properties": {}}}}
 
 
-def asked(*conversation: Message, **settings) -> Request:
+def request_of(*conversation: Message, **settings) -> Request:
     return Request(conversation=conversation, **settings)
 
 
@@ -38,26 +38,26 @@ def test_prompt_ids_are_those_of_transformers(tokenizers, name, conversation):
     tokenizer = tokenizers[name]
     chat = [{"role": m.role, "content": m.content} for m in conversation]
     expected = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-    assert ChatTemplate(tokenizer).prompt_ids(asked(*conversation)) == expected
+    assert ChatTemplate(tokenizer).prompt_ids(request_of(*conversation)) == expected
 
 
 @pytest.mark.parametrize("bos", ["template", "tokenizer"])
 def test_there_is_one_bos(tokenizers, bos):
     tokenizer = tokenizers["llama"]
     template = ChatTemplate(tokenizer, bos=bos)
-    prompt = template.prompt_ids(asked(USER))
-    [answer] = template.answer_ids(asked(USER), [Response(text="Hi")], "closed")
-    [by_id] = template.answer_ids(asked(USER), [Response(text="Hi", tokens=encode(tokenizer, "Hi"))], "closed")
+    prompt = template.prompt_ids(request_of(USER))
+    [answer] = template.answer_ids(request_of(USER), [Response(text="Hi")], "closed")
+    [by_id] = template.answer_ids(request_of(USER), [Response(text="Hi", tokens=encode(tokenizer, "Hi"))], "closed")
     for ids in (prompt, answer, by_id):
         assert ids.count(tokenizer.bos_token_id) == 1
         assert ids[0] == tokenizer.bos_token_id
 
 
-def test_bos_from_the_tokenizer_where_the_template_writes_none(tokenizers):
+def test_bos_from_the_tokenizer_where_the_template_renders_none(tokenizers):
     source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     tokenizer = tokenizers["llama"]
-    assert ChatTemplate(tokenizer, source).prompt_ids(asked(USER))[0] != tokenizer.bos_token_id
-    assert ChatTemplate(tokenizer, source, bos="tokenizer").prompt_ids(asked(USER))[0] == tokenizer.bos_token_id
+    assert ChatTemplate(tokenizer, source).prompt_ids(request_of(USER))[0] != tokenizer.bos_token_id
+    assert ChatTemplate(tokenizer, source, bos="tokenizer").prompt_ids(request_of(USER))[0] == tokenizer.bos_token_id
 
 
 def encode(tokenizer, text: str) -> tuple[int, ...]:
@@ -94,7 +94,7 @@ def test_a_block_that_is_no_text_is_refused(block):
 
 def test_tools_and_tool_turns_reach_the_prompt(tokenizers):
     tokenizer = tokenizers["qwen3"]
-    request = asked(SYSTEM, USER, CALL, RESULT, tools=(TOOL,))
+    request = request_of(SYSTEM, USER, CALL, RESULT, tools=(TOOL,))
     text = tokenizer.decode(ChatTemplate(tokenizer).prompt_ids(request))
     assert '"name": "heat"' in text
     assert '<tool_call>{"name": "heat", "arguments": {"degrees": 80}}</tool_call>' in text
@@ -104,17 +104,19 @@ def test_tools_and_tool_turns_reach_the_prompt(tokenizers):
 
 def test_tool_choice_none_hides_the_tools(tokenizers):
     template = ChatTemplate(tokenizers["qwen3"])
-    assert template.prompt_ids(asked(USER, tools=(TOOL,), tool_choice="none")) == template.prompt_ids(asked(USER))
+    assert template.prompt_ids(request_of(USER, tools=(TOOL,), tool_choice="none")) == template.prompt_ids(
+        request_of(USER)
+    )
 
 
 def test_tools_are_refused_where_the_template_drops_them(tokenizers):
     with pytest.raises(RequestError, match="does not show tools to the model"):
-        ChatTemplate(tokenizers["llama"]).prompt_ids(asked(USER, tools=(TOOL,)))
+        ChatTemplate(tokenizers["llama"]).prompt_ids(request_of(USER, tools=(TOOL,)))
 
 
 def test_tool_turns_are_refused_where_the_template_drops_them(tokenizers):
     with pytest.raises(RequestError, match=r"tool calls and results.*does not render them"):
-        ChatTemplate(tokenizers["llama"]).prompt_ids(asked(USER, CALL, RESULT))
+        ChatTemplate(tokenizers["llama"]).prompt_ids(request_of(USER, CALL, RESULT))
 
 
 def test_a_refused_system_turn_is_folded_into_the_first_human_turn(tokenizers, caplog):
@@ -122,21 +124,21 @@ def test_a_refused_system_turn_is_folded_into_the_first_human_turn(tokenizers, c
     folded = Message(role="user", content=f"Be kind.\n\n{USER.text}")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert template.prompt_ids(asked(SYSTEM, USER)) == template.prompt_ids(asked(folded))
+            assert template.prompt_ids(request_of(SYSTEM, USER)) == template.prompt_ids(request_of(folded))
     assert [r.message for r in caplog.records].count(caplog.records[0].message) == 1
     assert "takes no system turn" in caplog.text
 
 
 def test_a_silently_dropped_system_turn_is_folded_too(tokenizers):
     source = "{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}"
-    ids = ChatTemplate(tokenizers["llama"], source).prompt_ids(asked(SYSTEM, USER))
+    ids = ChatTemplate(tokenizers["llama"], source).prompt_ids(request_of(SYSTEM, USER))
     assert "Be kind." in tokenizers["llama"].decode(ids)
 
 
 def test_a_conversation_that_the_template_refuses(tokenizers):
     source = "{{ raise_exception('roles must alternate') if messages | length > 1 else messages[0].content }}"
     with pytest.raises(RequestError, match="chat template refuses this conversation: roles must alternate"):
-        ChatTemplate(tokenizers["llama"], source).prompt_ids(asked(USER, ANSWER, USER))
+        ChatTemplate(tokenizers["llama"], source).prompt_ids(request_of(USER, ANSWER, USER))
 
 
 def test_no_template(tokenizers):
@@ -147,7 +149,7 @@ def test_no_template(tokenizers):
 def test_what_an_answer_must_look_like_is_no_part_of_its_prompt(tokenizers):
     template = ChatTemplate(tokenizers["qwen3"])
     for settings in ({"response_format": {"type": "json_object"}}, {"tool_choice": "required"}):
-        assert template.prompt_ids(asked(USER, **settings)) == template.prompt_ids(asked(USER))
+        assert template.prompt_ids(request_of(USER, **settings)) == template.prompt_ids(request_of(USER))
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
@@ -176,7 +178,7 @@ def test_a_closed_answer_is_what_transformers_renders(tokenizers, name, text):
     chat = [{"role": "user", "content": USER.text}, {"role": "assistant", "content": text}]
     expected = tokenizer.apply_chat_template(chat, return_dict=False)
     template = ChatTemplate(tokenizer)
-    assert template.answer_ids(asked(USER), [Response(text=text)], "closed") == [expected]
+    assert template.answer_ids(request_of(USER), [Response(text=text)], "closed") == [expected]
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
@@ -184,7 +186,7 @@ def test_an_open_answer_ends_with_its_own_text(tokenizers, name):
     tokenizer = tokenizers[name]
     template = ChatTemplate(tokenizer)
     [closed], [opened] = (
-        template.answer_ids(asked(USER), [Response(text="Heat the water.")], turn) for turn in ("closed", "open")
+        template.answer_ids(request_of(USER), [Response(text="Heat the water.")], turn) for turn in ("closed", "open")
     )
     assert opened == closed[: len(opened)]
     assert len(opened) < len(closed)
@@ -198,9 +200,9 @@ def test_exact_ids_are_kept(tokenizers, name):
     # One token a byte: no tokenizer would split its own text like that; and white space that templates trim.
     text = "  tea 🍵\n\n"
     tokens = tuple(t for byte in text.encode() for t in tokenizer.convert_tokens_to_ids([bytes_to_token(byte)]))
-    [ids] = template.answer_ids(asked(USER), [Response(text=text, tokens=tokens)], "open")
+    [ids] = template.answer_ids(request_of(USER), [Response(text=text, tokens=tokens)], "open")
     assert tuple(ids[-len(tokens) :]) == tokens
-    [closed] = template.answer_ids(asked(USER), [Response(text=text, tokens=tokens)], "closed")
+    [closed] = template.answer_ids(request_of(USER), [Response(text=text, tokens=tokens)], "closed")
     assert closed[: len(ids)] == ids
     assert tokenizer.decode(closed[len(ids) :]) in ("<|eot_id|>", "<|im_end|>\n", "</s>")
 
@@ -215,61 +217,64 @@ def bytes_to_token(byte: int) -> str:
     return table[byte]
 
 
-def test_an_eos_token_in_the_state_is_not_written_twice(tokenizers):
+def test_an_eos_token_in_the_state_is_not_added_twice(tokenizers):
     tokenizer = tokenizers["qwen3"]
     template = ChatTemplate(tokenizer)
     tokens = encode(tokenizer, "Heat the water.<|im_end|>")
-    [by_id] = template.answer_ids(asked(USER), [Response(text="Heat the water.", tokens=tokens)], "closed")
-    [by_text] = template.answer_ids(asked(USER), [Response(text="Heat the water.")], "closed")
+    [by_id] = template.answer_ids(request_of(USER), [Response(text="Heat the water.", tokens=tokens)], "closed")
+    [by_text] = template.answer_ids(request_of(USER), [Response(text="Heat the water.")], "closed")
     assert by_id == by_text
 
 
-def test_a_space_before_the_answer_is_written_once(tokenizers):
+def test_a_space_before_the_answer_is_decoded_once(tokenizers):
     tokenizer = tokenizers["gpt2"]
     template = ChatTemplate(tokenizer)
     tokens = encode(tokenizer, " Heat the water.")
-    [by_id] = template.answer_ids(asked(USER), [Response(text=" Heat the water.", tokens=tokens)], "open")
-    assert by_id == [*template.prompt_ids(asked(USER)), *tokens]
-    [by_text] = template.answer_ids(asked(USER), [Response(text=" Heat the water.")], "open")
+    [by_id] = template.answer_ids(request_of(USER), [Response(text=" Heat the water.", tokens=tokens)], "open")
+    assert by_id == [*template.prompt_ids(request_of(USER)), *tokens]
+    [by_text] = template.answer_ids(request_of(USER), [Response(text=" Heat the water.")], "open")
     assert tokenizer.decode(by_text) == tokenizer.decode(by_id)
 
 
 def test_an_empty_rendering_is_an_error(tokenizers):
     with pytest.raises(RequestError, match="rendered this conversation to nothing"):
-        ChatTemplate(tokenizers["llama"], "{{ '' }}").prompt_ids(asked(USER))
+        ChatTemplate(tokenizers["llama"], "{{ '' }}").prompt_ids(request_of(USER))
 
 
 def test_half_a_character_goes_by_id(tokenizers):
     tokenizer = tokenizers["llama"]
     tokens = encode(tokenizer, "茶🍵")[:-1]
-    [ids] = ChatTemplate(tokenizer).answer_ids(asked(USER), [Response(text="茶", tokens=tokens)], "open")
+    [ids] = ChatTemplate(tokenizer).answer_ids(request_of(USER), [Response(text="茶", tokens=tokens)], "open")
     assert tuple(ids[-len(tokens) :]) == tokens
 
 
 def test_ids_that_do_not_spell_the_text_are_not_used(tokenizers):
     template, foreign = ChatTemplate(tokenizers["llama"]), encode(tokenizers["gpt2"], "Heat the water.")
-    by_text = template.answer_ids(asked(USER), [Response(text="Heat the water.")], "closed")
+    by_text = template.answer_ids(request_of(USER), [Response(text="Heat the water.")], "closed")
     for tokens in (foreign, (10**6,), encode(tokenizers["llama"], "Heat the water. STOP")):
-        assert template.answer_ids(asked(USER), [Response(text="Heat the water.", tokens=tokens)], "closed") == by_text
+        assert (
+            template.answer_ids(request_of(USER), [Response(text="Heat the water.", tokens=tokens)], "closed")
+            == by_text
+        )
 
 
 def test_a_template_that_repeats_the_answer_falls_back_to_rendered_text(tokenizers):
     source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ m.content | length }}{{ m.content }}\n{% endfor %}"
     tokenizer = tokenizers["llama"]
     template = ChatTemplate(tokenizer, source)
-    [closed] = template.answer_ids(asked(USER), [Response(text="Hi")], "closed")
+    [closed] = template.answer_ids(request_of(USER), [Response(text="Hi")], "closed")
     assert tokenizer.decode(closed).endswith("assistant: Hi2Hi\n")
-    [opened] = template.answer_ids(asked(USER), [Response(text="Hi")], "open")
+    [opened] = template.answer_ids(request_of(USER), [Response(text="Hi")], "open")
     assert tokenizer.decode(opened).endswith("?\nHi")
 
 
-def test_a_reward_template_without_tools_says_so_once(tokenizers, caplog):
+def test_a_reward_template_without_tools_is_logged_once(tokenizers, caplog):
     template = ChatTemplate(tokenizers["llama"])
     response = [Response(text="Hi")]
     with caplog.at_level(logging.WARNING):
-        shown = template.answer_ids(asked(USER, tools=(TOOL,)), response, "closed")
-        template.answer_ids(asked(USER, tools=(TOOL,)), response, "closed")
-    assert shown == template.answer_ids(asked(USER), response, "closed")
+        shown = template.answer_ids(request_of(USER, tools=(TOOL,)), response, "closed")
+        template.answer_ids(request_of(USER, tools=(TOOL,)), response, "closed")
+    assert shown == template.answer_ids(request_of(USER), response, "closed")
     assert caplog.text.count("takes no tools") == 1
 
 
@@ -281,7 +286,7 @@ def test_a_reader_of_answer_texts_sees_the_ids(tokenizers, name, special, bos, t
     tokenizer = tokenizers[name]
     template = ChatTemplate(tokenizer, bos=bos)
     responses = [Response(text="Heat the water."), Response(text=" Wait", finished=False), Response(text="")]
-    request = asked(USER, ANSWER, USER)
+    request = request_of(USER, ANSWER, USER)
     texts = template.answer_texts(request, responses, turn, special=special)
     read = [tokenizer.encode(before + after, add_special_tokens=special) for before, after in texts]
     assert read == template.answer_ids(request, responses, turn)
@@ -291,20 +296,20 @@ def test_a_reader_of_answer_texts_sees_the_ids(tokenizers, name, special, bos, t
 
 
 @pytest.mark.parametrize("special", [False, True])
-def test_answer_texts_leave_the_bos_to_who_writes_it(tokenizers, special):
+def test_answer_texts_leave_the_bos_to_who_adds_it(tokenizers, special):
     source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     tokenizer = tokenizers["llama"]
     template = ChatTemplate(tokenizer, source, bos="tokenizer")
-    [(before, after)] = template.answer_texts(asked(USER), [Response(text="Hi")], "closed", special=special)
+    [(before, after)] = template.answer_texts(request_of(USER), [Response(text="Hi")], "closed", special=special)
     assert before.startswith(tokenizer.bos_token) == (not special)
     read = tokenizer.encode(before + after, add_special_tokens=special)
-    assert [read] == template.answer_ids(asked(USER), [Response(text="Hi")], "closed")
+    assert [read] == template.answer_ids(request_of(USER), [Response(text="Hi")], "closed")
 
 
 def test_answer_texts_of_a_template_without_a_frame(tokenizers):
     source = "{% for m in messages %}{{ m.content | replace('Hi', 'Hello') | upper }}|{% endfor %}"
     template = ChatTemplate(tokenizers["qwen3"], source)
-    [(before, after)] = template.answer_texts(asked(USER), [Response(text="Hi")], "closed")
+    [(before, after)] = template.answer_texts(request_of(USER), [Response(text="Hi")], "closed")
     assert (before, after) == ("HOW DO I BREW GREEN TEA?|HELLO|", "")
 
 
@@ -346,12 +351,12 @@ MORE = Message(role="assistant", content="Wait.")
 )
 def test_turns_are_merged_only_where_the_template_refuses_them(tokenizers, source, conversation, rendered):
     template = ChatTemplate(tokenizers["llama"], source)
-    assert template.prompt_text(asked(*conversation)) == rendered
+    assert template.prompt_text(request_of(*conversation)) == rendered
 
 
 def test_tool_turns_are_text_of_their_neighbours_for_a_reward_model(tokenizers, caplog):
     template = ChatTemplate(tokenizers["llama"], ALTERNATING, role="reward model")
-    request = asked(USER, Message(role="assistant", content="Sure.", tool_calls=CALL.tool_calls), RESULT, RESULT)
+    request = request_of(USER, Message(role="assistant", content="Sure.", tool_calls=CALL.tool_calls), RESULT, RESULT)
     expected = (
         f'<user>{USER.text}<assistant>Sure.\n\nTool call: heat({{"degrees": 80}})'
         "<user>Tool result of heat: 80 degrees\n\nTool result of heat: 80 degrees<assistant>Hot."
@@ -363,14 +368,14 @@ def test_tool_turns_are_text_of_their_neighbours_for_a_reward_model(tokenizers, 
             ]
     assert [record.getMessage() for record in caplog.records] == list(template.notes(request))
     assert "the reward model's chat template takes no tool calls and results" in caplog.text
-    assert template.notes(asked(USER)) == ()
+    assert template.notes(request_of(USER)) == ()
 
 
 def test_messages_say_whose_template_it_is(tokenizers):
     source = "{{ raise_exception('no') }}"
     for role in ("policy", "reward model"):
         with pytest.raises(RequestError, match=f"the {role}'s chat template refuses this conversation: no"):
-            ChatTemplate(tokenizers["llama"], source, role=role).prompt_ids(asked(USER))
+            ChatTemplate(tokenizers["llama"], source, role=role).prompt_ids(request_of(USER))
 
 
 def test_a_pair_reads_tool_turns_too():
@@ -402,7 +407,7 @@ def test_special_tokens_are_the_same_by_text_by_ids_and_over_the_wire(tokenizers
     tokenizer = _processed(tokenizers["llama"], *added)
     source = written + "{% for m in messages %}{{ m.role }}:\n{{ m.content }}" + ended + "{% endfor %}"
     template = ChatTemplate(tokenizer, source, bos=bos, role="reward model")
-    request, text = asked(USER, ANSWER, USER), "Heat the water."
+    request, text = request_of(USER, ANSWER, USER), "Heat the water."
     [by_text] = template.answer_ids(request, [Response(text=text)], turn)
     [by_ids] = template.answer_ids(request, [Response(text=text, tokens=encode(tokenizer, text))], turn)
     assert by_ids == by_text

@@ -236,7 +236,7 @@ def test_packages_of_the_figures_are_checked_before_the_judge_is_called(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"win rates need {name}.*pip install 'darwin-align\[eval\]'"):
         compared(tmp_path, judge_server.url, answers)
-    assert judge_server.asked == []
+    assert judge_server.received == []
 
 
 @pytest.mark.parametrize("mode", ["logprobs", "text"])
@@ -267,7 +267,7 @@ def test_equal_answers_are_a_tie_without_a_call(tmp_path: Path, judge_server: Wi
     (tmp_path / "same.json").write_text(json.dumps(answers.outputs), encoding="utf-8")
     rates = compared(tmp_path, judge_server.url, answers, reference=str(tmp_path / "same.json"))
     assert (rates.n_draws, rates.win_rate) == (6, 50)
-    assert judge_server.asked == []
+    assert judge_server.received == []
 
 
 def test_a_judge_that_fails_is_gone_on_with(tmp_path: Path) -> None:
@@ -281,9 +281,9 @@ def test_a_judge_that_fails_is_gone_on_with(tmp_path: Path) -> None:
     assert len(lines(tmp_path / "out" / "judgments.jsonl")) == 3
     with judging() as served:
         compared(tmp_path, served.url, answers)
-        requests = len(served.asked)
+        requests = len(served.received)
         compared(tmp_path, served.url, answers)
-        assert len(served.asked) == requests  # nothing is judged twice
+        assert len(served.received) == requests  # nothing is judged twice
     keys = [one["key"] for one in lines(tmp_path / "out" / "judgments.jsonl")[1:]]
     assert len(keys) == len(set(keys)) == requests + 2
 

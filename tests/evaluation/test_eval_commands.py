@@ -353,8 +353,8 @@ def test_no_key_is_saved_in_a_file(run: Run, tmp_path: Path, monkeypatch: pytest
     with judging() as judge:
         options += ["--judge-url", judge.url, "--judge-model", "rule", "--judge-api-key-env", "MY_JUDGE_KEY"]
         assert run(*options, "--reference", "first").returncode == 0
-        assert judge.asked
-        assert {received.headers["authorization"] for received in judge.asked} == {"Bearer sk-very-secret"}
+        assert judge.received
+        assert {received.headers["authorization"] for received in judge.received} == {"Bearer sk-very-secret"}
     for folder, _, names in os.walk(tmp_path / "out"):
         for name in names:
             assert "sk-very-secret" not in (Path(folder) / name).read_text(encoding="utf-8")

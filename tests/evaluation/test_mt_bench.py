@@ -189,7 +189,7 @@ def test_packages_of_the_figures_are_checked_before_the_judge_is_called(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"intervals need {module}.*pip install 'darwin-align\[eval\]'"):
         graded(tmp_path, judge_server.url, conversations)
-    assert judge_server.asked == []
+    assert judge_server.received == []
 
 
 def test_grades_are_the_judges_and_their_means_are_right(tmp_path: Path, judge_server: Wire) -> None:
@@ -220,7 +220,7 @@ def test_grades_are_the_judges_and_their_means_are_right(tmp_path: Path, judge_s
 def test_a_second_turn_is_graded_with_the_whole_conversation(tmp_path: Path, judge_server: Wire) -> None:
     [one] = run(tmp_path, n=1)
     graded(tmp_path, judge_server.url, [one])
-    first, second = sorted((received.body["messages"][-1]["content"] for received in judge_server.asked), key=len)
+    first, second = sorted((received.body["messages"][-1]["content"] for received in judge_server.received), key=len)
     for text in (one.question.turns[0], one.turns[0]):
         assert text in first
         assert text in second
@@ -269,7 +269,7 @@ def test_prompts_of_fastchats_form_are_sent_as_they_are(tmp_path: Path) -> None:
     right = references(write_references(tmp_path / "gpt-4.jsonl"))
     with wire(five) as served:
         grades = graded(tmp_path, served.url, conversations, prompts=prompts, right=right)
-        assert {received.body["messages"][0]["content"] for received in served.asked} == {"Be fair."}
+        assert {received.body["messages"][0]["content"] for received in served.received} == {"Be fair."}
     rows = {(row["question_id"], row["turn"]): row for row in judgments(tmp_path)}
     math, said = conversations[1].question.turns, conversations[1].turns
     assert rows[82, 1]["user_prompt"] == f"Q {math[0]} R right 1 one A {said[0]} [[rating]]"

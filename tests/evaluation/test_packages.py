@@ -118,7 +118,7 @@ def test_the_package_judges_our_file_as_we_do(
     with judging() as judge:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{judge.url}/v1")
         results = to_alpaca_eval(out, reference, python=python, annotators=str(config.parent))
-        assert judge.asked, capfd.readouterr().err
+        assert judge.received, capfd.readouterr().err
         rates = compare(
             answers,
             reference,

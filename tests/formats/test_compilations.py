@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from darwin_align import DarwinChatModel
-from darwin_align.backends.local.constraints import RowGuide
+from darwin_align.backends.local.constraints import GrammarConstraint
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Request
 from darwin_align.formats import grammars as module
@@ -115,7 +115,7 @@ def test_a_grammar_that_renewals_do_not_help_is_not_compiled_for_ever(monkeypatc
     before = compiled.generation
     for _ in range(module._FRUITLESS + 5):
         with pytest.raises(RequestError, match="does not keep"):
-            RowGuide(compiled, [5, 6, 7])
+            GrammarConstraint(compiled, [5, 6, 7])
     assert compiled.generation - before <= module._FRUITLESS
 
 
@@ -123,9 +123,9 @@ def test_those_who_find_a_grammar_exhausted_share_the_next():
     policy = DarwinChatModel().search.policy_for()
     request = Request.of("x", response_format={"type": "json_schema", "json_schema": {"schema": {"const": "milk"}}})
     compiled = policy._constraints.find(request)
-    guides = [RowGuide(compiled, []) for _ in range(5)]
-    for guide in guides:
-        assert guide._renewed(lambda: True)
+    constraints = [GrammarConstraint(compiled, []) for _ in range(5)]
+    for constraint in constraints:
+        assert constraint._renewed(lambda: True)
     assert compiled.generation == 1
 
 

@@ -450,7 +450,7 @@ def test_a_state_that_was_decoded_without_constraint_is_refused(policy):
     text = '<tool_call>{"name": "call", "arguments": {"who": "Bob"}}</tool_call>'
     tokens = tuple(policy._loaded.tokenizer.encode(text, add_special_tokens=False))
     row = Row(Request.of("Call Ann.", tools=tools), 9, 1, tokens)
-    assert policy._sequence(row).guide is not None
+    assert policy._sequence(row).constraint is not None
     with pytest.raises(RequestError, match="does not keep the request's response_format, tool_choice or grounded"):
         policy._sequence(Row(Request.of("Call Ann.", tools=tools, grounded=True), 9, 1, tokens))
 

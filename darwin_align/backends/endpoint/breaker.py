@@ -1,4 +1,4 @@
-"""A circuit breaker: a server that fails and fails is left alone for a while, then tried by one call."""
+"""A circuit breaker: after repeated failures a server gets no requests for a while, then one as a trial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LONGEST_PAUSE = 60.0
 
 @dataclass
 class Breaker:
-    """Opens after so many failures in a row. Times are seconds of any steady clock that the caller reads.
+    """Opens after ``failures`` failures in a row. Times are in seconds on any monotonic clock of the caller.
 
     Closed, all calls pass. Open, none does until the pause is over; then one call is let through as a trial. Its
     success closes the circuit, its failure opens it again for twice as long, a minute at most.
@@ -29,11 +29,11 @@ class Breaker:
     _open_until: float | None = None
     _calls: int = 0
     _trial: int = 0
-    """Number of the call that is on trial, or 0."""
+    """Number of the trial call in flight, or 0."""
     _next_pause: float = 0.0
 
     def ready_in(self, now: float) -> float:
-        """Seconds until a call may be tried: 0 if it may go now. A caller that waits asks again afterwards."""
+        """Seconds until a call may be sent: 0 if it may be now. A caller that waited must check again."""
         if self._open_until is None:
             return 0.0
         if self._trial:
@@ -41,28 +41,28 @@ class Breaker:
         return max(0.0, self._open_until - now)
 
     def begin(self) -> int:
-        """A call goes out, because it is ready now. Returns its number, to be given when it ends."""
+        """Note that a call is sent. Returns its number, to be passed when it ends."""
         self._calls += 1
         if self._open_until is not None:
             self._trial = self._calls
         return self._calls
 
     def succeeded(self) -> None:
-        """The server answered, be it a call that was on its way when the circuit opened."""
+        """Close the circuit: the server replied, perhaps to a call sent before the circuit opened."""
         self.in_a_row, self._open_until, self._trial, self._next_pause = 0, None, 0, 0.0
 
     def failed(self, call: int, now: float) -> bool:
-        """The server did not answer, or answered nonsense. Returns whether the circuit opened just now."""
+        """Note that a call got no valid reply. Returns whether the circuit opened by this."""
         self.in_a_row += 1
         was_open = self._open_until is not None
         if call != self._trial and (was_open or self.in_a_row < self.failures):
-            return False  # a straggler that was on its way when the circuit opened changes nothing
+            return False  # too few failures, or a call sent before the circuit opened: that must not prolong the pause
         pause = self._next_pause or self.pause
         self._open_until, self._trial = now + pause, 0
         self._next_pause = min(2 * pause, max(self.pause, LONGEST_PAUSE))
         return not was_open
 
     def abandoned(self, call: int) -> None:
-        """The call was given up by its caller: it says nothing about the server."""
+        """Note that the caller cancelled a call, which is no evidence about the server."""
         if call == self._trial:
             self._trial = 0

@@ -19,51 +19,55 @@ from darwin_align.core.types import Sampling
 from darwin_align.formats.matcher import GrammarPosition, members
 from darwin_align.operators.policy import Row
 
-__all__ = ["ConstrainedRow", "Question", "ids_of", "most_requests"]
+__all__ = ["ConstrainedRow", "NextRequest", "ids_of", "most_requests"]
 
 _FEW = 64
 """If at most so many tokens are allowed and the last free reply broke the grammar at once, one of them is requested."""
 _LISTED = 512
-"""Tokens that a request may always name in a list."""
+"""Longest list of tokens that any request may have."""
 _BANS = 2
-"""Requests that ban what was generated, where the lists of allowed and of forbidden tokens are both long."""
+"""Requests that forbid only what was generated, where the lists of allowed and of forbidden tokens are both long."""
 _TRIES = 6
-"""Requests in a row that bring no allowed token, after which the server is taken to ignore the constraint."""
+"""Requests in a row without an allowed token, after which the server is assumed to ignore the constraint."""
 _SHORTEST = 4
-"""Tokens that are requested after a cut; four times as many with every success."""
+"""Tokens that are requested after a cut; four times as many after each success."""
 _HOTTEST = 4.0
-"""Temperature up to which a bias of 100 leaves no other token a chance."""
+"""Temperature up to which a token with a bias of 100 outweighs all others."""
 
 
 def most_requests(max_tokens: int) -> int:
-    """How many requests a row may take that is given so many tokens.
+    """The most requests that a row of at most ``max_tokens`` new tokens may take.
 
-    A token that is not allowed costs two: the one that brought it, and the one that requests another.
+    A token that is not allowed costs two requests: the one that generated it, and the one for another in its place.
     """
     return 2 * max_tokens + 8
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a row requests next."""
+class NextRequest:
+    """The next request of a row."""
 
     max_tokens: int
-    steering: TokenConstraint | None
+    constraint: TokenConstraint | None
     tries: int
-    """Requests before this one that brought nothing: its seed has to differ from theirs."""
+    """Requests before this one that gave no allowed token: its seed must differ from theirs."""
 
 
 @dataclass(eq=False)
 class ConstrainedRow:
     """A row that is continued request by request under its grammar.
 
+    Progress is certain for any ``limit``: every reply either gives an allowed token, or adds a forbidden one to
+    ``_refused``, so that the next request excludes it. After ``_TRIES`` replies without an allowed token the row fails
+    (or its grammar is dropped, where it is lenient), and after :func:`most_requests` requests it is ended.
+
     Args:
         row: the row.
         prompt: its conversation's ids and those that it has.
-        limit: tokens that it is given, as far as the context has room.
+        limit: its ``max_tokens``, or fewer if the context ends before.
         position: its state in its grammar.
         detokenizer: of the server's model.
-        end: the token by which the model ends an answer, of several.
+        end: the token that ends an answer in the model's chat template; there may be several end tokens.
         masks: whether the server takes a list of the only tokens that are allowed.
     """
 
@@ -77,9 +81,9 @@ class ConstrainedRow:
     finish: str | None = None
     """The finish reason, once the answer has ended."""
     note: str = ""
-    """Why it was given up, if it was."""
+    """Why the row was ended early, or its grammar was dropped; empty otherwise."""
     prefilled: int = 0
-    """Tokens that the server read for it."""
+    """Prompt tokens that the server computed for it."""
     discarded: int = 0
     """Tokens that the server generated and that were cut."""
     new: list[int] = field(default_factory=list)
@@ -88,7 +92,7 @@ class ConstrainedRow:
     def __post_init__(self) -> None:
         self._requests = self._tries = 0
         self._refused: set[int] = set()
-        self._window, self._wary = self.limit, False
+        self._free_tokens, self._cautious = self.limit, False
         self._run_ahead()
 
     @property
@@ -102,31 +106,31 @@ class ConstrainedRow:
         return 0 if self.finish is not None else self.limit - len(self.new)
 
     @property
-    def written(self) -> Choice:
+    def generated(self) -> Choice:
         """All that was generated, as one choice."""
         return Choice(ids=tuple(self.new), finish=self.finish or "length")
 
     # -- requests
 
-    def question(self) -> Question:
-        """What is requested next; only while something is :attr:`left`."""
-        if self._refused or (self._wary and self._biased and self._allowed_count <= _FEW):
-            self._requested, steering = 1, self._steering()
+    def next_request(self) -> NextRequest:
+        """The next request; only while :attr:`left` is above 0."""
+        if self._refused or (self._cautious and self._biased and self._allowed_count <= _FEW):
+            self._requested, constraint = 1, self._constraint()
         else:
-            self._requested, steering = min(self.left, self._window), None
-        self._steered, self._sent = steering is not None, len(self.prompt) + len(self.new)
-        return Question(self._requested, steering, self._tries)
+            self._requested, constraint = min(self.left, self._free_tokens), None
+        self._constrained_now, self._sent = constraint is not None, len(self.prompt) + len(self.new)
+        return NextRequest(self._requested, constraint, self._tries)
 
     @property
     def _allowed_count(self) -> int:
         mask = self.position.mask
         return self.limit + _LISTED if mask is None else int.from_bytes(mask, "little").bit_count()
 
-    def _steering(self) -> TokenConstraint:
+    def _constraint(self) -> TokenConstraint:
         """The allowed or the forbidden tokens, by whichever list is short enough; else a ban of what was cut."""
         allowed = members(self.position.mask or b"")
         if len(allowed) > 1 and self.position.call_mark is not None:
-            # Without a constraint, the model began text and no call: it prefers the format.
+            # The model began text, not a call, when both were allowed: it chose the format.
             allowed = [token for token in allowed if token != self.position.call_mark]
         known = {*allowed}
         forbidden = {*range(self.position.size), *self._refused} - known
@@ -140,15 +144,15 @@ class ConstrainedRow:
 
     # -- replies
 
-    def take(self, choice: Choice, *, read: bool = False) -> None:
-        """Take a reply to the last question, up to the first token that the grammar does not allow.
+    def accept(self, choice: Choice, *, read: bool = False) -> None:
+        """Append a reply to the last request, up to the first token that the grammar does not allow.
 
         Args:
             choice: the reply.
-            read: whether another row had the server read the same prompt for the same request.
+            read: whether another choice of the same request accounts for the prompt.
 
         Raises:
-            EndpointServerError: the server ignores the constraint, or gives no ids.
+            EndpointServerError: the server ignores the constraint, or returns no ids.
             RequestError: the answer cannot be made to keep what the request asks for.
         """
         ids = ids_of(choice)
@@ -173,7 +177,7 @@ class ConstrainedRow:
             )
 
     def _push_all(self, ids: Sequence[int]) -> int:
-        """Take ids up to the first that is not allowed; return how many were taken."""
+        """Append ids up to the first that is not allowed; return how many were appended."""
         for kept, token in enumerate(ids):
             if self.finish is not None or not self.left or not self.position.takes(token):
                 return kept
@@ -190,7 +194,7 @@ class ConstrainedRow:
             self.position.push(token)
 
     def _note_end(self, choice: Choice, kept: int) -> None:
-        """Whether the server ended the answer after its last id, which is allowed."""
+        """Set the finish reason if the server ended the answer after its last id, which is allowed."""
         if choice.finish in STOP:
             if self.position.complete:
                 self.finish = choice.finish
@@ -200,13 +204,13 @@ class ConstrainedRow:
             self.finish = choice.finish or "length"
 
     def _pace(self, kept: int, *, astray: bool) -> None:
-        """Request fewer tokens where they are cut."""
+        """Request fewer tokens without a constraint after a cut, more after a success."""
         if not kept:
             self._tries += 1
-        if self._steered:
+        if self._constrained_now:
             return
-        self._wary = astray and not kept
-        self._window = max(_SHORTEST, 2 * kept) if astray else min(self.limit, 4 * self._window)
+        self._cautious = astray and not kept
+        self._free_tokens = max(_SHORTEST, 2 * kept) if astray else min(self.limit, 4 * self._free_tokens)
 
     def _run_ahead(self) -> None:
         """Append tokens as long as only one is allowed."""
@@ -219,12 +223,12 @@ class ConstrainedRow:
         if self.position.lenient:
             self.position.let_go()
             self._refused, self._tries = set(), 0
-            self.note = "a tool call is not kept to its schema: the server does not heed which tokens may come"
+            self.note = "a tool call is not kept to its schema: the server ignores which tokens are allowed"
             return
         raise EndpointServerError(
-            f"the server was told {self._tries - 1} times which tokens may come next, and wrote others: "
-            "response_format and tool_choice need a server that heeds logit_bias (or allowed_token_ids), and no proxy "
-            "before it that leaves that out. Use such a server, or leave the format out and check the answer yourself"
+            f"the server was sent the allowed tokens {self._tries - 1} times and generated others: response_format and "
+            "tool_choice need a server that applies logit_bias (or allowed_token_ids), and no proxy in front of it "
+            "that removes it. Use such a server, or leave the format out and check the answer yourself"
         )
 
     @cached_property
@@ -237,7 +241,7 @@ class ConstrainedRow:
 
 
 def _can_be_biased(sampling: Sampling) -> bool:
-    """Whether a bias changes nothing but which tokens are allowed: a penalty would count it as part of the logit."""
+    """Whether a bias only changes which tokens are allowed: a repetition penalty would scale it with the logit."""
     return sampling.repetition_penalty in (None, 1.0) and sampling.temperature <= _HOTTEST
 
 
@@ -248,5 +252,5 @@ def ids_of(choice: Choice) -> tuple[int, ...]:
         EndpointServerError: there are none.
     """
     if choice.ids is None:
-        raise EndpointServerError("the server gave token ids before and now it does not")
+        raise EndpointServerError("the server returned token ids before, and now it does not")
     return choice.ids

@@ -1,4 +1,4 @@
-"""What goes wrong over the wire: which failures are worth another attempt, and what is said of those that are not."""
+"""Failures over HTTP: which are worth another attempt, and the errors for those that are not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from darwin_align.core.errors import (
     EndpointTimeoutError,
 )
 
-__all__ = ["Fault", "explained", "fault_of_answer", "fault_of_exception", "server_message"]
+__all__ = ["Fault", "error_of_response", "fault_of_exception", "fault_of_response", "server_message"]
 
 
 class Fault(Exception):  # noqa: N818 - it never leaves this package
@@ -36,24 +36,24 @@ class Fault(Exception):  # noqa: N818 - it never leaves this package
     def __init__(
         self,
         kind: str,
-        about: str,
+        description: str,
         error: type[EndpointError],
         *,
         status: int | None = None,
         retry_after: float = 0.0,
-        alive: bool = False,
-        hopeless: bool = False,
+        server_works: bool = False,
+        permanent: bool = False,
     ) -> None:
-        super().__init__(about)
-        self.kind, self.about, self.error, self.status = kind, about, error, status
+        super().__init__(description)
+        self.kind, self.description, self.error, self.status = kind, description, error, status
         self.retry_after = retry_after
-        """Seconds that the server asked for."""
-        self.alive = alive
-        """Whether it shows a server that works: one that is merely busy."""
-        self.hopeless = hopeless
-        """Whether another attempt is nearly sure to fail likewise: a name that nobody knows."""
-        self.elsewhere = False
-        """Whether another server is there that this call has not failed on lately."""
+        """Seconds of the server's Retry-After."""
+        self.server_works = server_works
+        """Whether it is the reply of a working server, one that is merely busy."""
+        self.permanent = permanent
+        """Whether another attempt would almost certainly fail too: a host name that does not resolve."""
+        self.retry_elsewhere = False
+        """Whether there is another server that this call has not failed on lately."""
 
 
 _KINDS: tuple[tuple[type[Exception], str, str, type[EndpointError]], ...] = (
@@ -68,15 +68,15 @@ _KINDS: tuple[tuple[type[Exception], str, str, type[EndpointError]], ...] = (
 
 
 def fault_of_exception(error: Exception) -> Fault:
-    """Say what a transport error, or the end of an attempt's time, was."""
-    _, kind, about, becomes = next(row for row in _KINDS if isinstance(error, row[0]))
-    if str(error) and becomes is not EndpointTimeoutError:
-        about = f"{about} ({type(error).__name__}: {error})"
-    return Fault(kind, about, becomes, hopeless=_is_unknown_name(error))
+    """Return the fault of a transport error or of a timeout."""
+    _, kind, description, error_type = next(row for row in _KINDS if isinstance(error, row[0]))
+    if str(error) and error_type is not EndpointTimeoutError:
+        description = f"{description} ({type(error).__name__}: {error})"
+    return Fault(kind, description, error_type, permanent=_is_unknown_name(error))
 
 
 def _is_unknown_name(error: BaseException | None) -> bool:
-    """Whether a name server says that there is no such host; one that is merely out of reach does not say so."""
+    """Whether a name server reported that there is no such host, as opposed to one that cannot be reached."""
     while error is not None:
         if isinstance(error, socket.gaierror):
             return error.errno != socket.EAI_AGAIN
@@ -84,19 +84,21 @@ def _is_unknown_name(error: BaseException | None) -> bool:
     return False
 
 
-def fault_of_answer(response: httpx.Response) -> Fault | None:
-    """Return what is wrong with an answer and may pass, or ``None``: the rest is for :func:`explained`."""
+def fault_of_response(response: httpx.Response) -> Fault | None:
+    """Return the fault of a response that another attempt may change, or ``None``: see :func:`error_of_response`."""
     status = response.status_code
     wait = _retry_after(response)
     if status == 429:
-        about = f"too many requests (429): {server_message(response)}"
-        return Fault("rate_limit", about, EndpointRateLimitError, status=status, retry_after=wait, alive=True)
+        description = f"too many requests (429): {server_message(response)}"
+        return Fault(
+            "rate_limit", description, EndpointRateLimitError, status=status, retry_after=wait, server_works=True
+        )
     if status in (408, 409, 425):
-        about = f"status {status}: {server_message(response)}"
-        return Fault("busy", about, EndpointServerError, status=status, retry_after=wait, alive=True)
+        description = f"status {status}: {server_message(response)}"
+        return Fault("busy", description, EndpointServerError, status=status, retry_after=wait, server_works=True)
     if status >= 500 and status not in (501, 505):
-        about = f"the server failed with status {status}: {server_message(response)}"
-        return Fault("unavailable", about, EndpointServerError, status=status, retry_after=wait)
+        description = f"the server failed with status {status}: {server_message(response)}"
+        return Fault("unavailable", description, EndpointServerError, status=status, retry_after=wait)
     return None
 
 
@@ -114,29 +116,31 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def server_message(response: httpx.Response) -> str:
-    """What the server says of its error, in one line."""
+    """The server's error message, in one line."""
     try:
-        said = _said(response.json())
+        message = _message_in(response.json())
     except ValueError:
-        said = unescape(re.sub(r"(?is)<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^<>]*>", " ", response.text))
-    return _line(said) or "no explanation"
+        message = unescape(re.sub(r"(?is)<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^<>]*>", " ", response.text))
+    return _one_line(message) or "no explanation"
 
 
-def _said(data: Any) -> str:
+def _message_in(data: Any) -> str:
     """The sentence in a JSON error: OpenAI's error object, FastAPI's detail, and their many relatives."""
     if isinstance(data, str):
         return data
     if isinstance(data, list):
-        return "; ".join(filter(None, map(_said, data)))
+        return "; ".join(filter(None, map(_message_in, data)))
     if not isinstance(data, dict):
         return "" if data is None else json.dumps(data)
-    sentence = next((_said(data[key]) for key in ("message", "detail", "error", "errors", "msg") if data.get(key)), "")
-    if sentence and isinstance(place := data.get("loc"), list):
-        return f"{'.'.join(map(str, place))}: {sentence}"
+    sentence = next(
+        (_message_in(data[key]) for key in ("message", "detail", "error", "errors", "msg") if data.get(key)), ""
+    )
+    if sentence and isinstance(location := data.get("loc"), list):
+        return f"{'.'.join(map(str, location))}: {sentence}"
     return sentence or (json.dumps(data, ensure_ascii=False) if data else "")
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 400 else f"{line[:400]} …"
 
@@ -147,7 +151,7 @@ _TOO_LONG = re.compile(
     r"|max_new_tokens\W* must be <=|max_(?:model_len|seq_len|total_tokens|input_length|input_tokens)",
     re.IGNORECASE,
 )
-"""How servers say that a prompt, or a prompt and its answer, is too long (vLLM, llama.cpp, SGLang, TGI, OpenAI …)."""
+"""Messages of servers (vLLM, llama.cpp, SGLang, TGI, OpenAI …) for a prompt, or a prompt and its answer, too long."""
 
 
 @dataclass(frozen=True)
@@ -167,26 +171,26 @@ _ADVICE = {
 }
 
 
-def explained(response: httpx.Response, asked: str) -> DarwinError | None:
-    """Return the error for an answer that is none and that asking again would not change.
+def error_of_response(response: httpx.Response, call: str) -> DarwinError | None:
+    """Return the error of a response that another attempt would not change, or ``None`` if it was successful.
 
     Args:
-        response: the answer.
-        asked: what was asked of whom, e.g. ``"POST http://127.0.0.1:8000/v1/completions"``.
+        response: the response.
+        call: the method and the URL, e.g. ``"POST http://127.0.0.1:8000/v1/completions"``.
     """
     status = response.status_code
     if status < 300:
         return None
     if status < 400:
         return EndpointRequestError(
-            f"{asked} was redirected to {response.headers.get('location', 'nowhere')!r}: give that as base_url",
+            f"{call} was redirected to {response.headers.get('location', 'nowhere')!r}: give that as base_url",
             status=status,
         )
-    said = server_message(response)
-    if status in (400, 413, 422) and _TOO_LONG.search(said):
+    message = server_message(response)
+    if status in (400, 413, 422) and _TOO_LONG.search(message):
         return ContextLengthError(
-            f"{asked} was refused ({status}) because prompt and answer do not fit into the model's context: {said}. "
+            f"{call} was refused ({status}) because prompt and answer do not fit into the model's context: {message}. "
             "Shorten the conversation, lower max_new_tokens, or use a model with a longer context"
         )
     advice = _ADVICE.get(status, _Advice(EndpointRequestError, "the server refuses the request as it is"))
-    return advice.error(f"{asked} failed ({status}): {advice.text}. The server says: {said}", status=status)
+    return advice.error(f"{call} failed ({status}): {advice.text}. The server says: {message}", status=status)

@@ -1,4 +1,4 @@
-"""A judge: a chat model that reads an answer and gives it a number."""
+"""The judge: a chat model that rates answers by a rubric."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from darwin_align.backends.endpoint.client import gathered
+from darwin_align.backends.endpoint.client import gather_all
 from darwin_align.backends.endpoint.rewards.remote import RemoteScorer
-from darwin_align.backends.endpoint.server import about
+from darwin_align.backends.endpoint.server import identify_server
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, EndpointRequestError, EndpointServerError
 from darwin_align.core.types import Message, Request, Response
@@ -59,12 +59,12 @@ _OPTIONAL = {
     "temperature": re.compile(r"\btemperature\b"),
     "max_tokens": re.compile(r"\bmax_tokens\b"),
 }
-"""Fields that a server may not know, and how its refusal names them."""
+"""Fields that a server may not support, and how its error names them."""
 
 
 @dataclass(frozen=True)
 class Rubric:
-    r"""What a judge is asked, and how its reply is read.
+    r"""The prompt for a judge, and how its reply is read.
 
     Raises:
         ConfigError: the template lacks ``{conversation}`` or ``{response}``, or the scale is none.
@@ -74,16 +74,16 @@ class Rubric:
     """
 
     template: str = field(default=_TEMPLATE, repr=False)
-    """With ``{conversation}`` and ``{response}``, and where wanted ``{low}`` and ``{high}``. What users and models
-    wrote is put into tags; how to answer is added at the end."""
+    """With ``{conversation}`` and ``{response}``, and optionally ``{low}`` and ``{high}``. The conversation and the
+    response are put into tags; the format of the answer is added at the end."""
     low: float = 0
     high: float = 100
     whole: bool = True
-    """Ask for whole numbers, which every server with a JSON schema can keep within the scale."""
+    """Request whole numbers, which every server with a JSON schema can keep within the scale."""
     reasoning: bool = False
-    """Let the judge give its reasons before the score: often a better score, for many times the tokens."""
+    """Let the judge state its reasons before the score: often a better score, for many times the tokens."""
     unfinished: str = field(default=_UNFINISHED, repr=False)
-    """What is said of a reply that is not finished."""
+    """The sentence about a reply that is not finished."""
 
     def __post_init__(self) -> None:
         for name in ("conversation", "response"):
@@ -118,16 +118,16 @@ class Rubric:
             "high": f"{self.high:g}",
         }
         filled = re.sub(r"\{(conversation|response|low|high)\}", lambda match: values[match[1]], self.template)
-        return f"{filled}\n\n{self._how()}"
+        return f"{filled}\n\n{self._answer_format()}"
 
-    def _how(self) -> str:
+    def _answer_format(self) -> str:
         shape = '{"reasoning": "<why>", "score": <number>}' if self.reasoning else '{"score": <number>}'
         kind = "whole number" if self.whole else "number"
         return f"Answer with one JSON object and nothing else: {shape}, the number a {kind} on that scale."
 
     def remind(self, prompt: str, why: str) -> str:
-        """Ask once more."""
-        return f"{prompt}\n\nAn earlier answer could not be used: {why}. {self._how()}"
+        """The prompt for a second attempt, after a reply that could not be read."""
+        return f"{prompt}\n\nAn earlier answer could not be used: {why}. {self._answer_format()}"
 
     def read(self, reply: Any) -> float:
         """Read a score: a JSON object with it, else a last line such as ``Score: 7``.
@@ -145,7 +145,7 @@ class Rubric:
         return float(score)
 
     def _score_in(self, text: str) -> Any:
-        # What a model thinks before it answers may hold any number.
+        # A model's thoughts before the answer may contain any number.
         answer = text.rpartition("</think>")[2].strip()
         fenced = answer.startswith("```") and answer.endswith("```")
         try:
@@ -164,11 +164,11 @@ class Rubric:
 
 
 class JudgeScorer(RemoteScorer):
-    """Scores with a chat model that is asked for a number: behind any chat endpoint, or any LangChain chat model.
+    """Scores with the rating of a chat model: any chat endpoint, or any LangChain chat model.
 
-    An endpoint is asked at ``/v1/chat/completions``, with a JSON schema for its reply. Where it refuses the schema (or
-    a seed, or a temperature), that is left out from then on, and a note says so. A reply that cannot be read is asked
-    for once more.
+    An endpoint is called at ``/v1/chat/completions``, with a JSON schema for its reply. If it refuses the schema (or a
+    seed, or a temperature), that field is left out from then on, with a note. A reply that cannot be read is requested
+    once more.
 
     >>> JudgeScorer(base_url="https://api.mistral.ai", model="mistral-small-latest", api_key="secret")
     JudgeScorer('https://api.mistral.ai', model='mistral-small-latest')
@@ -183,17 +183,17 @@ class JudgeScorer(RemoteScorer):
     """The model's name on the server (``None`` takes the only one); or, without a base URL, a LangChain chat model, or
     any chain from a prompt text to a reply."""
     rubric: Rubric = Rubric()
-    """What is asked."""
+    """The prompt and the scale."""
     samples: int = Field(1, gt=0)
-    """Ask so many times, each with a seed of its own, and take the mean."""
+    """Ratings of each response, each with another seed; the reward is their mean."""
     temperature: float = Field(0.0, ge=0)
     """Of an endpoint; a LangChain model has its own."""
     seed: int = 0
     """Of an endpoint: the first sample's; a LangChain model has its own."""
     max_tokens: int = Field(1024, gt=0)
-    """Of an endpoint: where a reply is cut, what the model thinks before it included."""
+    """Of an endpoint: length of a reply, including the model's thoughts before it."""
     trial: bool = True
-    """Whether the judge is tried on a short answer at the start of its first search, before anything is decoded."""
+    """Whether the judge rates a short answer at the start of its first search, before anything is decoded."""
 
     @field_validator("base_url", mode="before")
     @classmethod
@@ -218,7 +218,7 @@ class JudgeScorer(RemoteScorer):
 
     @property
     def needs_trial(self) -> bool:
-        """Whether :meth:`try_out` would ask the judge."""
+        """Whether :meth:`try_out` would call the judge."""
         return self.trial and "tried" not in self._state.facts
 
     async def try_out(self, request: Request) -> None:
@@ -230,7 +230,7 @@ class JudgeScorer(RemoteScorer):
         facts = self._state.facts
         if not self.needs_trial:
             return
-        facts["tried"] = True  # at once: searches that begin at the same time need no trial each
+        facts["tried"] = True  # before the call: searches that start at the same time need one trial only
         try:
             facts["trial usage"] = (await self.score(request, [SHORT_ANSWER])).usage
         except BaseException:
@@ -238,10 +238,10 @@ class JudgeScorer(RemoteScorer):
             raise
 
     async def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
-        """Judge all responses at once, and report the tokens that the judge read and wrote.
+        """Judge all responses at once, and report the tokens of the judge's prompts and replies.
 
         Raises:
-            EndpointError: the judge cannot be used, fails for good, or twice gives no score that can be read.
+            EndpointError: the judge cannot be used, every attempt failed, or two replies had no readable score.
         """
         return await acall(self._score, request, responses)  # type: ignore[no-any-return]
 
@@ -249,7 +249,7 @@ class JudgeScorer(RemoteScorer):
         prompts = [self.rubric.render(request, response, self.seed) for response in responses]
         unique = list(dict.fromkeys(prompts))
         seeds = [self.seed + i for i in range(self.samples)]
-        judged = await gathered([self._judged(prompt, seed) for prompt in unique for seed in seeds])
+        judged = await gather_all([self._judged(prompt, seed) for prompt in unique for seed in seeds])
         scores = {
             prompt: fmean(score for score, _ in judged[i * self.samples : (i + 1) * self.samples])
             for i, prompt in enumerate(unique)
@@ -260,7 +260,7 @@ class JudgeScorer(RemoteScorer):
         return Report([scores[prompt] for prompt in prompts], usage, self._state.notes(*self._dropped.values()))
 
     async def _judged(self, prompt: str, seed: int) -> tuple[float, int]:
-        """A score and the tokens that it took."""
+        """A score, and the tokens of prompts and replies."""
         reply, tokens = await self._reply(prompt, seed)
         try:
             return self.rubric.read(reply), tokens
@@ -270,23 +270,23 @@ class JudgeScorer(RemoteScorer):
             return self.rubric.read(reply), tokens + more
         except ValueError as unreadable:
             raise EndpointServerError(
-                f"{self._who} gave no score that can be read, twice: {unreadable}. It replied {str(reply)[:200]!r}. "
+                f"{self._name} twice returned no readable score: {unreadable}. Its reply was {str(reply)[:200]!r}. "
                 "Use a model that follows the rubric, or another rubric"
             ) from None
 
     @property
-    def _who(self) -> str:
+    def _name(self) -> str:
         endpoint = self._state.endpoint
         return f"the judge {type(self.model).__name__}" if endpoint is None else f"the judge on {endpoint.roots[0]}"
 
     @property
     def _dropped(self) -> dict[str, str]:
-        """Fields that the server refused, and what is said of it."""
+        """Fields that the server refused, and a note on each."""
         dropped: dict[str, str] = self._state.facts.setdefault("dropped", {})
         return dropped
 
     async def _reply(self, prompt: str, seed: int) -> tuple[Any, int]:
-        """What the judge says, and the tokens that it took."""
+        """The judge's reply, and the tokens of prompt and reply."""
         if isinstance(self.model, Runnable):
             return await self._reply_of_chain(self.model, prompt)
         return await self._reply_of_server(await self._model_name(), prompt, seed)
@@ -294,14 +294,14 @@ class JudgeScorer(RemoteScorer):
     # -- LangChain
 
     async def _reply_of_chain(self, chain: Runnable[Any, Any], prompt: str) -> tuple[Any, int]:
-        async with self._places():
+        async with self._concurrency():
             with counting() as counter:
                 reply = await chain.ainvoke(prompt)
-        said = reply.text if isinstance(reply, BaseMessage) else reply
-        return said, counter.as_reward.reward_tokens
+        message = reply.text if isinstance(reply, BaseMessage) else reply
+        return message, counter.as_reward.reward_tokens
 
-    def _places(self) -> asyncio.Semaphore:
-        """The limit of what is asked at a time; one for each event loop, that is, for each process."""
+    def _concurrency(self) -> asyncio.Semaphore:
+        """The limit of concurrent calls; one for each event loop, that is, for each process."""
         loop, facts = asyncio.get_running_loop(), self._state.facts
         if facts.get("loop") is not loop:
             facts["loop"], facts["places"] = loop, asyncio.Semaphore(self.limits.concurrency)
@@ -317,7 +317,7 @@ class JudgeScorer(RemoteScorer):
             return self.model
         async with endpoint.lock():
             if "model" not in facts:
-                facts["model"] = (await about(endpoint)).model(None, endpoint.roots[0]).id
+                facts["model"] = (await identify_server(endpoint)).model(None, endpoint.roots[0]).id
         return str(facts["model"])
 
     async def _reply_of_server(self, model: str, prompt: str, seed: int) -> tuple[str, int]:
@@ -331,7 +331,7 @@ class JudgeScorer(RemoteScorer):
                 self._drop(body, error)
             else:
                 data = self._without_secrets(reply.data)
-                return self._said(data), _tokens(data)
+                return self._message_text(data), _tokens(data)
 
     def _body(self, model: str, prompt: str, seed: int) -> dict[str, Any]:
         form = {"name": "rating", "strict": True, "schema": self.rubric.schema}
@@ -347,32 +347,32 @@ class JudgeScorer(RemoteScorer):
         return body | ({"max_completion_tokens": self.max_tokens} if "max_tokens" in dropped else {})
 
     def _drop(self, body: Mapping[str, Any], error: EndpointRequestError) -> None:
-        """Leave out what the server does not take.
+        """Leave out the field that the server refused.
 
         Raises:
-            EndpointRequestError: it refuses something else.
+            EndpointRequestError: it refused something else.
         """
-        said = str(error)
-        refused = next((name for name, pattern in _OPTIONAL.items() if name in body and pattern.search(said)), None)
+        message = str(error)
+        refused = next((name for name, pattern in _OPTIONAL.items() if name in body and pattern.search(message)), None)
         if refused is None or error.status not in (400, 422):
             raise error
         instead = {
             "response_format": "its replies are read as text",
             "max_tokens": "it is sent max_completion_tokens",
         }.get(refused, "it is left out")
-        self._dropped[refused] = f"{self._who} does not take {refused}: {instead}"
+        self._dropped[refused] = f"{self._name} does not take {refused}: {instead}"
 
-    def _said(self, data: Any) -> str:
+    def _message_text(self, data: Any) -> str:
         try:
             choice = data["choices"][0]
             content = choice["message"].get("content") or ""
             if not isinstance(content, str):
                 raise TypeError
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise EndpointServerError(f"{self._who} answered without a message: {str(data)[:200]!r}") from None
+            raise EndpointServerError(f"{self._name} replied without a message: {str(data)[:200]!r}") from None
         if not content and choice.get("finish_reason") == "length":
             raise EndpointServerError(
-                f"{self._who} thought for {self.max_tokens} tokens and said nothing: raise max_tokens"
+                f"{self._name} thought for {self.max_tokens} tokens and gave no answer: raise max_tokens"
             )
         return content
 

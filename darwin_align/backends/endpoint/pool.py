@@ -1,8 +1,8 @@
 """One connection pool for the process: it lives on the portal's loop and is closed at exit.
 
-httpx's own pool looks at every connection for every request, which costs more than the requests themselves as soon as
-dozens are in flight. So the pool here is a stack of httpx clients for each server, which serve one request at a time,
-the warmest on top. A server never sees more connections than there were requests in flight to it at a time.
+httpx's own pool inspects every connection for every request, which takes longer than the requests themselves as soon as
+dozens are in flight. So the pool here is a stack of httpx clients for each server. Each serves one request at a time;
+the most recently used is on top. A server never has more connections than it had requests in flight at the same time.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _inherited: list[_Stacks] = []
 
 @contextlib.contextmanager
 def borrowed_client(server: str) -> Iterator[httpx.AsyncClient]:
-    """Lend a client of the running loop for one request to a server.
+    """Take a client of the running loop for one request to a server.
 
-    Endpoints ask on the portal only, so there is one loop.
+    Endpoints send requests on the portal's loop only, so there is one loop.
     """
     loop = asyncio.get_running_loop()
     if loop not in _idle:
         if not _idle:
-            # Registered after the portal's own handler, so it runs before it: the loop still turns.
+            # Registered after the portal's own handler, so it runs before it, while the loop still runs.
             atexit.register(_close)
         _idle[loop] = defaultdict(list)
     stack = _idle[loop][server]
@@ -69,7 +69,7 @@ async def _close_all(stacks: _Stacks) -> None:
 
 
 def _forget() -> None:
-    # The parent's loop did not survive the fork. Its connections are kept, not closed: they are the parent's to use.
+    # The parent's loop did not survive the fork. Its connections stay open: the parent still uses them.
     _inherited.extend(_idle.values())
     _idle.clear()
     atexit.unregister(_close)

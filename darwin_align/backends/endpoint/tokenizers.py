@@ -1,4 +1,4 @@
-"""Tokenizers that speak for a remote model on this side of the wire."""
+"""Tokenizers of remote models, loaded on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from darwin_align.backends.templates import BosFrom, ChatTemplate
+from darwin_align.backends.templates import ChatTemplate
+from darwin_align.backends.text_encoder import BosFrom
 from darwin_align.core.errors import ModelLoadError
 
 __all__ = ["load_template", "load_tokenizer", "may_be_loaded", "tokenizer_length"]
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 _NO_LIMIT = 10**9
-"""Tokenizers that know no limit name a number far beyond this."""
+"""Tokenizers without a limit have a ``model_max_length`` far above this."""
 
 
 @lru_cache(maxsize=16)
@@ -26,7 +27,7 @@ def load_tokenizer(path: str | Path) -> Any:
     """Load a tokenizer from a folder or by its hub id, once a process.
 
     Raises:
-        ModelLoadError: there is none, or it wants code of its own.
+        ModelLoadError: there is none, or it needs remote code.
     """
     from transformers import AutoTokenizer
 
@@ -40,26 +41,28 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def may_be_loaded(name: str, given: str | None) -> bool:
-    """Whether a tokenizer may be looked for by the name that a server gives its model.
+    """Whether a tokenizer may be loaded by the name that a server reports for its model.
 
-    A server may be anybody's. It may name a public repository, and no place on this machine: a path is refused, and so
-    is a hub id that is also a path from here.
+    Servers are not trusted. They may name a public repository, but no file on this machine: a path is refused, and so
+    is a hub id that is also a path relative to the working directory.
 
     Args:
-        name: what the server calls its model, or where it says that it loaded it from.
-        given: the model's name as the user gave it, which may be any.
+        name: the server's name for its model, or where it reports to have loaded it from.
+        given: the model's name as the user gave it; any is accepted.
     """
     if name == given:
         return True
     if _HUB_ID.fullmatch(name) and ".." not in name and not Path(name).exists():
-        logger.info("the server names its model %r: the tokenizer is loaded from the hub (or its cache) by it", name)
+        logger.info(
+            "the server names its model %r: the tokenizer of that name is loaded from the hub or its cache", name
+        )
         return True
     logger.info("the server names its model %r, which is no hub id or is a path here: no tokenizer is loaded", name)
     return False
 
 
 def tokenizer_length(path: str | Path) -> int | None:
-    """Tokens that a tokenizer says its model can read, if it says so."""
+    """The context length that a tokenizer states, if it states one."""
     length = load_tokenizer(path).model_max_length
     return int(length) if 0 < length < _NO_LIMIT else None
 

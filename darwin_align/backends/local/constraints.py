@@ -13,11 +13,11 @@ from darwin_align.core.types import Request
 from darwin_align.formats.grammars import Compiled, Grammars
 from darwin_align.formats.matcher import GrammarState
 
-__all__ = ["Constraints", "RowGuide"]
+__all__ = ["Constraints", "GrammarConstraint"]
 
 
-class RowGuide(GrammarState):
-    """A row's state in its grammar: a :class:`~darwin_align.backends.local.sampling.Guide`.
+class GrammarConstraint(GrammarState):
+    """A row's state in its grammar: a :class:`~darwin_align.backends.local.sampling.RowConstraint`.
 
     A row that cannot go on is ended, unless it is lenient.
     """
@@ -29,7 +29,7 @@ class RowGuide(GrammarState):
         super().__init__(grammar, ids, lenient=lenient)
 
     def fill(self, words: Tensor) -> None:
-        """Set the bits of the tokens that may come next; those that end the turn only where the answer is complete.
+        """Set the bits of the allowed tokens; end tokens are allowed only where the answer is complete.
 
         Args:
             words: int32, one bit for each token of the vocabulary, token 0 the lowest of the first word.
@@ -50,13 +50,13 @@ class RowGuide(GrammarState):
 
 
 class Constraints(Grammars):
-    """Makes guides for the rows of one policy."""
+    """Makes the constraints for the rows of one policy."""
 
-    def guide(self, request: Request, ids: Sequence[int] = ()) -> RowGuide | None:
-        """The guide of a row that has generated ``ids``; ``None`` if the row is not constrained.
+    def constraint(self, request: Request, ids: Sequence[int] = ()) -> GrammarConstraint | None:
+        """The constraint of a row that has generated ``ids``; ``None`` if the row is not constrained.
 
         Raises:
             RequestError: what the request requires cannot be enforced, or ``ids`` break it.
             MissingPackageError: llguidance is not installed.
         """
-        return self.state(request, ids, RowGuide)
+        return self.state(request, ids, GrammarConstraint)

@@ -52,7 +52,7 @@ _USABLE: dict[str, Any] = {
 """Whether transformers finds a package new enough."""
 _FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 _REFUSALS = (ValueError, ImportError, RuntimeError, AttributeError, AssertionError)
-"""How transformers and those below it refuse options; broken folders are told by other errors."""
+"""Errors by which transformers and its dependencies refuse options; broken folders raise others."""
 
 
 @dataclass(eq=False)
@@ -70,13 +70,13 @@ class LoadedModel:
     def __post_init__(self) -> None:
         self.model.eval()
 
-    def engine(self, most_rows: int, row_memory: int | None, compiled: bool = False) -> Engine:
-        """The one engine with these settings: whoever uses these weights shares it."""
+    def engine(self, max_rows: int, row_memory: int | None, compiled: bool = False) -> Engine:
+        """The engine with these settings, shared by all users of these weights."""
         with _loading:
-            key = (most_rows, row_memory, compiled)
+            key = (max_rows, row_memory, compiled)
             if key not in self.engines:
                 self.engines[key] = Engine(
-                    self.model, device=self.device, most_rows=most_rows, row_memory=row_memory, compiled=compiled
+                    self.model, device=self.device, max_rows=max_rows, row_memory=row_memory, compiled=compiled
                 )
             return self.engines[key]
 
@@ -87,12 +87,12 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """What error messages call the model."""
+        """The model's name in error messages."""
         return self.source.path if self.source else type(self.model).__name__
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: where the input embeddings are, or are brought to be used."""
+        """The device of token ids: where the input embeddings are, or are moved to for use."""
         if getattr(self.model, "hf_device_map", None):
             hook = getattr(self.model.get_input_embeddings(), "_hf_hook", None)
             if (place := getattr(hook, "execution_device", None)) is not None:
@@ -127,7 +127,7 @@ def load(source: ModelSource) -> LoadedModel:
 
 
 class SharedModel:
-    """Something built on a loaded model: copies share the weights, pickles carry the recipe and never tensors."""
+    """The base of what is built on a loaded model: copies share the weights, pickles contain the recipe, no tensors."""
 
     _loaded: LoadedModel
     _options: Any
@@ -157,7 +157,7 @@ class SharedModel:
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
-    # A folder that was trained anew is another model.
+    # A folder whose files changed is another model.
     return tuple(sorted(f.stat().st_mtime_ns for f in folder.glob("*") if f.suffix in (".safetensors", ".json")))
 
 
@@ -187,21 +187,23 @@ def _weights(source: ModelSource, device: str, config: Any) -> tuple[Any, Any]:
     """The model where it belongs, and transformers' report on its weights."""
     loader = _LOADERS[source.kind]
     try:
-        how = _options(source, device, config)
+        options = _options(source, device, config)
         with _quiet(Path(source.path).is_dir()):
             model, report = loader.from_pretrained(
-                source.path, config=config, use_safetensors=True, output_loading_info=True, **how, **source.hub
+                source.path, config=config, use_safetensors=True, output_loading_info=True, **options, **source.hub
             )
     except _REFUSALS as error:
-        if not source.asked or "trust_remote_code" in str(error):
+        if not source.requested_options or "trust_remote_code" in str(error):
             raise
-        raise ModelLoadError(f"{source.path!r} cannot be loaded with {source.asked}: {_reason(error)}") from error
+        raise ModelLoadError(
+            f"{source.path!r} cannot be loaded with {source.requested_options}: {_reason(error)}"
+        ) from error
     _check_map(source, model)
-    return model if "device_map" in how else _moved(model, device), report
+    return model if "device_map" in options else _moved(model, device), report
 
 
 def _check_map(source: ModelSource, model: Any) -> None:
-    """Transformers puts what a map does not name on the CPU, and says nothing of names that it does not know."""
+    """Refuse unknown names in a device map: transformers ignores them, and puts what a map does not name on the CPU."""
     if not isinstance(source.device_map, tuple):
         return
     known = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
@@ -222,22 +224,24 @@ def _moved(model: Any, device: str) -> Any:
 
 def _options(source: ModelSource, device: str, config: Any) -> dict[str, Any]:
     """How the loader makes the weights. With a device map, it also puts them in their place."""
-    how = {"dtype": _dtype(source, config)}
+    options = {"dtype": _dtype(source, config)}
     if source.attn_implementation is not None:
-        how["attn_implementation"] = source.attn_implementation
-    held = getattr(config, "quantization_config", None)  # the checkpoint is quantized already
-    what = source.asked or f"the quantized checkpoint {source.path!r}"
-    if (source.quantization_method or dict(held or {}).get("quant_method")) == "bitsandbytes":
+        options["attn_implementation"] = source.attn_implementation
+    quantized = getattr(config, "quantization_config", None)  # the checkpoint is quantized already
+    what = source.requested_options or f"the quantized checkpoint {source.path!r}"
+    if (source.quantization_method or dict(quantized or {}).get("quant_method")) == "bitsandbytes":
         _require("bitsandbytes", "quantized", what)
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_once)
     if source.quantization is not None:
         own = getattr(config.get_text_config(), "dtype", None) or torch.float16
-        how["quantization_config"] = source.quantization_config(own if how["dtype"] == "auto" else how["dtype"])
-    if source.device_map is not None or source.quantization is not None or held is not None:
+        options["quantization_config"] = source.quantization_config(
+            own if options["dtype"] == "auto" else options["dtype"]
+        )
+    if source.device_map is not None or source.quantization is not None or quantized is not None:
         # Quantized weights stay where they are made.
-        _require("accelerate", "gpu" if source.quantization is held is None else "quantized", what)
-        how["device_map"] = source.placement(device)
-    return how
+        _require("accelerate", "gpu" if source.quantization is quantized is None else "quantized", what)
+        options["device_map"] = source.placement(device)
+    return options
 
 
 def _require(package: str, extra: str, what: str) -> None:
@@ -247,19 +251,19 @@ def _require(package: str, extra: str, what: str) -> None:
         )
 
 
-_said: set[str] = set()
+_seen_messages: set[str] = set()
 
 
 def _once(record: logging.LogRecord) -> bool:
-    """Let every message through once: bitsandbytes says for every layer and token to which type it casts."""
-    new = record.getMessage() not in _said
-    _said.add(record.getMessage())
+    """Let every message through once: bitsandbytes logs the type that it casts to for every layer and token."""
+    new = record.getMessage() not in _seen_messages
+    _seen_messages.add(record.getMessage())
     return new
 
 
 @contextmanager
 def _quiet(folder: bool) -> Iterator[None]:
-    # A folder is loaded in a blink and needs no progress bar; a download keeps its own.
+    # A folder loads quickly and needs no progress bar; a download keeps its own.
     if not folder or not transformers_logging.is_progress_bar_enabled() or hub.are_progress_bars_disabled():
         yield
         return

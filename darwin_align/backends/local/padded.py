@@ -1,7 +1,7 @@
 """Decodes rows without slots, over the model's own kind of cache: one prefill a call, rows padded side by side.
 
-It serves models that cannot be rolled back or take no 4-D mask. Whether their cache does what is expected of it is
-tried on a few tokens, as slots are: upstream renames and custom code must lead to a refusal, never to wrong tokens.
+It serves models that cannot be rolled back or take no 4-D mask. Their cache is probed with a few tokens, as slots are:
+renamed arguments and custom code must lead to a refusal, never to wrong tokens.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class PaddedForward:
 
     Args:
         model: a causal language model of transformers, in evaluation mode.
-        device: where its input embeddings are; ``None`` is the model's own word.
+        device: where its input embeddings are; ``None`` is the model's device.
     """
 
     def __init__(self, model: Any, device: torch.device | None = None) -> None:
@@ -76,7 +76,7 @@ class PaddedForward:
 
     @cached_property
     def refusal(self) -> str:
-        """Why the model cannot be decoded in this way; "" if rows come out as from a full recompute."""
+        """Why the model cannot be decoded over its own cache; "" if that gives the same as a full recompute."""
         if not self._cache_argument:
             return f"its forward takes no cache by a known name ({', '.join(CACHE_ARGUMENTS)})"
         return self._wrong(_TRIAL[1:])
@@ -86,19 +86,19 @@ class PaddedForward:
         """Whether rows of unequal length can be padded: a recurrent state may carry the padding along."""
         return not stretches(self._model.config.get_text_config()) and not self._wrong(_TRIAL)
 
-    # -- whether it can be trusted
+    # -- probes
 
     def _wrong(self, lengths: Sequence[int]) -> str:
         """Why decoding rows of these lengths side by side goes wrong; "" if it does not.
 
-        Tokens are given, not drawn, so that the logits of every step can be compared with those of a full recompute. On
-        the way the first row leaves, as a row that has ended does.
+        Tokens are fixed, not drawn, so that the logits of every step can be compared with those of a full recompute.
+        After two steps the first row leaves, as a row that has ended does.
         """
         vocabulary = self._model.get_input_embeddings().num_embeddings
         rows = [[(5 * i * i + 3 * at + 1) % vocabulary for i in range(n + _STEPS)] for at, n in enumerate(lengths)]
         try:
             gap = self._gap(rows, lengths)
-        except Exception as error:  # noqa: BLE001 - whatever an unknown model raises means that it cannot
+        except Exception as error:  # noqa: BLE001 - any error of an unknown model means that it does not work
             about = str(error).partition("\n")[0]
             return f"decoding over its own cache fails ({type(error).__name__}: {about:.120})"
         return "" if gap <= tolerance(self._model) else f"decoding over its own cache differs by {gap:.2g} from none"
@@ -126,7 +126,7 @@ class PaddedForward:
 
     def decode(self, sequences: Sequence[DecodeSequence], deadline: float | None = None) -> None:
         """Decode every sequence to its end, or until the deadline, which is on the clock of :func:`time.monotonic`."""
-        for batch in self._batches([sequence for sequence in sequences if sequence.wanted > 0]):
+        for batch in self._batches([sequence for sequence in sequences if sequence.remaining > 0]):
             if deadline is None or monotonic() < deadline:
                 self._decode(batch, deadline)
 
@@ -141,7 +141,7 @@ class PaddedForward:
             yield list(group)
 
     def _decode(self, sequences: list[DecodeSequence], deadline: float | None) -> None:
-        steps, device = max(sequence.wanted for sequence in sequences), self._device
+        steps, device = max(sequence.remaining for sequence in sequences), self._device
         batch = _Batch.of([sequence.ids for sequence in sequences], steps, device)
         seeds = seed_keys([sequence.seed for sequence in sequences], device)
         for sequence in sequences:
@@ -153,7 +153,7 @@ class PaddedForward:
             tokens, logprobs = sampler.draw(logits, place_keys(seeds, positions), batch.ids)
             for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
                 sequence.push(token, logprob)
-            going = [i for i, sequence in enumerate(sequences) if sequence.wanted > 0]
+            going = [i for i, sequence in enumerate(sequences) if sequence.remaining > 0]
             if not going or (deadline is not None and monotonic() >= deadline):
                 return
             batch.ids = torch.cat([batch.ids, tokens[:, None]], dim=1)
@@ -193,5 +193,5 @@ class PaddedForward:
 
 
 def _sampler(sequences: Sequence[DecodeSequence], device: torch.device) -> Sampler:
-    guides, ranks = [sequence.guide for sequence in sequences], [sequence.rank for sequence in sequences]
-    return Sampler([sequence.sampling for sequence in sequences], device, guides, ranks)
+    constraints, ranks = [sequence.constraint for sequence in sequences], [sequence.rank for sequence in sequences]
+    return Sampler([sequence.sampling for sequence in sequences], device, constraints, ranks)

@@ -14,9 +14,10 @@ from typing import Any, Self
 import torch
 import transformers
 
-from darwin_align.backends.detokenizer import Detokenizer, first_stop
-from darwin_align.backends.local.constraints import Constraints, RowGuide
-from darwin_align.backends.local.engine import DecodeSequence, Engine
+from darwin_align.backends.detokenizer import Detokenizer
+from darwin_align.backends.local.constraints import Constraints
+from darwin_align.backends.local.decode_row import DecodeRow
+from darwin_align.backends.local.engine import Engine
 from darwin_align.backends.local.heads import check_class
 from darwin_align.backends.local.loading import (
     DeviceMap,
@@ -29,7 +30,7 @@ from darwin_align.backends.local.padded import PaddedForward
 from darwin_align.backends.request_bounds import check_fits, takes_long
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
-from darwin_align.core.types import FinishReason, Request, Sampling
+from darwin_align.core.types import Request
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.portal import off_loop, submits, wait
@@ -56,34 +57,34 @@ class LocalPolicy(SharedModel, Policy):
     A row's tokens depend on its prompt, its state, its settings and its seed. They do not depend on the rows beside it
     or on how many calls its answer takes, up to float rounding (in float32 that is: never in practice).
 
-    Threads, tasks and searches may share a policy: the engine writes their rows side by side. Policies on the same
-    weights share one engine. Copies and pickles share or load the weights anew.
+    Threads, tasks and searches may share a policy: the engine decodes their rows side by side. Policies on the same
+    weights share one engine. Copies and pickles share the weights or load them again.
 
     A request's ``response_format`` and a ``tool_choice`` that forces a call are enforced token by token (extra
-    ``constrained``): whatever is written is the beginning of an answer that keeps them. It ends when it is complete, or
-    where ``max_tokens``, the context or a stop string cuts it. In the same way ``grounded`` values are copied:
-    free text is a span of the request's sources, and a number one that stands in them.
+    ``constrained``): any decoded text is the beginning of an answer that keeps them. It ends when it is complete, or
+    where ``max_tokens``, the context or a stop string cuts it. ``grounded`` values are copied by the same mechanism:
+    free text is a span of the request's sources, and a number is one that occurs in them.
 
     Args:
         model: a transformers causal language model.
         tokenizer: its tokenizer.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
         threads: CPU threads while this policy works; ``None`` leaves torch's number.
-        max_batch_rows: rows decoded side by side; more wait for a place.
+        max_batch_rows: rows decoded side by side; more wait.
         row_memory: bytes for the keys and values of all rows; ``None`` is a quarter of the device's (free) memory. Rows
-            that do not fit are read anew when they are needed.
-        compile: compile the step that writes by ``torch.compile``; on a GPU it then runs as CUDA graphs. Every new
-            number of rows (powers of two) and width (multiples of 256 tokens) first takes its time to compile, half a
-            minute on a small CPU. A model that cannot be compiled raises torch's own error.
+            that do not fit are read again when they are needed.
+        compile: compile the decoding step by ``torch.compile``; on a GPU it then runs as CUDA graphs. Every new number
+            of rows (powers of two) and width (multiples of 256 tokens) takes time to compile first, half a minute on a
+            small CPU. A model that cannot be compiled raises torch's own error.
 
     Raises:
-        ModelLoadError: the model is no causal language model, its tokenizer has no chat template, or it decodes wrong:
-            where it does not work over slots, its own cache is tried on a few tokens.
+        ModelLoadError: the model is no causal language model, its tokenizer has no chat template, or it decodes
+            wrongly, both over slots and over its own cache.
     """
 
     context_length: int
     enforces_grounding = True
-    """``grounded`` requests are taken."""
+    """``grounded`` requests are enforced."""
 
     def __init__(
         self,
@@ -137,11 +138,11 @@ class LocalPolicy(SharedModel, Policy):
             trust_remote_code: run Python code that comes with the model.
             max_batch_rows: rows decoded side by side.
             row_memory: bytes for the keys and values of all rows.
-            compile: compile the step that writes.
+            compile: compile the decoding step.
 
         Raises:
             ModelLoadError: there is no such model, it is no language model, it has no chat template, it cannot be
-                loaded as asked, or a package for that is missing.
+                loaded with these options, or a package for that is missing.
             ConfigError: options that contradict each other.
         """
         source = ModelSource.of(
@@ -175,10 +176,10 @@ class LocalPolicy(SharedModel, Policy):
 
     @property
     def tool_syntax(self) -> ToolSyntax:
-        """How the model writes tool calls, to read them from its answers.
+        """The model's format of tool calls, by which they are read from its answers.
 
         Raises:
-            RequestError: the template shows no form of a call that is recognised.
+            RequestError: the template shows no format of a call that is recognised.
         """
         return self.template.tool_syntax
 
@@ -197,7 +198,7 @@ class LocalPolicy(SharedModel, Policy):
 
     @property
     def enforces_formats(self) -> bool:
-        """Whether a ``response_format`` and a forced ``tool_choice`` can be kept here, token by token."""
+        """Whether a ``response_format`` and a forced ``tool_choice`` can be enforced, token by token."""
         return find_spec("llguidance") is not None and not self.template.opens_thoughts
 
     @property
@@ -228,11 +229,11 @@ class LocalPolicy(SharedModel, Policy):
         where answers are cut, not what they need, and may itself be longer than the context.
         """
         prompt = self.prompt_length(request)
-        room, needed = self.context_length - prompt, min(max_new_tokens, max(1, self.context_length // 8))
-        if room >= needed:
+        fitting, needed = self.context_length - prompt, min(max_new_tokens, max(1, self.context_length // 8))
+        if fitting >= needed:
             return None
         return (
-            f"its prompt of {prompt} tokens leaves {max(room, 0)} of the context's {self.context_length} for the "
+            f"its prompt of {prompt} tokens leaves {max(fitting, 0)} of the context's {self.context_length} for the "
             f"answer, which needs {needed}"
         )
 
@@ -267,7 +268,7 @@ class LocalPolicy(SharedModel, Policy):
         sequences = [self._sequence(row) for row in rows]
         owners = {row.search_id for row in rows}
         return self.engine.submit(
-            [one for one in sequences if one.wanted > 0],
+            [one for one in sequences if one.remaining > 0],
             lambda: [one.continuation() for one in sequences],
             without_slots=partial(self._padded.decode, deadline=deadline),
             owner=owners.pop() if len(owners) == 1 else "",
@@ -286,10 +287,10 @@ class LocalPolicy(SharedModel, Policy):
             alien = next(token for token in tokens if type(token) is not int or not 0 <= token < known)
             raise RequestError(f"a row's state holds {alien!r}: the token ids of this model are 0 to {known - 1}")
 
-    def _sequence(self, row: Row) -> _Continued:
+    def _sequence(self, row: Row) -> DecodeRow:
         if row.text and not row.tokens:
             raise RequestError(
-                "a row has text but no token ids: a local policy continues only what it (or its tokenizer) wrote itself"
+                "a row has text but no token ids: a local policy continues only what it (or its tokenizer) generated"
             )
         self._check_ids(row.tokens)
         texts = (one.text for one in row.request.conversation)
@@ -300,99 +301,11 @@ class LocalPolicy(SharedModel, Policy):
                 f"the conversation is {len(prompt)} tokens long and the model's context is {self.context_length}: "
                 "there is no room for an answer. Shorten the conversation or use a model with a longer context"
             )
-        sequence = _Continued(row, prompt, self.context_length, self.eos_ids, self._detokenizer)
+        sequence = DecodeRow(row, prompt, self.context_length, self.eos_ids, self._detokenizer)
         sequence.check_end()
-        if sequence.wanted > 0:
-            sequence.guide = self._constraints.guide(row.request, row.tokens)
+        if sequence.remaining > 0:
+            sequence.constraint = self._constraints.constraint(row.request, row.tokens)
         return sequence
-
-
-@dataclass(eq=False)
-class _Continued(DecodeSequence):
-    """A row while the engine continues it."""
-
-    row: Row
-    prompt: list[int]
-    context_length: int
-    eos_ids: frozenset[int]
-    detokenizer: Detokenizer
-    guide: RowGuide | None = None
-    logprob: float = 0.0
-    finish_reason: FinishReason | None = None
-
-    def __post_init__(self) -> None:
-        self.ids = [*self.prompt, *self.row.tokens]
-        self.reused = self._given = len(self.ids)
-        self._limit = min(self._given + self.row.max_tokens, self.context_length)
-
-    @property
-    def wanted(self) -> int:
-        """Tokens that may still be decoded now."""
-        return 0 if self.finish_reason is not None else self._limit - len(self.ids)
-
-    @property
-    def seed(self) -> int:
-        """Names the row's noise."""
-        return self.row.seed
-
-    @property
-    def drawn(self) -> int:
-        """Position of the next draw: new tokens of the whole answer, however many calls it took."""
-        return len(self.ids) - len(self.prompt)
-
-    @property
-    def sampling(self) -> Sampling:
-        """The row's settings."""
-        return self.row.request.sampling
-
-    @property
-    def rank(self) -> int | None:
-        """Which of the most likely tokens is decoded, in place of a draw."""
-        return self.row.rank
-
-    def push(self, token: int, logprob: float) -> None:
-        """Take a decoded token."""
-        self.ids.append(token)
-        self.logprob += logprob
-        self.check_end()
-        if self.guide is not None and self.finish_reason is None:
-            self.guide.push(token)
-
-    def check_end(self) -> None:
-        """Note how the answer ended, if it did."""
-        if self.drawn and (self.ids[-1] in self.eos_ids or self._stopped()):
-            self.finish_reason = "stop"
-        elif len(self.ids) >= self.context_length:
-            self.finish_reason = "length"
-
-    def _stopped(self) -> bool:
-        stops = self.row.request.stop
-        return bool(stops) and self.detokenizer.ends_with_stop(self._state, stops)
-
-    @property
-    def _state(self) -> list[int]:
-        return self.ids[len(self.prompt) :]
-
-    def continuation(self) -> Continuation:
-        """Return what was decoded.
-
-        Raises:
-            RequestError: the row could not be made to keep its request's format.
-        """
-        if self.guide is not None and self.guide.error:
-            raise RequestError(self.guide.error)
-        state = self._state
-        text = self.detokenizer.text(state, finished=self.finish_reason == "stop")
-        unread = self._given - self.reused
-        return Continuation(
-            text=text[: first_stop(text, self.row.request.stop)],
-            tokens=tuple(state),
-            new_tokens=len(self.ids) - self._given,
-            finish_reason=self.finish_reason,
-            logprob=self.logprob,
-            # A continued row's last token was written, not read: its step reads it.
-            prefilled_tokens=0 if unread == 1 and self.reused else unread,
-        )
 
 
 def _check_decodable(loaded: LoadedModel, engine: Engine, padded: PaddedForward) -> None:

@@ -23,17 +23,15 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.recipes import Recipe, recipe_for, recipe_named
-from darwin_align.backends.request_bounds import check_fits, takes_long
+from darwin_align.backends.request_bounds import check_fits
 from darwin_align.backends.templates import ChatTemplate, Turn
 from darwin_align.backends.turns import question_of, to_chat, with_tool_turns_as_text
-from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
-from darwin_align.operators.base import Report, Resource, Scorer
 from darwin_align.operators.policy import current_search
-from darwin_align.operators.portal import off_loop, submits, wait
+from darwin_align.operators.portal import wait
 
-__all__ = ["LocalScorer", "RewardModel"]
+__all__ = ["RewardModel"]
 
 T = TypeVar("T")
 
@@ -76,9 +74,9 @@ class _Options:
 class RewardModel(SharedModel):
     """Scores answers, partial or finished, with a sequence-classification model.
 
-    Of a conversation and its answers every token is read once: the engine goes on where an answer, or another that
-    begins like it, was read before. Threads, tasks and searches may share it. Copies and pickles share or load the
-    weights anew.
+    Every token of a conversation and its answers is read once: the engine continues where an answer, or another that
+    begins with the same tokens, was read before. Threads, tasks and searches may share it. Copies and pickles share the
+    weights or load them again.
 
     Args:
         model: a transformers sequence-classification model with one logit.
@@ -151,8 +149,8 @@ class RewardModel(SharedModel):
 
         Raises:
             ModelLoadError: there is no such model, it has another head, not exactly one label, or weights that are
-                missing or would be left out, it needs code of its own, it cannot be loaded as asked, or a package for
-                that is missing.
+                missing or would be left out, it needs remote code, it cannot be loaded with these options, or a package
+                for that is missing.
             ConfigError: options that contradict each other.
         """
         known = recipe_for(str(path)) if recipe is None else recipe_named(recipe)
@@ -187,7 +185,7 @@ class RewardModel(SharedModel):
             # Some encoders reserve positions; their tokenizers know.
             self.context_length = min(self.context_length, loaded.tokenizer.model_max_length)
         self.engine = loaded.engine(options.batch_size, options.row_memory)
-        # A model of other code may pool its tokens in another way than by its head on the last one.
+        # A model with custom code may pool its tokens differently than by its head on the last one.
         head = getattr(loaded.model, "score", None) if is_sequence_classifier(loaded.model) else None
         self._head = head if recipe.reads == "logits" and isinstance(head, torch.nn.Module) else None
         self._template = None
@@ -359,49 +357,6 @@ class RewardModel(SharedModel):
             text: float(model.get_score(tokenizer, [*chat, {"role": "assistant", "content": text}])) for text in unique
         }
         return [rewards[response.text] for response in responses]
-
-
-class LocalScorer(Scorer):
-    """Scores with a local reward model.
-
-    >>> LocalScorer.from_pretrained("Skywork/Skywork-Reward-V2-Qwen3-0.6B")  # doctest: +SKIP
-    """
-
-    reward_model: RewardModel
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> Self:
-        """Load a reward model; the options are those of :meth:`RewardModel.from_pretrained`.
-
-        Raises:
-            ModelLoadError: there is no such model, it has not exactly one label, or it needs code of its own.
-        """
-        return cls(reward_model=RewardModel.from_pretrained(path, **options))
-
-    def max_response_tokens(self, request: Request) -> int | None:
-        """Tokens of an answer that the model can still read."""
-        return self.reward_model.max_response_tokens(request)
-
-    def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
-        """Score the responses and report how many tokens were read."""
-        return wait(self.submit(request, responses))
-
-    @submits
-    def submit(self, request: Request, responses: Sequence[Response]) -> Future[Report[list[float]]]:
-        """Queue the responses on the engine; the future's result is that of :meth:`score`."""
-        notes = self.reward_model.notes(request)
-
-        def queued() -> Future[Report[list[float]]]:
-            return self.reward_model.submit(
-                request, responses, lambda rewards, tokens: Report(rewards, Usage(reward_tokens=tokens), notes)
-            )
-
-        return off_loop(queued) if takes_long(request, (one.text for one in responses)) else queued()
-
-    @property
-    def resources(self) -> tuple[Resource, ...]:
-        """The reward model."""
-        return (self.reward_model,)
 
 
 def _check_labels(loaded: LoadedModel, recipe: Recipe) -> None:

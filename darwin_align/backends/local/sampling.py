@@ -25,15 +25,15 @@ from transformers import (
 from darwin_align.core.types import Sampling
 
 __all__ = [
-    "Guide",
+    "RowConstraint",
     "Sampler",
-    "best_of",
     "gumbel_noise",
+    "masked_logits",
     "penalises",
     "penalties",
     "place_keys",
-    "ruled",
     "seed_keys",
+    "top_columns",
     "warpers",
 ]
 
@@ -77,7 +77,7 @@ def gumbel_noise(keys: Tensor, tokens: Tensor) -> Tensor:
 
 
 def penalties(sampling: Sampling) -> LogitsProcessorList:
-    """What changes single logits by a row's history: it needs the whole vocabulary and counts for greedy rows too."""
+    """Processors that change logits by a row's history: they need all logits, and apply to greedy rows too."""
     processors = LogitsProcessorList()
     if sampling.repetition_penalty is not None and penalises(sampling):
         processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
@@ -85,7 +85,7 @@ def penalties(sampling: Sampling) -> LogitsProcessorList:
 
 
 def warpers(sampling: Sampling) -> LogitsProcessorList:
-    """What ``generate`` then does to the logits of a row that is sampled, in its order."""
+    """The warpers that ``generate`` then applies to the logits of a sampled row, in its order."""
     processors = LogitsProcessorList()
     if sampling.temperature != 1.0:
         processors.append(TemperatureLogitsWarper(sampling.temperature))
@@ -96,18 +96,18 @@ def warpers(sampling: Sampling) -> LogitsProcessorList:
     return processors
 
 
-class Guide(Protocol):
-    """Says which tokens a row may write next. It is asked before every draw, and told what was drawn by its row."""
+class RowConstraint(Protocol):
+    """Which tokens a row may decode next. The sampler reads it before every draw; the row pushes what was drawn."""
 
     words: int
     """32-bit words that hold one bit for every token."""
 
     @property
     def call_mark(self) -> int | None:
-        """Id of the token that begins a call, where the next token decides between calls and a format."""
+        """Id of the token that begins a tool call, where the next token decides between calls and a format."""
 
     def fill(self, words: Tensor) -> None:
-        """Set the bits of the tokens that may come next.
+        """Set the bits of the allowed tokens.
 
         Args:
             words: int32 on the CPU, zeros, at least as many as :attr:`words`; token 0 is the lowest bit of the first.
@@ -120,34 +120,34 @@ class Sampler:
     Args:
         settings: one a row.
         device: where the logits are.
-        guides: one a row, ``None`` where every token may come next; nothing at all if that holds for all rows. A row
-            that is guided draws among the tokens that may come, as if there were no others.
+        constraints: one a row, ``None`` where every token is allowed; empty if that holds for all rows. A constrained
+            row draws among the allowed tokens, as if there were no others.
         ranks: one a row, ``None`` where it draws; else it takes the token of this rank, 0 the most likely, or the last
-            that may come. Nothing at all if all rows draw.
+            allowed one. Empty if all rows draw.
     """
 
     def __init__(
         self,
         settings: Sequence[Sampling],
         device: torch.device | str = "cpu",
-        guides: Sequence[Guide | None] = (),
+        constraints: Sequence[RowConstraint | None] = (),
         ranks: Sequence[int | None] = (),
     ) -> None:
         rows: dict[tuple[Sampling, bool, bool], list[int]] = {}
-        for i, (one, guide, rank) in enumerate(zip_longest(settings, guides, ranks)):
-            rows.setdefault((one, guide is not None, rank is not None), []).append(i)
+        for i, (one, constraint, rank) in enumerate(zip_longest(settings, constraints, ranks)):
+            rows.setdefault((one, constraint is not None, rank is not None), []).append(i)
         self._groups = [
             (
                 _Draw(one, torch.tensor([ranks[at] for at in i], device=device) if ranked else None),
                 torch.tensor(i, device=device),
-                [g for at in i if guided and (g := guides[at]) is not None],
+                [g for at in i if constrained and (g := constraints[at]) is not None],
             )
-            for (one, guided, ranked), i in rows.items()
+            for (one, constrained, ranked), i in rows.items()
         ]
         self.reads_history = any(penalises(one) for one in settings)
         """Whether :meth:`draw` needs the rows' own ids, for a repetition penalty."""
-        self.guided = any(guided for _, guided, _ in rows)
-        """Whether a draw depends on the tokens drawn before: they must have been told to the guides."""
+        self.constrained = any(constrained for _, constrained, _ in rows)
+        """Whether a draw depends on the tokens drawn before: they must have been pushed to the constraints."""
 
     def draw(self, logits: Tensor, keys: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw one token a row.
@@ -162,43 +162,45 @@ class Sampler:
             from (of the model's own distribution, for greedy and ranked rows), of shape (rows,).
         """
         if len(self._groups) == 1:
-            draw, _, guides = self._groups[0]
-            return draw(ruled(logits, guides, draw.temperature) if guides else logits, keys, history)
+            draw, _, constraints = self._groups[0]
+            return draw(masked_logits(logits, constraints, draw.temperature) if constraints else logits, keys, history)
         tokens, logprobs = torch.empty_like(keys), torch.empty_like(logits[:, 0])
-        for draw, rows, guides in self._groups:
+        for draw, rows, constraints in self._groups:
             past = None if history is None else history[rows]
-            own = ruled(logits[rows], guides, draw.temperature) if guides else logits[rows]
+            own = masked_logits(logits[rows], constraints, draw.temperature) if constraints else logits[rows]
             tokens[rows], logprobs[rows] = draw(own, keys[rows], past)
         return tokens, logprobs
 
 
-def ruled(logits: Tensor, guides: Sequence[Guide], temperature: float = 1.0) -> Tensor:
-    """The logits of guided rows: minus infinity for every token that may not come next.
+def masked_logits(logits: Tensor, constraints: Sequence[RowConstraint], temperature: float = 1.0) -> Tensor:
+    """The logits of constrained rows: minus infinity for every token that is not allowed.
 
-    Where the next token decides between calls and a format, a call keeps the probability that the model gives it. All
-    other answers would have been text, and are the format's: a model that is done with its tools hardly ever begins
-    JSON by itself, so that by plain masking it would call for ever.
+    Where the next token decides between calls and a format, a call keeps its probability under the model. All of the
+    rest, which would have been text, goes to the format: a model that is done with its tools hardly ever begins JSON by
+    itself, so plain masking would make it call tools for ever.
 
     Args:
         logits: (rows, vocabulary); left as they are.
-        guides: one a row.
+        constraints: one a row.
         temperature: at which the rows will be drawn; 0 is greedy.
     """
     rows, vocabulary = logits.shape
-    words = torch.zeros(rows, max(-(-vocabulary // 32), *(guide.words for guide in guides)), dtype=torch.int32)
-    for guide, row in zip(guides, words, strict=True):
-        guide.fill(row)
+    words = torch.zeros(
+        rows, max(-(-vocabulary // 32), *(constraint.words for constraint in constraints)), dtype=torch.int32
+    )
+    for constraint, row in zip(constraints, words, strict=True):
+        constraint.fill(row)
     octets = words.view(torch.uint8).to(logits.device).int()
     # Eight tokens at once: on a CPU a table is ten times as fast as masking by booleans.
     masked = _by_octet(logits.dtype, logits.device)[octets].flatten(1)[:, :vocabulary].add_(logits)
-    for i, guide in enumerate(guides):
-        if (mark := guide.call_mark) is not None:
+    for i, constraint in enumerate(constraints):
+        if (mark := constraint.call_mark) is not None:
             masked[i] += _weight_of_text(logits[i], masked[i], mark, temperature)
     return masked
 
 
 def _weight_of_text(logits: Tensor, masked: Tensor, mark: int, temperature: float) -> Tensor:
-    """What is added to the logits of a format's first tokens, so that they weigh what all text does: (vocabulary,)."""
+    """The offset of a format's first tokens that gives them the probability of all text: (vocabulary,)."""
     is_text = torch.arange(len(logits), device=logits.device) != mark
     both = torch.stack([logits, masked]).where(is_text, -torch.inf)
     text, kept = temperature * (both / temperature).logsumexp(-1) if temperature else both.amax(-1)
@@ -207,18 +209,18 @@ def _weight_of_text(logits: Tensor, masked: Tensor, mark: int, temperature: floa
 
 @lru_cache
 def _by_octet(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What is added to eight logits, for every value of the octet that says which of them may be drawn: (256, 8)."""
+    """The offsets of eight logits for every octet of allowed bits, 0 or minus infinity: (256, 8)."""
     bits = torch.arange(256)[:, None] >> torch.arange(8) & 1
     return torch.zeros(256, 8, dtype=dtype).masked_fill(bits == 0, -torch.inf).to(device)
 
 
 def penalises(sampling: Sampling) -> bool:
-    """Whether a row's own ids change what it draws."""
+    """Whether the ids that a row has change what it draws (a repetition penalty)."""
     return sampling.repetition_penalty not in (None, 1.0)
 
 
 class _Draw:
-    """One draw under one row's settings, for any number of rows."""
+    """One draw for any number of rows with the same settings."""
 
     def __init__(self, sampling: Sampling, ranks: Tensor | None = None) -> None:
         self._ranks, self._deepest = ranks, 0 if ranks is None else int(ranks.max())
@@ -229,7 +231,7 @@ class _Draw:
         self._warpers = LogitsProcessorList() if plain else warpers(sampling)
 
     def __call__(self, logits: Tensor, keys: Tensor, history: Any) -> tuple[Tensor, Tensor]:
-        # The lists are gone through here: their own call looks at each processor's signature every time.
+        # Applied one by one: calling the list would inspect each processor's signature every time.
         scores = logits
         for penalty in self._penalties:
             scores = penalty(history, scores)
@@ -239,7 +241,7 @@ class _Draw:
         if self._greedy:
             tokens = scores.argmax(dim=-1, keepdim=True)
             return tokens[:, 0], logits.log_softmax(dim=-1).gather(-1, tokens)[:, 0]
-        survivors = None if self._top_k is None or scores.is_cuda else best_of(scores, self._top_k)
+        survivors = None if self._top_k is None or scores.is_cuda else top_columns(scores, self._top_k)
         warped, ids = (scores, _all_ids(scores)) if survivors is None else survivors
         for warper in self._warpers:
             if survivors is None or not isinstance(warper, TopKLogitsWarper):
@@ -260,7 +262,7 @@ def _all_ids(scores: Tensor) -> Tensor:
     return torch.arange(scores.shape[-1], device=scores.device)[None]
 
 
-def best_of(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+def top_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     """The columns that survive top-k, so that all later steps work on few of them.
 
     Tied columns survive together, as in transformers' warper: a cut through a tie would depend on luck. Looking for
@@ -279,7 +281,7 @@ def best_of(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     if not bool((values[:, -1] == values[:, -2]).any()):
         return values[:, :-1], columns[:, :-1]
     worst = values[:, -2:-1]
-    # What a guide forbids is minus infinity, of which no tie is worth more columns.
+    # Forbidden tokens are minus infinity: a tie among them must not add columns.
     most = int(((scores >= worst) & (scores > -torch.inf)).sum(dim=-1).max())
     if most <= k:
         return values[:, :-1], columns[:, :-1]

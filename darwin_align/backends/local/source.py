@@ -53,8 +53,8 @@ class ModelSource:
     def __post_init__(self) -> None:
         if self.device_map is not None and self.device != "auto":
             raise ConfigError(
-                f"device={self.device!r} and {self.asked} both say where the model goes: leave out device to spread it "
-                "by the map, or device_map to keep it on that one device"
+                f"device={self.device!r} and {self.requested_options} both place the model: leave out device to spread "
+                "it by the map, or device_map to keep it on that one device"
             )
 
     @classmethod
@@ -90,11 +90,11 @@ class ModelSource:
 
     @property
     def hub(self) -> dict[str, Any]:
-        """What every ``from_pretrained`` needs."""
+        """Arguments of every ``from_pretrained``."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
     @property
-    def asked(self) -> str:
+    def requested_options(self) -> str:
         """The options beyond the common ones, for error messages; empty if there are none."""
         bits = self.quantization is None or self.quantization in _BITS
         given = {
@@ -121,13 +121,13 @@ class ModelSource:
 
     @property
     def quantization_method(self) -> str | None:
-        """Whose quantization is asked for: "bitsandbytes", "gptq", …"""
+        """The requested quantization's method: "bitsandbytes", "gptq", …"""
         if self.quantization in _BITS:
             return "bitsandbytes"
         return json.loads(self.quantization)["quant_method"] if self.quantization else None
 
     def quantization_config(self, dtype: torch.dtype) -> Any:
-        """The transformers config of the quantization asked for; ``dtype`` is what "4bit" multiplies in."""
+        """The transformers config of the requested quantization; ``dtype`` is what "4bit" multiplies in."""
         if self.quantization == "4bit":
             return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
         if self.quantization == "8bit":
@@ -165,7 +165,7 @@ def _plain_place(given: Any) -> str | int:
     if isinstance(given, str | int):
         return given
     raise ConfigError(
-        f"device_map={given!r} says nothing: use 'auto', a device such as 'cuda:1', or a dict such as "
+        f"device_map={given!r} is no placement: use 'auto', a device such as 'cuda:1', or a dict such as "
         "{'model': 0, 'lm_head': 1}"
     )
 

@@ -26,8 +26,8 @@ def test_opens_on_exactly_so_many_failures_in_a_row(failures: int, answered: int
         assert not breaker.failed(breaker.begin(), 0.0)
     breaker.begin()
     breaker.succeeded()
-    told = [breaker.failed(breaker.begin(), 0.0) for _ in range(failures)]
-    assert told == [False] * (failures - 1) + [True]
+    opened = [breaker.failed(breaker.begin(), 0.0) for _ in range(failures)]
+    assert opened == [False] * (failures - 1) + [True]
     assert breaker.ready_in(0.0) == 1.0
 
 
@@ -75,7 +75,7 @@ def test_success_forgets_all_failures_and_pauses() -> None:
     assert breaker.ready_in(6.0) == 5.0
 
 
-def test_an_abandoned_trial_says_nothing() -> None:
+def test_an_abandoned_trial_is_no_evidence() -> None:
     breaker = opened(pause=4.0)
     trial = breaker.begin()
     breaker.abandoned(trial)

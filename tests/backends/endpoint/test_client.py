@@ -24,8 +24,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from benchmarks.servers.launch import Server, free_port
 from benchmarks.servers.proxy import FaultProxy
 from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, JudgeScorer, client
-from darwin_align.backends.endpoint.client import _KEYS, Endpoint, Limits, Reply, gathered
-from darwin_align.backends.endpoint.faults import Fault, fault_of_answer
+from darwin_align.backends.endpoint.addresses import KEY_VARIABLES
+from darwin_align.backends.endpoint.client import Endpoint, Reply, gather_all
+from darwin_align.backends.endpoint.faults import Fault, fault_of_response
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.core.errors import (
     ConfigError,
     ContextLengthError,
@@ -54,10 +56,10 @@ def post(endpoint: Endpoint) -> Any:
 
 
 def post_many(endpoint: Endpoint, n: int) -> list[Any]:
-    async def ask() -> list[Reply]:
-        return await gathered([endpoint.post(PATH, BODY) for _ in range(n)])
+    async def send() -> list[Reply]:
+        return await gather_all([endpoint.post(PATH, BODY) for _ in range(n)])
 
-    return [reply.data for reply in call(ask)]
+    return [reply.data for reply in call(send)]
 
 
 def dead() -> str:
@@ -65,24 +67,26 @@ def dead() -> str:
 
 
 def hosts(endpoint: Endpoint) -> list[Any]:
-    assert endpoint._live is not None
-    return endpoint._live.hosts
+    assert endpoint._loop_state is not None
+    return endpoint._loop_state.hosts
 
 
 def at_rest(endpoint: Endpoint) -> bool:
     """Nothing is in flight, and all places are free again."""
-    live = endpoint._live
-    assert live is not None
-    places = live.places._value  # type: ignore[attr-defined]
-    return places == endpoint.limits.concurrency and all(host.in_flight == 0 for host in live.hosts)
+    state = endpoint._loop_state
+    assert state is not None
+    slots = state.slots._value  # type: ignore[attr-defined]
+    return slots == endpoint.limits.concurrency and all(host.in_flight == 0 for host in state.hosts)
 
 
 # -- asking
 
 
 def test_what_is_sent_and_what_comes_back() -> None:
-    async def answer(asked: ReceivedRequest) -> Response:
-        return JSONResponse({"method": asked.method, "path": asked.path, "body": asked.body}, headers={"X-Kind": "b"})
+    async def answer(received: ReceivedRequest) -> Response:
+        return JSONResponse(
+            {"method": received.method, "path": received.path, "body": received.body}, headers={"X-Kind": "b"}
+        )
 
     with wire(answer) as served:
         endpoint = Endpoint(f"{served.url}/v1/")
@@ -142,14 +146,14 @@ FINALLY: list[tuple[Any, type[EndpointError], int | None, str]] = [
 
 
 @pytest.mark.parametrize(("spoilt", "error", "status", "said"), FINALLY)
-def test_after_all_attempts_the_last_fault_is_told(
+def test_after_all_attempts_the_last_fault_is_reported(
     spoilt: Any, error: type[EndpointError], status: int | None, said: str
 ) -> None:
     with wire(scripted(spoilt)) as served:
         endpoint = Endpoint(served.url, limits=QUICK)
         with pytest.raises(EndpointError) as caught:
             post(endpoint)
-        assert len(served.asked) == QUICK.attempts
+        assert len(served.received) == QUICK.attempts
         assert at_rest(endpoint)
     assert type(caught.value) is error
     assert caught.value.status == status
@@ -161,7 +165,7 @@ def test_one_attempt_is_one() -> None:
     with wire(scripted(503)) as served:
         with pytest.raises(EndpointServerError, match="at the first attempt"):
             post(Endpoint(served.url, limits=Limits(attempts=1)))
-        assert len(served.asked) == 1
+        assert len(served.received) == 1
 
 
 @pytest.mark.parametrize(
@@ -175,21 +179,21 @@ def test_one_attempt_is_one() -> None:
         (501, EndpointRequestError),
     ],
 )
-def test_what_stays_is_asked_once(status: int, error: type[EndpointError]) -> None:
+def test_what_stays_is_requested_once(status: int, error: type[EndpointError]) -> None:
     with wire(scripted(JSONResponse({"error": "no"}, status))) as served:
         endpoint = Endpoint(served.url, limits=QUICK)
         with pytest.raises(error):
             post(endpoint)
-        assert len(served.asked) == 1
+        assert len(served.received) == 1
         assert at_rest(endpoint)
 
 
-def test_a_prompt_that_is_too_long_is_asked_once() -> None:
+def test_a_prompt_that_is_too_long_is_requested_once() -> None:
     said = "This model's maximum context length is 512 tokens"
     with wire(scripted(JSONResponse({"error": {"message": said}}, 400))) as served:
         with pytest.raises(ContextLengthError, match=said):
             post(Endpoint(served.url))
-        assert len(served.asked) == 1
+        assert len(served.received) == 1
 
 
 def test_refusals_do_not_open_the_breaker() -> None:
@@ -207,7 +211,7 @@ def test_a_path_that_does_not_work_by_get_is_no_fault() -> None:
         with pytest.raises(EndpointServerError, match="does not work") as caught:
             call(endpoint.get, "/v1/models")
         assert caught.value.status == 500
-        assert len(served.asked) == 1
+        assert len(served.received) == 1
     with wire(scripted(503, OK)) as served:
         assert call(Endpoint(served.url, limits=QUICK).get, "/v1/models").data == OK
 
@@ -233,8 +237,8 @@ def test_retry_after_in_seconds_is_waited_for() -> None:
 
 
 def test_retry_after_as_a_date_is_waited_for() -> None:
-    async def answer(asked: ReceivedRequest) -> Response:
-        if asked.number:
+    async def answer(received: ReceivedRequest) -> Response:
+        if received.number:
             return JSONResponse(OK)
         date = format_datetime(datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2), usegmt=True)
         return Response(status_code=503, headers={"Retry-After": date})
@@ -249,20 +253,20 @@ def test_who_was_sent_away_together_does_not_come_back_together() -> None:
     with wire(scripted(*[away] * 12, OK)) as served:
         endpoint = Endpoint(served.url, limits=Limits(backoff=0.3, max_backoff=0.3))
         assert post_many(endpoint, 12) == [OK] * 12
-        first, again = served.asked[:12], served.asked[12:]
-    back = [asked.at for asked in again]
-    assert min(back) - min(asked.at for asked in first) >= 0.4
+        first, again = served.received[:12], served.received[12:]
+    back = [received.at for received in again]
+    assert min(back) - min(received.at for received in first) >= 0.4
     assert max(back) - min(back) > 0.1
 
 
-def test_a_server_that_asks_for_more_time_than_there_is_fails_at_once() -> None:
+def test_a_server_that_requests_more_time_than_there_is_fails_at_once() -> None:
     away = JSONResponse({"error": "daily limit reached"}, 429, headers={"Retry-After": "3600"})
     with wire(scripted(away)) as served:
         start = monotonic()
         with pytest.raises(EndpointRateLimitError, match=r"daily limit reached.*3600 s.*deadline of 30 s"):
             post(Endpoint(served.url, limits=Limits(deadline=30)))
         assert monotonic() - start < 10
-        assert len(served.asked) == 1
+        assert len(served.received) == 1
 
 
 def test_such_a_server_has_a_stand_in() -> None:
@@ -293,8 +297,8 @@ def drip(seconds: float) -> Response:
 def later(seconds: float, first: int = 10**6) -> Any:
     """Answer late, the first so many times."""
 
-    async def answer(asked: ReceivedRequest) -> Response:
-        if asked.number < first:
+    async def answer(received: ReceivedRequest) -> Response:
+        if received.number < first:
             await asyncio.sleep(seconds)
         return JSONResponse(OK)
 
@@ -302,8 +306,8 @@ def later(seconds: float, first: int = 10**6) -> Any:
 
 
 def test_a_drip_ends_with_the_attempt() -> None:
-    async def answer(asked: ReceivedRequest) -> Response:
-        return drip(0.02) if asked.number == 0 else JSONResponse(OK)
+    async def answer(received: ReceivedRequest) -> Response:
+        return drip(0.02) if received.number == 0 else JSONResponse(OK)
 
     with wire(answer) as served:
         endpoint = Endpoint(served.url, limits=Limits(attempt_timeout=1.0, read_timeout=1.0, backoff=0))
@@ -320,7 +324,7 @@ def test_silence_ends_with_the_read_timeout() -> None:
         assert 0.1 < served.gaps[0] < 10
 
 
-def test_a_server_that_is_only_slow_is_told_at_the_end() -> None:
+def test_a_server_that_is_only_slow_is_reported_at_the_end() -> None:
     with wire(later(20)) as served:
         limits = Limits(attempts=2, attempt_timeout=0.1, backoff=0)
         with pytest.raises(EndpointTimeoutError, match="after 2 attempts: the answer was not complete"):
@@ -334,16 +338,16 @@ def test_the_deadline_holds_for_all_attempts_together() -> None:
         with pytest.raises(EndpointTimeoutError, match=r"deadline of 0\.5 s \(\d+ attempts, the last .*Unavailable"):
             post(endpoint)
         assert 0.5 <= monotonic() - start < 10
-        assert len(served.asked) > 2
+        assert len(served.received) > 2
         assert at_rest(endpoint)
 
 
-def test_a_failure_that_comes_with_the_deadline_is_told_as_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_that_comes_with_the_deadline_is_reported_as_late(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(response: httpx.Response) -> Fault | None:
         sleep(0.5)  # the loop is busy with other work while the deadline passes
-        return fault_of_answer(response)
+        return fault_of_response(response)
 
-    monkeypatch.setattr(client, "fault_of_answer", slow)
+    monkeypatch.setattr(client, "fault_of_response", slow)
     late = pytest.raises(EndpointTimeoutError, match=r"deadline of 0\.4 s \(\d+ attempts, the last .*Unavailable")
     with wire(scripted(AWAY)) as served, late:
         post(Endpoint(served.url, limits=Limits(deadline=0.4, backoff=0)))
@@ -372,11 +376,11 @@ def test_time_before_a_place_was_had_is_not_given_twice() -> None:
         limits = Limits(concurrency=1, attempts=10**4, deadline=0.5, backoff=0.02, max_backoff=0.02)
         endpoint = Endpoint(served.url, limits=limits)
 
-        async def ask() -> list[Any]:
+        async def send() -> list[Any]:
             return await asyncio.gather(*(endpoint.post(PATH, BODY) for _ in range(3)), return_exceptions=True)
 
         start = monotonic()
-        assert [type(error) for error in call(ask)] == [EndpointTimeoutError] * 3
+        assert [type(error) for error in call(send)] == [EndpointTimeoutError] * 3
         assert 0.5 <= monotonic() - start < 10
 
 
@@ -438,7 +442,7 @@ def test_a_server_that_answered_before_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("says", "attempts"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 4)])
-def test_a_name_that_nobody_knows(says: int, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_does_not_resolve(says: int, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def lookup(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(says, "no such name")
 
@@ -454,11 +458,11 @@ def test_a_name_that_is_known_no_more_is_waited_for(monkeypatch: pytest.MonkeyPa
     with wire(scripted(JSONResponse(OK, headers={"Connection": "close"}))) as served:
         endpoint = Endpoint(served.url.replace("127.0.0.1", "localhost"), limits=QUICK)
         assert post(endpoint) == OK
-        true, asked = socket.getaddrinfo, []
+        true, received = socket.getaddrinfo, []
 
         def lookup(*args: Any, **more: Any) -> Any:
-            asked.append(args)
-            if len(asked) <= 3:
+            received.append(args)
+            if len(received) <= 3:
                 raise socket.gaierror(socket.EAI_NONAME, "no such name")
             return true(*args, **more)
 
@@ -471,7 +475,7 @@ def test_a_name_that_is_known_no_more_is_waited_for(monkeypatch: pytest.MonkeyPa
 
 
 def counted(servers: Sequence[Any]) -> list[int]:
-    return [len(served.asked) for served in servers]
+    return [len(served.received) for served in servers]
 
 
 def test_work_is_spread_evenly() -> None:
@@ -520,27 +524,27 @@ def test_when_all_have_failed_it_waits_before_the_next_round() -> None:
         with pytest.raises(EndpointServerError, match="after 6 attempts"):
             post(endpoint)
         assert counted([one, two]) == [3, 3]
-        times = sorted(asked.at for served in (one, two) for asked in served.asked)
+        times = sorted(received.at for served in (one, two) for received in served.received)
     # Three rounds of two, and a wait after the first and the second, as long as Retry-After says.
     gaps = [after - before for before, after in pairwise(times)]
     assert [gap >= 0.3 for gap in gaps] == [False, True, False, True, False]
 
 
-def test_no_call_asks_the_same_server_twice_in_a_row() -> None:
+def test_no_call_goes_to_the_same_server_twice_in_a_row() -> None:
     with wire(scripted(AWAY)) as one, wire(scripted(AWAY)) as two:
         limits = Limits(attempts=6, backoff=0.02, max_backoff=0.1, breaker_failures=1000)
         endpoint = Endpoint([one.url, two.url], limits=limits)
 
-        async def ask() -> list[Any]:
+        async def send() -> list[Any]:
             calls = [endpoint.post(PATH, {"call": i}) for i in range(12)]
             return await asyncio.gather(*calls, return_exceptions=True)
 
-        assert [type(error) for error in call(ask)] == [EndpointServerError] * 12
+        assert [type(error) for error in call(send)] == [EndpointServerError] * 12
         by_call: dict[int, list[tuple[float, int]]] = {}
         for place, served in enumerate((one, two)):
-            for asked in served.asked:
-                by_call.setdefault(asked.body["call"], []).append((asked.at, place))
-    orders = [[place for _, place in sorted(asked)] for asked in by_call.values()]
+            for received in served.received:
+                by_call.setdefault(received.body["call"], []).append((received.at, place))
+    orders = [[place for _, place in sorted(received)] for received in by_call.values()]
     assert len(orders) == 12
     assert all(order in ([0, 1] * 3, [1, 0] * 3) for order in orders)
 
@@ -558,7 +562,7 @@ def test_dead_servers_among_many_are_no_end() -> None:
         assert [post(endpoint) for _ in range(3)] == [OK] * 3
 
 
-def test_all_dead_is_told_soon_and_clearly() -> None:
+def test_all_dead_is_reported_soon_and_clearly() -> None:
     urls = [dead(), dead()]
     endpoint = Endpoint(urls, limits=Limits(attempts=50, backoff=0.01))
     with pytest.raises(EndpointConnectionError, match="Is base_url right") as caught:
@@ -574,17 +578,17 @@ def test_the_breaker_leaves_one_of_two_alone(caplog: pytest.LogCaptureFixture) -
         with caplog.at_level(logging.WARNING, "darwin_align"):
             assert [post(endpoint) for _ in range(20)] == [OK] * 20
         assert counted([ill, well]) == [3, 20]
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"{ill.url} fails and is left alone for a while: ")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"{ill.url} keeps failing and gets no requests for a while: ")
 
 
 def test_the_breaker_tries_again_with_one_call() -> None:
     """Three fail and open it; of the twelve that wait, one tries; once it has its answer, all the others go."""
 
-    async def answer(asked: ReceivedRequest) -> Response:
-        if asked.number == 3:
+    async def answer(received: ReceivedRequest) -> Response:
+        if received.number == 3:
             await asyncio.sleep(0.3)
-        return Response(status_code=503) if asked.number < 3 else JSONResponse(OK)
+        return Response(status_code=503) if received.number < 3 else JSONResponse(OK)
 
     with wire(answer) as served:
         endpoint = Endpoint(served.url, limits=Limits(breaker_failures=3, breaker_pause=0.3, attempts=1))
@@ -592,7 +596,7 @@ def test_the_breaker_tries_again_with_one_call() -> None:
             with pytest.raises(EndpointServerError):
                 post(endpoint)
         assert post_many(endpoint, 12) == [OK] * 12
-        assert len(served.asked) == 15
+        assert len(served.received) == 15
         assert served.gaps[2] >= 0.25
         assert served.gaps[3] >= 0.3
 
@@ -603,7 +607,7 @@ def test_waiting_for_the_breaker_is_bounded_by_the_deadline() -> None:
         endpoint = Endpoint(served.url, limits=limits)
         with pytest.raises(EndpointTimeoutError, match="2 attempts"):
             post(endpoint)
-        assert len(served.asked) == 2
+        assert len(served.received) == 2
         assert at_rest(endpoint)
 
 
@@ -613,13 +617,13 @@ def test_all_that_wait_for_a_server_that_is_away_give_up_together() -> None:
         limits = Limits(concurrency=1, attempts=100, breaker_failures=2, breaker_pause=60, deadline=1.0, backoff=0)
         endpoint = Endpoint(served.url, limits=limits)
 
-        async def ask() -> list[Any]:
+        async def send() -> list[Any]:
             return await asyncio.gather(*(endpoint.post(PATH, BODY) for _ in range(10)), return_exceptions=True)
 
         start = monotonic()
-        assert [type(error) for error in call(ask)] == [EndpointTimeoutError] * 10
+        assert [type(error) for error in call(send)] == [EndpointTimeoutError] * 10
         assert monotonic() - start < 5
-        assert len(served.asked) == 2
+        assert len(served.received) == 2
         assert at_rest(endpoint)
 
 
@@ -636,7 +640,7 @@ def test_a_cancelled_call_gives_its_place_back() -> None:
     with wire(later(20, first=2)) as served:
         endpoint = Endpoint(served.url, limits=Limits(concurrency=2))
 
-        async def ask() -> Any:
+        async def send() -> Any:
             stuck = [asyncio.ensure_future(endpoint.post(PATH, BODY)) for _ in range(2)]
             waiting = asyncio.ensure_future(endpoint.post(PATH, BODY))
             while served.in_flight < 2:
@@ -648,38 +652,38 @@ def test_a_cancelled_call_gives_its_place_back() -> None:
             assert [type(error) for error in gone] == [asyncio.CancelledError] * 3
             return (await endpoint.post(PATH, BODY)).data
 
-        assert call(ask) == OK
+        assert call(send) == OK
         assert at_rest(endpoint)
         assert hosts(endpoint)[0].breaker.in_a_row == 0, "who gives up says nothing about the server"
 
 
 def test_a_cancelled_trial_lets_another_one_try() -> None:
-    async def answer(asked: ReceivedRequest) -> Response:
-        if asked.number == 1:
+    async def answer(received: ReceivedRequest) -> Response:
+        if received.number == 1:
             await asyncio.sleep(20)
-        return Response(status_code=503) if asked.number == 0 else JSONResponse(OK)
+        return Response(status_code=503) if received.number == 0 else JSONResponse(OK)
 
     with wire(answer) as served:
         endpoint = Endpoint(served.url, limits=Limits(attempts=1, breaker_failures=1, breaker_pause=0.2))
         with pytest.raises(EndpointServerError):
             post(endpoint)
 
-        async def ask() -> Any:
+        async def send() -> Any:
             trial = asyncio.ensure_future(endpoint.post(PATH, BODY))
-            while len(served.asked) < 2:
+            while len(served.received) < 2:
                 await asyncio.sleep(0.01)
             trial.cancel()
             await asyncio.gather(trial, return_exceptions=True)
             return (await endpoint.post(PATH, BODY)).data
 
-        assert call(ask) == OK
+        assert call(send) == OK
 
 
 def test_a_cancelled_wait_between_attempts_holds_nothing() -> None:
     with wire(scripted(AWAY)) as served:
         endpoint = Endpoint(served.url, limits=Limits(concurrency=1, backoff=60, max_backoff=60))
 
-        async def ask() -> None:
+        async def send() -> None:
             waiting = asyncio.ensure_future(endpoint.post(PATH, BODY))
             while not endpoint.counts["unavailable"]:
                 await asyncio.sleep(0.01)
@@ -688,7 +692,7 @@ def test_a_cancelled_wait_between_attempts_holds_nothing() -> None:
             await asyncio.gather(waiting, return_exceptions=True)
             assert waiting.cancelled()
 
-        call(ask)
+        call(send)
         assert at_rest(endpoint)
 
 
@@ -706,7 +710,7 @@ async def test_gathered_ends_with_the_first_error() -> None:
             ended.append("cleaned up")
 
     with pytest.raises(EndpointServerError, match="down"):
-        await gathered([waits(), fails(), waits()])
+        await gather_all([waits(), fails(), waits()])
     assert ended == ["cleaned up"] * 2
 
 
@@ -715,7 +719,7 @@ async def test_gathered_keeps_the_order() -> None:
         await asyncio.sleep(0.01 * (3 - i))
         return i
 
-    assert await gathered([answer(i) for i in range(4)]) == [0, 1, 2, 3]
+    assert await gather_all([answer(i) for i in range(4)]) == [0, 1, 2, 3]
 
 
 # -- keys
@@ -726,7 +730,7 @@ HEADER = "tenant-9b1deb4d-3b7d"
 
 @pytest.fixture(autouse=True)
 def _no_keys_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in {"DARWIN_ALIGN_API_KEY", *_KEYS.values()}:
+    for name in {"DARWIN_ALIGN_API_KEY", *KEY_VARIABLES.values()}:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -735,8 +739,8 @@ def sent(endpoint: Endpoint) -> dict[str, str]:
     return call(endpoint.get, "/").data  # type: ignore[no-any-return]
 
 
-async def mirror(asked: ReceivedRequest) -> Response:
-    return JSONResponse(dict(asked.headers))
+async def mirror(received: ReceivedRequest) -> Response:
+    return JSONResponse(dict(received.headers))
 
 
 @pytest.mark.parametrize("key", [KEY, SecretStr(KEY)], ids=["text", "secret"])
@@ -768,9 +772,9 @@ def key_of(url: str | list[str]) -> str | None:
     return key.get_secret_value() if key else None
 
 
-@pytest.mark.parametrize("host", _KEYS)
+@pytest.mark.parametrize("host", KEY_VARIABLES)
 def test_a_providers_variable_goes_to_the_provider_alone(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(_KEYS[host], "theirs")
+    monkeypatch.setenv(KEY_VARIABLES[host], "theirs")
     assert key_of(f"https://{host}/v1") == "theirs"
     assert key_of([f"https://{host}/v1", f"https://{host}/beta"]) == "theirs"
     assert key_of(f"http://{host}/v1") is None, "never in clear"
@@ -830,8 +834,8 @@ ECHOES: list[Any] = [
 
 @pytest.mark.parametrize("echo", ECHOES)
 def test_a_server_that_repeats_the_key(echo: Any, caplog: pytest.LogCaptureFixture) -> None:
-    async def answer(asked: ReceivedRequest) -> Response:
-        return echo(f"{asked.headers['authorization']} {asked.headers['x-tenant']}")  # type: ignore[no-any-return]
+    async def answer(received: ReceivedRequest) -> Response:
+        return echo(f"{received.headers['authorization']} {received.headers['x-tenant']}")  # type: ignore[no-any-return]
 
     with wire(answer) as served, caplog.at_level(logging.DEBUG):
         limits = Limits(attempts=2, backoff=0, breaker_failures=1, breaker_pause=0.01)
@@ -879,7 +883,7 @@ def test_keys_stay_out_of_logs_and_errors_of_broken_connections(
 def test_keys_stay_out_of_logs_of_answers(caplog: pytest.LogCaptureFixture) -> None:
     with wire(scripted(503, OK)) as served, caplog.at_level(logging.DEBUG):
         assert post(secretive(served.url, limits=QUICK)) == OK
-        assert served.asked[1].headers["authorization"] == f"Bearer {KEY}"
+        assert served.received[1].headers["authorization"] == f"Bearer {KEY}"
     assert {record.name.partition(".")[0] for record in caplog.records} >= {"darwin_align", "httpcore", "httpx"}
     assert "trying again" in caplog.text
     assert_secret(caplog.text)
@@ -938,7 +942,7 @@ def test_with_and_without_v1(url: str, root: str) -> None:
         ("http://127.0.0.1:8000/get_reward", "http://127.0.0.1:8000"),
     ],
 )
-def test_the_name_of_a_call_is_cut_off_and_said(url: str, root: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_name_of_a_call_is_cut_off_and_logged(url: str, root: str, caplog: pytest.LogCaptureFixture) -> None:
     assert Endpoint(url).roots == (root,)
     [record] = [one for one in caplog.records if "darwin_align" in one.name]
     assert f"base_url={url!r} ends with the name of a call: {root!r} is taken" in record.getMessage()

@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 from benchmarks.faults import chat_model
 from benchmarks.servers.launch import Server
 from benchmarks.servers.proxy import FaultProxy
-from darwin_align.backends.endpoint.client import Endpoint, Limits, gathered
+from darwin_align.backends.endpoint.client import Endpoint, gather_all
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.operators.portal import acall, call
 from darwin_align.pocket import held_out
 from tests.backends.endpoint.fixtures.wire import ReceivedRequest, wire
@@ -22,14 +23,14 @@ from tests.backends.endpoint.fixtures.wire import ReceivedRequest, wire
 LIMIT = 7
 
 
-async def echo(asked: ReceivedRequest) -> Response:
+async def echo(received: ReceivedRequest) -> Response:
     await asyncio.sleep(0.01)
-    return JSONResponse(asked.body)
+    return JSONResponse(received.body)
 
 
 async def some(endpoint: Endpoint, who: int, n: int) -> list[Any]:
     """Calls of one searcher; what comes back is what it sent."""
-    replies = await gathered([endpoint.post("/x", {"who": who, "number": i}) for i in range(n)])
+    replies = await gather_all([endpoint.post("/x", {"who": who, "number": i}) for i in range(n)])
     return [reply.data for reply in replies]
 
 
@@ -56,7 +57,7 @@ def test_the_limit_holds_for_plain_code_loops_and_threads_together() -> None:
         with ThreadPoolExecutor(8) as threads:
             found = list(threads.map(lambda who: plain(who) if who % 2 else loop(who), range(8)))
         assert found == [expected(who, 5) * 5 for who in range(8)]
-        assert (len(served.asked), served.peak) == (200, LIMIT)
+        assert (len(served.received), served.peak) == (200, LIMIT)
         assert endpoint.counts == {"requests": 200, "answers": 200}
 
 
@@ -127,10 +128,10 @@ def test_together_as_one_by_one_and_in_any_loop(llama: Server) -> None:
         model = chat_model(proxy.url, proxy.url, Limits(concurrency=5))
 
         def in_a_loop(n: int) -> list[str]:
-            async def ask() -> list[str]:
+            async def send() -> list[str]:
                 return [answer.text for answer in await model.abatch(questions[:n], seed=1)]
 
-            return asyncio.run(ask())
+            return asyncio.run(send())
 
         with ThreadPoolExecutor(4) as threads:
             found = list(threads.map(in_a_loop, [6, 6, 3, 6]))
@@ -157,8 +158,8 @@ def test_cancelled_searches_leave_no_request_behind(llama: Server) -> None:
         assert asyncio.run(cancelled())
 
         async def at_rest() -> None:
-            live = endpoint._live
-            while live.places._value != 4 or any(host.in_flight for host in live.hosts):
+            state = endpoint._loop_state
+            while state.slots._value != 4 or any(host.in_flight for host in state.hosts):
                 await asyncio.sleep(0.01)
 
         call(asyncio.wait_for, at_rest(), 10)

@@ -1,4 +1,4 @@
-"""Rows that are kept to a grammar on servers of which every word is known: what is cut, asked for anew, and counted."""
+"""Rows that are kept to a grammar on servers with known answers: what is cut, requested again, and counted."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def orders() -> list[list[int]]:
 
 def saying(text: str) -> Writer:
     """Writes this and ends; where that may not come, it writes whatever may."""
-    told = (*ids(text), END)
+    expected = (*ids(text), END)
 
     def write(state: tuple[int, ...]) -> list[int]:
-        first = [told[len(state)]] if len(state) < len(told) and state == told[: len(state)] else [END]
+        first = [expected[len(state)]] if len(state) < len(expected) and state == expected[: len(state)] else [END]
         return [*first, *range(3, VOCABULARY)]
 
     return write
@@ -90,8 +90,8 @@ class Fake:
     """Whether it looks at what may come."""
     tells_end: bool = True
     """Whether the token that ends an answer is among the ids that come back."""
-    steered: list[dict[int, float | bool]] = field(default_factory=list)
-    """The biases that it was told."""
+    biases: list[dict[int, float | bool]] = field(default_factory=list)
+    """The biases that it was sent."""
     replies: list[tuple[tuple[int, ...], list[int]]] = field(default_factory=list)
     """States that it was given, and what it wrote behind them."""
 
@@ -100,13 +100,13 @@ class Fake:
             if path == "/v1/models":
                 return {"data": [{"id": "m", "owned_by": self.dialect.replace(".", "")}]}
             return {"default_generation_settings": {"n_ctx": 2048}} if path == "/props" else {}
-        asked = [each for each in self._asked(path, body) for _ in range(body.get("n", 1))]
-        answers = [self._answer(prompt, body, about) for prompt, about in asked]
+        fields = [each for each in self._prompts(path, body) for _ in range(body.get("n", 1))]
+        answers = [self._answer(prompt, body, about) for prompt, about in fields]
         if self.dialect == "vllm":
             return {"choices": [{"index": i, **answer} for i, answer in enumerate(answers)]}
         return answers if len(answers) > 1 else answers[0]
 
-    def _asked(self, path: str, body: Any) -> list[tuple[list[int], Any]]:
+    def _prompts(self, path: str, body: Any) -> list[tuple[list[int], Any]]:
         assert path == {"vllm": "/v1/completions", "llama.cpp": "/completion", "sglang": "/generate"}[self.dialect]
         prompts = body["input_ids" if self.dialect == "sglang" else "prompt"]
         prompts = prompts if isinstance(prompts[0], list) else [prompts]
@@ -120,11 +120,11 @@ class Fake:
         pairs = {int(token): value for token, value in (bias.items() if isinstance(bias, dict) else bias)}
         if allowed := about.get("allowed_token_ids"):
             assert self.dialect == "vllm"
-            self.steered.append(dict.fromkeys(allowed, 100.0))
+            self.biases.append(dict.fromkeys(allowed, 100.0))
             return lambda token: token in allowed
         if not pairs:
             return lambda _: True
-        self.steered.append(pairs)
+        self.biases.append(pairs)
         assert all(0 <= token < VOCABULARY for token in pairs)
         if 100.0 in pairs.values():
             return lambda token: pairs.get(token) == 100.0
@@ -134,7 +134,7 @@ class Fake:
     def _answer(self, prompt: list[int], body: Any, about: Any) -> dict[str, Any]:
         most = about["max_new_tokens"] if self.dialect == "sglang" else body["max_tokens"]
         may = self._may(about)
-        if self.steered and not may(-1):
+        if self.biases and not may(-1):
             assert most == 1
         state, new = tuple(prompt[self._begin(prompt) :]), list[int]()
         while len(new) < most and END not in new:
@@ -186,22 +186,22 @@ def whole(policy: Any, start: Row, chunk: int) -> Continuation:
 
 
 def masked(writer: Writer, row: Row) -> tuple[int, ...]:
-    """What the writer writes if it is kept to the grammar token by token, by the local policy's guide."""
+    """What the writer writes if it is kept to the grammar token by token, by the local policy's constraint."""
     rules = Constraints(load_tokenizer(policy_path()), chat(), {END})
     state: tuple[int, ...] = ()
     while len(state) < row.max_tokens and END not in state:
-        guide = rules.guide(row.request, state)
-        assert guide is not None
-        words = torch.zeros(guide.words, dtype=torch.int32)
-        guide.fill(words)
-        assert not guide.error
+        constraint = rules.constraint(row.request, state)
+        assert constraint is not None
+        words = torch.zeros(constraint.words, dtype=torch.int32)
+        constraint.fill(words)
+        assert not constraint.error
         bits = words.view(torch.uint8)
         state += (next(token for token in writer(state) if bits[token // 8] >> token % 8 & 1),)
     return state
 
 
 def posts(served: Served) -> list[Any]:
-    return [body for _, body in served.asked if body is not None][1:]  # but for the trial
+    return [body for _, body in served.received if body is not None][1:]  # but for the trial
 
 
 # -- what comes out
@@ -209,7 +209,7 @@ def posts(served: Served) -> list[Any]:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("listed", [constrained._LISTED, 5], ids=["short lists", "long lists"])
-def test_an_erratic_server_writes_what_it_would_write_token_by_token(monkeypatch, dialect, listed):
+def test_an_erratic_server_gives_what_it_would_give_token_by_token(monkeypatch, dialect, listed):
     monkeypatch.setattr(constrained, "_LISTED", listed)
     third = list(SCHEMAS.items())[DIALECTS.index(dialect) :: 3]
     for seed, (name, schema) in enumerate(third):
@@ -233,24 +233,24 @@ def test_an_erratic_server_writes_what_it_would_write_token_by_token(monkeypatch
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("asked", [FORCED, AUTO], ids=["forced", "auto"])
-def test_calls_are_kept_to_their_schemas(dialect, asked):
-    wrong = "Sure. " * ("tool_choice" not in asked) + '<tool_call>{"name": "boil", "arguments": {"degrees": 800}}'
+@pytest.mark.parametrize("fields", [FORCED, AUTO], ids=["forced", "auto"])
+def test_calls_are_kept_to_their_schemas(dialect, fields):
+    wrong = "Sure. " * ("tool_choice" not in fields) + '<tool_call>{"name": "boil", "arguments": {"degrees": 800}}'
     for writer in (saying(wrong), erratic(3)):
-        row, fake = asking(**asked), Fake(writer, dialect)
+        row, fake = asking(**fields), Fake(writer, dialect)
         with serving(fake) as served:
             [found] = generated(policy_of(served), row)
         assert found.tokens == masked(writer, row)
-        if asked is FORCED:
+        if fields is FORCED:
             assert found.text.startswith('<tool_call>{"name": "')
             assert "boil" not in found.text
 
 
 @pytest.mark.parametrize("text", [CALL, "Sure: "])
-def test_a_server_that_writes_well_is_asked_once(text):
-    asked = FORCED if text == CALL else AUTO
+def test_a_server_that_keeps_the_format_is_requested_once(text):
+    fields = FORCED if text == CALL else AUTO
     with serving(Fake(saying(text + CALL * (text != CALL)))) as served:
-        report = report_of(policy_of(served), asking(**asked, max_tokens=60))
+        report = report_of(policy_of(served), asking(**fields, max_tokens=60))
         assert len(posts(served)) == 1
         assert "logit_bias" not in posts(served)[0]
         assert report.answer[0].finish_reason == "stop"
@@ -270,8 +270,8 @@ def test_what_must_come_costs_no_request():
         assert (found.new_tokens, found.prefilled_tokens, found.finish_reason) == (ahead, 0, None)
 
 
-def test_a_call_that_asks_for_nothing_is_written_nearly_alone():
-    """Its arguments are an empty object: of two ways to begin it the server is asked for one."""
+def test_a_call_without_arguments_is_decoded_nearly_alone():
+    """Its arguments are an empty object: of its two beginnings one is requested."""
     tool = {"type": "function", "function": {"name": "stop", "parameters": {"type": "object", "properties": {}}}}
     with serving(Fake(saying("nothing"))) as served:
         [found] = generated(policy_of(served), asking(tools=(tool,), tool_choice="stop"))
@@ -318,16 +318,16 @@ def test_a_stop_string_ends_it_where_it_would_end_a_local_row(stop):
     assert stop not in chat().detokenizer.text(found.tokens[:-1])
 
 
-# -- what is asked
+# -- requests
 
 
-def test_a_token_is_asked_for_among_those_that_may_come():
+def test_a_token_is_requested_among_the_allowed_ones():
     with serving(fake := Fake(saying("80"))) as served:
         generated(policy_of(served), asking(response_format=formed({"enum": ["one", "two"]})))
-    told = [{load_tokenizer(policy_path()).decode([token]) for token in one} for one in fake.steered]
-    assert {"t", "o"} <= told[0]
-    assert all(any(word.startswith(text) for word in ("one", "two")) for text in told[0])
-    assert set(fake.steered[0].values()) == {100.0}
+    expected = [{load_tokenizer(policy_path()).decode([token]) for token in one} for one in fake.biases]
+    assert {"t", "o"} <= expected[0]
+    assert all(any(word.startswith(text) for word in ("one", "two")) for text in expected[0])
+    assert set(fake.biases[0].values()) == {100.0}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -340,8 +340,8 @@ def test_a_penalty_is_not_fooled_by_a_bias(dialect):
         with serving(fake := Fake(writer, dialect)) as served:
             [found] = generated(policy_of(served), row)
         assert found.tokens == masked(writer, row)
-        assert fake.steered
-        biased = [100.0 in told.values() for told in fake.steered]
+        assert fake.biases
+        biased = [100.0 in expected.values() for expected in fake.biases]
         assert any(biased) == (dialect == "vllm")  # which masks
 
 
@@ -360,7 +360,7 @@ def test_a_users_own_bias_stays(dialect, given):
 
     with serving(fake := Lax(saying("no"), dialect)) as served:
         generated(policy_of(served, extra_body=extra), asking(response_format=formed(SCHEMAS["bounds"])))
-    assert fake.steered
+    assert fake.biases
 
 
 def test_requests_without_a_format_are_what_they_were():
@@ -387,7 +387,7 @@ def test_requests_without_a_format_are_what_they_were():
     }
 
 
-def test_noise_is_the_seeds_and_new_for_what_is_asked_again():
+def test_noise_is_the_seeds_and_new_for_what_is_requested_again():
     rows = [asking(HOT, seed=seed, response_format=formed(SCHEMAS["array"])) for seed in (1, 2)]
     with serving(Fake(erratic(2))) as served:
         policy = policy_of(served)
@@ -421,20 +421,18 @@ def test_what_is_thrown_away_counts_as_decoded():
     row = asking(response_format=formed({"enum": ["one", "two", True]}), max_tokens=9)
     with serving(fake := Fake(saying("It is true of course, I should say"))) as served:
         report = report_of(policy_of(served), row)
-        asked = posts(served)
+        fields = posts(served)
     [found] = report.answer
     assert found.finish_reason == "stop"
-    in_vain = [
-        written for state, written in fake.replies[1:] for _ in range(len(written) - shared(state, written, found))
-    ]
+    in_vain = [choice for state, choice in fake.replies[1:] for _ in range(len(choice) - shared(state, choice, found))]
     assert report.usage.decoded_tokens == len(in_vain) > 4
     assert report.usage.policy_calls == 0
     assert found.new_tokens == len(found.tokens)
-    assert found.prefilled_tokens == sum(len(body["prompt"]) for body in asked)
+    assert found.prefilled_tokens == sum(len(body["prompt"]) for body in fields)
 
 
-def shared(state: tuple[int, ...], written: list[int], found: Continuation) -> int:
-    pairs = zip(written, found.tokens[len(state) :], strict=False)
+def shared(state: tuple[int, ...], choice: list[int], found: Continuation) -> int:
+    pairs = zip(choice, found.tokens[len(state) :], strict=False)
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
@@ -444,19 +442,17 @@ def shared(state: tuple[int, ...], written: list[int], found: Continuation) -> i
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_server_that_heeds_nothing_is_found_out(dialect):
     with serving(Fake(saying("no"), dialect, heeds=False)) as served:
-        with pytest.raises(
-            EndpointServerError, match=r"was told \d times which tokens may come next, and wrote others"
-        ):
+        with pytest.raises(EndpointServerError, match=r"was sent the allowed tokens \d times and generated others"):
             generated(policy_of(served), asking(response_format=formed(SCHEMAS["nested"])))
         assert len(posts(served)) < 10
 
 
-def test_a_call_that_nobody_forces_is_let_go_there():
+def test_a_call_that_is_not_forced_is_let_go_there():
     wrong = '<tool_call>{"name": "boil", "arguments": {}}</tool_call>'
     with serving(Fake(saying(wrong), heeds=False)) as served:
         report = report_of(policy_of(served), asking(**AUTO, max_tokens=60))
     assert report.answer[0].text == wrong
-    assert any("is not kept to its schema: the server does not heed" in note for note in report.notes)
+    assert any("is not kept to its schema: the server ignores" in note for note in report.notes)
 
 
 def test_a_row_that_takes_too_many_requests_ends_and_loses(monkeypatch):
@@ -508,7 +504,7 @@ def test_an_answer_that_breaks_its_format_loses():
 # -- what is refused
 
 
-def test_formats_that_cannot_be_enforced_are_refused_before_anything_is_written():
+def test_formats_that_cannot_be_enforced_are_refused_before_anything_is_decoded():
     with serving(Fake(saying("no"))) as served:
         policy = policy_of(served)
         for row in (
@@ -546,10 +542,10 @@ GROUNDED = {**AUTO, "grounded": True}
 
 
 @pytest.mark.parametrize(
-    "asked", [{"response_format": {"type": "json_object"}}, FORCED, GROUNDED], ids=["format", "forced", "grounded"]
+    "fields", [{"response_format": {"type": "json_object"}}, FORCED, GROUNDED], ids=["format", "forced", "grounded"]
 )
-@pytest.mark.parametrize("way", ["text", "prefill"])
-def test_other_ways_say_what_to_change(way, asked):
+@pytest.mark.parametrize("strategy", ["text", "prefill"])
+def test_other_strategies_say_what_to_change(strategy, fields):
     def answer(path: str, body: Any) -> Any:
         if body is None:
             return {"data": [{"id": "m", "owned_by": "vllm"}]}
@@ -557,15 +553,15 @@ def test_other_ways_say_what_to_change(way, asked):
         return {"choices": [{"index": 0, "text": text, "message": {"content": text}, "finish_reason": "length"}]}
 
     with serving(answer) as served:
-        policy = EndpointPolicy(served.url, tokenizer=policy_path(), continuation=way, limits=QUICK)
+        policy = EndpointPolicy(served.url, tokenizer=policy_path(), continuation=strategy, limits=QUICK)
         with pytest.raises(
             RequestError, match=r"cannot be enforced on a server .*use one that takes and gives token ids"
         ):
-            generated(policy, asking(**asked))
+            generated(policy, asking(**fields))
         assert policy.enforces_formats is False
 
 
-def test_what_agents_ask_is_answered_without_a_request():
+def test_what_agents_request_is_answered_without_a_request():
     assert EndpointPolicy("http://127.0.0.1:9", continuation="ids", tokenizer=policy_path()).enforces_formats is True
     assert EndpointPolicy("http://127.0.0.1:9", continuation="text", tokenizer=policy_path()).enforces_formats is False
     unknown = EndpointPolicy("http://127.0.0.1:9", tokenizer=policy_path())

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.servers.gguf_file import write_gguf
 from benchmarks.servers.launch import Server, llama_server
 from darwin_align.backends.endpoint import EndpointPolicy
-from darwin_align.backends.endpoint.continuation import ByPrefill, ByText
+from darwin_align.backends.endpoint.continue_by_text import ByPrefill, ByText
 from darwin_align.backends.endpoint.dialects import DIALECTS
 from darwin_align.backends.endpoint.tokenizers import load_template, tokenizer_length
 from darwin_align.backends.local import LocalPolicy
@@ -28,7 +28,7 @@ from tests.backends.endpoint.fixtures.served import serving
 
 GREEDY = Sampling(temperature=0.0, top_k=None)
 QUESTION = Request.of("How do I brew green tea?", sampling=GREEDY)
-WAYS = ("ids", "text", "prefill")
+STRATEGIES = ("ids", "text", "prefill")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         yield chain
 
 
-def policy(url: str, folder: Path, way: str, **options: Any) -> EndpointPolicy:
-    return EndpointPolicy(url, tokenizer=folder, continuation=way, limits=QUICK, **options)  # type: ignore[arg-type]
+def policy(url: str, folder: Path, strategy: str, **options: Any) -> EndpointPolicy:
+    return EndpointPolicy(url, tokenizer=folder, continuation=strategy, limits=QUICK, **options)  # type: ignore[arg-type]
 
 
 def row(request: Request = QUESTION, *, max_tokens: int = 60, **fields: Any) -> Row:
@@ -66,16 +66,16 @@ def chunks(policy: Any, start: Row, chunk: int, most: int = 60) -> list[Continua
 # -- chunks, half characters, white space, stop strings
 
 
-@pytest.mark.parametrize(("way", "sizes"), [(way, (1, 2, 3, 4, 5, 60)) for way in WAYS])
-def test_half_characters_are_held_back_and_nothing_is_lost(chain, way, sizes):
-    one = policy(chain.url, chain.folder, way)
+@pytest.mark.parametrize(("strategy", "sizes"), [(strategy, (1, 2, 3, 4, 5, 60)) for strategy in STRATEGIES])
+def test_half_characters_are_left_out_and_nothing_is_lost(chain, strategy, sizes):
+    one = policy(chain.url, chain.folder, strategy)
     for size in sizes:
         found = chunks(one, row(), size)
         texts = [c.text for c in found]
         assert texts[-1] == KNOWN
         assert all(KNOWN.startswith(text) for text in texts)
         assert [c.finish_reason for c in found] == [None] * (len(found) - 1) + ["stop"]
-        assert way != "ids" or sum(c.new_tokens for c in found) == len(KNOWN.encode()) + 1
+        assert strategy != "ids" or sum(c.new_tokens for c in found) == len(KNOWN.encode()) + 1
     assert len(chunks(one, row(), 5)) == 5
 
 
@@ -102,23 +102,23 @@ def byte_by_byte(path: str, body: Any) -> Any:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 100])
-@pytest.mark.parametrize(("way", "dialect"), [("text", "openai"), ("prefill", "mistral")])
-def test_every_chunk_goes_on_however_small_it_is(chain, way, dialect, size):
+@pytest.mark.parametrize(("strategy", "dialect"), [("text", "openai"), ("prefill", "mistral")])
+def test_every_chunk_goes_on_however_small_it_is(chain, strategy, dialect, size):
     with serving(byte_by_byte) as served:
-        found = chunks(policy(served.url, chain.folder, way, dialect=dialect, model="m"), row(), size, most=200)
+        found = chunks(policy(served.url, chain.folder, strategy, dialect=dialect, model="m"), row(), size, most=200)
     assert (found[-1].text, found[-1].finish_reason) == (WORST, "stop")
     assert all(0 < one.new_tokens <= size for one in found)
     texts = [one.text for one in found]
     assert len(set(texts[:-1])) == len(texts) - 1, "a chunk that shows nothing new would be written for ever"
 
 
-def test_tokens_that_were_asked_for_again_are_counted_as_decoded(chain):
+def test_tokens_that_were_requested_again_are_counted_as_decoded(chain):
     with serving(byte_by_byte) as served:
         one = policy(served.url, chain.folder, "text", dialect="openai", model="m")
         report = call(one.generate, [row(text="a", max_tokens=1)])
-        asked = [body["max_tokens"] for body in served.bodies("/v1/completions")]
+        received = [body["max_tokens"] for body in served.bodies("/v1/completions")]
     assert (report.answer[0].text, report.answer[0].new_tokens) == ("a 🍵   ", 1)
-    assert asked[-4:] == [1, 2, 4, 8]
+    assert received[-4:] == [1, 2, 4, 8]
     assert report.usage.decoded_tokens == 1 + 2 + 4 + 8 - 1
 
 
@@ -134,7 +134,7 @@ def test_a_server_that_shows_nothing_is_refused_and_white_space_is_not(chain, si
 
     with serving(answer) as served:
         one = policy(served.url, chain.folder, "text", dialect="openai")
-        with pytest.raises(EndpointServerError, match=r"wrote \d+ tokens and shows none of them"):
+        with pytest.raises(EndpointServerError, match=r"decoded \d+ tokens and shows none of them"):
             generated(one, row(text="a", max_tokens=size))
         shown = "\ufffd"
         assert generated(one, row(text="a", max_tokens=size))[0].text.startswith("a\ufffd")
@@ -156,12 +156,12 @@ def test_ids_are_those_of_the_local_policy(chain):
 def test_stop_strings_across_chunks(chain, stop):
     request = QUESTION.model_copy(update={"stop": ("no such text", stop)})
     local = LocalPolicy.from_pretrained(chain.folder, dtype="float32", device="cpu", threads=1)
-    for way in WAYS:
-        one = policy(chain.url, chain.folder, way)
+    for strategy in STRATEGIES:
+        one = policy(chain.url, chain.folder, strategy)
         for size in (1, 2, 3, 4, 7, 60):
             found = chunks(one, row(request), size)[-1]
             assert (found.text, found.finish_reason) == (KNOWN[: KNOWN.index(stop)], "stop")
-            if way == "ids":
+            if strategy == "ids":
                 assert found.tokens == chunks(local, row(request), size)[-1].tokens
 
 
@@ -175,9 +175,9 @@ def test_stop_strings_across_chunks(chain, stop):
         (ByPrefill, " \n", ""),
     ],
 )
-def test_white_space_at_the_end_is_written_again(chain, kind, text, sent):
-    way = kind(DIALECTS["llama.cpp"], "m", load_template(chain.folder), 1024, {})
-    prompt = way.prompt(row(text=text))
+def test_white_space_at_the_end_is_decoded_again(chain, kind, text, sent):
+    strategy = kind(DIALECTS["llama.cpp"], "m", load_template(chain.folder), 1024, {})
+    prompt = strategy.prompt(row(text=text))
     assert (prompt.split("<|assistant|>")[1] if kind is ByText else prompt.prefix) == sent
 
 
@@ -198,7 +198,7 @@ def test_an_echo_is_cut_off_once(chain):
 # -- the order of ways, and what is said of it
 
 
-def test_the_ways_are_tried_in_order(chain, caplog):
+def test_the_strategies_are_tried_in_order(chain, caplog):
     without = EndpointPolicy(chain.url, limits=QUICK)
     unknown = EndpointPolicy(chain.url, dialect="openai", tokenizer=chain.folder, limits=QUICK)
     whole = EndpointPolicy(chain.url, tokenizer=chain.folder, limits=QUICK)
@@ -261,12 +261,12 @@ def test_a_server_that_does_not_count_is_known_to_add_what_the_tokenizer_adds(to
         assert served.bodies("/generate")[-1]["inputs"].count(tokenizers[name].bos_token) == leading
 
 
-@pytest.mark.parametrize("way", ["text", "ids"])
-def test_one_bos_on_a_server_that_adds_it(tmp_path, way):
+@pytest.mark.parametrize("strategy", ["text", "ids"])
+def test_one_bos_on_a_server_that_adds_it(tmp_path, strategy):
     folder = write_chain(tmp_path / "model", bos=True)
     prompt = load_template(folder).prompt_ids(QUESTION)
     with llama_server(with_bos(write_gguf(folder, tmp_path / "bos.gguf"), prompt[0]), slots=2) as server:
-        one = policy(server.url, folder, way, extra_body={"cache_prompt": False})
+        one = policy(server.url, folder, strategy, extra_body={"cache_prompt": False})
         report = call(one.generate, [row()])
         assert report.answer[0].text == KNOWN
         assert report.answer[0].prefilled_tokens == len(prompt)
@@ -279,11 +279,11 @@ def test_one_bos_on_a_server_that_adds_it(tmp_path, way):
 def test_a_state_of_the_other_kind_is_refused(chain):
     with pytest.raises(RequestError, match="a row has text but no token ids: continue it by text"):
         generated(policy(chain.url, chain.folder, "ids"), row(text="Brew"))
-    for way in ("text", "prefill"):
+    for strategy in ("text", "prefill"):
         with pytest.raises(
             RequestError, match="a row has token ids, which a server that is continued by text would lose"
         ):
-            generated(policy(chain.url, chain.folder, way), row(tokens=(38, 86), text="Br"))
+            generated(policy(chain.url, chain.folder, strategy), row(tokens=(38, 86), text="Br"))
 
 
 @pytest.mark.parametrize(
@@ -298,15 +298,15 @@ def test_begun_turns_go_with_neither_tools_nor_formats(chain, more):
         generated(policy(chain.url, chain.folder, "prefill"), row(QUESTION.model_copy(update=more)))
 
 
-def test_a_whole_conversation_is_told_as_openai_writes_it(chain):
+def test_a_whole_conversation_is_sent_as_openai_formats_it(chain):
     conversation = (
         Message(role="system", content="Be kind."),
         Message(role="user", content=({"type": "text", "text": "Heat "}, {"type": "text", "text": "it."})),
         Message(role="assistant", tool_calls=(ToolCall(name="heat", arguments={"to": 80}, id="a"),)),
         Message(role="tool", content="done", tool_call_id="a"),
     )
-    way = ByPrefill(DIALECTS["openai"], "m", None, None, {})
-    prompt = way.prompt(row(Request(conversation=conversation), text="Now "))
+    strategy = ByPrefill(DIALECTS["openai"], "m", None, None, {})
+    prompt = strategy.prompt(row(Request(conversation=conversation), text="Now "))
     assert [message["role"] for message in prompt.messages] == ["system", "user", "assistant", "tool"]
     assert prompt.messages[1]["content"].replace("\n", "") == "Heat it."
     assert prompt.messages[2]["tool_calls"][0]["function"] == {"name": "heat", "arguments": '{"to": 80}'}
@@ -319,13 +319,13 @@ def test_a_whole_conversation_is_told_as_openai_writes_it(chain):
 
 def saying(**changes: Any) -> Callable[[str, Any], Any]:
     """A server of chats that answers the trial well, and later as told."""
-    told: list[int] = []
+    calls: list[int] = []
 
     def answer(path: str, body: Any) -> Any:
         if body is None:
             return {"data": [{"id": "m"}]} if path == "/v1/models" else (404, {})
-        told.append(1)
-        later = changes if len(told) > 1 else {}
+        calls.append(1)
+        later = changes if len(calls) > 1 else {}
         message = {"role": "assistant", "content": later.get("content", " four")}
         choice = {"index": 0, "message": message, "finish_reason": later.get("finish", "length")}
         return {"choices": [choice] * later.get("times", 1), "usage": {"completion_tokens": body["max_tokens"]}}
@@ -340,11 +340,11 @@ def by_chat(url: str) -> EndpointPolicy:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"content": ""}, r"wrote 20 tokens and shows none of them: the model probably thinks.*by extra_body=…"),
-        ({"finish": "error"}, "ended an answer by 'error', which is no way to end one"),
+        ({"content": ""}, r"decoded 20 tokens and shows none of them: the model probably thinks.*by extra_body=…"),
+        ({"finish": "error"}, "ended an answer by 'error', an unknown finish reason"),
         ({"finish": "load"}, "ended an answer by 'load'"),
-        ({"times": 2}, "1 continuations were asked for and 2 came back"),
-        ({"times": 0}, "1 continuations were asked for and 0 came back"),
+        ({"times": 2}, "1 continuations were requested and 2 returned"),
+        ({"times": 0}, "1 continuations were requested and 0 returned"),
     ],
 )
 def test_what_is_no_continuation_is_an_error(changes, match):
@@ -353,9 +353,9 @@ def test_what_is_no_continuation_is_an_error(changes, match):
 
 
 def test_a_content_filter_ends_an_answer_and_is_logged(caplog):
-    from darwin_align.backends.endpoint.continuation import _log_once
+    from darwin_align.backends.endpoint.continuation import log_once
 
-    _log_once.cache_clear()
+    log_once.cache_clear()
     with serving(saying(content="I may", finish="content_filter")) as served:
         one = by_chat(served.url)
         for _ in range(2):
@@ -393,20 +393,20 @@ def filled(room: int) -> Request:
     return Request.of("x" * (ROOM - 3 - room), sampling=GREEDY)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("room", [8, 13])
-def test_a_full_context_ends_the_answer(chain, way, known, room):
-    if way == "ids" and not known:
+def test_a_full_context_ends_the_answer(chain, strategy, known, room):
+    if strategy == "ids" and not known:
         return  # ids can always be counted
-    one = policy(chain.short, chain.folder, way, **({} if known else {"context_length": 10**6}))
+    one = policy(chain.short, chain.folder, strategy, **({} if known else {"context_length": 10**6}))
     found = chunks(one, row(filled(room)), 4)
     assert [c.finish_reason for c in found] == [None] * (len(found) - 1) + ["length"]
     assert sum(c.new_tokens for c in found) == room
     assert found[-1].text == KNOWN.encode()[:room].decode(errors="ignore")
     [at_once] = generated(one, row(filled(room)))
     assert (at_once.new_tokens, at_once.finish_reason, at_once.text) == (room, "length", found[-1].text)
-    if way == "ids":
+    if strategy == "ids":
         local = LocalPolicy.from_pretrained(chain.folder, dtype="float32", device="cpu", threads=1)
         assert at_once.tokens == generated(local, row(filled(room), max_tokens=room))[0].tokens
     [again] = generated(one, row(filled(room), tokens=at_once.tokens, text="" if at_once.tokens else at_once.text))
@@ -414,11 +414,11 @@ def test_a_full_context_ends_the_answer(chain, way, known, room):
 
 
 @pytest.mark.parametrize("options", [{}, {"context_length": 10**6}, {"tokenizer": None}], ids=["here", "there", "bare"])
-@pytest.mark.parametrize("way", WAYS)
-def test_a_prompt_without_room_is_refused(chain, way, options):
-    if way != "prefill" and "tokenizer" in options:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_prompt_without_room_is_refused(chain, strategy, options):
+    if strategy != "prefill" and "tokenizer" in options:
         return  # they need one
-    one = EndpointPolicy(chain.short, continuation=way, limits=QUICK, **{"tokenizer": chain.folder, **options})
+    one = EndpointPolicy(chain.short, continuation=strategy, limits=QUICK, **{"tokenizer": chain.folder, **options})
     with pytest.raises(ContextLengthError, match=r"(leaves no room for an answer|do not fit into).* context"):
         generated(one, row(filled(0)))
 

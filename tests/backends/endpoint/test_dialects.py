@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from darwin_align.backends.endpoint import EndpointPolicy
-from darwin_align.backends.endpoint.dialects import DIALECTS, Chat, Choice, CompletionRequest, Dialect
+from darwin_align.backends.endpoint.dialects import DIALECTS, EXPERIMENTAL, Chat, Choice, CompletionRequest, Dialect
 from darwin_align.backends.endpoint.dialects.base import merged
 from darwin_align.core.errors import ConfigError, EndpointServerError
 from darwin_align.core.types import Request, Sampling
@@ -38,20 +39,20 @@ PROMPTS = {
 QUESTION = Request.of("How do I brew green tea?", sampling=GREEDY)
 
 
-def asked(way: str, sampling: Sampling = ALL, **changes: Any) -> CompletionRequest:
+def completion(strategy: str, sampling: Sampling = ALL, **changes: Any) -> CompletionRequest:
     usual: dict[str, Any] = {"max_tokens": 2, "seeds": (7,), "stop": ("\n", "END")}
-    return CompletionRequest("m", (PROMPTS[way],), sampling=sampling, **{**usual, **changes})
+    return CompletionRequest("m", (PROMPTS[strategy],), sampling=sampling, **{**usual, **changes})
 
 
-def wire(dialect: Dialect, way: str, asked: CompletionRequest) -> tuple[str, dict[str, Any]]:
-    method = {"ids": dialect.ids_request, "text": dialect.text_request, "prefill": dialect.chat_request}[way]
-    path, body = method(asked)
+def wire(dialect: Dialect, strategy: str, completion: CompletionRequest) -> tuple[str, dict[str, Any]]:
+    method = {"ids": dialect.ids_request, "text": dialect.text_request, "prefill": dialect.chat_request}[strategy]
+    path, body = method(completion)
     return path, json.loads(json.dumps(body))
 
 
-def read(dialect: Dialect, way: str, data: Any, asked: CompletionRequest) -> list[Choice]:
-    method = {"ids": dialect.read_ids, "text": dialect.read_text, "prefill": dialect.read_chat}[way]
-    return method(data, asked)
+def read(dialect: Dialect, strategy: str, data: Any, completion: CompletionRequest) -> list[Choice]:
+    method = {"ids": dialect.read_ids, "text": dialect.read_text, "prefill": dialect.read_chat}[strategy]
+    return method(data, completion)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +64,10 @@ def play() -> Iterator[Callable[[str], tuple[Served, Played]]]:
 
 def policy(name: str, url: str, **options: Any) -> EndpointPolicy:
     about = case(name)
-    tokenizer = None if about["way"] == "prefill" else policy_path()
+    tokenizer = None if about["strategy"] == "prefill" else policy_path()
     options = {
         "dialect": about["dialect"],
-        "continuation": about["way"],
+        "continuation": about["strategy"],
         "model": about.get("model", "org/model"),
         **options,
     }
@@ -96,28 +97,39 @@ def continued(policy: EndpointPolicy, start: Row, chunk: int) -> Continuation:
 
 
 def test_every_documented_dialect_has_a_fixture_and_every_fixture_a_dialect():
-    run_for_real = {"vllm", "llama.cpp", "transformers"}
-    assert {case(name)["dialect"] for name in NAMES} | run_for_real == DIALECTS.keys()
+    assert {case(name)["dialect"] for name in NAMES} - {"openai"} == EXPERIMENTAL
     for name in NAMES:
         about = case(name)
-        assert name == f"{about['dialect']}_{about['way']}"
-        assert getattr(DIALECTS[about["dialect"]], f"by_{about['way']}")
+        assert name == f"{about['dialect']}_{about['strategy']}"
+        assert getattr(DIALECTS[about["dialect"]], f"by_{about['strategy']}")
         module = inspect.getmodule(type(DIALECTS[about["dialect"]]))
-        assert about["dialect"] == "openai" or "from its documentation, not run here" in (module.__doc__ or "")
+        assert about["dialect"] == "openai" or "(experimental: from its documentation, not run here)" in (
+            module.__doc__ or ""
+        )
+
+
+def test_the_table_of_experimental_dialects_is_that_of_the_modules_and_of_the_docs():
+    modules = {name: inspect.getmodule(type(dialect)).__doc__ or "" for name, dialect in DIALECTS.items()}
+    assert {name for name, about in modules.items() if "(experimental:" in about} == EXPERIMENTAL
+    matrix = (Path(__file__).parents[3] / "docs/models.md").read_text("utf-8").lower()
+    rows = [line for line in matrix.splitlines() if line.startswith("|")]
+    for name in DIALECTS.keys() - {"openai"}:
+        (row,) = [row for row in rows if name in row.split("|")[1] and len(row.split("|")) > 6]
+        assert ("| experimental |" in row) == (name in EXPERIMENTAL), name
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_requests_and_answers_as_documented(name):
     about = case(name)
-    dialect, way = DIALECTS[about["dialect"]], about["way"]
+    dialect, strategy = DIALECTS[about["dialect"]], about["strategy"]
     lacking = dict.fromkeys(about.get("lacks", ()))
-    one = asked(way, ALL.model_copy(update=lacking))
-    path, body = wire(dialect, way, one)
+    one = completion(strategy, ALL.model_copy(update=lacking))
+    path, body = wire(dialect, strategy, one)
     assert (path, body) == (about["path"], about["request"])
     assert violations(body, about["fields"]) == []
-    [written] = read(dialect, way, about["response"], one)
-    expected = about["written"]
-    assert written == Choice(**{**expected, "ids": tuple(expected["ids"]) if "ids" in expected else None})
+    [choice] = read(dialect, strategy, about["response"], one)
+    expected = about["choice"]
+    assert choice == Choice(**{**expected, "ids": tuple(expected["ids"]) if "ids" in expected else None})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,11 +138,11 @@ def test_requests_and_answers_as_documented(name):
 )
 def test_no_setting_leaves_the_documented_range(name, sampling):
     about = case(name)
-    dialect, way = DIALECTS[about["dialect"]], about["way"]
+    dialect, strategy = DIALECTS[about["dialect"]], about["strategy"]
     for changes in ({}, {"seeds": ()}, {"stop": tuple("abcdefgh")}, {"stop": ()}, {"n": 3}):
         if "n" in changes and not dialect.several:
             continue
-        _, body = wire(dialect, way, asked(way, sampling, **changes))
+        _, body = wire(dialect, strategy, completion(strategy, sampling, **changes))
         assert violations(body, about["fields"]) == []
 
 
@@ -155,27 +167,27 @@ def test_violations_are_seen():
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
-def test_what_is_off_is_said_to_be_off(name):
+def test_what_is_off_is_sent_as_off(name):
     dialect = DIALECTS[name]
     sent = dialect.sampling(OFF)
-    for ours, (theirs, off) in dialect.knobs.items():
+    for ours, (theirs, off) in dialect.sampling_fields.items():
         assert sent.get(theirs, None) == off, ours
-    for ours, (theirs, _) in dialect.knobs.items():
+    for ours, (theirs, _) in dialect.sampling_fields.items():
         assert dialect.sampling(ALL)[theirs] == getattr(ALL, ours)
 
 
 def test_local_servers_are_not_left_to_defaults_of_their_own():
     for name in ("vllm", "sglang", "llama.cpp"):
         assert DIALECTS[name].sampling(OFF)["min_p"] == 0.0
-    for way in ("text", "prefill"):
-        _, body = wire(DIALECTS["vllm"], way, asked(way, OFF))
+    for strategy in ("text", "prefill"):
+        _, body = wire(DIALECTS["vllm"], strategy, completion(strategy, OFF))
         assert body["min_p"] == 0.0
 
 
 @pytest.mark.parametrize("name", sorted(DIALECTS))
 def test_settings_that_a_server_lacks(name):
     dialect = DIALECTS[name]
-    missing = {"top_k", "top_p", "repetition_penalty"} - dialect.knobs.keys()
+    missing = {"top_k", "top_p", "repetition_penalty"} - dialect.sampling_fields.keys()
     assert set(dialect.unsupported(Sampling())) == missing & {"top_k"}
     assert dialect.unsupported(OFF) == []
     for knob in missing:
@@ -199,19 +211,21 @@ def test_a_default_that_a_server_lacks_is_noted_where_answers_begin_and_by_hand_
     assert played.problems == []
 
 
-def test_greedy_is_said_in_the_words_of_each_server():
-    _, tgi = wire(DIALECTS["tgi"], "text", asked("text", GREEDY))
+def test_greedy_is_sent_in_the_fields_of_each_server():
+    _, tgi = wire(DIALECTS["tgi"], "text", completion("text", GREEDY))
     assert tgi["parameters"]["do_sample"] is False
     assert "temperature" not in tgi["parameters"]
-    _, serve = wire(DIALECTS["transformers"], "text", asked("text", GREEDY))
+    _, serve = wire(DIALECTS["transformers"], "text", completion("text", GREEDY))
     assert json.loads(serve["generation_config"]) == {"do_sample": False, "repetition_penalty": 1.0}
     for name in sorted(DIALECTS.keys() - {"tgi", "ollama", "sglang"}):
-        way = "text" if DIALECTS[name].by_text else "prefill"
-        assert wire(DIALECTS[name], way, asked(way, GREEDY))[1]["temperature"] == 0.0
+        strategy = "text" if DIALECTS[name].by_text else "prefill"
+        assert wire(DIALECTS[name], strategy, completion(strategy, GREEDY))[1]["temperature"] == 0.0
 
 
 def test_transformers_serve_takes_most_settings_in_a_generation_config():
-    path, body = wire(DIALECTS["transformers"], "text", asked("text", extra={"generation_config": {"num_beams": 1}}))
+    path, body = wire(
+        DIALECTS["transformers"], "text", completion("text", extra={"generation_config": {"num_beams": 1}})
+    )
     assert path == "/v1/completions"
     assert json.loads(body.pop("generation_config")) == {
         "do_sample": True,
@@ -229,33 +243,33 @@ def test_transformers_serve_takes_most_settings_in_a_generation_config():
 
 @pytest.mark.parametrize(("name", "at"), [("mistral", "random_seed"), ("vllm", "seed"), ("deepseek", None)])
 def test_seeds_go_by_the_name_of_the_server(name, at):
-    way = "text" if DIALECTS[name].by_text else "prefill"
-    _, body = wire(DIALECTS[name], way, asked(way))
+    strategy = "text" if DIALECTS[name].by_text else "prefill"
+    _, body = wire(DIALECTS[name], strategy, completion(strategy))
     assert [key for key, value in body.items() if value == 7] == [at][: at is not None]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_of_one_step_go_out_as_the_server_takes_them(play, name):
-    dialect, way = DIALECTS[case(name)["dialect"]], case(name)["way"]
+    dialect, strategy = DIALECTS[case(name)["dialect"]], case(name)["strategy"]
     sampled = Request.of("Hi", sampling=Sampling(temperature=1.0, top_k=None))
     rows = [row(request=sampled, seed=seed, max_tokens=9) for seed in range(5)]
     served, played = play(name)
     seeded, unseeded = policy(name, served.url), policy(name, served.url, seeded=False)
     for one in (seeded, unseeded):
         generated(one, rows[0])
-    told = len(served.asked)
+    before = len(served.received)
     generated(seeded, *rows)
-    bodies = [body for _, body in served.asked[told:]]
-    listed = dialect.lists and way != "prefill"
+    bodies = [body for _, body in served.received[before:]]
+    listed = dialect.lists and strategy != "prefill"
     assert len(bodies) == (1 if listed and dialect.lists_seeded else 5)
     seeds = [seed for body in bodies for seed in _seeds(body)]
     assert len(seeds) == len(set(seeds)) == (5 if dialect.seeds else 0)
-    told = len(served.asked)
+    before = len(served.received)
     generated(seeded, *rows)
-    assert sorted(seed for _, body in served.asked[told:] for seed in _seeds(body)) == sorted(seeds)
-    told = len(served.asked)
+    assert sorted(seed for _, body in served.received[before:] for seed in _seeds(body)) == sorted(seeds)
+    before = len(served.received)
     generated(unseeded, *rows)
-    bodies = [body for _, body in served.asked[told:]]
+    bodies = [body for _, body in served.received[before:]]
     assert len(bodies) == (1 if listed or dialect.several else 5)
     assert [seed for body in bodies for seed in _seeds(body)] == []
     assert played.problems == []
@@ -316,10 +330,10 @@ def test_stop_strings_beyond_the_most_that_a_server_takes_are_found(play, name):
 
 def test_the_last_stop_string_that_fits_is_sent():
     for name, dialect in DIALECTS.items():
-        way = "text" if dialect.by_text else "prefill"
-        _, body = wire(dialect, way, asked(way, stop=tuple("abcdefghijklmnopqrstuvwxyz")))
+        strategy = "text" if dialect.by_text else "prefill"
+        _, body = wire(dialect, strategy, completion(strategy, stop=tuple("abcdefghijklmnopqrstuvwxyz")))
         [sent] = _values(body, "stop")
-        assert len(sent) == min(26, dialect.most_stops), name
+        assert len(sent) == min(26, dialect.max_stop_strings), name
 
 
 def _values(body: Any, name: str) -> list[Any]:
@@ -345,9 +359,9 @@ def test_numbers_come_from_the_server(play, name):
 def test_extra_fields_reach_every_request_and_join_what_is_sent_anyway(play):
     served, played = play("ollama_text")
     one = policy("ollama_text", served.url, extra_body={"keep_alive": "1h", "options": {"num_ctx": 8192}})
-    told = len(served.bodies("/api/generate"))
+    before = len(served.bodies("/api/generate"))
     generated(one, row(max_tokens=3))
-    sent = served.bodies("/api/generate")[told:]
+    sent = served.bodies("/api/generate")[before:]
     assert len(sent) == 2  # the trial, and the row
     for body in sent:
         assert body["keep_alive"] == "1h"
@@ -368,9 +382,9 @@ def test_extra_fields_reach_every_request_and_join_what_is_sent_anyway(play):
 
 
 def test_extra_fields_may_overrule_what_is_no_setting_of_the_search():
-    _, body = wire(DIALECTS["vllm"], "text", asked("text", extra={"min_p": 0.1, "add_special_tokens": True}))
+    _, body = wire(DIALECTS["vllm"], "text", completion("text", extra={"min_p": 0.1, "add_special_tokens": True}))
     assert (body["min_p"], body["add_special_tokens"]) == (0.1, True)
-    _, body = wire(DIALECTS["llama.cpp"], "text", asked("text", extra={"min_p": 0.1}))
+    _, body = wire(DIALECTS["llama.cpp"], "text", completion("text", extra={"min_p": 0.1}))
     assert body["min_p"] == 0.1
     assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "d": {"e": 5}}) == {
         "a": {"b": 4, "c": 2},
@@ -384,19 +398,19 @@ CHOICE = {"index": 0, "text": "a", "finish_reason": "stop"}
 
 
 @pytest.mark.parametrize(
-    ("name", "way", "data", "match"),
+    ("name", "strategy", "data", "match"),
     [
         ("openai", "text", [], "no list of choices"),
         ("openai", "text", {"choices": "a"}, "no list of choices"),
-        ("openai", "text", {"choices": []}, "1 continuations were asked for and 0 came back"),
-        ("openai", "text", {"choices": [CHOICE, CHOICE]}, "1 continuations were asked for and 2 came back"),
+        ("openai", "text", {"choices": []}, "1 continuations were requested and 0 returned"),
+        ("openai", "text", {"choices": [CHOICE, CHOICE]}, "1 continuations were requested and 2 returned"),
         ("openai", "text", {"choices": [{"index": 0}]}, "has no text"),
         ("openai", "prefill", {"choices": [{"index": 0}]}, "has no text"),
         ("openai", "prefill", {"choices": [{"message": {"content": 5}}]}, "has no text"),
-        ("llama.cpp", "ids", {"error": "x"}, "an answer without content"),
-        ("llama.cpp", "ids", [], "1 continuations were asked for and this came back"),
-        ("llama.cpp", "ids", ["x"], "1 continuations were asked for and this came back"),
-        ("sglang", "ids", [{}, {}], "1 continuations were asked for and this came back"),
+        ("llama.cpp", "ids", {"error": "x"}, "a reply without content"),
+        ("llama.cpp", "ids", [], "1 continuations were requested and the server returned"),
+        ("llama.cpp", "ids", ["x"], "1 continuations were requested and the server returned"),
+        ("sglang", "ids", [{}, {}], "1 continuations were requested and the server returned"),
         ("sglang", "ids", {"text": "a"}, "without meta_info"),
         ("sglang", "ids", {"meta_info": {}}, "without text and ids"),
         ("tgi", "text", {"generated_text": "a"}, "without generated_text and details"),
@@ -406,9 +420,9 @@ CHOICE = {"index": 0, "text": "a", "finish_reason": "stop"}
         ("ollama", "prefill", ["a"], "without a text"),
     ],
 )
-def test_another_shape_is_refused(name, way, data, match):
+def test_another_shape_is_refused(name, strategy, data, match):
     with pytest.raises(EndpointServerError, match=match):
-        read(DIALECTS[name], way, data, asked(way))
+        read(DIALECTS[name], strategy, data, completion(strategy))
 
 
 @pytest.mark.parametrize(
@@ -424,7 +438,7 @@ def test_a_thought_without_an_answer_is_refused_with_advice(message):
     data = {"message": message, "choices": [{"message": message, "finish_reason": "length"}]}
     for name in ("openai", "ollama"):
         with pytest.raises(EndpointServerError, match=r"thinks before it answers.*turn thinking off.*extra_body"):
-            read(DIALECTS[name], "prefill", data, asked("prefill"))
+            read(DIALECTS[name], "prefill", data, completion("prefill"))
 
 
 def test_content_in_pieces_is_joined():
@@ -434,17 +448,17 @@ def test_content_in_pieces_is_joined():
         {"type": "text", "text": "it"},
     ]
     data = {"choices": [{"message": {"content": pieces}, "finish_reason": "stop"}]}
-    [written] = read(DIALECTS["mistral"], "prefill", data, asked("prefill"))
-    assert written.text == "Heat it"
+    [choice] = read(DIALECTS["mistral"], "prefill", data, completion("prefill"))
+    assert choice.text == "Heat it"
 
 
-def test_choices_are_put_in_order_and_a_request_of_several_says_nothing_of_one():
+def test_choices_are_put_in_order_and_a_request_of_several_is_no_evidence_of_one():
     data = {
         "choices": [{**CHOICE, "index": 1, "text": "b"}, {**CHOICE, "index": 0, "text": "a"}],
         "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}},
     }
-    of_one = read(DIALECTS["vllm"], "text", data, asked("text", n=2))
-    assert [written.text for written in of_one] == ["a", "b"]
+    of_one = read(DIALECTS["vllm"], "text", data, completion("text", n=2))
+    assert [choice.text for choice in of_one] == ["a", "b"]
     assert {(w.new_tokens, w.prompt_tokens, w.cached_tokens) for w in of_one} == {(None, 9, 8)}
-    of_two = read(DIALECTS["vllm"], "text", data, replace(asked("text"), prompts=("x", "y")))
+    of_two = read(DIALECTS["vllm"], "text", data, replace(completion("text"), prompts=("x", "y")))
     assert {(w.new_tokens, w.prompt_tokens, w.cached_tokens) for w in of_two} == {(None, None, 0)}

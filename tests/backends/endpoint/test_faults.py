@@ -12,7 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from darwin_align.backends.endpoint.faults import explained, fault_of_answer, fault_of_exception, server_message
+from darwin_align.backends.endpoint.faults import (
+    error_of_response,
+    fault_of_exception,
+    fault_of_response,
+    server_message,
+)
 from darwin_align.core.errors import (
     ContextLengthError,
     EndpointAuthenticationError,
@@ -64,19 +69,19 @@ FINAL: dict[int, type[EndpointError]] = {
 
 @pytest.mark.parametrize("status", PASSING)
 def test_status_that_may_pass(status: int) -> None:
-    fault = fault_of_answer(answer(status, "try later"))
+    fault = fault_of_response(answer(status, "try later"))
     assert fault is not None
-    assert (fault.kind, fault.error, fault.alive) == PASSING[status]
-    assert (fault.status, fault.retry_after, fault.hopeless) == (status, 0.0, False)
-    assert str(status) in fault.about
-    assert "try later" in fault.about
+    assert (fault.kind, fault.error, fault.server_works) == PASSING[status]
+    assert (fault.status, fault.retry_after, fault.permanent) == (status, 0.0, False)
+    assert str(status) in fault.description
+    assert "try later" in fault.description
 
 
 @pytest.mark.parametrize("status", FINAL)
 def test_status_that_stays(status: int) -> None:
     response = answer(status, {"error": {"message": "because of the moon"}})
-    assert fault_of_answer(response) is None
-    error = explained(response, ASKED)
+    assert fault_of_response(response) is None
+    error = error_of_response(response, ASKED)
     assert type(error) is FINAL[status]
     assert error.status == status
     assert str(error).startswith(f"{ASKED} failed ({status}): ")
@@ -88,20 +93,20 @@ def test_every_status_is_an_answer_a_fault_or_an_error() -> None:
         if status < 200:
             continue
         response = answer(status, "words")
-        verdicts = [status < 300, fault_of_answer(response) is not None]
-        verdicts.append(not verdicts[1] and explained(response, ASKED) is not None)
+        verdicts = [status < 300, fault_of_response(response) is not None]
+        verdicts.append(not verdicts[1] and error_of_response(response, ASKED) is not None)
         assert sum(verdicts) == 1, status
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_names_the_right_address(status: int) -> None:
     response = answer(status, location="https://elsewhere.example/v1")
-    assert fault_of_answer(response) is None
-    error = explained(response, ASKED)
+    assert fault_of_response(response) is None
+    error = error_of_response(response, ASKED)
     assert type(error) is EndpointRequestError
     assert "'https://elsewhere.example/v1'" in str(error)
     assert "base_url" in str(error)
-    assert "'nowhere'" in str(explained(answer(status), ASKED))
+    assert "'nowhere'" in str(error_of_response(answer(status), ASKED))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +114,7 @@ def test_a_redirect_names_the_right_address(status: int) -> None:
     [(401, "api_key"), (402, "pay"), (403, "key"), (404, "base_url and model"), (405, "dialect"), (413, "shorter")],
 )
 def test_errors_say_what_to_do(status: int, hint: str) -> None:
-    assert hint in str(explained(answer(status, "no"), ASKED))
+    assert hint in str(error_of_response(answer(status, "no"), ASKED))
 
 
 # -- Retry-After
@@ -121,7 +126,7 @@ def test_errors_say_what_to_do(status: int, hint: str) -> None:
     [("7", 7.0), ("0.5", 0.5), ("0", 0.0), ("-3", 0.0), ("nan", 0.0), ("soon", 0.0), ("", 0.0), (" 2 ", 2.0)],
 )
 def test_retry_after_in_seconds(status: int, value: str, seconds: float) -> None:
-    fault = fault_of_answer(answer(status, retry_after=value))
+    fault = fault_of_response(answer(status, retry_after=value))
     assert fault is not None
     assert fault.retry_after == seconds
 
@@ -131,7 +136,7 @@ def test_retry_after_in_seconds(status: int, value: str, seconds: float) -> None
 )
 def test_retry_after_as_a_date(ahead: int, least: float, most: float) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
-    fault = fault_of_answer(answer(429, retry_after=date))
+    fault = fault_of_response(answer(429, retry_after=date))
     assert fault is not None
     assert least <= fault.retry_after <= most
 
@@ -139,8 +144,8 @@ def test_retry_after_as_a_date(ahead: int, least: float, most: float) -> None:
 @pytest.mark.parametrize(
     "date", ["Wed, 21 Oct 2099", "Wed, 99 Oct 2099 07:28:00 GMT", "Wed, 21 Oct 2099 07:28:00 -0000", "2099-10-21"]
 )
-def test_a_date_that_is_none_asks_for_nothing(date: str) -> None:
-    fault = fault_of_answer(answer(429, retry_after=date))
+def test_a_date_that_is_none_means_no_wait(date: str) -> None:
+    fault = fault_of_response(answer(429, retry_after=date))
     assert fault is not None
     assert fault.retry_after == 0.0
 
@@ -208,7 +213,7 @@ def test_long_messages_are_cut() -> None:
 def test_bytes_that_are_no_text() -> None:
     response = httpx.Response(500, content=b"\xff\xfe\x00{", headers={"content-type": "application/json"})
     assert "{" in server_message(response)
-    assert fault_of_answer(response) is not None
+    assert fault_of_response(response) is not None
 
 
 # -- prompts that are too long
@@ -257,7 +262,7 @@ NOT_TOO_LONG = {
 def test_a_prompt_that_is_too_long(server: str) -> None:
     status, said = TOO_LONG[server]
     for body in ({"error": {"message": said}}, {"error": said, "error_type": "validation"}, {"detail": said}, said):
-        error = explained(answer(status, body), ASKED)
+        error = error_of_response(answer(status, body), ASKED)
         assert type(error) is ContextLengthError
         assert said in str(error)
         assert "max_new_tokens" in str(error)
@@ -266,7 +271,7 @@ def test_a_prompt_that_is_too_long(server: str) -> None:
 @pytest.mark.parametrize("case", NOT_TOO_LONG)
 def test_other_refusals_are_not_taken_for_it(case: str) -> None:
     status, said = NOT_TOO_LONG[case]
-    assert isinstance(explained(answer(status, said), ASKED), EndpointError)
+    assert isinstance(error_of_response(answer(status, said), ASKED), EndpointError)
 
 
 # -- exceptions
@@ -290,15 +295,16 @@ def test_other_refusals_are_not_taken_for_it(case: str) -> None:
 )
 def test_exception(error: Exception, kind: str, becomes: type[EndpointError]) -> None:
     fault = fault_of_exception(error)
-    assert (fault.kind, fault.error, fault.alive, fault.hopeless, fault.status) == (kind, becomes, False, False, None)
-    assert not str(error) or becomes is EndpointTimeoutError or str(error) in fault.about
-    assert not fault.about.rstrip(")").endswith((" ", ":")), "an exception without a text leaves no gap"
+    assert (fault.kind, fault.error, fault.status) == (kind, becomes, None)
+    assert (fault.server_works, fault.permanent) == (False, False)
+    assert not str(error) or becomes is EndpointTimeoutError or str(error) in fault.description
+    assert not fault.description.rstrip(")").endswith((" ", ":")), "an exception without a text leaves no gap"
 
 
 @pytest.mark.parametrize(
     ("number", "hopeless"), [(socket.EAI_NONAME, True), (socket.EAI_FAIL, True), (socket.EAI_AGAIN, False)]
 )
-def test_a_name_that_nobody_knows_is_hopeless_whatever_the_system_calls_it(number: int, hopeless: bool) -> None:
+def test_a_name_that_does_not_resolve_is_permanent_whatever_the_system_calls_it(number: int, hopeless: bool) -> None:
     try:
         try:
             raise socket.gaierror(number, "Der Name oder der Dienst ist nicht bekannt")
@@ -307,4 +313,4 @@ def test_a_name_that_nobody_knows_is_hopeless_whatever_the_system_calls_it(numbe
     except httpx.ConnectError as error:
         fault = fault_of_exception(error)
     assert fault.kind == "refused"
-    assert fault.hopeless is hopeless
+    assert fault.permanent is hopeless

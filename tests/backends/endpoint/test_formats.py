@@ -116,7 +116,7 @@ def search_of(policy: Any, temperature: float = 0.7, **settings: Any) -> DarwinS
 
 
 def test_greedy_rows_are_the_local_ones_whole_and_in_chunks(policy, local):
-    rows = {name: asking(**asked) for name, asked in ASKED.items()}
+    rows = {name: asking(**fields) for name, fields in ASKED.items()}
     expected = dict(zip(rows, generated(local, *rows.values()), strict=True))
     for name, found in zip(rows, generated(policy, *rows.values()), strict=True):
         assert facts(found) == facts(expected[name]), name
@@ -127,12 +127,12 @@ def test_greedy_rows_are_the_local_ones_whole_and_in_chunks(policy, local):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
-def test_a_model_that_would_write_text_keeps_the_format_and_calls_nothing(policy, local, sampling):
-    asked = ASKED["a call or a format"]
+def test_a_model_that_would_generate_text_keeps_the_format_and_calls_nothing(policy, local, sampling):
+    fields = ASKED["a call or a format"]
     done = {"role": "tool", "content": "The kettle is at 80 degrees.", "tool_call_id": "abcdefgh1"}
     begun = {"name": "heat_kettle", "args": {"degrees": 80}, "id": "abcdefgh1", "type": "tool_call"}
     turns = from_langchain(convert_to_messages([("user", QUESTION), AIMessage("", tool_calls=[begun]), done]))
-    rows = [Row(Request(conversation=turns, sampling=sampling, **asked), 4, seed) for seed in range(6)]
+    rows = [Row(Request(conversation=turns, sampling=sampling, **fields), 4, seed) for seed in range(6)]
     for found in (*generated(local, *rows), *generated(policy, *rows)):
         assert found.text.startswith("{"), found.text
 
@@ -154,7 +154,7 @@ def test_grounded_rows_are_the_local_ones_whole_and_in_chunks(policy, local, nam
     assert (parts.text, parts.tokens, parts.finish_reason) == (expected.text, expected.tokens, expected.finish_reason)
 
 
-def test_a_grounded_call_holds_what_was_said(policy):
+def test_a_grounded_call_contains_what_was_given(policy):
     for seed in range(4):
         [found] = generated(policy, asking(HOT, seed=seed, grounded=True, **GROUNDED["this call"]))
         assert '"degrees": 80' in found.text
@@ -251,7 +251,7 @@ def test_an_agent_answers_with_an_object(policy):
     assert isinstance(state["structured_response"], Tea)
 
 
-def told(result: SearchResult) -> list[Any]:
+def outcome(result: SearchResult) -> list[Any]:
     return [result.text, [lineage(beam) for beam in result.ranking]]
 
 
@@ -259,11 +259,11 @@ def test_a_search_repeats_itself_and_faults_change_nothing(alone):
     settings = {"seed": 5, "temperature": 1.0, "response_format": formed(SCHEMAS["nested"])}
     options: dict[str, Any] = {"tokenizer": policy_path(), "extra_body": {"cache_prompt": False}}
     patient = Limits(attempts=12, read_timeout=2.0, attempt_timeout=3.0, connect_timeout=2.0, backoff=0.02)
-    expected = told(search_of(EndpointPolicy(alone.url, limits=patient, **options)).invoke(QUESTION, **settings))
+    expected = outcome(search_of(EndpointPolicy(alone.url, limits=patient, **options)).invoke(QUESTION, **settings))
     with FaultProxy(alone.url, share=0.2, seed=2, faults=("reset", "cut", "unavailable", "half_json")) as proxy:
         remote = EndpointPolicy(proxy.url, limits=patient, **options)
-        assert told(search_of(remote).invoke(QUESTION, **settings)) == expected
+        assert outcome(search_of(remote).invoke(QUESTION, **settings)) == expected
         counts = remote.endpoint.counts
         assert counts["requests"] > counts["answers"] > 50
     other = search_of(EndpointPolicy(alone.url, limits=patient, **options)).invoke(QUESTION, **{**settings, "seed": 6})
-    assert told(other) != expected
+    assert outcome(other) != expected

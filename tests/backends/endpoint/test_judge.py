@@ -18,8 +18,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
-from darwin_align.backends.endpoint.client import Limits
 from darwin_align.backends.endpoint.judge import JudgeScorer, Rubric
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import (
     ConfigError,
@@ -93,7 +93,7 @@ def test_a_real_server_samples(llama):
     assert call(scorer.score, REQUEST, RESPONSES).answer == report.answer
 
 
-# -- what is asked
+# -- prompts
 
 
 def test_the_request():
@@ -125,7 +125,7 @@ def test_the_request():
 def test_a_named_model_is_not_looked_up():
     with serving(judged('{"score": 80}')) as served:
         call(judge(served, model="mine", seed=7, max_tokens=99).score, REQUEST, RESPONSES[:1])
-        [(_, body)] = served.asked
+        [(_, body)] = served.received
     assert (body["model"], body["seed"], body["max_tokens"]) == ("mine", 7, 99)
 
 
@@ -137,7 +137,7 @@ def test_reasons_come_before_the_score():
     assert rubric.read('{"reasoning": "It is good, score: 0.1", "score": 0.75}') == 0.75
 
 
-def test_partial_answers_are_said_to_be_unfinished():
+def test_partial_answers_are_marked_as_unfinished():
     finished, partial = (TEN.render(REQUEST, Response(text="Heat the", finished=done)) for done in (True, False))
     assert "not finished" not in finished
     assert "Rate what is there so far" in partial
@@ -222,7 +222,7 @@ def test_replies_that_are_not_guessed_at(reply, why):
         TEN.read(reply)
 
 
-def test_an_unreadable_reply_is_asked_for_once_more():
+def test_an_unreadable_reply_is_requested_once_more():
     with serving(judged("I like it.", "Score: 7")) as served:
         report = call(judge(served, rubric=TEN).score, REQUEST, RESPONSES[:1])
         assert "could not be used: it has no number as its score" in prompt_of(served)
@@ -235,9 +235,7 @@ def test_then_it_is_an_error_that_shows_the_reply():
     with serving(judged("I like it. " * 60, '{"score": 12}')) as served, pytest.raises(EndpointServerError) as caught:
         call(judge(served, rubric=TEN).score, REQUEST, RESPONSES[:1])
     said = str(caught.value)
-    assert said.startswith(
-        f"the judge on {served.url} gave no score that can be read, twice: the score 12 lies outside"
-    )
+    assert said.startswith(f"the judge on {served.url} twice returned no readable score: the score 12 lies outside")
     assert '{"score": 12}' in said
 
 
@@ -245,7 +243,7 @@ def test_a_judge_that_only_thinks():
     thinking = chat(None, finish="length", reasoning_content="Hmm")
     with (
         serving(lambda path, body: thinking) as served,
-        pytest.raises(EndpointServerError, match="nothing: raise max_tokens"),
+        pytest.raises(EndpointServerError, match="no answer: raise max_tokens"),
     ):
         call(judge(served, model="m").score, REQUEST, RESPONSES[:1])
 
@@ -403,10 +401,10 @@ def test_a_chain_with_structured_output():
         assert call(JudgeScorer(model=chain, rubric=TEN).score, REQUEST, RESPONSES[:1]).answer == [4.0]
 
 
-def test_a_langchain_model_is_asked_once_more_too():
+def test_a_langchain_model_is_called_once_more_too():
     model = FakeListChatModel(responses=["Nice!", "Score: 40"])
     assert call(JudgeScorer(model=model).score, REQUEST, RESPONSES[:1]).answer == [40.0]
-    with pytest.raises(EndpointServerError, match="the judge FakeListChatModel gave no score"):
+    with pytest.raises(EndpointServerError, match="the judge FakeListChatModel twice returned no readable score"):
         call(JudgeScorer(model=FakeListChatModel(responses=["Nice!"])).score, REQUEST, RESPONSES[:1])
 
 

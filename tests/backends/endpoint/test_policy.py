@@ -50,7 +50,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointPolicy]:
 @pytest.fixture
 def counted(policy: EndpointPolicy) -> Iterator[Any]:
     """Count the requests since the last look."""
-    generated(policy, row())  # what the server is was asked already
+    generated(policy, row())  # the server is identified already
     last = [policy.endpoint.counts["requests"]]
 
     def since() -> int:
@@ -70,7 +70,7 @@ def generated(policy: Any, *rows: Row) -> list[Continuation]:
     return list(getattr(reply, "answer", reply))
 
 
-def written(policy: Any, *rows: Row) -> list[tuple[Any, ...]]:
+def choice(policy: Any, *rows: Row) -> list[tuple[Any, ...]]:
     return [(c.text, c.tokens, c.new_tokens, c.finish_reason) for c in generated(policy, *rows)]
 
 
@@ -92,8 +92,8 @@ def test_is_a_policy(policy):
 
 def test_greedy_answers_are_those_of_the_local_policy(policy, local):
     rows = [row(text, max_tokens=120) for text in QUESTIONS]
-    expected = written(local, *rows)
-    assert written(policy, *rows) == expected
+    expected = choice(local, *rows)
+    assert choice(policy, *rows) == expected
     assert {finish for *_, finish in expected} == {"stop", None}
     ended = next(i for i, (*_, finish) in enumerate(expected) if finish == "stop")
     assert expected[ended][1][-1] in local.eos_ids
@@ -108,18 +108,18 @@ def test_a_repetition_penalty_is_that_of_the_local_policy(policy, local, penalty
     """Over the whole prompt and answer: llama.cpp's own window of 64 tokens would be too short."""
     penalised = GREEDY.model_copy(update={"repetition_penalty": penalty})
     rows = [row(text, penalised, max_tokens=90) for text in QUESTIONS[:4]]
-    found = written(policy, *rows)
-    assert found == written(local, *rows)
+    found = choice(policy, *rows)
+    assert found == choice(local, *rows)
     assert max(len(tokens) for _, tokens, *_ in found) > 64
-    assert found != written(policy, *(row(text, max_tokens=90) for text in QUESTIONS[:4]))
+    assert found != choice(policy, *(row(text, max_tokens=90) for text in QUESTIONS[:4]))
 
 
 @pytest.mark.parametrize(
     "sampling", [Sampling(temperature=2.0, top_k=1), Sampling(temperature=2.0, top_k=None, top_p=1e-6)]
 )
-def test_knobs_are_turned_as_far_as_they_are_said_to_be(policy, local, sampling):
+def test_sampling_fields_are_sent_with_their_values(policy, local, sampling):
     """One candidate is left: the greedy one, however hot."""
-    assert written(policy, row(sampling=sampling)) == written(local, row())
+    assert choice(policy, row(sampling=sampling)) == choice(local, row())
 
 
 def test_the_temperature_comes_before_top_p_as_in_the_local_policy(chain):
@@ -144,9 +144,9 @@ def test_rows_may_differ_in_everything(chain):
         (QUESTIONS[0], WILD, ()),
     ]
     rows = [row(*two, max_tokens=5 + 7 * i, seed=i, stop=stop) for i, (*two, stop) in enumerate(settings)]
-    together = written(chain, *rows)
-    assert together == [found for one in rows for found in written(chain, one)]
-    assert together[::-1] == written(chain, *rows[::-1])
+    together = choice(chain, *rows)
+    assert together == [found for one in rows for found in choice(chain, one)]
+    assert together[::-1] == choice(chain, *rows[::-1])
     for one, (text, _, new_tokens, finish) in zip(rows, together, strict=True):
         assert new_tokens == one.max_tokens or (finish == "stop" and new_tokens < one.max_tokens)
         assert all(stop not in text for stop in one.request.stop)
@@ -165,9 +165,9 @@ def test_nothing_to_do(policy, counted):
 
 def test_a_seed_names_the_noise_alone_and_in_company(chain):
     rows = [row(QUESTIONS[i % 3], WILD, seed=seed) for i, seed in enumerate((*range(12), 2**62, -5))]
-    alone = [found for one in rows for found in written(chain, one)]
-    assert written(chain, *rows) == alone
-    assert written(chain, *rows[::-1])[::-1] == alone
+    alone = [found for one in rows for found in choice(chain, one)]
+    assert choice(chain, *rows) == alone
+    assert choice(chain, *rows[::-1])[::-1] == alone
     assert len({tokens for _, tokens, *_ in alone}) == len(rows)
 
 
@@ -193,9 +193,9 @@ def test_seeded_rows_go_out_at_once_and_one_by_one(policy, counted):
 
 def test_greedy_rows_are_one_list(policy, counted):
     rows = [row(text) for text in QUESTIONS] + [row(QUESTIONS[0])]
-    together = written(policy, *rows)
+    together = choice(policy, *rows)
     assert counted() == 1
-    assert together == [found for one in rows for found in written(policy, one)]
+    assert together == [found for one in rows for found in choice(policy, one)]
     generated(policy, *rows, row(max_tokens=7), row(stop=("x",)))
     assert counted() == len(rows) + 3  # each alone; then one list a setting
 
@@ -210,14 +210,14 @@ def test_unseeded_rows_are_one_list_and_still_differ(llama):
     assert len({c.tokens for c in found}) == 8
 
 
-@pytest.mark.parametrize("way", ["text", "prefill"])
-def test_lists_by_text_and_single_requests_by_turns(llama, local, way):
-    policy = EndpointPolicy(llama.url, tokenizer=policy_path(), continuation=way, limits=QUICK)
+@pytest.mark.parametrize("strategy", ["text", "prefill"])
+def test_lists_by_text_and_single_requests_by_turns(llama, local, strategy):
+    policy = EndpointPolicy(llama.url, tokenizer=policy_path(), continuation=strategy, limits=QUICK)
     rows = [row(text) for text in QUESTIONS]
     generated(policy, rows[0])
     before = policy.endpoint.counts["requests"]
     found = generated(policy, *rows)
-    assert policy.endpoint.counts["requests"] == before + (1 if way == "text" else len(rows))
+    assert policy.endpoint.counts["requests"] == before + (1 if strategy == "text" else len(rows))
     assert [c.text for c in found] == [c.text for c in generated(local, *rows)]
     assert [c.tokens for c in found] == [()] * len(rows)
 
@@ -227,7 +227,7 @@ def test_a_list_is_no_longer_than_allowed(llama, local):
     rows = [row(text) for text in QUESTIONS]
     generated(policy, rows[0])
     before = policy.endpoint.counts["requests"]
-    assert written(policy, *rows) == written(local, *rows)
+    assert choice(policy, *rows) == choice(local, *rows)
     assert policy.endpoint.counts["requests"] == before + -(-len(rows) // 3)
 
 
@@ -276,13 +276,13 @@ def test_refusal_names_the_numbers(policy, local, llama):
 
 def test_copies_and_pickles_begin_anew(llama):
     policy = EndpointPolicy(llama.url, tokenizer=policy_path(), api_key="not-to-be-seen", limits=QUICK)
-    expected = written(policy, row())
+    expected = choice(policy, row())
     sent = pickle.dumps(policy)
     assert len(sent) < 3000
     for other in (pickle.loads(sent), copy.copy(policy), copy.deepcopy(policy)):  # noqa: S301 - made here
         assert other._options == policy._options
-        assert written(other, row()) == expected
-    assert pickle.loads(sent)._speech is None  # noqa: S301
+        assert choice(other, row()) == expected
+    assert pickle.loads(sent)._profile is None  # noqa: S301
 
 
 def test_repr_shows_what_was_set_and_no_key():
@@ -317,15 +317,15 @@ def test_impossible_options(options, match):
 
 def test_any_thread_and_any_loop(chain):
     rows = [row(sampling=WILD, seed=i) for i in range(6)]
-    expected = written(chain, *rows)
+    expected = choice(chain, *rows)
 
-    async def asked() -> list[tuple[Any, ...]]:
+    async def received() -> list[tuple[Any, ...]]:
         report = await chain.generate(rows)
         return [(c.text, c.tokens, c.new_tokens, c.finish_reason) for c in report.answer]
 
-    assert [asyncio.run(asked()) for _ in range(2)] == [expected] * 2
+    assert [asyncio.run(received()) for _ in range(2)] == [expected] * 2
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda one: written(chain, one)[0], rows)) == expected
+        assert list(pool.map(lambda one: choice(chain, one)[0], rows)) == expected
 
 
 def test_a_cancelled_call_lets_its_requests_go(llama):
@@ -343,18 +343,23 @@ def test_a_cancelled_call_lets_its_requests_go(llama):
 
 
 def test_a_server_that_changes_its_mind_about_ids_is_an_error():
-    told: list[Any] = []
+    bodies: list[Any] = []
 
     def answer(path: str, body: Any) -> Any:
         if body is None:
             return {"data": [{"id": "m", "owned_by": "vllm"}]}
-        told.append(body)
-        choice = {"index": 0, "text": "Here", "finish_reason": "length", "token_ids": [457] if len(told) == 1 else None}
+        bodies.append(body)
+        choice = {
+            "index": 0,
+            "text": "Here",
+            "finish_reason": "length",
+            "token_ids": [457] if len(bodies) == 1 else None,
+        }
         return {"choices": [choice]}
 
     with (
         serving(answer) as served,
-        pytest.raises(EndpointServerError, match="gave token ids before and now it does not"),
+        pytest.raises(EndpointServerError, match="returned token ids before, and now it does not"),
     ):
         generated(EndpointPolicy(served.url, tokenizer=policy_path(), limits=QUICK), row(max_tokens=1))
 

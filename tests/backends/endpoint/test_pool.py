@@ -12,22 +12,23 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from benchmarks.servers.launch import ROOT
-from darwin_align.backends.endpoint.client import Endpoint, Limits, Reply, gathered
+from darwin_align.backends.endpoint.client import Endpoint, Reply, gather_all
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.operators.portal import call
 from tests.backends.endpoint.fixtures.wire import ReceivedRequest, Wire, scripted, wire
 
 OK = {"fine": True}
 
 
-def ask(endpoint: Endpoint, n: int = 1) -> list[Any]:
+def send(endpoint: Endpoint, n: int = 1) -> list[Any]:
     async def all_at_once() -> list[Reply]:
-        return await gathered([endpoint.post("/x", {}) for _ in range(n)])
+        return await gather_all([endpoint.post("/x", {}) for _ in range(n)])
 
     return [reply.data for reply in call(all_at_once)]
 
 
-async def a_moment(asked: ReceivedRequest) -> Response:
-    await asyncio.sleep(1.5 if asked.path == "/slow" else 0.02)
+async def a_moment(received: ReceivedRequest) -> Response:
+    await asyncio.sleep(1.5 if received.path == "/slow" else 0.02)
     return JSONResponse(OK)
 
 
@@ -35,33 +36,33 @@ def test_a_warm_connection_is_used_again() -> None:
     with wire(scripted(OK)) as served:
         endpoint, other = Endpoint(served.url), Endpoint(served.url)
         for _ in range(50):
-            ask(endpoint)
-            ask(other)
-        assert (len(served.asked), len(served.connections)) == (100, 1)
+            send(endpoint)
+            send(other)
+        assert (len(served.received), len(served.connections)) == (100, 1)
 
 
 def test_no_more_connections_than_requests_at_a_time() -> None:
     with wire(a_moment) as served:
         endpoint = Endpoint(served.url, limits=Limits(concurrency=5))
-        ask(endpoint, 60)
-        ask(endpoint, 60)
-        assert (len(served.asked), served.peak, len(served.connections)) == (120, 5, 5)
+        send(endpoint, 60)
+        send(endpoint, 60)
+        assert (len(served.received), served.peak, len(served.connections)) == (120, 5, 5)
 
 
 def test_a_busy_server_opens_no_connections_to_a_quiet_one() -> None:
     """Some servers keep a thread for each: they must not see those that another server's traffic needed."""
     with wire(a_moment) as quiet, wire(a_moment) as busy:
         one, other = Endpoint(quiet.url, limits=Limits(concurrency=2)), Endpoint(busy.url, limits=Limits(concurrency=9))
-        ask(one, 4)
-        ask(other, 40)
-        ask(one, 20)
+        send(one, 4)
+        send(other, 40)
+        send(one, 20)
         assert [len(served.connections) for served in (quiet, busy)] == [2, 9]
 
 
 def test_a_connection_that_the_server_closed_is_replaced() -> None:
     with wire(scripted(JSONResponse(OK, headers={"Connection": "close"}))) as served:
         endpoint = Endpoint(served.url)
-        assert [ask(endpoint) for _ in range(5)] == [[OK]] * 5
+        assert [send(endpoint) for _ in range(5)] == [[OK]] * 5
         assert endpoint.counts == {"requests": 5, "answers": 5}
         assert len(served.connections) == 5
 
@@ -69,26 +70,27 @@ def test_a_connection_that_the_server_closed_is_replaced() -> None:
 def test_a_server_that_restarts_is_met_again() -> None:
     with wire(scripted(OK)) as served:
         endpoint = Endpoint(served.url, limits=Limits(backoff=0.01))
-        ask(endpoint)
+        send(endpoint)
         url = served.url
     port = int(url.rpartition(":")[2])
     with wire(scripted(OK), port=port) as served:
         assert served.url == url
-        assert ask(endpoint) == [OK]
+        assert send(endpoint) == [OK]
 
 
-# -- whole programs, in interpreters that tell everything
+# -- whole programs, in interpreters that show every warning
 
 BEGIN = """
 import asyncio, gc, logging, os, pickle, signal, sys, threading, time
-from darwin_align.backends.endpoint.client import Endpoint, Limits, gathered
+from darwin_align.backends.endpoint.client import Endpoint, gathered
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.operators.portal import acall, call
 
 # A slow machine is no fault.
 logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing"))
 endpoint = Endpoint(sys.argv[1])
 
-def ask(path="/x"):
+def send(path="/x"):
     return call(endpoint.post, path, {}).data
 
 async def many(n=20, path="/x"):
@@ -103,20 +105,20 @@ def in_child(work):
     print("ended", os.waitstatus_to_exitcode(status))
 """
 PROGRAMS = {
-    "nothing asked": ("print(endpoint.limits.attempts)", ["8"]),
+    "nothing sent": ("print(endpoint.limits.attempts)", ["8"]),
     "every kind of caller": (
         """
 async def main():
     return (await acall(endpoint.post, "/x", {})).data, call(many), sum(await asyncio.gather(acall(many), acall(many)))
 
-print(ask(), call(many))
+print(send(), call(many))
 print(asyncio.run(main()), asyncio.run(main()))
 found = []
 threads = [threading.Thread(target=lambda: found.append(asyncio.run(main())[2])) for _ in range(4)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 endpoint = pickle.loads(pickle.dumps(endpoint))
-print(found, ask())
+print(found, send())
 """,
         [
             "{'fine': True} 20",
@@ -128,30 +130,30 @@ print(found, ask())
         """
 call(many)
 in_child(lambda: 1)
-in_child(lambda: (ask(), in_child(lambda: call(many)), ask())[2])
-print(ask())
+in_child(lambda: (send(), in_child(lambda: call(many)), send())[2])
+print(send())
 """,
         ["child 1", "ended 0", "child 20", "ended 0", "child {'fine': True}", "ended 0", "{'fine': True}"],
     ),
-    "a child of a parent that asked nothing": (
-        "in_child(ask)\nprint(ask())",
+    "a child of a parent that sent nothing": (
+        "in_child(send)\nprint(send())",
         ["child {'fine': True}", "ended 0", "{'fine': True}"],
     ),
     "a child while requests are on their way": (
         """
-ask()
+send()
 thread = threading.Thread(target=lambda: print(call(many, 5, "/slow")))
 thread.start()
 time.sleep(0.3)
-in_child(lambda: (ask(), gc.collect())[0])
+in_child(lambda: (send(), gc.collect())[0])
 thread.join()
-print(ask())
+print(send())
 """,
         ["child {'fine': True}", "ended 0", "5", "{'fine': True}"],
     ),
     "an end with requests on their way": (
         """
-ask()
+send()
 threading.Thread(target=call, args=(many, 30, "/slow"), daemon=True).start()
 time.sleep(0.3)
 print("end")
@@ -161,13 +163,13 @@ print("end")
     "an interrupted call": (
         """
 signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background inherit deaf ears
-ask()
+send()
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
-    ask("/slow")
+    send("/slow")
 except KeyboardInterrupt:
     print("interrupted")
-print(ask())
+print(send())
 """,
         ["interrupted", "{'fine': True}"],
     ),
@@ -199,7 +201,7 @@ def test_programs_end_cleanly(name: str, served: Wire) -> None:
 
 def test_a_forked_child_leaves_the_parents_connections_alone() -> None:
     """The parent's connections stay warm: no new one is made after the child came and went."""
-    program = "ask()\nin_child(lambda: [ask() for _ in range(3)])\nask()\n"
+    program = "send()\nin_child(lambda: [send() for _ in range(3)])\nask()\n"
     with wire(a_moment) as served:  # of its own: a port that an earlier test left would count as an old connection
         subprocess.run(
             [sys.executable, "-c", BEGIN + program, served.url],
@@ -208,5 +210,5 @@ def test_a_forked_child_leaves_the_parents_connections_alone() -> None:
             timeout=60,
             stdout=subprocess.DEVNULL,
         )
-    assert len(served.asked) == 5
+    assert len(served.received) == 5
     assert len(served.connections) == 2, "one of the parent, one of the child"

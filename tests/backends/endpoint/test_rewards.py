@@ -1,4 +1,4 @@
-"""Dialects of reward servers: what they send and read, held against documented or recorded shapes."""
+"""Dialects of reward servers: what they send and read, checked against documented or recorded shapes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_tokens_of_each_answer_add_up():
     assert TEIPredict().tokens(fixture("tei")["response"]) is None
 
 
-def test_tei_tells_how_many_it_takes():
+def test_tei_reports_how_many_it_takes():
     assert TEIPredict().most_in(fixture("tei")["info"]) == 3
     assert TEIPredict().most_in({}) is None
 

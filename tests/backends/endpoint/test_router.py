@@ -62,7 +62,7 @@ async def test_a_worker_behind_a_router_dies(embedded_gguf: Path):
 
 
 @pytest.mark.parametrize("dying", [0, 1])
-async def test_a_worker_of_two_that_the_policy_knows_dies(embedded_gguf: Path, dying: int):
+async def test_a_worker_of_two_that_the_policy_uses_dies(embedded_gguf: Path, dying: int):
     with llama_server(embedded_gguf, slots=4) as one, llama_server(embedded_gguf, slots=4) as two:
         search = search_over(one.url, two.url)
         results, sent = await with_a_death(search, (one, two)[dying])

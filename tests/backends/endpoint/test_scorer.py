@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from darwin_align import DarwinSearch, SearchConfig
-from darwin_align.backends.endpoint.client import Limits
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.backends.endpoint.rewards import NIM, HuggingFace, Item, RewardDialect, Wire, found, number, rows
 from darwin_align.backends.endpoint.scorer import EndpointScorer
 from darwin_align.backends.local import LocalScorer
@@ -253,7 +253,7 @@ def test_tokens_are_counted_here_where_the_server_does_not():
 
 
 def naming(root: str | None, name: str) -> Any:
-    """A server that gives its model these names, and is not asked for rewards by messages."""
+    """A server that gives its model these names, and gets no requests for rewards by messages."""
 
     def answer(path: str, body: Any) -> Any:
         if path == "/v1/models":
@@ -270,7 +270,7 @@ def asked_by_ids(server: Served) -> bool:
     return all("input" in body for body in server.bodies("/classify"))
 
 
-def test_a_hub_id_that_the_server_names_is_tried_as_a_tokenizer_and_said(monkeypatch, caplog):
+def test_a_hub_id_that_the_server_names_is_tried_as_a_tokenizer_and_logged(monkeypatch, caplog):
     given = {"org/reward": tokenizer()}
     monkeypatch.setattr("darwin_align.backends.endpoint.scorer.load_tokenizer", given.__getitem__)
     with serving(naming("org/reward", "org/reward")) as server, caplog.at_level(logging.INFO, "darwin_align"):
@@ -278,7 +278,8 @@ def test_a_hub_id_that_the_server_names_is_tried_as_a_tokenizer_and_said(monkeyp
         assert asked_by_ids(server)
     assert report.notes == ()
     assert report.answer == pytest.approx(call(local().score, REQUEST, responses()[:2]).answer, abs=1e-3)
-    assert caplog.text.count("the server names its model 'org/reward': the tokenizer is loaded from the hub") == 1
+    sentence = "the server names its model 'org/reward': the tokenizer of that name is loaded from the hub"
+    assert caplog.text.count(sentence) == 1
 
 
 @pytest.mark.parametrize("name", [REWARD, "own/reward", "./own/reward", "own/../own/reward", "reward"])
@@ -364,7 +365,7 @@ def test_notes_come_once_a_search():
         assert call(knows.score, REQUEST, responses()[:1]).notes == ()
 
 
-def test_a_server_that_adds_special_tokens_is_told_of(tmp_path, caplog):
+def test_a_server_that_adds_special_tokens_is_warned_about(tmp_path, caplog):
     changed = copy.deepcopy(tokenizer())
     changed.add_special_tokens({"bos_token": "<|system|>"})
     from tokenizers import processors
@@ -436,7 +437,7 @@ def test_pairs(tmp_path):
         expected = len(tokenizer()(question, "")["input_ids"])
         assert two.max_response_tokens(REQUEST) == 512 - expected
         for turn in ("open",):
-            with pytest.raises(ConfigError, match="turn='open' cannot be had"):
+            with pytest.raises(ConfigError, match="turn='open' is not supported"):
                 call(scorer(server, recipe="pair", turn=turn).score, REQUEST, [])
     with serving(vllm) as server, pytest.raises(ConfigError, match="vllm does not take: use one of vllm-score, tei"):
         call(scorer(server, recipe="pair").score, REQUEST, [])
@@ -468,9 +469,9 @@ def test_nim_by_messages():
         report = call(one.score, REQUEST, [Response(text="Hi"), Response(text="Hello")])
         assert report.answer == [2.0, 5.0]
         assert report.usage == Usage(reward_tokens=56)
-        with pytest.raises(EndpointServerError, match=r"nim\) gave no rewards.*helpfulness, correctness"):
+        with pytest.raises(EndpointServerError, match=r"nim\) returned no rewards.*helpfulness, correctness"):
             call(scorer(server, dialect="nim", tokenizer=None).score, REQUEST, responses()[:1])
-        with pytest.raises(ConfigError, match="turn='open' cannot be had of nim by messages"):
+        with pytest.raises(ConfigError, match="turn='open' is not supported by nim with messages"):
             call(scorer(server, dialect="nim", tokenizer=None, turn="open").score, REQUEST, responses()[:1])
 
 
@@ -500,7 +501,7 @@ def test_another_number_of_rewards_names_the_server_and_both_numbers():
     answer = wrong({"data": [{"index": 0, "probs": [1.0]}]})
     with serving(answer) as server, pytest.raises(RewardError) as caught:
         call(scorer(server).score, REQUEST, responses()[:3])
-    assert str(caught.value).startswith(f"{server.url}/classify (vllm) was sent 3 responses and gave 1 rewards")
+    assert str(caught.value).startswith(f"{server.url}/classify (vllm) was sent 3 responses and returned 1 rewards")
 
 
 def test_a_page_is_no_reward():
@@ -513,7 +514,7 @@ def test_a_missing_field_shows_what_came():
     with serving(wrong({"object": "list", "rewards": [1.0]})) as server, pytest.raises(EndpointServerError) as caught:
         call(scorer(server).score, REQUEST, responses()[:1])
     said = str(caught.value)
-    assert said.startswith(f"{server.url}/classify (vllm) gave no rewards: data is missing in it.")
+    assert said.startswith(f"{server.url}/classify (vllm) returned no rewards: data is missing in it.")
     assert "{'object': 'list', 'rewards': [1.0]}" in said
     assert "Is that the right dialect" in said
 
@@ -521,7 +522,7 @@ def test_a_missing_field_shows_what_came():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_not_a_finite_number(value):
     answer = wrong({"data": [{"index": 0, "probs": [value]}]})
-    with serving(answer) as server, pytest.raises(RewardError, match=f"gave the reward {value}"):
+    with serving(answer) as server, pytest.raises(RewardError, match=f"returned the reward {value}"):
         call(scorer(server).score, REQUEST, responses()[:1])
 
 
@@ -549,7 +550,7 @@ def test_a_wrong_key_is_named_but_not_shown(caplog):
 def test_a_key_that_the_server_repeats_is_not_shown(caplog):
     caplog.set_level(logging.DEBUG)
     repeating = wrong({"debug": {"authorization": f"Bearer {GATEWAY_KEY}"}})
-    with serving(repeating) as server, pytest.raises(EndpointServerError, match="gave no rewards") as caught:
+    with serving(repeating) as server, pytest.raises(EndpointServerError, match="returned no rewards") as caught:
         call(scorer(server, api_key=GATEWAY_KEY).score, REQUEST, responses()[:1])
     shown = [record.getMessage() for record in caplog.records if record.name.startswith("darwin_align")]
     assert not any(GATEWAY_KEY in text for text in (str(caught.value), *shown))
@@ -563,24 +564,24 @@ def test_what_is_no_key_is_not_shown_either(settings):
     assert "12345" not in str(caught.value)
 
 
-def test_an_address_where_nobody_listens():
+def test_an_address_without_a_listener():
     with pytest.raises(EndpointConnectionError, match="no connection"):
         call(EndpointScorer(base_url="http://127.0.0.1:9", limits=LENIENT).score, REQUEST, responses()[:1])
 
 
-def test_too_long_is_said_before_it_is_sent(served):
+def test_too_long_is_reported_before_it_is_sent(served):
     long = Response(text="tea " * 600)
     with pytest.raises(ContextLengthError, match=r"the context of the reward model on http.* is 512"):
         call(scorer(served).score, REQUEST, [long])
     assert served.bodies("/classify") == []
 
 
-def test_too_long_where_the_server_alone_knows():
+def test_too_long_where_the_server_alone_detects_it():
     with serving(tei) as server, pytest.raises(ContextLengthError, match="less than 512 tokens"):
         call(scorer(server, context_length=5000).score, REQUEST, [Response(text="tea " * 600)])
 
 
-def test_too_long_as_vllm_says_it():
+def test_too_long_as_vllm_reports_it():
     recorded = fixture("vllm")["too_long"]
     refusal = wrong(recorded["response"], recorded["status"])
     with serving(refusal) as server, pytest.raises(ContextLengthError, match="maximum context length is 512"):

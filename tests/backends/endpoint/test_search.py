@@ -26,7 +26,7 @@ from tests.backends.endpoint.fixtures.policy.documented import QUICK
 from tests.backends.local.kit import lineage
 
 QUESTION = "How do I brew green tea?"
-WAYS = {
+STRATEGIES = {
     "ids": "by token ids",
     "text": "by text behind the chat template",
     "prefill": "by the beginning of the assistant's turn",
@@ -49,9 +49,9 @@ def chained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DarwinSearch]:
         yield DarwinSearch(policy=policy, scorer=scorer, sampling=hot, config=IDENTITY)
 
 
-def remote(pocket: DarwinSearch, url: str, way: str = "auto", **options: Any) -> DarwinSearch:
+def remote(pocket: DarwinSearch, url: str, strategy: str = "auto", **options: Any) -> DarwinSearch:
     options = {"tokenizer": policy_path(), "limits": QUICK, **options}
-    policy = EndpointPolicy(url, continuation=way, **options)  # type: ignore[arg-type]
+    policy = EndpointPolicy(url, continuation=strategy, **options)  # type: ignore[arg-type]
     return over(pocket, policy)
 
 
@@ -84,18 +84,18 @@ def exactly(result: SearchResult) -> list[Any]:
 # -- whole searches
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_searches_over_llama(pocket, llama: Server, way):
-    search = remote(pocket, llama.url, way)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_searches_over_llama(pocket, llama: Server, strategy):
+    search = remote(pocket, llama.url, strategy)
     results = [search.invoke(QUESTION, seed=seed) for seed in range(4)]
     for result in results:
         check_whole(result)
         notes = [event.delta.notes for event in result.events if event.operator in ("mutate", "decode")]
-        assert WAYS[way] in notes[0][0]
+        assert STRATEGIES[strategy] in notes[0][0]
         assert [len(some) for some in notes[2:]] == [0] * (len(notes) - 2)
         assert result.usage.decoded_tokens > 300
         assert result.usage.prefilled_tokens > 0
-        assert bool(result.best.tokens) == (way == "ids")
+        assert bool(result.best.tokens) == (strategy == "ids")
         assert any(beam.instruction != QUESTION for beam in result.ranking)  # the remote policy reworded it
     assert mean(gains(results)) > 1.0
     assert len({result.text for result in results}) > 1
@@ -175,7 +175,7 @@ def test_a_search_goes_on_by_ids_alone(chained, llama: Server, pocket):
 # -- settings that a server lacks
 
 
-def test_a_default_gives_way_where_a_server_lacks_it_and_a_setting_by_hand_does_not(pocket, llama: Server):
+def test_a_default_is_left_out_where_a_server_lacks_it_and_a_setting_by_hand_does_not(pocket, llama: Server):
     search = remote(pocket, llama.url, dialect="openai")
     result = search.invoke(QUESTION, seed=1, cycles=0)
     assert result.text
@@ -203,10 +203,10 @@ def test_the_chat_model_over_a_remote_policy(pocket, llama: Server):
 
     streamed, answer = asyncio.run(asynchronously())
     assert streamed.strip()
-    told = answer.response_metadata["darwin"]
-    assert told["reward"] >= told["first_reward"]
-    assert told["failure"] is None
-    assert answer.usage_metadata["output_tokens"] == told["usage"]["decoded_tokens"] > 300
+    metadata = answer.response_metadata["darwin"]
+    assert metadata["reward"] >= metadata["first_reward"]
+    assert metadata["failure"] is None
+    assert answer.usage_metadata["output_tokens"] == metadata["usage"]["decoded_tokens"] > 300
     short = model.invoke(QUESTION, stop=["."], seed=3)
     assert short.content
     assert "." not in short.content

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.servers.launch import Server, free_port, llama_server
 from darwin_align.backends.endpoint import Endpoint, EndpointPolicy, Limits
 from darwin_align.backends.endpoint.dialects import DIALECTS
-from darwin_align.backends.endpoint.server import PUBLIC, About, Served, about
+from darwin_align.backends.endpoint.server import PUBLIC, ServedModel, ServerInfo, identify_server
 from darwin_align.core.errors import (
     ConfigError,
     EndpointAuthenticationError,
@@ -33,9 +33,9 @@ NOT_FOUND = (404, {"error": {"message": "Not Found"}})
 VLLM_CARD = {"id": "org/model", "object": "model", "owned_by": "vllm", "root": "/models/a", "max_model_len": 512}
 
 
-def found(url: str) -> About:
+def found(url: str) -> ServerInfo:
     once = Limits(attempts=1, breaker_failures=100, connect_timeout=1)
-    known: About = call(about, Endpoint(url, limits=once))
+    known: ServerInfo = call(identify_server, Endpoint(url, limits=once))
     return known
 
 
@@ -51,49 +51,57 @@ def answering(paths: dict[str, Any]) -> Any:
 
 LLAMA_CARD = {"id": "m.gguf", "aliases": ["tea", "brew"], "object": "model", "owned_by": "llamacpp"}
 TEI_INFO = {"model_id": "org/rm", "max_input_length": 512, "max_batch_tokens": 16384, "max_client_batch_size": 32}
-KINDS: list[tuple[str, dict[str, Any], About]] = [
-    ("vllm", {"/v1/models": cards(VLLM_CARD)}, About("vllm", (Served("org/model", "/models/a", 512),))),
+KINDS: list[tuple[str, dict[str, Any], ServerInfo]] = [
+    ("vllm", {"/v1/models": cards(VLLM_CARD)}, ServerInfo("vllm", (ServedModel("org/model", "/models/a", 512),))),
     (
         "sglang",
         {"/v1/models": cards({"id": "a", "owned_by": "sglang", "root": "a", "max_model_len": 4096})},
-        About("sglang", (Served("a", "a", 4096),)),
+        ServerInfo("sglang", (ServedModel("a", "a", 4096),)),
     ),
     (
         "llama.cpp",
         {"/v1/models": cards(LLAMA_CARD), "/props": {"default_generation_settings": {"n_ctx": 2048}}},
-        About("llama.cpp", (Served("m.gguf", None, 2048, ("tea", "brew")),)),
+        ServerInfo("llama.cpp", (ServedModel("m.gguf", None, 2048, ("tea", "brew")),)),
     ),
     (
         "ollama",
         {"/v1/models": case("ollama_text")["models"]},
-        About("ollama", (Served("llama3.2:latest", aliases=("llama3.2",)), Served("mistral:7b"))),
+        ServerInfo("ollama", (ServedModel("llama3.2:latest", aliases=("llama3.2",)), ServedModel("mistral:7b"))),
     ),
-    ("an Ollama of one's own models", {"/v1/models": cards(), "/api/version": {"version": "0.5"}}, About("ollama")),
+    (
+        "an Ollama of one's own models",
+        {"/v1/models": cards(), "/api/version": {"version": "0.5"}},
+        ServerInfo("ollama"),
+    ),
     (
         "tgi",
         {"/v1/models": cards({"id": "org/model", "owned_by": "org/model"}), "/info": case("tgi_text")["info"]},
-        About("tgi", (Served("org/model", None, 1024),)),
+        ServerInfo("tgi", (ServedModel("org/model", None, 1024),)),
     ),
-    ("tei", {"/info": TEI_INFO}, About("tei", (Served("org/rm", "org/rm", 512),))),
-    ("an old vLLM", {"/version": {"version": "0.4"}}, About("vllm")),
-    ("an old SGLang", {"/get_model_info": {"model_path": "a"}}, About("sglang", (Served("a", "a"),))),
+    ("tei", {"/info": TEI_INFO}, ServerInfo("tei", (ServedModel("org/rm", "org/rm", 512),))),
+    ("an old vLLM", {"/version": {"version": "0.4"}}, ServerInfo("vllm")),
+    ("an old SGLang", {"/get_model_info": {"model_path": "a"}}, ServerInfo("sglang", (ServedModel("a", "a"),))),
     (
         "transformers",
         {"/v1/models": (500, "oops"), "/openapi.json": {"paths": {"/load_model": {}, "/v1/completions": {}}}},
-        About("transformers"),
+        ServerInfo("transformers"),
     ),
     (
         "together's bare list",
         {"/v1/models": case("together_text")["models"]},
-        About("openai", (Served("org/model", None, 512),)),
+        ServerInfo("openai", (ServedModel("org/model", None, 512),)),
     ),
     (
         "mistral's lengths",
         {"/v1/models": cards({"id": "a", "max_context_length": 32768})},
-        About("openai", (Served("a", None, 32768),)),
+        ServerInfo("openai", (ServedModel("a", None, 32768),)),
     ),
-    ("somebody", {"/v1/models": cards({"id": "a"}, "no card", {"name": "b"})}, About("openai", (Served("a"),))),
-    ("nothing at all", {}, About("openai")),
+    (
+        "somebody",
+        {"/v1/models": cards({"id": "a"}, "no card", {"name": "b"})},
+        ServerInfo("openai", (ServedModel("a"),)),
+    ),
+    ("nothing at all", {}, ServerInfo("openai")),
 ]
 
 
@@ -106,7 +114,7 @@ def test_a_server_is_recognised(name, paths, expected):
 def test_a_server_with_a_web_page_everywhere_is_recognised_by_what_is_no_page():
     paths = {"/v1/models": cards({"id": "a"}), "/version": {"version": "0.4"}}
     with serving(lambda path, body: paths.get(path, "<html>Welcome</html>")) as served:
-        assert found(served.url) == About("vllm", (Served("a"),))
+        assert found(served.url) == ServerInfo("vllm", (ServedModel("a"),))
         paths.pop("/v1/models")
         with pytest.raises(EndpointServerError, match="web page"):
             found(served.url)
@@ -128,14 +136,14 @@ def test_providers_are_known_by_their_host():
 
 # -- which model
 
-HAS = About("vllm", (Served("Qwen/Qwen3-8B"), Served("tea", aliases=("brew",))))
+HAS = ServerInfo("vllm", (ServedModel("Qwen/Qwen3-8B"), ServedModel("tea", aliases=("brew",))))
 
 
 def test_the_model_is_chosen():
     assert HAS.model("tea", "here") == HAS.model("brew", "here") == HAS.models[1]
-    assert About("vllm", HAS.models[:1]).model(None, "here") == HAS.models[0]
-    assert About("openrouter", HAS.models).model("other", "here") == Served("other")
-    assert About("openai", ()).model("other", "here") == Served("other")
+    assert ServerInfo("vllm", HAS.models[:1]).model(None, "here") == HAS.models[0]
+    assert ServerInfo("openrouter", HAS.models).model("other", "here") == ServedModel("other")
+    assert ServerInfo("openai", ()).model("other", "here") == ServedModel("other")
 
 
 def test_an_unknown_model_is_refused_with_a_guess():
@@ -150,7 +158,7 @@ def test_an_unknown_model_is_refused_with_a_guess():
     ("known", "match"),
     [
         (HAS, r"here has Qwen/Qwen3-8B, tea: give model=…"),
-        (About("openai"), r"here does not list its models: give model=…"),
+        (ServerInfo("openai"), r"here does not list its models: give model=…"),
     ],
 )
 def test_one_of_several_must_be_named(known, match):
@@ -175,7 +183,7 @@ def test_an_unknown_model_on_real_servers(llama: Server, serve: Server):
 # -- servers that cannot be used
 
 
-def test_a_wrong_key_is_said_to_be_wrong(embedded_gguf):
+def test_a_wrong_key_is_reported_as_wrong(embedded_gguf):
     with llama_server(embedded_gguf, slots=2, api_key="right-key-123") as server:
         for key in ("wrong-key-456", ""):
             with pytest.raises(
@@ -189,7 +197,7 @@ def test_a_wrong_key_is_said_to_be_wrong(embedded_gguf):
         assert "right-key-123" not in repr(right)
 
 
-def test_a_wrong_address_is_said_to_be_wrong():
+def test_a_wrong_address_is_reported_as_wrong():
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(
         EndpointConnectionError, match=f"{url}/v1/models failed.*Is base_url right, and does the server run?"
@@ -217,7 +225,7 @@ def chat_only(path: str, body: Any) -> Any:
     return {"/v1/models": cards({"id": "chatty"})}.get(path, NOT_FOUND)
 
 
-def test_a_server_without_continuation_is_refused_and_all_three_ways_are_named():
+def test_a_server_without_continuation_is_refused_and_all_three_strategies_are_named():
     with serving(chat_only) as served:
         with pytest.raises(ConfigError) as raised:
             call(EndpointPolicy(served.url, tokenizer=policy_path()).generate, [ROW])
@@ -240,7 +248,7 @@ def test_a_server_that_begins_anew_is_no_server_that_continues():
             call(policy.generate, [ROW])
 
 
-def test_the_way_that_was_named_is_the_only_one_tried(llama: Server):
+def test_the_strategy_that_was_named_is_the_only_one_tried(llama: Server):
     with pytest.raises(ConfigError, match="not by token ids: it needs tokenizer=…") as raised:
         call(EndpointPolicy(llama.url, continuation="ids").generate, [ROW])
     assert "beginning of the assistant's turn" not in str(raised.value)
@@ -259,14 +267,14 @@ def test_ids_that_do_not_come_back_lead_to_text(ids):
         assert "by text behind the chat template; not by token ids: it takes token ids but does not" in report.notes[0]
 
 
-@pytest.mark.parametrize("way", ["ids", "text"])
-def test_another_models_tokenizer_is_noticed(llama: Server, caplog, folders, way):
-    policy = EndpointPolicy(llama.url, tokenizer=folders["qwen3"], continuation=way)
+@pytest.mark.parametrize("strategy", ["ids", "text"])
+def test_another_models_tokenizer_is_noticed(llama: Server, caplog, folders, strategy):
+    policy = EndpointPolicy(llama.url, tokenizer=folders["qwen3"], continuation=strategy)
     with caplog.at_level(logging.WARNING):
         report = call(policy.generate, [replace(ROW, max_tokens=2)])
     assert "are they of one model?" in report.notes[1]
     assert "are they of one model?" in caplog.text
-    right = EndpointPolicy(llama.url, tokenizer=policy_path(), continuation=way)
+    right = EndpointPolicy(llama.url, tokenizer=policy_path(), continuation=strategy)
     assert len(call(right.generate, [ROW]).notes) == 1
 
 

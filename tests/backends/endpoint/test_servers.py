@@ -30,7 +30,7 @@ BODY = {"prompt": "<|user|>Tell me about tea.<|end|><|assistant|>", "max_tokens"
 READ_S = 0.4
 
 
-def ask(client: httpx.Client, **more: Any) -> httpx.Response:
+def complete(client: httpx.Client, **more: Any) -> httpx.Response:
     return client.post("/v1/completions", json={**BODY, **more})
 
 
@@ -59,7 +59,7 @@ def greedy_answers(policy: LocalPolicy, count: int) -> Iterator[tuple[list[int],
         yield policy.template.prompt_ids(request), list(written)
 
 
-def test_gguf_writes_what_the_local_policy_writes(llama: Server, local: LocalPolicy) -> None:
+def test_gguf_decodes_what_the_local_policy_decodes(llama: Server, local: LocalPolicy) -> None:
     more = {"n_predict": 80, "temperature": 0, "return_tokens": True}
     with client_of(llama.url) as client:
         for prompt, written in greedy_answers(local, 6):
@@ -67,7 +67,7 @@ def test_gguf_writes_what_the_local_policy_writes(llama: Server, local: LocalPol
 
 
 @pytest.mark.slow
-def test_vllm_writes_what_the_local_policy_writes(local: LocalPolicy) -> None:
+def test_vllm_decodes_what_the_local_policy_decodes(local: LocalPolicy) -> None:
     more = {"max_tokens": 80, "temperature": 0, "return_token_ids": True}
     with vllm_server(policy_path(), served_name="embedded") as server, client_of(server.url) as client:
         group = server.process.pid
@@ -92,19 +92,19 @@ def test_gguf_reads_what_the_tokenizer_reads(llama: Server) -> None:
 
 def test_transformers_serve_is_the_strict_dialect(serve: Server) -> None:
     with client_of(serve.url) as client:
-        assert ask(client).json()["usage"]["completion_tokens"] == BODY["max_tokens"]
-        assert ask(client, prompt=[3, 4]).status_code == 400
-        assert ask(client, top_k=5).status_code == 422
+        assert complete(client).json()["usage"]["completion_tokens"] == BODY["max_tokens"]
+        assert complete(client, prompt=[3, 4]).status_code == 400
+        assert complete(client, top_k=5).status_code == 422
 
 
 def test_api_key(embedded_gguf: Path) -> None:
     with llama_server(embedded_gguf, slots=1, api_key="right") as server, client_of(server.url) as client:
-        assert ask(client).status_code == 401
+        assert complete(client).status_code == 401
         client.headers["Authorization"] = "Bearer right"
-        assert ask(client).status_code == 200
+        assert complete(client).status_code == 200
 
 
-def test_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_server_that_cannot_start_reports_why(tmp_path: Path) -> None:
     missing = tmp_path / "missing.gguf"
     with pytest.raises(RuntimeError, match="failed to open GGUF file"), llama_server(missing):
         pass
@@ -112,7 +112,7 @@ def test_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def _fails_with(url: str, error: type[httpx.TransportError]) -> None:
     with client_of(url, READ_S) as client, pytest.raises(httpx.TransportError) as caught:
-        ask(client)
+        complete(client)
     assert type(caught.value) is error
 
 
@@ -131,41 +131,41 @@ def test_fault_breaks_the_transport(llama: Server, fault: str, error: type[httpx
         await_that(lambda: proxy.counts == {fault: 1})
 
 
-def test_refused_lets_nobody_connect_for_a_while(llama: Server) -> None:
+def test_refused_stops_all_connections_for_a_while(llama: Server) -> None:
     with FaultProxy(llama.url, faults=["refused"], share=0.5, seed=6, outage_s=0.3) as proxy:
         assert [proxy.fault(number) for number in range(2)] == ["refused", None]
         with client_of(proxy.url) as client:
             with pytest.raises(httpx.ReadError):
-                ask(client)
+                complete(client)
             with pytest.raises(httpx.ConnectError):
-                ask(client)
+                complete(client)
             sleep(0.35)
-            assert ask(client).status_code == 200
+            assert complete(client).status_code == 200
         assert proxy.counts == {"refused": 1, "clean": 1}
 
 
 def test_drip_outlasts_the_read_timeout(llama: Server) -> None:
     with client_of(llama.url) as client:
-        true = ask(client).json()["choices"]
+        true = complete(client).json()["choices"]
     with FaultProxy(llama.url, faults=["drip"], share=1, drip_s=0.001) as proxy, client_of(proxy.url, READ_S) as client:
         start = perf_counter()
-        answer = ask(client)
+        answer = complete(client)
         assert perf_counter() - start > READ_S
         assert answer.json()["choices"] == true
 
 
 def test_busy_and_broken_answers(llama: Server) -> None:
     with FaultProxy(llama.url, faults=["rate_limit"], share=1, retry_after=2) as proxy, client_of(proxy.url) as client:
-        first, second = ask(client), ask(client)
+        first, second = complete(client), complete(client)
         assert (first.status_code, first.headers["Retry-After"]) == (429, "2")
         date = parsedate_to_datetime(second.headers["Retry-After"])
         assert 0 < (date - datetime.now(UTC)).total_seconds() <= 3
         assert first.json()["error"]["type"] == "rate_limit_error"
     with FaultProxy(llama.url, faults=["unavailable"], share=1) as proxy, client_of(proxy.url) as client:
-        answer = ask(client)
+        answer = complete(client)
         assert (answer.status_code, answer.headers["Content-Type"]) == (503, "text/html")
     with FaultProxy(llama.url, faults=["half_json"], share=1) as proxy, client_of(proxy.url) as client:
-        answer = ask(client)
+        answer = complete(client)
         assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json; charset=utf-8")
         with pytest.raises(ValueError, match=r"Unterminated string|Expecting"):
             answer.json()
@@ -176,7 +176,7 @@ def _meet(client: httpx.Client, proxy: FaultProxy) -> str:
     before = proxy.requests
     while True:
         try:
-            answer = ask(client, max_tokens=2)
+            answer = complete(client, max_tokens=2)
         except httpx.ConnectError:
             sleep(0.01)
             continue
@@ -239,7 +239,7 @@ def test_proxy_counts_who_gives_up_and_servers_that_fail(llama: Server) -> None:
         _fails_with(proxy.url, httpx.ReadTimeout)
         await_that(lambda: proxy.counts == {"abandoned": 1})
     with FaultProxy(f"http://127.0.0.1:{free_port()}", share=0) as proxy, client_of(proxy.url) as client:
-        assert ask(client).status_code == 502
+        assert complete(client).status_code == 502
         assert proxy.counts == {"bad_gateway": 1}
 
 
@@ -250,11 +250,11 @@ def test_router_outlives_a_worker(embedded_gguf: Path) -> None:
         router([one.url, other.url]) as front,
         client_of(front.url) as client,
     ):
-        texts = {ask(client).json()["choices"][0]["text"] for _ in range(4)}
+        texts = {complete(client).json()["choices"][0]["text"] for _ in range(4)}
         assert len(texts) == 1
         one.kill()
         for _ in range(12):
-            answers = (ask(client) for _ in range(3))
+            answers = (complete(client) for _ in range(3))
             answer = next(answer for answer in answers if answer.status_code == 200)
             assert answer.json()["choices"][0]["text"] in texts
 

@@ -50,9 +50,9 @@ def pocket() -> DarwinSearch:
     return pocket_search(SearchConfig(cycles=1, max_new_tokens=120))
 
 
-def policy(url: str, way: str = "auto", **options: Any) -> EndpointPolicy:
+def policy(url: str, strategy: str = "auto", **options: Any) -> EndpointPolicy:
     options = {"tokenizer": policy_path(), **options}
-    return EndpointPolicy(url, continuation=way, limits=PATIENT, **options)  # type: ignore[arg-type]
+    return EndpointPolicy(url, continuation=strategy, limits=PATIENT, **options)  # type: ignore[arg-type]
 
 
 def over(pocket: DarwinSearch, policy: Any) -> DarwinSearch:
@@ -70,7 +70,7 @@ def generated(policy: Any, *rows: Row) -> list[Continuation]:
     return list(getattr(reply, "answer", reply))
 
 
-def written(policy: Any, *rows: Row) -> list[tuple[Any, ...]]:
+def choice(policy: Any, *rows: Row) -> list[tuple[Any, ...]]:
     return [(c.text, c.tokens, c.new_tokens, c.finish_reason) for c in generated(policy, *rows)]
 
 
@@ -79,7 +79,7 @@ def test_greedy_rows_by_ids_are_the_local_ones_whole_and_in_chunks(vllm, local):
     remote = policy(vllm.url)
     questions = (QUESTION, "怎样泡一杯绿茶？🍵", *held_out(6))
     rows = [row(text, max_tokens=90) for text in questions]
-    expected = written(local, *rows)
+    expected = choice(local, *rows)
     report = call(remote.generate, rows)
     assert report.notes == (f"{vllm.url} (vllm) continues 'embedded' by token ids",)
     assert [(c.text, c.tokens, c.new_tokens, c.finish_reason) for c in report.answer] == expected
@@ -97,19 +97,19 @@ def test_stop_strings_and_a_penalty_are_those_of_the_local_policy(vllm, local):
         row(stop=("kettle f", "never")),
         row("How do I bake bread?", GREEDY.model_copy(update={"repetition_penalty": 2.0})),
     ]
-    assert written(remote, *rows) == written(local, *rows)
-    assert written(local, rows[0])[0][3] == "stop"
+    assert choice(remote, *rows) == choice(local, *rows)
+    assert choice(local, rows[0])[0][3] == "stop"
 
 
 def test_a_seed_names_the_noise_alone_and_in_company(vllm):
     remote = policy(vllm.url)
     rows = [row(text, WILD, seed=10 * i + j) for i, text in enumerate(held_out(10)) for j in range(3)]
     # Three of a kind share a request, whose choices have the first one's seed and those behind it.
-    firsts = written(remote, *rows[::3])
-    assert written(remote, *rows[::3]) == firsts
-    assert [found for one in rows[::3] for found in written(remote, one)] == firsts
-    together = written(remote, *rows)
-    assert written(remote, *rows) == together
+    firsts = choice(remote, *rows[::3])
+    assert choice(remote, *rows[::3]) == firsts
+    assert [found for one in rows[::3] for found in choice(remote, one)] == firsts
+    together = choice(remote, *rows)
+    assert choice(remote, *rows) == together
     assert together[::3] == firsts
     assert len({tokens for _, tokens, *_ in together}) > 25
 
@@ -143,12 +143,12 @@ def test_greedy_rows_keep_their_formats_as_the_local_ones_do(vllm, local):
     penalised = GREEDY.model_copy(update={"repetition_penalty": 2.0})
     formats = [{"response_format": formed(SCHEMAS[name])} for name in ("nested", "array", "refs", "date", "enum")]
     rows = [
-        Row(Request.of(question, sampling=sampling, **asked), 50, 1)
-        for asked in (*formats, {"tools": TOOLS, "tool_choice": "required"}, {"tools": TOOLS})
+        Row(Request.of(question, sampling=sampling, **fields), 50, 1)
+        for fields in (*formats, {"tools": TOOLS, "tool_choice": "required"}, {"tools": TOOLS})
         for sampling in (GREEDY, penalised)
     ]
-    expected = written(local, *rows)
-    assert written(remote, *rows) == expected
+    expected = choice(local, *rows)
+    assert choice(remote, *rows) == expected
     for one, (text, tokens, _, finish) in list(zip(rows, expected, strict=True))[::4]:
         found = Continuation("")
         while not found.finish_reason and len(found.tokens) < 50:
@@ -188,9 +188,9 @@ def test_a_seeded_search_repeats_itself(vllm, pocket):
     assert search.invoke(QUESTION, seed=5).text != first.text
 
 
-@pytest.mark.parametrize("way", ["text", "prefill"])
-def test_searches_by_text_and_by_begun_turns(vllm, local, pocket, way):
-    remote = policy(vllm.url, way)
+@pytest.mark.parametrize("strategy", ["text", "prefill"])
+def test_searches_by_text_and_by_begun_turns(vllm, local, pocket, strategy):
+    remote = policy(vllm.url, strategy)
     rows = [row(text) for text in (QUESTION, "How do I bake bread?")]
     for one, expected in zip(rows, generated(local, *rows), strict=True):
         text = ""
@@ -211,9 +211,9 @@ def test_a_full_context(vllm, local):
     assert 0 < room < 40
     [found] = generated(remote, Row(words, 60, 1))
     assert found.finish_reason == "stop" or (found.new_tokens, found.finish_reason) == (room, "length")
-    for way in ("auto", "text", "prefill"):
+    for strategy in ("auto", "text", "prefill"):
         with pytest.raises(ContextLengthError):
-            generated(policy(vllm.url, way), Row(Request.of("Explain it. " * 400), 5, 1))
+            generated(policy(vllm.url, strategy), Row(Request.of("Explain it. " * 400), 5, 1))
     # By begun turns its length is not known here: vLLM says where the context is full.
     begun = Row(words, 60, 1, text="Here is how to brew green tea" * 8)
     [ended] = generated(policy(vllm.url, "prefill"), begun)

@@ -80,7 +80,7 @@ def _nowhere(path: str) -> None:
     raise ModelLoadError(f"nothing at {path}")
 
 
-def test_it_tells_its_context_and_its_models(vllm):
+def test_it_reports_its_context_and_its_models(vllm):
     scorer = EndpointScorer(base_url=vllm.url, tokenizer=reward_path())
     local = LocalScorer.from_pretrained(reward_path(), dtype="float32", threads=1).max_response_tokens(REQUEST)
     assert scorer.max_response_tokens(REQUEST) == local - 512  # the server was started with half the context

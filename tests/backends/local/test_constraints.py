@@ -1,4 +1,4 @@
-"""Constrained decoding: what is written keeps its schema, on any model, however the answer is asked for."""
+"""Constrained decoding: answers keep their schema, on any model and by any kind of call."""
 
 from __future__ import annotations
 
@@ -167,8 +167,8 @@ def begins_json(text: str) -> bool:
     return False
 
 
-def row(text="How do I brew green tea?", *, max_tokens=400, seed=1, tokens=(), **asked) -> Row:
-    return Row(Request.of(text, **{"sampling": HOT, **asked}), max_tokens, seed, tuple(tokens))
+def row(text="How do I brew green tea?", *, max_tokens=400, seed=1, tokens=(), **fields) -> Row:
+    return Row(Request.of(text, **{"sampling": HOT, **fields}), max_tokens, seed, tuple(tokens))
 
 
 def in_chunks(policy, one: Row, chunk: int):
@@ -336,18 +336,18 @@ def test_without_slots(qwen3):
     assert [line.continuation().tokens for line in lines] == [found.tokens for found in qwen3.generate(rows)]
 
 
-# -- one answer, however it is asked for
+# -- one answer by any kind of call
 
 
 def mixed_rows() -> list[Row]:
-    asked = [{"response_format": formed(SCHEMAS[name])} for name in ("nested", "refs", "string", "array", "others")]
-    asked += [{"tools": TOOLS, "tool_choice": choice} for choice in ("required", "stop", FORCE_HEAT)]
-    asked += [{"tools": TOOLS, "response_format": formed(SCHEMAS["enum"])}]
+    fields = [{"response_format": formed(SCHEMAS[name])} for name in ("nested", "refs", "string", "array", "others")]
+    fields += [{"tools": TOOLS, "tool_choice": choice} for choice in ("required", "stop", FORCE_HEAT)]
+    fields += [{"tools": TOOLS, "response_format": formed(SCHEMAS["enum"])}]
     return [
         row(
             "Hi" if i % 2 else "Explain the steps in order. 🍵", seed=i, max_tokens=40, sampling=SAMPLINGS[i % 4], **one
         )
-        for i, one in enumerate(asked)
+        for i, one in enumerate(fields)
     ]
 
 
@@ -371,10 +371,12 @@ def test_free_rows_draw_bit_for_bit_the_same_beside_guided_ones(qwen3):
     """The same logits, with and without guided rows in the batch."""
     torch.manual_seed(1)
     logits, keys = torch.randn(8, 450) * 4, place_keys(seed_keys(range(8)), torch.arange(8))
-    guides = [qwen3._sequence(one).guide for one in mixed_rows()[:4]]
+    constraints = [qwen3._sequence(one).constraint for one in mixed_rows()[:4]]
     for sampling in SAMPLINGS:
         tokens, logprobs = Sampler([sampling] * 8).draw(logits, keys)
-        found, found_logprobs = Sampler([sampling] * 8, guides=[*guides, *[None] * 4]).draw(logits.clone(), keys)
+        found, found_logprobs = Sampler([sampling] * 8, constraints=[*constraints, *[None] * 4]).draw(
+            logits.clone(), keys
+        )
         assert found[4:].tolist() == tokens[4:].tolist()
         assert found_logprobs[4:].tolist() == logprobs[4:].tolist()
 
@@ -389,7 +391,7 @@ def test_places_and_memory_for_a_few_rows(folders, qwen3, options):
 @pytest.mark.parametrize("lag", [1, 2])
 def test_when_the_host_looks_at_tokens_late(folders, qwen3, lag):
     late = LocalPolicy.from_pretrained(folders["qwen3"], device="cpu", threads=1, row_memory=10**8 + lag)
-    late.engine._lag = lag
+    late.engine._scheduler.lag = lag
     rows = [*mixed_rows(), *(row(seed=seed, max_tokens=40) for seed in range(5))]
     assert [c.tokens for c in late.generate(rows)] == [c.tokens for c in qwen3.generate(rows)]
 
@@ -409,7 +411,7 @@ def test_a_state_taken_over_from_a_donor(qwen3):
 def test_a_search_under_a_constraint(embedded):
     """Replacement moves states between beams; the best answer keeps the schema, alone or beside another search."""
 
-    def find(**asked):
+    def find(**fields):
         search = DarwinSearch(
             policy=embedded,
             scorer=lambda request, responses: [len(r.text) % 7 for r in responses],
@@ -417,7 +419,7 @@ def test_a_search_under_a_constraint(embedded):
             sampling=HOT,
             config=SearchConfig(mutations=3, survivors=1, replacement_period=5, max_new_tokens=90, seed=5),
         )
-        return search.invoke("Warm the hall to 20 degrees.", **asked)
+        return search.invoke("Warm the hall to 20 degrees.", **fields)
 
     first, second = (find(response_format=formed(SCHEMAS["nested"])) for _ in range(2))
     assert first.text == second.text
@@ -441,12 +443,12 @@ def test_a_failing_matcher_is_built_anew(qwen3):
     one = row(response_format=formed(SCHEMAS["nested"]), max_tokens=60)
     [expected] = qwen3.generate([one])
     line = qwen3._sequence(one)
-    guide = line.guide
-    guide._matcher.consume_token(min(qwen3.eos_ids))  # an error, as if a bound were reached
-    assert guide._matcher.is_error()
-    words = torch.zeros(guide.words, dtype=torch.int32)
-    guide.fill(words)
-    assert not guide.error
+    constraint = line.constraint
+    constraint._matcher.consume_token(min(qwen3.eos_ids))  # an error, as if a bound were reached
+    assert constraint._matcher.is_error()
+    words = torch.zeros(constraint.words, dtype=torch.int32)
+    constraint.fill(words)
+    assert not constraint.error
     assert int(words.any())
     [found] = qwen3.generate([one])
     assert found.tokens == expected.tokens
@@ -480,7 +482,7 @@ def test_required_calls_any_tool(qwen3, word):
     assert len(names) > 1
 
 
-def test_marks_that_are_tokens_are_written_as_tokens(qwen3):
+def test_marks_that_are_tokens_are_decoded_as_tokens(qwen3):
     tokenizer = qwen3._loaded.tokenizer
     opened, ended = tokenizer.convert_tokens_to_ids(["<tool_call>", "</tool_call>"])
     for found in qwen3.generate([row(seed=seed, tools=TOOLS, tool_choice=FORCE_HEAT) for seed in range(6)]):
@@ -490,11 +492,11 @@ def test_marks_that_are_tokens_are_written_as_tokens(qwen3):
 
 def test_an_agent_may_call_tools_or_answer_in_its_format(embedded):
     """What LangChain's agents ask for: tools beside a response format."""
-    asked = {"tools": TOOLS, "response_format": formed(SCHEMAS["enum"])}
+    fields = {"tools": TOOLS, "response_format": formed(SCHEMAS["enum"])}
     kinds = set()
     usual = Sampling(temperature=1.0, top_k=None)
     texts = ["How do I brew green tea?", "Heat the kettle to 80 degrees."]
-    rows = [row(text, seed=i, sampling=usual, max_tokens=200, **asked) for text in texts for i in range(15)]
+    rows = [row(text, seed=i, sampling=usual, max_tokens=200, **fields) for text in texts for i in range(15)]
     for found in embedded.generate(rows):
         parsed = embedded.tool_syntax.parse(found.text, TOOLS)
         if parsed.open:
@@ -507,10 +509,10 @@ def test_an_agent_may_call_tools_or_answer_in_its_format(embedded):
 
 def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
     for choice in (None, "auto"):
-        assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice=choice)).guide is not None
-        assert qwen3._sequence(row("Hi", tool_choice=choice)).guide is None
-    assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice="none")).guide is None
-    assert qwen3._sequence(row(response_format={"type": "text"})).guide is None
+        assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice=choice)).constraint is not None
+        assert qwen3._sequence(row("Hi", tool_choice=choice)).constraint is None
+    assert qwen3._sequence(row("Hi", tools=TOOLS, tool_choice="none")).constraint is None
+    assert qwen3._sequence(row(response_format={"type": "text"})).constraint is None
     hot, kinds = Sampling(temperature=1.5, top_k=None), set()
     rows = [row("Heat the pot.", seed=seed, tools=TOOLS, sampling=hot, max_tokens=200) for seed in range(24)]
     for found in embedded.generate(rows):
@@ -523,13 +525,13 @@ def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
 
 def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
     odd = [{"type": "function", "function": {"name": "odd", "parameters": {"not": {"type": "string"}}}}]
-    assert embedded._sequence(row("Hi", tools=odd)).guide is None
+    assert embedded._sequence(row("Hi", tools=odd)).constraint is None
     assert "tool calls are not kept to their schemas under tool_choice='auto'" in caplog.text
-    guide = embedded._sequence(row("Hi", tools=TOOLS)).guide
-    guide._filled = lambda words: False
-    words = torch.zeros(guide.words, dtype=torch.int32)
-    guide.fill(words)
-    assert guide.error == ""
+    constraint = embedded._sequence(row("Hi", tools=TOOLS)).constraint
+    constraint._filled = lambda words: False
+    words = torch.zeros(constraint.words, dtype=torch.int32)
+    constraint.fill(words)
+    assert constraint.error == ""
     assert (words == -1).all()
 
 
@@ -537,7 +539,7 @@ def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("fields", "message"),
     [
         ({"response_format": {"type": "xml"}}, r"response_format=.*xml.* is not known: use"),
         ({"response_format": {"type": "json_schema", "schema": {}}}, "is not known: use"),
@@ -559,11 +561,11 @@ def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
         ({"tools": TOOLS, "tool_choice": "heat", "response_format": formed({})}, "contradict each other"),
     ],
 )
-def test_what_cannot_be_enforced_is_refused(qwen3, asked, message):
+def test_what_cannot_be_enforced_is_refused(qwen3, fields, message):
     with pytest.raises(RequestError, match=message):
-        qwen3.generate([row(**asked)])
+        qwen3.generate([row(**fields)])
     with pytest.raises(RequestError, match=message):
-        qwen3.prompt_length(row(**asked).request)
+        qwen3.prompt_length(row(**fields).request)
 
 
 def test_a_broken_tool_schema_is_refused_only_where_it_is_forced(qwen3):
@@ -606,7 +608,7 @@ def test_a_missing_package_names_the_extra(qwen3, monkeypatch):
         )
 
 
-def test_a_row_without_a_way_on_fails_alone(letters):
+def test_a_row_that_cannot_go_on_fails_alone(letters):
     """A vocabulary that cannot spell what the schema wants: that caller hears of it, the others go on."""
     good = letters.submit([row("tea", response_format=formed({"const": "tea"}))])
     bad = letters.submit([row("tea", response_format=formed({"enum": ["ab茶", "ab9"]}))])
@@ -619,9 +621,9 @@ def test_a_row_without_a_way_on_fails_alone(letters):
 def test_grammars_are_compiled_once_and_forgotten_in_turn(qwen3, monkeypatch):
     monkeypatch.setattr(module, "_MOST", 2)
     policy = LocalPolicy(qwen3._loaded.model, qwen3._loaded.tokenizer)
-    ask = policy._constraints
+    constraints = policy._constraints
     requests = [row(response_format=formed({"const": i})).request for i in range(3)]
-    found = [ask.find(request) for request in requests]
-    assert ask.find(requests[2]) is found[2]
-    assert ask.find(requests[0]) is not found[0]
-    assert len(ask._compiled) == 2
+    found = [constraints.find(request) for request in requests]
+    assert constraints.find(requests[2]) is found[2]
+    assert constraints.find(requests[0]) is not found[0]
+    assert len(constraints._compiled) == 2

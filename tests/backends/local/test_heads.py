@@ -99,7 +99,7 @@ def test_the_embedded_pair_is_not_interchangeable():
         LocalScorer.from_pretrained(policy_path(), device="cpu")
 
 
-def test_without_architectures_the_weights_tell(tmp_path):
+def test_without_architectures_the_weights_decide(tmp_path):
     for name, path in (("policy", policy_path()), ("reward", reward_path())):
         changed(shutil.copytree(path, tmp_path / name), config={"architectures": None})
     assert LocalPolicy.from_pretrained(tmp_path / "policy", device="cpu").context_length == 1024
@@ -155,7 +155,7 @@ class _MeanPooled(torch.nn.Module):
         return type("Output", (), {"logits": self.score((hidden * weights).sum(1) / weights.sum(1))})
 
 
-def test_a_model_of_other_code_pools_in_its_own_way(tokenizers):
+def test_a_model_of_other_code_pools_differently(tokenizers):
     pooled = _MeanPooled(llama(LlamaForSequenceClassification, tokenizers, num_labels=1)).eval()
     reward = RewardModel(pooled, tokenizers["llama"])
     request, response = Request.of("How do I brew green tea?"), Response(text="Heat the water.")

@@ -44,7 +44,7 @@ def test_one_folder_is_loaded_once(folders, tmp_path):
     assert policies[0]._loaded.model is policies[1]._loaded.model is one.model
 
 
-def test_weights_that_nobody_uses_are_let_go(folders, tmp_path):
+def test_unused_weights_are_let_go(folders, tmp_path):
     folder = shutil.copytree(folders["llama"], tmp_path / "copy")
     policy = LocalPolicy.from_pretrained(folder, device="cpu")
     assert any(key[0] == str(folder) for key in loading._loaded)
@@ -53,7 +53,7 @@ def test_weights_that_nobody_uses_are_let_go(folders, tmp_path):
     assert not any(key[0] == str(folder) for key in loading._loaded)
 
 
-def test_a_folder_written_anew_is_another_model(folders, tmp_path):
+def test_a_folder_that_changed_is_another_model(folders, tmp_path):
     folder = shutil.copytree(folders["llama"], tmp_path / "copy")
     before = load(cpu(folder))
     os.utime(folder / "model.safetensors", (1, 1))
@@ -318,7 +318,7 @@ def test_a_checkpoint_that_is_quantized(wide, tmp_path, tokenizers, never_moved,
         load(cpu(tmp_path))
 
 
-def test_bitsandbytes_says_once_to_which_type_it_casts(wide, row, caplog):
+def test_bitsandbytes_logs_once_to_which_type_it_casts(wide, row, caplog):
     caplog.set_level(logging.WARNING)
     tokens(LocalPolicy.from_pretrained(wide / "policy", device="cpu", quantization="8bit"), row)
     assert sum("inputs will be cast" in record.getMessage() for record in caplog.records) <= 1
@@ -398,12 +398,12 @@ def test_the_same_options_share_and_others_do_not(wide):
         {"device": "cpu", "quantization": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=5.0)},
         {"device": "cpu", "dtype": torch.float16},
     ]
-    held = [LocalPolicy.from_pretrained(wide / "policy", **options) for options in every]
+    loaded_policies = [LocalPolicy.from_pretrained(wide / "policy", **options) for options in every]
     again = [LocalPolicy.from_pretrained(wide / "policy", **options) for options in every]
-    assert len({id(policy._loaded) for policy in held}) == len(every)
-    assert [policy._loaded for policy in again] == [policy._loaded for policy in held]
-    assert LocalPolicy.from_pretrained(wide / "policy", device_map={"": "cpu"})._loaded is held[1]._loaded
-    for policy in held:
+    assert len({id(policy._loaded) for policy in loaded_policies}) == len(every)
+    assert [policy._loaded for policy in again] == [policy._loaded for policy in loaded_policies]
+    assert LocalPolicy.from_pretrained(wide / "policy", device_map={"": "cpu"})._loaded is loaded_policies[1]._loaded
+    for policy in loaded_policies:
         thawed = pickle.loads(pickle.dumps(policy))  # noqa: S301
         assert thawed._loaded is policy._loaded
 

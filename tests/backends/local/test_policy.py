@@ -67,7 +67,7 @@ def test_is_a_policy(llama):
     assert isinstance(llama, Policy)
 
 
-def test_rows_alone_together_and_in_chunks_write_the_same(policy, row):
+def test_rows_alone_together_and_in_chunks_decode_the_same(policy, row):
     rows = [
         row(text, seed=10 * i + j, sampling=sampling, max_tokens=24)
         for i, text in enumerate(TEXTS)
@@ -85,7 +85,7 @@ def test_rows_alone_together_and_in_chunks_write_the_same(policy, row):
             assert continued(policy, one, chunk, 24).tokens == found.tokens
 
 
-def test_small_batches_write_the_same(folders, row):
+def test_small_batches_decode_the_same(folders, row):
     rows = [row(text, seed=i) for i, text in enumerate(TEXTS)]
     wide = LocalPolicy.from_pretrained(folders["gpt2"], device="cpu")
     narrow = LocalPolicy.from_pretrained(folders["gpt2"], device="cpu", max_batch_rows=3)
@@ -228,7 +228,7 @@ def test_stop_strings_across_token_and_chunk_borders(llama, row, chunk):
     assert checked >= 3
 
 
-def test_half_a_character_is_held_back(llama, row, tokenizers):
+def test_half_a_character_is_left_out(llama, row, tokenizers):
     tea = tokenizers["llama"].encode("茶🍵", add_special_tokens=False)
     detokenizer = llama._detokenizer
     texts = [detokenizer.text(tea[:i], finished=False) for i in range(len(tea) + 1)]
@@ -316,7 +316,7 @@ def test_copies_and_pickles_share_the_weights(folders, row):
         assert other.generate([row()])[0].tokens == policy.generate([row()])[0].tokens
 
 
-def test_a_policy_made_in_memory_says_why_it_cannot_be_pickled(llama):
+def test_a_policy_made_in_memory_reports_why_it_cannot_be_pickled(llama):
     with pytest.raises(TypeError, match="save the model to a folder and use"):
         pickle.dumps(in_memory(llama))
 

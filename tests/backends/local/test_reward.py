@@ -305,7 +305,7 @@ def test_copies_and_pickles_share_the_weights(folders):
         )
 
 
-def test_a_reward_model_made_in_memory_says_why_it_cannot_be_pickled(folders, tokenizers):
+def test_a_reward_model_made_in_memory_reports_why_it_cannot_be_pickled(folders, tokenizers):
     loaded = RewardModel.from_pretrained(folders["llama-rm"], device="cpu")._loaded
     with pytest.raises(TypeError, match="save the model to a folder"):
         pickle.dumps(RewardModel(loaded.model, tokenizers["llama"]))

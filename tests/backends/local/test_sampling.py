@@ -6,7 +6,15 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
-from darwin_align.backends.local.sampling import Sampler, best_of, gumbel_noise, place_keys, ruled, seed_keys, warpers
+from darwin_align.backends.local.sampling import (
+    Sampler,
+    gumbel_noise,
+    masked_logits,
+    place_keys,
+    seed_keys,
+    top_columns,
+    warpers,
+)
 from darwin_align.core.types import Sampling
 
 LOGITS = torch.tensor([1.5, 0.3, -0.4, 2.0, 0.0, -1.0, 0.9, -2.0])
@@ -138,7 +146,7 @@ def test_a_tie_in_one_row_changes_no_other():
     plain = torch.randn(1, 200)
     tied = plain.clone()
     tied[0, 20:120] = 9.0
-    values, columns = best_of(torch.cat([plain, tied]), 5)
+    values, columns = top_columns(torch.cat([plain, tied]), 5)
     assert columns.shape[1] == 100
     assert (values[0] > -torch.inf).sum() == 5
     hot = Sampling(temperature=5.0, top_k=5)
@@ -164,10 +172,10 @@ class Only:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ruled_logits(vocabulary, dtype):
     logits = torch.randn(3, vocabulary, dtype=dtype)
-    guides = [Only(0, 30), Only(7, 31, words=2), Only(5, 69, words=3)]
-    found = ruled(logits.clone(), guides)
-    for row, guide in enumerate(guides):
-        kept = [token for token in guide.tokens if token < vocabulary]
+    constraints = [Only(0, 30), Only(7, 31, words=2), Only(5, 69, words=3)]
+    found = masked_logits(logits.clone(), constraints)
+    for row, constraint in enumerate(constraints):
+        kept = [token for token in constraint.tokens if token < vocabulary]
         assert (found[row] > -torch.inf).nonzero()[:, 0].tolist() == kept
         assert found[row, kept].tolist() == logits[row, kept].tolist()
 
@@ -175,22 +183,22 @@ def test_ruled_logits(vocabulary, dtype):
 def test_a_call_beside_a_format_keeps_the_probability_that_the_model_gives_it():
     mark, starts = 4, [9, 17]
     logits = torch.randn(3, 40, dtype=torch.float64)
-    logits[:, starts] -= 30.0  # a model that is not asked for JSON hardly ever begins it
+    logits[:, starts] -= 30.0  # a model without a request for JSON hardly ever begins it
     logits[1, mark] = -40.0
-    guides = [Only(mark, *starts, words=2, call_mark=mark)] * 2 + [Only(mark, *starts, words=2)]
-    found = ruled(logits, guides).softmax(-1)
+    constraints = [Only(mark, *starts, words=2, call_mark=mark)] * 2 + [Only(mark, *starts, words=2)]
+    found = masked_logits(logits, constraints).softmax(-1)
     model = logits.softmax(-1)
     assert found[:2, mark].tolist() == pytest.approx(model[:2, mark].tolist())
     assert (found[:2, 9] / found[:2, 17]).tolist() == pytest.approx((model[:2, 9] / model[:2, 17]).tolist())
     assert found[:2, [mark, *starts]].sum(-1).tolist() == pytest.approx([1.0, 1.0])
     assert found[2, mark] > 0.999999
     for temperature in (0.5, 2.0):
-        found = ruled(logits, guides, temperature).div(temperature).softmax(-1)
+        found = masked_logits(logits, constraints, temperature).div(temperature).softmax(-1)
         assert found[:2, mark].tolist() == pytest.approx(logits.div(temperature).softmax(-1)[:2, mark].tolist())
-    greedy = ruled(logits, guides, 0.0)
+    greedy = masked_logits(logits, constraints, 0.0)
     best = logits.argmax(-1).tolist()
     assert [(token == mark) for token in greedy[:2].argmax(-1).tolist()] == [token == mark for token in best[:2]]
-    only_calls = ruled(logits, [Only(mark, words=2, call_mark=mark)] * 3).softmax(-1)
+    only_calls = masked_logits(logits, [Only(mark, words=2, call_mark=mark)] * 3).softmax(-1)
     assert only_calls[:, mark].tolist() == [1.0] * 3
 
 
@@ -208,7 +216,7 @@ def test_a_guided_row_draws_as_if_there_were_no_other_tokens(sampling):
     torch.manual_seed(0)
     logits, kept = torch.randn(300, 2000), [3, 64, 1999]
     keys = seed_keys(range(300))
-    tokens, logprobs = Sampler([sampling] * 300, guides=[Only(*kept, words=63)] * 300).draw(logits, keys)
+    tokens, logprobs = Sampler([sampling] * 300, constraints=[Only(*kept, words=63)] * 300).draw(logits, keys)
     assert set(tokens.tolist()) <= set(kept)
     few = logits[:, kept]
     for warper in () if sampling.temperature == 0 else warpers(sampling):

@@ -88,7 +88,7 @@ def test_answers_are_cut_where_the_reward_model_can_read_no_further(folders, cap
         model.invoke("How do I brew green tea?")
 
 
-def test_a_search_ends_well_where_the_reward_model_reads_other_tokens_than_the_policy_writes(folders, caplog):
+def test_a_search_ends_well_where_the_reward_model_reads_other_tokens_than_the_policy_decodes(folders, caplog):
     """Its tokenizer needs more of them for the same text: how long an answer may be is not known beforehand."""
     policy = LocalPolicy.from_pretrained(folders["llama"], device="cpu", threads=1)
     scorer = LocalScorer.from_pretrained(folders["gpt2-rm"], device="cpu", threads=1)

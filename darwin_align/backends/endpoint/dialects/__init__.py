@@ -1,4 +1,7 @@
-"""Dialects: what one kind of server wants to hear, one a file."""
+"""Dialects: how each kind of server is requested and read, one a file.
+
+Those in :data:`EXPERIMENTAL` were written from documentation and were never run against a server.
+"""
 
 from darwin_align.backends.endpoint.dialects.base import Chat, Choice, CompletionRequest, Dialect
 from darwin_align.backends.endpoint.dialects.deepseek import DeepSeek
@@ -12,7 +15,7 @@ from darwin_align.backends.endpoint.dialects.together import Together
 from darwin_align.backends.endpoint.dialects.transformers_serve import TransformersServe
 from darwin_align.backends.endpoint.dialects.vllm import VLLM
 
-__all__ = ["DIALECTS", "Chat", "Choice", "CompletionRequest", "Dialect"]
+__all__ = ["DIALECTS", "EXPERIMENTAL", "Chat", "Choice", "CompletionRequest", "Dialect"]
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect()
@@ -31,3 +34,8 @@ DIALECTS: dict[str, Dialect] = {
     )
 }
 """By name; "openai" is any other server."""
+
+EXPERIMENTAL: frozenset[str] = frozenset(
+    dialect.name for dialect in (SGLang, TGI, OpenRouter, Mistral, DeepSeek, Ollama, Together)
+)
+"""Dialects of servers that were never run: the matrix in ``docs/models.md`` marks the same ones."""

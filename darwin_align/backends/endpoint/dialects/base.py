@@ -1,11 +1,11 @@
-"""What a dialect is: how one kind of server is asked to continue, and how its answer is read.
+"""The base dialect: how a completion request becomes a path and a body, and how a reply becomes choices.
 
-The base class speaks plain OpenAI; a dialect overrides what its server does differently.
+The base class is plain OpenAI; a dialect overrides what its server does differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard
 
@@ -23,17 +23,17 @@ __all__ = [
     "Prompt",
     "TokenConstraint",
     "Wire",
-    "are_ids",
-    "biases",
+    "is_id_list",
+    "logit_biases",
     "merged",
 ]
 
 STOP = frozenset({"stop", "eos_token", "eos", "stop_sequence", "end_turn", "abort_stop", "tool_calls"})
-"""What servers call the end of an answer."""
+"""Finish reasons of servers for an answer that ended."""
 LENGTH = frozenset({"length", "max_tokens", "limit", "model_length"})
-"""What they call an answer that is cut."""
+"""Finish reasons of servers for an answer that was cut at ``max_tokens``."""
 BIAS = 100.0
-"""The largest that OpenAI allows: no other token has a chance."""
+"""The largest bias that OpenAI allows: a token with it outweighs all others."""
 
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
@@ -43,7 +43,7 @@ Wire = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation as OpenAI writes it, and the beginning of the answer to it."""
+    """A conversation in OpenAI's format, and the beginning of the answer to it."""
 
     messages: tuple[dict[str, Any], ...]
     prefix: str = ""
@@ -54,16 +54,16 @@ Prompt = tuple[int, ...] | str | Chat
 
 @dataclass(frozen=True)
 class TokenConstraint:
-    """Which tokens may come next."""
+    """Which tokens the server may generate next."""
 
     tokens: tuple[int, ...]
     only: bool
-    """Whether these and no others may come, or all but these."""
+    """Whether only these tokens are allowed, or all but these."""
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """One request: prompts of one kind to be continued under one setting."""
+    """One request: prompts of one kind, to be continued under the same settings."""
 
     model: str
     prompts: tuple[Prompt, ...]
@@ -72,16 +72,16 @@ class CompletionRequest:
     n: int = 1
     """Choices for each prompt."""
     seeds: tuple[int, ...] = ()
-    """One for each prompt, or one for all, or none."""
+    """One for each prompt, one for all of them, or none."""
     stop: tuple[str, ...] = ()
     extra: Mapping[str, Any] | None = None
-    """What the user wants in every body."""
-    steering: TokenConstraint | None = None
-    """Of a request by token ids for one token."""
+    """The user's ``extra_body``, merged into every body."""
+    constraint: TokenConstraint | None = None
+    """Of requests by token ids for a single token."""
 
     @property
     def seed(self) -> int | None:
-        """The seed of a request that takes but one."""
+        """The seed of a request that takes only one."""
         return self.seeds[0] if self.seeds else None
 
     @property
@@ -91,125 +91,125 @@ class CompletionRequest:
 
     @property
     def choices(self) -> int:
-        """How many continuations must come back, prompt by prompt."""
+        """How many choices the reply must have: ``n`` for each prompt, prompt by prompt."""
         return self.n * len(self.prompts)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of an answer. What the server does not tell is ``None``."""
+    """One choice of a reply. What the server does not report is ``None``."""
 
     text: str = ""
     ids: tuple[int, ...] | None = None
-    """Token ids written now, the end token included where the server gives it."""
+    """New token ids, the end token included where the server returns it."""
     finish: str | None = None
-    """The server's own word."""
+    """The server's finish reason, as it stands."""
     new_tokens: int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int = 0
 
 
 class Dialect:
-    """A server that speaks OpenAI's ``/v1/completions`` and ``/v1/chat/completions``, and no more is known of it."""
+    """Any server with OpenAI's ``/v1/completions`` and ``/v1/chat/completions``: only what all of these support."""
 
     name: ClassVar[str] = "openai"
     by_ids: ClassVar[bool] = False
-    """Takes token ids and gives them back."""
+    """Takes and returns token ids."""
     by_text: ClassVar[bool] = True
-    """Continues any text as it stands, without a template of its own."""
+    """Continues a raw text, without applying its own chat template."""
     by_prefill: ClassVar[bool] = False
-    """Continues the beginning of an assistant's turn."""
+    """Continues an assistant turn that the request begins (prefill)."""
     seeds: ClassVar[bool] = True
     """Takes a seed for each request."""
     several: ClassVar[bool] = False
-    """Gives ``n`` choices for one prompt."""
+    """Returns ``n`` choices for one prompt."""
     several_seeded: ClassVar[bool] = False
-    """They differ under a seed, too."""
+    """These choices differ under a seed, too."""
     lists: ClassVar[bool] = False
     """Takes several prompts in one request."""
     lists_seeded: ClassVar[bool] = False
     """Takes a seed for each of them."""
     hub_models: ClassVar[bool] = False
-    """Its models go by hub ids or folders, so that their tokenizers can be loaded by name."""
+    """Names its models by hub ids or folders, so that their tokenizers can be loaded by name."""
     adds_special: ClassVar[bool] = False
-    """Reads texts with the special tokens that its tokenizer adds, and does not count what it read."""
+    """Adds the tokenizer's special tokens to a text, and does not report the number of prompt tokens."""
     masks: ClassVar[bool] = False
-    """Takes a list of the only tokens that may come, which changes nothing about these."""
+    """Takes a list of the only allowed tokens and leaves their probabilities relative to each other unchanged."""
     echoes: ClassVar[bool] = False
-    """Repeats the beginning of an assistant's turn; where that is not said here, a trial shows it."""
+    """Always repeats the prefill at the beginning of the reply; otherwise a trial request shows whether it does."""
     seed_name: ClassVar[str] = "seed"
-    most_stops: ClassVar[int] = 4
-    """Stop strings that it takes; further ones are looked for in what comes back."""
-    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {"top_p": ("top_p", 1.0)}
-    """Sampling's names: what the server calls them, and its word for "off"."""
+    max_stop_strings: ClassVar[int] = 4
+    """Stop strings that one request may have; further ones are searched for in the reply."""
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {"top_p": ("top_p", 1.0)}
+    """Field of ``Sampling`` → the server's name for it, and its value for "off" (``None``: leave the field out)."""
 
-    # -- asking
+    # -- requests
 
-    def ids_request(self, asked: CompletionRequest) -> Wire:
-        """Ask for continuations of token ids."""
-        return self.text_request(asked)
+    def ids_request(self, request: CompletionRequest) -> Wire:
+        """Path and body of a request whose prompts are token ids."""
+        return self.text_request(request)
 
-    def steered(self, body: dict[str, Any], steering: TokenConstraint) -> dict[str, Any]:
-        """A body that also says which tokens may come next."""
-        return {**body, "logit_bias": {**(body.get("logit_bias") or {}), **biases(steering)}}
+    def with_constraint(self, body: dict[str, Any], constraint: TokenConstraint) -> dict[str, Any]:
+        """Return the body of a request by token ids with the allowed or forbidden tokens added."""
+        return {**body, "logit_bias": {**(body.get("logit_bias") or {}), **logit_biases(constraint)}}
 
-    def text_request(self, asked: CompletionRequest) -> Wire:
-        """Ask for continuations of texts."""
-        prompts = [list(prompt) if isinstance(prompt, tuple) else prompt for prompt in asked.prompts]
-        return "/v1/completions", {**self.common(asked), "prompt": prompts if len(prompts) > 1 else prompts[0]}
+    def text_request(self, request: CompletionRequest) -> Wire:
+        """Path and body of a request whose prompts are texts."""
+        prompts = [list(prompt) if isinstance(prompt, tuple) else prompt for prompt in request.prompts]
+        return "/v1/completions", {**self.common(request), "prompt": prompts if len(prompts) > 1 else prompts[0]}
 
-    def chat_request(self, asked: CompletionRequest) -> Wire:
-        """Ask for the rest of an assistant's turn."""
-        (chat,) = asked.prompts
-        assert isinstance(chat, Chat)  # noqa: S101 - the caller's own rule
-        body = {**self.common(asked), "messages": list(chat.messages)}
+    def chat_request(self, request: CompletionRequest) -> Wire:
+        """Path and body of a chat request that continues the assistant's turn."""
+        (chat,) = request.prompts
+        assert isinstance(chat, Chat)  # noqa: S101 - only chats are requested this way
+        body = {**self.common(request), "messages": list(chat.messages)}
         if chat.prefix:
-            body["messages"].append(self.begun(chat.prefix))
-            body.update(self.continues())
+            body["messages"].append(self.prefill_message(chat.prefix))
+            body.update(self.prefill_fields())
         return "/v1/chat/completions", body
 
-    def begun(self, prefix: str) -> dict[str, Any]:
-        """The message that holds the beginning of an answer."""
+    def prefill_message(self, prefix: str) -> dict[str, Any]:
+        """The message with the beginning of the answer."""
         return {"role": "assistant", "content": prefix}
 
-    def continues(self) -> dict[str, Any]:
-        """What else says that the last message is to be continued."""
+    def prefill_fields(self) -> dict[str, Any]:
+        """Further body fields by which the server continues the last message."""
         return {}
 
-    def common(self, asked: CompletionRequest) -> dict[str, Any]:
-        """What a request holds beside its prompts."""
+    def common(self, request: CompletionRequest) -> dict[str, Any]:
+        """The body of a request without its prompts."""
         body: dict[str, Any] = {
-            "model": asked.model,
-            "max_tokens": asked.max_tokens,
-            "temperature": asked.sampling.temperature,
-            **self.sampling(asked.sampling),
+            "model": request.model,
+            "max_tokens": request.max_tokens,
+            "temperature": request.sampling.temperature,
+            **self.sampling(request.sampling),
         }
-        if asked.n > 1:
-            body["n"] = asked.n
-        if asked.stop:
-            body["stop"] = list(asked.stop[: self.most_stops])
-        if asked.seed is not None and self.seeds:
-            body[self.seed_name] = asked.seed
-        return merged(body, asked.extra)
+        if request.n > 1:
+            body["n"] = request.n
+        if request.stop:
+            body["stop"] = list(request.stop[: self.max_stop_strings])
+        if request.seed is not None and self.seeds:
+            body[self.seed_name] = request.seed
+        return merged(body, request.extra)
 
     def sampling(self, sampling: Sampling) -> dict[str, Any]:
-        """The sampling settings in the server's words; what is off is said to be off, since servers have defaults."""
+        """The sampling settings under the server's names. "Off" is sent explicitly, since servers have defaults."""
         return {
             name: off if (value := getattr(sampling, ours)) is None else value
-            for ours, (name, off) in self.knobs.items()
+            for ours, (name, off) in self.sampling_fields.items()
             if off is not None or getattr(sampling, ours) is not None
         }
 
     def unsupported(self, sampling: Sampling) -> list[str]:
-        """Settings that the server cannot take.
+        """Names of the settings that the server cannot take.
 
         Raises:
-            ConfigError: one of them was set by hand.
+            ConfigError: one of them was set explicitly.
         """
         lacking = [
             name
             for name in ("top_k", "top_p", "repetition_penalty")
-            if name not in self.knobs and getattr(sampling, name) is not None
+            if name not in self.sampling_fields and getattr(sampling, name) is not None
         ]
         for name in lacking:
             if name in sampling.model_fields_set:
@@ -218,21 +218,21 @@ class Dialect:
                 )
         return lacking
 
-    # -- reading
+    # -- replies
 
-    def read_ids(self, data: Any, asked: CompletionRequest) -> list[Choice]:
-        """Read the answer to :meth:`ids_request`."""
-        return self.read_text(data, asked)
+    def read_ids(self, data: Any, request: CompletionRequest) -> list[Choice]:
+        """Read the reply to :meth:`ids_request`."""
+        return self.read_text(data, request)
 
-    def read_text(self, data: Any, asked: CompletionRequest) -> list[Choice]:
-        """Read the answer to :meth:`text_request`: one choice for each prompt and n, prompt by prompt."""
-        return self._read(data, asked, lambda choice: choice.get("text"))
+    def read_text(self, data: Any, request: CompletionRequest) -> list[Choice]:
+        """Read the reply to :meth:`text_request`: one choice for each prompt and n, prompt by prompt."""
+        return self._read(data, request, lambda choice: choice.get("text"))
 
-    def read_chat(self, data: Any, asked: CompletionRequest) -> list[Choice]:
-        """Read the answer to :meth:`chat_request`."""
-        return self._read(data, asked, self._said)
+    def read_chat(self, data: Any, request: CompletionRequest) -> list[Choice]:
+        """Read the reply to :meth:`chat_request`."""
+        return self._read(data, request, self._message_text)
 
-    def _said(self, choice: Mapping[str, Any]) -> Any:
+    def _message_text(self, choice: Mapping[str, Any]) -> Any:
         message = choice.get("message")
         if not isinstance(message, Mapping):
             return None
@@ -246,46 +246,46 @@ class Dialect:
             )
         return text
 
-    def _read(self, data: Any, asked: CompletionRequest, said: Any) -> list[Choice]:
+    def _read(self, data: Any, request: CompletionRequest, text_of: Callable[[Mapping[str, Any]], Any]) -> list[Choice]:
         choices = data.get("choices") if isinstance(data, Mapping) else None
         if not isinstance(choices, list) or not all(isinstance(choice, Mapping) for choice in choices):
-            raise EndpointServerError(f"the server's answer has no list of choices: {str(data)[:200]}")
-        if len(choices) != asked.choices:
+            raise EndpointServerError(f"the server's reply has no list of choices: {str(data)[:200]}")
+        if len(choices) != request.choices:
             raise EndpointServerError(
-                f"{asked.choices} continuations were asked for and {len(choices)} came back: a {self.name} server was "
-                "expected to give as many as asked"
+                f"{request.choices} continuations were requested and {len(choices)} returned: a {self.name} server was "
+                "expected to return as many as requested"
             )
         usage = data.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
         ordered = sorted(choices, key=lambda choice: choice.get("index") or 0)
-        return [self._written(choice, said(choice), usage, asked) for choice in ordered]
+        return [self._choice(choice, text_of(choice), usage, request) for choice in ordered]
 
-    def _written(
-        self, choice: Mapping[str, Any], text: Any, usage: Mapping[str, Any], asked: CompletionRequest
+    def _choice(
+        self, choice: Mapping[str, Any], text: Any, usage: Mapping[str, Any], request: CompletionRequest
     ) -> Choice:
         if not isinstance(text, str):
-            raise EndpointServerError(f"a choice of the server's answer has no text: {str(dict(choice))[:200]}")
+            raise EndpointServerError(f"a choice of the server's reply has no text: {str(dict(choice))[:200]}")
         ids = choice.get("token_ids")
-        # The usage is the whole request's: it says nothing of a row among others.
-        one_prompt, details = len(asked.prompts) == 1, usage.get("prompt_tokens_details")
+        # The usage is that of the whole request: it gives no count for one row among others.
+        one_prompt, details = len(request.prompts) == 1, usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if one_prompt and isinstance(details, Mapping) else None
         return Choice(
             text=text,
-            ids=tuple(ids) if are_ids(ids) else None,
+            ids=tuple(ids) if is_id_list(ids) else None,
             finish=choice.get("finish_reason"),
-            new_tokens=_number(usage.get("completion_tokens")) if asked.choices == 1 else None,
+            new_tokens=_number(usage.get("completion_tokens")) if request.choices == 1 else None,
             prompt_tokens=_number(usage.get("prompt_tokens")) if one_prompt else None,
             cached_tokens=_number(cached) or 0,
         )
 
 
-def biases(steering: TokenConstraint) -> dict[str, float]:
+def logit_biases(constraint: TokenConstraint) -> dict[str, float]:
     """The constraint as OpenAI's ``logit_bias``."""
-    return {str(token): BIAS if steering.only else -BIAS for token in steering.tokens}
+    return {str(token): BIAS if constraint.only else -BIAS for token in constraint.tokens}
 
 
 def merged(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A body with what the user wants in it; where both have an object by one name, the object holds both."""
+    """A body with the user's fields; where both have an object under one name, the two objects are merged."""
     found = dict(body)
     for name, value in (extra or {}).items():
         ours = found.get(name)
@@ -293,7 +293,7 @@ def merged(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str
     return found
 
 
-def are_ids(value: Any) -> TypeGuard[Sequence[int]]:
+def is_id_list(value: Any) -> TypeGuard[Sequence[int]]:
     """Whether this is a list of token ids."""
     return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(token, int) for token in value)
 

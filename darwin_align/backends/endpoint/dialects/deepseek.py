@@ -1,4 +1,6 @@
-"""DeepSeek's platform (from its documentation, not run here): a message marked as prefix is continued, under /beta.
+"""DeepSeek's platform (experimental: from its documentation, not run here).
+
+A message marked as prefix is continued, under ``/beta``.
 
 Sources: https://api-docs.deepseek.com/guides/chat_prefix_completion,
 https://api-docs.deepseek.com/api/create-chat-completion.
@@ -20,13 +22,13 @@ class DeepSeek(Dialect):
     by_text: ClassVar[bool] = False
     by_prefill: ClassVar[bool] = True
     seeds: ClassVar[bool] = False
-    most_stops: ClassVar[int] = 16
+    max_stop_strings: ClassVar[int] = 16
 
-    def begun(self, prefix: str) -> dict[str, Any]:
+    def prefill_message(self, prefix: str) -> dict[str, Any]:
         """Marked as prefix."""
         return {"role": "assistant", "content": prefix, "prefix": True}
 
-    def chat_request(self, asked: CompletionRequest) -> Wire:
+    def chat_request(self, request: CompletionRequest) -> Wire:
         """Prefixes are a feature of the beta path."""
-        _, body = super().chat_request(asked)
+        _, body = super().chat_request(request)
         return "/beta/chat/completions", body

@@ -12,7 +12,7 @@ from darwin_align.backends.endpoint.dialects.base import (
     Dialect,
     TokenConstraint,
     Wire,
-    are_ids,
+    is_id_list,
 )
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
@@ -25,33 +25,33 @@ _FINISH = {"limit": "length", "eos": "stop", "word": "stop"}
 class LlamaCpp(Dialect):
     """llama.cpp's native call for ids; OpenAI's for text and prefill, which also go through routers.
 
-    Under a seed it repeats itself while it writes one row at a time. Beside other rows it rounds otherwise, so that now
-    and then a row takes another turn: on a CPU it was one in thirty, of 45 tokens. It gives several choices too, but no
-    more than it has slots, and with its prompt cache a request for each costs no more.
+    Under a seed it repeats itself as long as it decodes one row at a time. Beside other rows it rounds differently, so
+    that some rows change: one in thirty on a CPU, at 45 tokens. It returns several choices too, but no more than it has
+    slots, and with its prompt cache one request for each is no slower.
     """
 
     name: ClassVar[str] = "llama.cpp"
     by_ids: ClassVar[bool] = True
     by_prefill: ClassVar[bool] = True
     lists: ClassVar[bool] = True
-    most_stops: ClassVar[int] = 1000
-    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    max_stop_strings: ClassVar[int] = 1000
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repeat_penalty", 1.0),
     }
 
     def sampling(self, sampling: Sampling) -> dict[str, Any]:
-        """Its samplers run in the order of transformers' warpers, and those that nobody asked for are left out."""
-        wanted = super().sampling(sampling)
+        """Runs its samplers in the order of transformers' warpers, and turns off those that ``Sampling`` lacks."""
+        fields = super().sampling(sampling)
         if sampling.repetition_penalty is not None:
-            wanted["repeat_last_n"] = 2**17  # its own window is the last 64 tokens; -1 is refused
-        return {**wanted, "samplers": ["penalties", "temperature", "top_k", "top_p"], "min_p": 0.0}
+            fields["repeat_last_n"] = 2**17  # the default window is the last 64 tokens; -1 is refused
+        return {**fields, "samplers": ["penalties", "temperature", "top_k", "top_p"], "min_p": 0.0}
 
-    def ids_request(self, asked: CompletionRequest) -> Wire:
-        """``prompt`` holds ids, and ``return_tokens`` gives them back."""
-        common = self.common(asked)
-        prompts = asked.ids
+    def ids_request(self, request: CompletionRequest) -> Wire:
+        """Ids as ``prompt``; ``return_tokens`` returns those of the answer."""
+        common = self.common(request)
+        prompts = request.ids
         body = {
             **common,
             "n_predict": common["max_tokens"],
@@ -60,33 +60,33 @@ class LlamaCpp(Dialect):
         }
         return "/completion", body
 
-    def steered(self, body: dict[str, Any], steering: TokenConstraint) -> dict[str, Any]:
-        """Its ``logit_bias`` is a list of pairs; ``false`` rules a token out."""
+    def with_constraint(self, body: dict[str, Any], constraint: TokenConstraint) -> dict[str, Any]:
+        """``logit_bias`` is a list of pairs; ``false`` forbids a token."""
         given = body.get("logit_bias") or []
         if isinstance(given, Mapping):
             given = [[int(token) if str(token).isdecimal() else token, bias] for token, bias in given.items()]
         return {
             **body,
-            "logit_bias": [*given, *([token, BIAS if steering.only else False] for token in steering.tokens)],
+            "logit_bias": [*given, *([token, BIAS if constraint.only else False] for token in constraint.tokens)],
         }
 
-    def read_ids(self, data: Any, asked: CompletionRequest) -> list[Choice]:
-        """One object a choice, with ``tokens`` and ``stop_type``."""
+    def read_ids(self, data: Any, request: CompletionRequest) -> list[Choice]:
+        """One object for each choice, with ``tokens`` and ``stop_type``."""
         answers = data if isinstance(data, list) else [data]
-        if len(answers) != asked.choices or not all(isinstance(answer, Mapping) for answer in answers):
+        if len(answers) != request.choices or not all(isinstance(answer, Mapping) for answer in answers):
             raise EndpointServerError(
-                f"{asked.choices} continuations were asked for and this came back: {str(data)[:200]}"
+                f"{request.choices} continuations were requested and the server returned: {str(data)[:200]}"
             )
-        return [_written(answer) for answer in sorted(answers, key=lambda answer: answer.get("index") or 0)]
+        return [_choice(answer) for answer in sorted(answers, key=lambda answer: answer.get("index") or 0)]
 
 
-def _written(answer: Mapping[str, Any]) -> Choice:
+def _choice(answer: Mapping[str, Any]) -> Choice:
     tokens, timings = answer.get("tokens"), answer.get("timings")
     if not isinstance(answer.get("content"), str):
-        raise EndpointServerError(f"an answer without content: {str(dict(answer))[:200]}")
+        raise EndpointServerError(f"a reply without content: {str(dict(answer))[:200]}")
     return Choice(
         text=answer["content"],
-        ids=tuple(tokens) if are_ids(tokens) else None,
+        ids=tuple(tokens) if is_id_list(tokens) else None,
         finish=_FINISH.get(str(answer.get("stop_type")), answer.get("stop_type")),
         new_tokens=answer.get("tokens_predicted"),
         prompt_tokens=answer.get("tokens_evaluated"),

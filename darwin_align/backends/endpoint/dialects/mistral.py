@@ -1,4 +1,6 @@
-"""Mistral's platform (from its documentation, not run here): a message marked as prefix is continued.
+"""Mistral's platform (experimental: from its documentation, not run here).
+
+A message marked as prefix is continued.
 
 Sources: https://docs.mistral.ai/api/endpoint/chat, https://docs.mistral.ai/guides/prefix (it cuts the prefix off the
 answer, which begins with it).
@@ -16,7 +18,7 @@ __all__ = ["Mistral"]
 class Mistral(Dialect):
     """Chat with a prefix, which the answer repeats; seeds are called ``random_seed``.
 
-    Nothing says whether several choices differ under one seed, so that rows with seeds go out one by one.
+    It is not documented whether several choices differ under one seed, so rows with seeds are sent one by one.
     """
 
     name: ClassVar[str] = "mistral"
@@ -26,6 +28,6 @@ class Mistral(Dialect):
     echoes: ClassVar[bool] = True
     seed_name: ClassVar[str] = "random_seed"
 
-    def begun(self, prefix: str) -> dict[str, Any]:
+    def prefill_message(self, prefix: str) -> dict[str, Any]:
         """Marked as prefix."""
         return {"role": "assistant", "content": prefix, "prefix": True}

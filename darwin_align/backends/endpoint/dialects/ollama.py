@@ -1,4 +1,6 @@
-"""Ollama (from its documentation, not run here): raw text through ``/api/generate``.
+"""Ollama (experimental: from its documentation, not run here).
+
+Raw text through ``/api/generate``.
 
 Sources: https://docs.ollama.com/api/generate, https://docs.ollama.com/api/chat, and for what these leave out
 https://github.com/ollama/ollama/blob/main/api/types.go (``truncate``, ``shift``) and
@@ -25,48 +27,48 @@ class Ollama(Dialect):
 
     name: ClassVar[str] = "ollama"
     by_prefill: ClassVar[bool] = True
-    most_stops: ClassVar[int] = 1000
-    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    max_stop_strings: ClassVar[int] = 1000
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repeat_penalty", 1.0),
     }
 
-    def text_request(self, asked: CompletionRequest) -> Wire:
-        """``raw`` leaves the template to us."""
-        (prompt,) = asked.prompts
-        return "/api/generate", {**self._body(asked), "prompt": prompt, "raw": True}
+    def text_request(self, request: CompletionRequest) -> Wire:
+        """``raw`` turns off the server's own template."""
+        (prompt,) = request.prompts
+        return "/api/generate", {**self._body(request), "prompt": prompt, "raw": True}
 
-    def chat_request(self, asked: CompletionRequest) -> Wire:
+    def chat_request(self, request: CompletionRequest) -> Wire:
         """The native chat, which takes all sampling settings."""
-        _, body = super().chat_request(asked)
-        return "/api/chat", {**self._body(asked), "messages": body["messages"]}
+        _, body = super().chat_request(request)
+        return "/api/chat", {**self._body(request), "messages": body["messages"]}
 
-    def _body(self, asked: CompletionRequest) -> dict[str, Any]:
+    def _body(self, request: CompletionRequest) -> dict[str, Any]:
         options: dict[str, Any] = {
-            "num_predict": asked.max_tokens,
-            "temperature": asked.sampling.temperature,
-            **self.sampling(asked.sampling),
+            "num_predict": request.max_tokens,
+            "temperature": request.sampling.temperature,
+            **self.sampling(request.sampling),
             "min_p": 0.0,
-            **({"stop": list(asked.stop)} if asked.stop else {}),
-            **({"seed": asked.seed} if asked.seed is not None else {}),
+            **({"stop": list(request.stop)} if request.stop else {}),
+            **({"seed": request.seed} if request.seed is not None else {}),
         }
-        # A conversation that is too long is to be refused, not to lose its beginning unnoticed.
-        body = {"model": asked.model, "stream": False, "truncate": False, "shift": False, "options": options}
-        return merged(body, asked.extra)
+        # A conversation that is too long must be refused; by default Ollama silently drops its beginning.
+        body = {"model": request.model, "stream": False, "truncate": False, "shift": False, "options": options}
+        return merged(body, request.extra)
 
-    def read_text(self, data: Any, asked: CompletionRequest) -> list[Choice]:  # noqa: ARG002
+    def read_text(self, data: Any, request: CompletionRequest) -> list[Choice]:  # noqa: ARG002
         """``response``, ``done_reason`` and counts."""
-        return [_written(data, data.get("response") if isinstance(data, Mapping) else None)]
+        return [_choice(data, data.get("response") if isinstance(data, Mapping) else None)]
 
-    def read_chat(self, data: Any, asked: CompletionRequest) -> list[Choice]:  # noqa: ARG002
+    def read_chat(self, data: Any, request: CompletionRequest) -> list[Choice]:  # noqa: ARG002
         """The same around a message."""
-        return [_written(data, self._said(data) if isinstance(data, Mapping) else None)]
+        return [_choice(data, self._message_text(data) if isinstance(data, Mapping) else None)]
 
 
-def _written(data: Any, text: Any) -> Choice:
+def _choice(data: Any, text: Any) -> Choice:
     if not isinstance(text, str):
-        raise EndpointServerError(f"an answer without a text: {str(data)[:200]}")
+        raise EndpointServerError(f"a reply without a text: {str(data)[:200]}")
     return Choice(
         text,
         finish=data.get("done_reason"),

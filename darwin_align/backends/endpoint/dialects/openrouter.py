@@ -1,5 +1,6 @@
-"""OpenRouter (from its documentation, not run here): whether a trailing assistant message is continued is up to who
-serves the model behind it.
+"""OpenRouter (experimental: from its documentation, not run here).
+
+Whether a trailing assistant message is continued depends on the provider behind it.
 
 Sources: https://openrouter.ai/docs/api-reference/overview (assistant prefill), https://openrouter.ai/docs/parameters.
 """
@@ -24,7 +25,7 @@ class OpenRouter(Dialect):
     name: ClassVar[str] = "openrouter"
     by_text: ClassVar[bool] = False
     by_prefill: ClassVar[bool] = True
-    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),

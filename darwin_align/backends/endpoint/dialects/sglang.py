@@ -1,4 +1,6 @@
-"""SGLang (from its documentation, not run here): its own ``/generate`` takes and gives token ids.
+"""SGLang (experimental: from its documentation, not run here).
+
+Its native ``/generate`` takes and returns token ids.
 
 Sources: https://docs.sglang.io/basic_usage/sampling_params.html,
 https://docs.sglang.io/advanced_features/deterministic_inference.html, ``GenerateReqInput`` in
@@ -16,8 +18,8 @@ from darwin_align.backends.endpoint.dialects.base import (
     Dialect,
     TokenConstraint,
     Wire,
-    are_ids,
-    biases,
+    is_id_list,
+    logit_biases,
     merged,
 )
 from darwin_align.core.errors import EndpointServerError
@@ -27,10 +29,10 @@ __all__ = ["SGLang"]
 
 
 class SGLang(Dialect):
-    """SGLang's native call for ids and texts, in lists with settings of their own; OpenAI's for prefill.
+    """SGLang's native call for ids and texts, in lists with settings for each prompt; OpenAI's for prefill.
 
-    Its documentation discourages ``n``: the same prompt several times is no dearer. A seed for each prompt is obeyed
-    only by servers that were started with ``--enable-deterministic-inference``; others ignore it.
+    Its documentation discourages ``n``: the same prompt several times is no slower. Only servers started with
+    ``--enable-deterministic-inference`` use a seed for each prompt; others ignore it.
     """
 
     name: ClassVar[str] = "sglang"
@@ -39,71 +41,71 @@ class SGLang(Dialect):
     lists: ClassVar[bool] = True
     lists_seeded: ClassVar[bool] = True
     hub_models: ClassVar[bool] = True
-    most_stops: ClassVar[int] = 1000
-    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    max_stop_strings: ClassVar[int] = 1000
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "top_k": ("top_k", -1),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),
     }
 
     def sampling(self, sampling: Sampling) -> dict[str, Any]:
-        """The model's own generation config would decide what is left out."""
+        """The model's generation config would set whatever is left out, so ``min_p`` is turned off too."""
         return {**super().sampling(sampling), "min_p": 0.0}
 
-    def ids_request(self, asked: CompletionRequest) -> Wire:
+    def ids_request(self, request: CompletionRequest) -> Wire:
         """``input_ids`` and ``sampling_params``."""
-        return self._generate(asked, "input_ids", asked.ids)
+        return self._generate(request, "input_ids", request.ids)
 
-    def steered(self, body: dict[str, Any], steering: TokenConstraint) -> dict[str, Any]:
-        """``logit_bias`` is one of the ``sampling_params``, which may be one for each prompt."""
+    def with_constraint(self, body: dict[str, Any], constraint: TokenConstraint) -> dict[str, Any]:
+        """``logit_bias`` belongs to ``sampling_params``, of which there may be one for each prompt."""
         given = body["sampling_params"]
         each = [
-            {**one, "logit_bias": {**(one.get("logit_bias") or {}), **biases(steering)}}
+            {**one, "logit_bias": {**(one.get("logit_bias") or {}), **logit_biases(constraint)}}
             for one in (given if isinstance(given, list) else [given])
         ]
         return {**body, "sampling_params": each if isinstance(given, list) else each[0]}
 
-    def text_request(self, asked: CompletionRequest) -> Wire:
+    def text_request(self, request: CompletionRequest) -> Wire:
         """``text`` and ``sampling_params``."""
-        return self._generate(asked, "text", [prompt for prompt in asked.prompts if isinstance(prompt, str)])
+        return self._generate(request, "text", [prompt for prompt in request.prompts if isinstance(prompt, str)])
 
-    def _generate(self, asked: CompletionRequest, name: str, prompts: Sequence[Any]) -> Wire:
-        extra = dict(asked.extra or {})
+    def _generate(self, request: CompletionRequest, name: str, prompts: Sequence[Any]) -> Wire:
+        extra = dict(request.extra or {})
         parameters: dict[str, Any] = {
-            "max_new_tokens": asked.max_tokens,
-            "temperature": asked.sampling.temperature,
-            **self.sampling(asked.sampling),
-            **({"stop": list(asked.stop[: self.most_stops])} if asked.stop else {}),
+            "max_new_tokens": request.max_tokens,
+            "temperature": request.sampling.temperature,
+            **self.sampling(request.sampling),
+            **({"stop": list(request.stop[: self.max_stop_strings])} if request.stop else {}),
             **extra.pop("sampling_params", {}),
         }
-        seeded = [{**parameters, "sampling_seed": seed} for seed in asked.seeds] or [parameters]
+        seeded = [{**parameters, "sampling_seed": seed} for seed in request.seeds] or [parameters]
         body: dict[str, Any] = {name: prompts[0], "sampling_params": seeded[0]}
         if len(prompts) > 1:
             body = {name: list(prompts), "sampling_params": seeded if len(seeded) > 1 else seeded[0]}
         return "/generate", merged(body, extra)
 
-    def read_text(self, data: Any, asked: CompletionRequest) -> list[Choice]:
-        """One object a prompt, with ``output_ids`` and ``meta_info``."""
+    def read_text(self, data: Any, request: CompletionRequest) -> list[Choice]:
+        """One object for each prompt, with ``output_ids`` and ``meta_info``."""
         answers = data if isinstance(data, list) else [data]
-        if len(answers) != asked.choices or not all(isinstance(answer, Mapping) for answer in answers):
+        if len(answers) != request.choices or not all(isinstance(answer, Mapping) for answer in answers):
             raise EndpointServerError(
-                f"{asked.choices} continuations were asked for and this came back: {str(data)[:200]}"
+                f"{request.choices} continuations were requested and the server returned: {str(data)[:200]}"
             )
-        return [_written(answer) for answer in answers]
+        return [_choice(answer) for answer in answers]
 
-    def continues(self) -> dict[str, Any]:
-        """Its template leaves the last turn open."""
+    def prefill_fields(self) -> dict[str, Any]:
+        """The server's template leaves the last turn open."""
         return {"continue_final_message": True}
 
 
-def _written(answer: Mapping[str, Any]) -> Choice:
+def _choice(answer: Mapping[str, Any]) -> Choice:
     about, text, ids = answer.get("meta_info"), answer.get("text"), answer.get("output_ids")
-    if not isinstance(about, Mapping) or not (isinstance(text, str) or are_ids(ids)):
-        raise EndpointServerError(f"an answer without meta_info, or without text and ids: {str(dict(answer))[:200]}")
+    if not isinstance(about, Mapping) or not (isinstance(text, str) or is_id_list(ids)):
+        raise EndpointServerError(f"a reply without meta_info, or without text and ids: {str(dict(answer))[:200]}")
     finish = about.get("finish_reason")
     return Choice(
         text=text or "",
-        ids=tuple(ids) if are_ids(ids) else None,
+        ids=tuple(ids) if is_id_list(ids) else None,
         finish=finish.get("type") if isinstance(finish, Mapping) else finish,
         new_tokens=about.get("completion_tokens"),
         prompt_tokens=about.get("prompt_tokens"),

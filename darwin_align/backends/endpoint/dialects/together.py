@@ -1,4 +1,6 @@
-"""Together (from its documentation, not run here), and services like it: raw text, or a trailing assistant message.
+"""Together, and services like it (experimental: from its documentation, not run here).
+
+Raw text, or a trailing assistant message.
 
 Source: https://docs.together.ai/reference/completions.
 """
@@ -16,14 +18,14 @@ __all__ = ["Together"]
 class Together(Dialect):
     """Completions of raw text where the tokenizer is known, else chat with a trailing assistant message.
 
-    Nothing says whether several choices differ under one seed, so that rows with seeds go out one by one.
+    It is not documented whether several choices differ under one seed, so rows with seeds are sent one by one.
     """
 
     name: ClassVar[str] = "together"
     by_prefill: ClassVar[bool] = True
     several: ClassVar[bool] = True
     hub_models: ClassVar[bool] = True
-    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "top_k": ("top_k", None),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),

@@ -12,28 +12,28 @@ __all__ = ["TransformersServe"]
 
 
 class TransformersServe(Dialect):
-    """transformers' own server. Its seeds are global to the server: they repeat only while nobody else asks."""
+    """transformers' own server. Seeds are global to it: they repeat only without other requests at the same time."""
 
     name: ClassVar[str] = "transformers"
     hub_models: ClassVar[bool] = True
-    most_stops: ClassVar[int] = 1000
-    knobs: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    max_stop_strings: ClassVar[int] = 1000
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),
     }
 
-    def common(self, asked: CompletionRequest) -> dict[str, Any]:
-        """Most settings travel inside a generation config; as fields of their own they are refused."""
-        body = super().common(asked)
-        greedy = asked.sampling.temperature == 0
+    def common(self, request: CompletionRequest) -> dict[str, Any]:
+        """Most settings travel inside a generation config; as separate fields they are refused."""
+        body = super().common(request)
+        greedy = request.sampling.temperature == 0
         settings: dict[str, Any] = {"do_sample": not greedy}
-        for name, _ in self.knobs.values():
+        for name, _ in self.sampling_fields.values():
             settings[name] = body.pop(name)
         if greedy:
             settings = {name: settings[name] for name in ("do_sample", "repetition_penalty")}
         else:
-            settings["temperature"] = asked.sampling.temperature
+            settings["temperature"] = request.sampling.temperature
         given = body.get("generation_config", {})
         settings.update(json.loads(given) if isinstance(given, str) else given)
         return {**body, "generation_config": json.dumps(settings)}

@@ -1,4 +1,7 @@
-"""Dialects of reward servers, one a file."""
+"""Dialects of reward servers, one a file.
+
+Those in :data:`EXPERIMENTAL` were written from documentation and were never run against a server.
+"""
 
 from darwin_align.backends.endpoint.rewards.base import (
     Form,
@@ -19,6 +22,7 @@ from darwin_align.backends.endpoint.rewards.tei import TEIPredict
 from darwin_align.backends.endpoint.rewards.vllm import VLLMClassify, VLLMPooling, VLLMScore
 
 __all__ = [
+    "EXPERIMENTAL",
     "NIM",
     "REWARD_DIALECTS",
     "Form",
@@ -53,3 +57,8 @@ REWARD_DIALECTS: dict[str, RewardDialect] = {
     )
 }
 """What ``EndpointScorer(dialect=…)`` takes by name."""
+
+EXPERIMENTAL: frozenset[str] = frozenset(
+    dialect.name for dialect in (SGLangClassify, TEIPredict, OpenRLHF, HuggingFace, NIM)
+)
+"""Dialects of servers that were never run: the matrix in ``docs/models.md`` marks the same ones."""

@@ -1,4 +1,4 @@
-"""What a reward dialect is: how one kind of server is asked for rewards, and how its answer is read."""
+"""The base of reward dialects: how responses become a request, and how its reply becomes rewards."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["Form", "Item", "RewardDialect", "Unread", "Wire", "by_place", "found
 T = TypeVar("T")
 
 Form = Literal["ids", "text", "pair", "messages"]
-"""What goes over the wire for one response: token ids; the text that the chat template makes; the plain texts of the
-conversation and the answer; messages, which the server renders."""
+"""How one response is sent: as token ids; as the text that the chat template renders; as the plain texts of the
+conversation and the answer; as messages, which the server renders."""
 
 Wire = tuple[str, dict[str, Any]]
 """Path and body of a request."""
 
 
 class Unread(Exception):  # noqa: N818 - the scorer makes an error of it that names the server
-    """An answer is not of the shape that the dialect knows."""
+    """A reply does not have the shape that the dialect expects."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One response as it is sent. What its form does not need is empty, the plain texts apart."""
+    """One response as it is sent. Fields that its form does not need are empty, except the plain texts."""
 
     form: Form
     question: str = ""
@@ -38,8 +38,8 @@ class Item:
     after: str = ""
     """Rendered text from the answer on."""
     messages: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
-    """OpenAI's messages, the answer as the last one. (Of one call all share a conversation: the answer tells them
-    apart.)"""
+    """OpenAI's messages, the answer as the last one. (Items of one call share a conversation, so equality of their
+    answers is enough.)"""
     open: bool = False
     """Whether the answer's turn is left open."""
 
@@ -52,8 +52,8 @@ class Item:
 class RewardDialect(ABC):
     """One kind of reward server. Subclass it for another one and pass an instance as ``dialect=``.
 
-    ``request`` writes a request for some responses, ``read`` returns one number for each from what comes back. Whether
-    there are as many numbers as responses, and whether they are finite, is checked elsewhere.
+    ``request`` returns the path and body for some responses, ``read`` the rewards in the reply, one for each. The
+    scorer checks that there are as many rewards as responses and that they are finite.
 
     >>> class Rerank(RewardDialect):
     ...     name, forms, has_models = "rerank", ("pair",), False
@@ -71,25 +71,25 @@ class RewardDialect(ABC):
 
     name: ClassVar[str]
     forms: ClassVar[tuple[Form, ...]] = ()
-    """What it takes, best first."""
+    """The forms that the server takes, best first."""
     special: bool = True
     """Whether the server adds the tokenizer's special tokens to texts."""
     joins: ClassVar[bool] = False
-    """Whether it is sent texts in two parts, which the server's tokenizer joins."""
+    """Whether texts are sent in two parts, which the server's tokenizer joins."""
     has_models: ClassVar[bool] = True
-    """Whether the server names its models, and wants one named."""
+    """Whether the server lists its models and requires a model's name in requests."""
     opens: ClassVar[bool] = False
-    """Whether it can be told to leave the last message open."""
+    """Whether a request can leave the last message open."""
     info_path: ClassVar[str | None] = None
-    """Where the server tells its limits, see :meth:`most_in`."""
+    """Where the server reports its limits, see :meth:`most_in`."""
     hint: ClassVar[str] = ""
     """What to check when the server has no such path."""
     caution: ClassVar[str] = ""
-    """What a user of this dialect must know, told once."""
+    """What a user of this dialect must know, reported once."""
 
     @abstractmethod
     def request(self, model: str, items: Sequence[Item]) -> Wire:
-        """Write a request.
+        """Return the path and the body of a request.
 
         Args:
             model: the model's name on the server.
@@ -101,31 +101,31 @@ class RewardDialect(ABC):
         """Read the rewards, in the order of the request's items.
 
         Raises:
-            Unread: the answer has another shape.
+            Unread: the reply has another shape.
         """
 
     @property
     def calls_address(self) -> bool:
-        """Whether requests go to the base URL itself, without a path behind it: then it is taken as it is given."""
+        """Whether requests go to the base URL itself, without a path: then nothing is removed from it."""
         return False
 
     def most(self, form: Form) -> int | None:
-        """Responses in one request at most; ``None`` knows no limit."""
+        """The most responses in one request; ``None`` without a limit."""
         return 1 if form == "messages" else None
 
     def most_in(self, info: Any) -> int | None:  # noqa: ARG002
-        """Responses in one request at most, by what :attr:`info_path` answers."""
+        """The most responses in one request, read from the reply at :attr:`info_path`."""
         return None
 
     def tokens(self, data: Any) -> int | None:
-        """Tokens that the server read, where its answer says so."""
+        """Tokens that the server read, where its reply reports them."""
         usage = data.get("usage") if isinstance(data, Mapping) else None
         count = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
         return count if isinstance(count, int) else None
 
 
 def rows(data: Any, key: str | None = None) -> list[Any]:
-    """Return the list that an answer is, or has under a key."""
+    """Return the list that a reply is, or has under a key."""
     value = data if key is None else found(data, key)
     if not isinstance(value, list):
         raise Unread(f"{'it' if key is None else repr(key)} is no list")
@@ -133,7 +133,7 @@ def rows(data: Any, key: str | None = None) -> list[Any]:
 
 
 def found(data: Any, *path: str | int) -> Any:
-    """Walk into an answer: names into objects, numbers into lists.
+    """Return a value inside a reply: names are keys of objects, numbers are indices of lists.
 
     >>> found({"data": [{"score": 1.5}]}, "data", 0, "score")
     1.5

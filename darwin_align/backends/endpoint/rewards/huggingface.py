@@ -15,7 +15,7 @@ __all__ = ["HuggingFace"]
 class HuggingFace(RewardDialect):
     """``POST`` to the endpoint's own address: the ``text-classification`` pipeline of transformers, without a function.
 
-    Two labels are asked for, so that a model with more than one shows itself.
+    Two labels are requested, so that a model with more than one is detected.
 
     Sources: https://huggingface.co/docs/inference-providers/tasks/text-classification and ``handler.py`` of
     https://github.com/huggingface/huggingface-inference-toolkit, which hands inputs and parameters to the pipeline. Run
@@ -32,14 +32,14 @@ class HuggingFace(RewardDialect):
         return True
 
     def request(self, model: str, items: Sequence[Item]) -> Wire:  # noqa: ARG002 - the address is the model's
-        """Texts, or the pipeline's own way of writing pairs."""
+        """Texts, or pairs in the format of the pipeline."""
         inputs = [
             {"text": item.question, "text_pair": item.answer} if item.form == "pair" else item.text for item in items
         ]
         return "", {"inputs": inputs, "parameters": {"function_to_apply": "none", "top_k": 2}}
 
     def read(self, data: Any) -> list[float]:
-        """A list of labels a response; some servers unwrap lists of one."""
+        """A list of labels for each response; some servers unwrap lists of one."""
         if isinstance(data, Mapping) and "error" in data:
             raise Unread(str(data["error"])[:200])
         return [

@@ -1,4 +1,4 @@
-"""What a reward server is sent: which form of the conversation and its answers, made by which tokenizer."""
+"""The input of a reward server: in which form conversation and answers are sent, and with which tokenizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRIAL = Request.of("Which colour has the sky?"), Response(text="It is blue.")
 
 @dataclass(frozen=True)
 class RewardInputFormat:
-    """How a server is asked and what it is sent: found out once."""
+    """The dialect of a server and the form of its inputs, detected once."""
 
     dialect: RewardDialect
     model: str
@@ -36,11 +36,11 @@ class RewardInputFormat:
     template: ChatTemplate | None
     context_length: int | None
     most: int
-    """Responses a request."""
+    """Responses in one request."""
     notes: tuple[str, ...] = ()
 
     def items(self, request: Request, responses: Sequence[Response]) -> list[Item]:
-        """What is sent for each response."""
+        """The item to send for each response."""
         blank = Item(self.form, question=question_of(request.conversation))
         if self.form == "pair":
             return [replace(blank, answer=response.text) for response in responses]
@@ -51,16 +51,16 @@ class RewardInputFormat:
 
     def _inputs(self, request: Request, responses: Sequence[Response]) -> list[dict[str, Any]]:
         if self.form == "ids":
-            return [{"ids": tuple(ids)} for ids in self._the_template.answer_ids(request, responses, self.turn)]
+            return [{"ids": tuple(ids)} for ids in self._required_template.answer_ids(request, responses, self.turn)]
         if self.form == "text":
-            texts = self._the_template.answer_texts(request, responses, self.turn, special=self.dialect.special)
+            texts = self._required_template.answer_texts(request, responses, self.turn, special=self.dialect.special)
             return [{"before": before, "after": after} for before, after in texts]
-        asked = convert_to_openai_messages(to_langchain(request.conversation), text_format="string")
+        conversation = convert_to_openai_messages(to_langchain(request.conversation), text_format="string")
         answers = [{"role": "assistant", "content": response.text} for response in responses]
-        return [{"messages": (*asked, answer), "open": self.turn == "open"} for answer in answers]
+        return [{"messages": (*conversation, answer), "open": self.turn == "open"} for answer in answers]
 
     def lengths(self, request: Request, responses: Sequence[Response]) -> list[int] | None:
-        """Tokens that the model reads for each response, where its tokenizer is here."""
+        """Tokens that the model reads for each response; ``None`` without its tokenizer."""
         if self.recipe.inputs == "pair" and self.tokenizer is not None:
             return [
                 len(self.tokenizer(question_of(request.conversation), r.text, verbose=False)["input_ids"])
@@ -70,22 +70,22 @@ class RewardInputFormat:
             return None
         return [len(ids) for ids in self.template.answer_ids(request, responses, self.turn)]
 
-    def unseen(self, request: Request) -> tuple[str, ...]:
-        """Say what of a request does not reach the server."""
+    def unseen_notes(self, request: Request) -> tuple[str, ...]:
+        """Notes on parts of a request that the server does not see."""
         if request.tools and self.form in ("messages", "pair"):
             return (f"{self.where} ({self.dialect.name}) rewards answers without seeing the request's tools",)
         return ()
 
-    def adapted(self, request: Request) -> tuple[str, ...]:
-        """Say what of a request the chat template renders in another form; the template logs it."""
-        return self._the_template.notes(request) if self.form in ("ids", "text") else ()
+    def adapted_notes(self, request: Request) -> tuple[str, ...]:
+        """Notes on parts of a request that the chat template renders in another form; the template logs them."""
+        return self._required_template.notes(request) if self.form in ("ids", "text") else ()
 
-    def other_reading(self) -> str | None:
-        """Say how the server reads a text otherwise than a local reward model would; ``None`` if it does not."""
+    def token_mismatch(self) -> str | None:
+        """A warning if the server reads other tokens from a text than a local reward model would; else ``None``."""
         if self.form != "text" or self.tokenizer is None:
             return None
         request, response = _TRIAL
-        [ours] = self._the_template.answer_ids(request, [response], self.turn)
+        [ours] = self._required_template.answer_ids(request, [response], self.turn)
         [item] = self.items(request, [response])
         if self.dialect.joins:
             theirs = self.tokenizer(item.before, item.after, verbose=False)["input_ids"]
@@ -101,7 +101,7 @@ class RewardInputFormat:
         )
 
     @property
-    def _the_template(self) -> ChatTemplate:
+    def _required_template(self) -> ChatTemplate:
         assert self.template is not None  # noqa: S101 - forms that need one are chosen only with one
         return self.template
 

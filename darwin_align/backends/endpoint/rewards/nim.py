@@ -14,13 +14,13 @@ __all__ = ["NIM"]
 
 @dataclass(frozen=True)
 class NIM(RewardDialect):
-    """``POST /v1/chat/completions`` with the answer as the last message; one response a request.
+    """``POST /v1/chat/completions`` with the answer as the last message; one response in a request.
 
     The reward comes in one of two forms, and whichever is there is read:
 
     * as content: ``"reward:-25.6"``, or ``"helpfulness:1.25,correctness:0.4,…"`` of models with several attributes;
-    * as ``logprobs.content``, where each "token" is an attribute's name and its "logprob" the attribute's value. (So
-      NVIDIA's own client reads it, ``nemo_curator/services/openai_client.py``; the documentation shows the content.)
+    * as ``logprobs.content``, where each "token" is an attribute's name and its "logprob" the attribute's value.
+      (NVIDIA's client, ``nemo_curator/services/openai_client.py``, reads this; the documentation shows the content.)
 
     The server rewards closed turns only: of a partial answer it sees an answer that ends there. What
     ``NIM_REWARD_LOGITS_RANGE`` does to the numbers is not documented. Not run against a server.

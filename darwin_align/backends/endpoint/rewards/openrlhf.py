@@ -13,7 +13,7 @@ __all__ = ["OpenRLHF"]
 
 @dataclass(frozen=True)
 class OpenRLHF(RewardDialect):
-    """``POST /get_reward``: rendered texts; the prompts come along for servers that want them, the labels are empty.
+    """``POST /get_reward``: rendered texts; the prompts are included for servers that need them, the labels are empty.
 
     The stock server tokenises without special tokens (since it is sent prompts; older ones add them, and an EOS).
 
@@ -26,7 +26,7 @@ class OpenRLHF(RewardDialect):
     special = False
     has_models: ClassVar[bool] = False
     caution: ClassVar[str] = (
-        "an OpenRLHF server cuts what is longer than its --max_len and does not say so: give context_length=… to have "
+        "an OpenRLHF server silently cuts what is longer than its --max_len: give context_length=… to have "
         "such answers refused instead"
     )
 

@@ -1,4 +1,4 @@
-"""What the scorers behind URLs share: their servers, their keys, and what they tell once a search."""
+"""The base of scorers behind URLs: their servers, their keys, and notes that are reported once a search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
-from darwin_align.backends.endpoint.client import Endpoint, Limits
+from darwin_align.backends.endpoint.client import Endpoint
+from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.operators.base import Resource, Scorer
 from darwin_align.operators.policy import current_search
 
@@ -21,13 +22,13 @@ _UNSHOWN = frozenset({"api_key", "base_url", "headers", "limits", "name"})
 
 
 class State:
-    """What a scorer found out while it worked. A pickle or deep copy keeps the servers and finds out the rest anew."""
+    """What a scorer detected at run time. A pickle or deep copy keeps the servers and detects the rest again."""
 
     def __init__(self, endpoint: Endpoint | None) -> None:
         self.endpoint = endpoint
         self.facts: dict[str, Any] = {}
-        self.told: set[tuple[str, str]] = set()
-        """Search and sentence."""
+        self.reported: set[tuple[str, str]] = set()
+        """Search ids and the notes that were reported to them."""
         self.logged: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -40,19 +41,19 @@ class State:
         return hash(State)
 
     def notes(self, *sentences: str) -> tuple[str, ...]:
-        """Log each sentence once, and return those that the search under way was not told yet."""
+        """Log each sentence once, and return those that were not reported to the current search yet."""
         search = current_search.get()
         for sentence in sentences:
             if sentence not in self.logged:
                 self.logged.add(sentence)
                 logger.warning("%s", sentence)
-        new = tuple(sentence for sentence in sentences if (search, sentence) not in self.told)
-        self.told.update((search, sentence) for sentence in new)
+        new = tuple(sentence for sentence in sentences if (search, sentence) not in self.reported)
+        self.reported.update((search, sentence) for sentence in new)
         return new
 
     def release(self, search_id: str) -> None:
-        """Forget what a search was told."""
-        self.told -= {(search, sentence) for search, sentence in list(self.told) if search == search_id}
+        """Forget what was reported to a search."""
+        self.reported -= {(search, sentence) for search, sentence in list(self.reported) if search == search_id}
 
 
 class RemoteScorer(Scorer):
@@ -62,12 +63,12 @@ class RemoteScorer(Scorer):
     api_key: SecretStr | None = Field(None, repr=False)
     """Bearer token; see :class:`~darwin_align.backends.endpoint.client.Endpoint` for the environment."""
     headers: dict[str, SecretStr] = Field(default_factory=dict, repr=False)
-    """Further headers, kept as secrets."""
+    """Further headers; their values are secrets."""
     limits: Limits = Limits()
     """Requests in flight, attempts, deadlines."""
     _state: State = PrivateAttr()
 
-    # Checked here, because pydantic's own words would show what was given.
+    # Checked here, because pydantic's own messages would show the values.
 
     @field_validator("api_key", mode="before")
     @classmethod
@@ -86,7 +87,7 @@ class RemoteScorer(Scorer):
         return dict(value)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Set up the servers."""
+        """Create the endpoint."""
         super().model_post_init(context)
         self._state = State(self._servers())
 
@@ -99,7 +100,7 @@ class RemoteScorer(Scorer):
 
     @property
     def resources(self) -> tuple[Resource, ...]:
-        """What it remembers of a search."""
+        """The notes that it keeps for each search."""
         return (self._state,)
 
     def __hash__(self) -> int:
@@ -107,15 +108,15 @@ class RemoteScorer(Scorer):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         yield from ((None, url) for url in self._urls(getattr(self, "base_url", None)))
-        for name, about in type(self).model_fields.items():
-            if name not in _UNSHOWN and (value := getattr(self, name)) != about.default:
+        for name, field_info in type(self).model_fields.items():
+            if name not in _UNSHOWN and (value := getattr(self, name)) != field_info.default:
                 yield name, value
 
     def __str__(self) -> str:
         return repr(self)
 
     def _without_secrets(self, data: Any) -> Any:
-        """An answer in which the server repeats no secret of ours: parts of answers are shown in errors."""
+        """A reply without the user's secrets, in case the server repeats them: errors quote replies."""
         own = self._state.endpoint._key if self._state.endpoint else None
         secrets = [one.get_secret_value() for one in (own, *self.headers.values()) if one is not None]
         text = json.dumps(data)
@@ -136,5 +137,5 @@ class RemoteScorer(Scorer):
         )
 
     def _calls_address(self) -> bool:
-        """Whether the base URL itself is called, and no path behind it."""
+        """Whether requests go to the base URL itself, without a path."""
         return False

@@ -24,10 +24,10 @@ class SGLangClassify(RewardDialect):
 
     name: ClassVar[str] = "sglang"
     forms: ClassVar[tuple[Form, ...]] = ("ids",)
-    hint: ClassVar[str] = "SGLang answers it where it serves a reward model with --is-embedding"
+    hint: ClassVar[str] = "SGLang has this path where it serves a reward model with --is-embedding"
 
     def request(self, model: str, items: Sequence[Item]) -> Wire:
-        """A list of ids a response."""
+        """A list of ids for each response."""
         return "/classify", {"model": model, "input_ids": [list(item.ids) for item in items]}
 
     def read(self, data: Any) -> list[float]:

@@ -32,7 +32,7 @@ class TEIPredict(RewardDialect):
         return "/predict", {"inputs": inputs, "raw_scores": True, "truncate": False}
 
     def read(self, data: Any) -> list[float]:
-        """A list of the labels' scores a response."""
+        """A list of the labels' scores for each response."""
         return [one([found(label, "score") for label in rows(labels)], "a prediction") for labels in rows(data)]
 
     def most_in(self, info: Any) -> int | None:

@@ -1,7 +1,7 @@
 """vLLM's pooling server (``--runner pooling``): ``/classify``, ``/pooling``, ``/score``.
 
-All three answer with the one logit where they are asked for it by ``use_activation: false``. Without it, or on versions
-that do not know the word, they put it through a sigmoid.
+All three return the one logit where it is requested by ``use_activation: false``. Without it, or on versions
+without that field, they apply a sigmoid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["VLLMClassify", "VLLMPooling", "VLLMScore"]
 
 @dataclass(frozen=True)
 class VLLMClassify(RewardDialect):
-    """``POST /classify``: token ids, many responses a request.
+    """``POST /classify``: token ids, many responses in one request.
 
     Source: https://docs.vllm.ai/en/latest/models/pooling_models/; run against vLLM 0.32.
     """
@@ -66,7 +66,7 @@ class VLLMPooling(VLLMClassify):
         return path, {**body, "task": "classify"}
 
     def read(self, data: Any) -> list[float]:
-        """One number a response; one for each token is a process reward model's."""
+        """One number for each response; a process reward model returns one for each token."""
         return [one(found(entry, "data"), "data") for entry in in_order(rows(data, "data"))]
 
 
@@ -76,8 +76,8 @@ class VLLMScore(RewardDialect):
 
     It is made for cross-encoders: such a model (the "pair" recipe) reads question and answer exactly as it would here.
     Of a model that reads chats, the rendered text goes out in two parts, up to the answer and from there on. That is
-    the same input only if the tokenizer puts nothing between two texts, which is tried once and told if not. It takes
-    no token ids, so an answer is tokenised anew: prefer "vllm".
+    the same input only if the tokenizer puts nothing between two texts, which is checked once, with a warning if not.
+    It takes no token ids, so an answer is tokenised anew: prefer "vllm".
 
     Source: https://docs.vllm.ai/en/latest/models/pooling_models/scoring/; run against vLLM 0.32.
     """
@@ -88,11 +88,11 @@ class VLLMScore(RewardDialect):
     hint: ClassVar[str] = VLLMClassify.hint + " and one label"
 
     def request(self, model: str, items: Sequence[Item]) -> Wire:
-        """As many queries as documents: the first belongs to the first, and so on."""
+        """As many queries as documents, paired in order."""
         pairs = [(item.question, item.answer) if item.form == "pair" else (item.before, item.after) for item in items]
         body = {"queries": [query for query, _ in pairs], "documents": [document for _, document in pairs]}
         return "/score", {"model": model, **body, "use_activation": False}
 
     def read(self, data: Any) -> list[float]:
-        """One score a pair."""
+        """One score for each pair."""
         return [number(found(entry, "score")) for entry in in_order(rows(data, "data"))]

@@ -1,8 +1,9 @@
-"""When a step waits for searches that are between two questions. Plain data without tensors or clock.
+"""Admission delay: when a step waits for searches that are between two calls. Plain data without tensors or clock.
 
-Searches that run side by side leave the engine together, to have their rows scored, and come back one after another.
-A step costs nearly as much for the first few rows as for all: so who comes first waits for the others, if that is
-usually short beside what they stay. Where the same core decodes and scores, nothing is lost by a longer wait.
+Searches that run side by side finish a chunk together, have their rows scored, and submit the next chunk one after
+another. A step takes nearly as long for the first few rows as for all. So the first to return waits for the others, if
+their absence is usually short compared with their decoding. Where the same core decodes and scores, a longer wait costs
+nothing.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ _FORGOTTEN = 600.0
 
 
 class AdmissionDelay:
-    """Knows which searches are away and how long that usually takes.
+    """Keeps which searches are away and how long they usually are.
 
-    >>> delay = AdmissionDelay()
-    >>> delay.left("a", now=10.0, stayed=9.0)
-    >>> delay.came("a", now=10.5)  # so half a second is usual
-    >>> delay.left("b", now=20.0, stayed=9.0)
-    >>> delay.hold(now=20.25)
+    >>> admission = AdmissionDelay()
+    >>> admission.departed("a", now=10.0, stayed=9.0)
+    >>> admission.arrived("a", now=10.5)  # so half a second is usual
+    >>> admission.departed("b", now=20.0, stayed=9.0)
+    >>> admission.delay(now=20.25)
     0.25
-    >>> delay.hold(now=21.0)
+    >>> admission.delay(now=21.0)
     0.0
 
     Attributes:
-        share: of the time that searches stay, how much an absence may take to be waited for.
+        share: longest absence to wait for, as a share of the time that rows usually stay.
     """
 
     share = 0.1
@@ -35,16 +36,16 @@ class AdmissionDelay:
         self._away: dict[str, float] = {}
         self._absence = self._stay = 0.0
 
-    def left(self, owner: str, now: float, stayed: float) -> None:
-        """A search's rows are decoded, which took ``stayed`` seconds; it is expected back."""
+    def departed(self, owner: str, now: float, stayed: float) -> None:
+        """Note that a search's rows are decoded, which took ``stayed`` seconds: more of it is expected."""
         if owner:
-            # Who was never said to be over is not waited for for ever, nor remembered.
+            # A search that is over but was never released must not be waited for, nor remembered, for ever.
             self._away = {other: since for other, since in self._away.items() if now - since < _FORGOTTEN}
             self._away[owner] = now
             self._stay = (self._stay + stayed) / 2 if self._stay else stayed
 
-    def came(self, owner: str, now: float) -> None:
-        """A search's next rows arrived. The longest absence counts, and fades."""
+    def arrived(self, owner: str, now: float) -> None:
+        """Note that a search's next rows arrived. The longest absence counts, and decays."""
         if (since := self._away.pop(owner, None)) is not None:
             self._absence = max(now - since, 0.8 * self._absence)
 
@@ -52,8 +53,8 @@ class AdmissionDelay:
         """A search is over."""
         self._away.pop(owner, None)
 
-    def hold(self, now: float) -> float:
-        """Seconds to wait for those who are away: none if that is too long."""
+    def delay(self, now: float) -> float:
+        """Seconds to wait for the searches that are away: 0 if that would be too long."""
         if not self._away or self._absence > self.share * self._stay:
             return 0.0
         return max(0.0, max(self._away.values()) + self._absence - now)

@@ -1,4 +1,4 @@
-"""Which rows are read side by side: rows of like length, so that little is padding. Plain data without tensors."""
+"""Buckets: rows of similar length, read side by side with little padding. Plain data without tensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 MOST_PADDING = 0.25
 """Share of a bucket's positions that may be padding."""
 MOST_POSITIONS = 4096
-"""Positions of one forward pass: more would keep the rows that are being decoded waiting."""
+"""Positions of one forward pass: more would delay the rows that are being decoded."""
 
 
-def next_bucket(rows: Sequence[T], length: Callable[[T], int], most_rows: int = 64) -> list[T]:
+def next_bucket(rows: Sequence[T], length: Callable[[T], int], max_rows: int = 64) -> list[T]:
     """Rows to read in one forward pass, the first row among them.
 
     >>> next_bucket(["aaaa", "b", "ccc", "ddddd"], len)
@@ -26,7 +26,7 @@ def next_bucket(rows: Sequence[T], length: Callable[[T], int], most_rows: int = 
     for row in sorted(rows[1:], key=lambda row: abs(length(row) - length(first))):
         width, tokens = max(widest, length(row)), real + length(row)
         positions = width * (len(bucket) + 1)
-        if len(bucket) == most_rows or positions > MOST_POSITIONS:
+        if len(bucket) == max_rows or positions > MOST_POSITIONS:
             break
         if positions - tokens <= MOST_PADDING * positions:
             bucket.append(row)

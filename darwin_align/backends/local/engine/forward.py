@@ -1,4 +1,4 @@
-"""Runs a transformers model over slots, after finding out by trying whether it can be."""
+"""Runs a transformers model over slots, after a probe of whether it gives the model's own output."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class SlotForward:
 
     Args:
         model: a decoder-only model that takes ``position_ids``, a 4-D mask and a cache.
-        windows: how far layers look back, by the name that the model gives to their kind; ``None`` is all the way.
-        named: whether the model takes one mask for every kind, by name.
-        device: where its embeddings are; ``None`` is the model's own word.
+        windows: how far layers look back, by the model's name for their kind; ``None`` is without a limit.
+        named: whether the model takes one mask for every kind of layer, by name.
+        device: where its embeddings are; ``None`` is the model's device.
     """
 
     compiled = False
-    """Whether steps are compiled: few shapes then, see :meth:`compile`."""
+    """Whether steps are compiled, which requires few shapes: see :meth:`compile`."""
 
     def __init__(
         self, model: Any, windows: dict[str, int | None], *, named: bool, device: torch.device | None = None
@@ -59,16 +59,16 @@ class SlotForward:
         self.cache = SlotCache(model.config.get_text_config().num_hidden_layers)
         self._numbers = torch.arange(0, device=self.device)
         self.passes = self.positions = 0
-        """Forward passes so far, and the positions that they fed (padding and idle neighbours aside)."""
+        """Forward passes so far, and the positions that they fed (without padding and idle slots)."""
 
     @property
     def position_bytes(self) -> int:
         """Memory of one token's keys and values in all layers."""
-        held = [t for layer in self.cache.layers for t in (layer.keys, layer.values)]
-        return sum(t.element_size() * t.shape[2] * t.shape[3] for t in held)
+        tensors = [t for layer in self.cache.layers for t in (layer.keys, layer.values)]
+        return sum(t.element_size() * t.shape[2] * t.shape[3] for t in tensors)
 
     def compile(self) -> None:
-        """Compile steps by ``torch.compile``, on a GPU into CUDA graphs: each shape takes its time once."""
+        """Compile steps by ``torch.compile``, on a GPU into CUDA graphs: the first step of each shape is slow."""
         self.compiled = self.cache.static = True
         mode = "reduce-overhead" if self.device.type == "cuda" else None
         self._write = torch.compile(self._model.forward, fullgraph=True, dynamic=False, mode=mode)
@@ -85,7 +85,7 @@ class SlotForward:
         ids = self._tensor([[*piece.ids, *[piece.ids[-1]] * (longest - len(piece.ids))] for piece in pieces])
         offsets = self._up_to(longest)
         last = self._tensor(lengths) - 1
-        # Padding goes on behind the row, where it is overwritten before it is attended to.
+        # Padding is written behind the row's end, where the next tokens overwrite it before any attends to it.
         starts = self._tensor([piece.start for piece in pieces])[:, None]
         places = (starts + offsets).clamp(max=most)
         slots = self._tensor([piece.slot for piece in pieces])[:, None]
@@ -94,7 +94,7 @@ class SlotForward:
             (slots * self.cache.width + places).flatten(),
             min(max(piece.start + longest for piece in pieces), most + 1),
         )
-        # Learned positions end where the context ends: padding must not point beyond it.
+        # Learned positions end where the context ends: those of padding must not exceed it.
         positions = torch.minimum(starts + offsets, starts + last[:, None])
         output = self._model.base_model(**self._inputs(ids, positions, places))
         hidden: Tensor = output.last_hidden_state
@@ -133,7 +133,11 @@ class SlotForward:
         }
 
     def _mask(self, keys: Tensor, places: Tensor, window: int | None) -> Tensor:
-        """What is added to attention scores, (rows, 1, new tokens, width): nothing where a key is seen."""
+        """The offset of attention scores, (rows, 1, new tokens, width): 0 for keys that a token attends to.
+
+        A key is visible up to the token's own position in its slot: that hides padding, idle slots and what an earlier
+        row left behind the end of this one.
+        """
         hidden = keys > places
         if window is not None:
             hidden = hidden | (keys <= places - window)
@@ -179,9 +183,9 @@ def tolerance(model: Any) -> float:
 
 
 def forward_for(model: Any, device: torch.device | None = None) -> tuple[SlotForward | None, str]:
-    """Return a forward over slots that gives what the model itself gives, or ``None`` and the reason.
+    """Return a forward over slots with the same output as the model itself, or ``None`` and the reason.
 
-    It is found out by running a few tokens both ways, not by the model's name. Call it in inference mode.
+    A few tokens are run through both; the model's name does not matter. To be called in inference mode.
     """
     if reason := _obstacle(model):
         return None, reason
@@ -192,7 +196,7 @@ def forward_for(model: Any, device: torch.device | None = None) -> tuple[SlotFor
             if (gap := _gap(forward, model)) <= tolerance(model):
                 return forward, ""
             reason = f"its output over slots differs from its own by {gap:.2g}"
-        except Exception as error:  # noqa: BLE001 - whatever an unknown model raises means that it cannot
+        except Exception as error:  # noqa: BLE001 - any error of an unknown model means that it does not work
             reason = f"it does not take slots ({type(error).__name__}: {str(error).partition(chr(10))[0]:.120})"
     return None, reason
 
@@ -223,7 +227,7 @@ def _obstacle_in(config: Any) -> str:
 
 
 def _shapes(config: Any) -> Iterator[tuple[dict[str, int | None], bool]]:
-    """The ways in which models take masks: by the kind of layer, or one for all."""
+    """The formats in which models take masks: one for each kind of layer, or one for all."""
     window = getattr(config, "sliding_window", None)
     kinds = sorted(set(getattr(config, "layer_types", None) or ()))
     if kinds:

@@ -1,14 +1,17 @@
-"""What the engine knows of the device's memory: how much there is, and that it ran out."""
+"""The device's memory: how much is free, and errors that say that it ran out."""
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
 
 from darwin_align.core.errors import DeviceMemoryError
 
-__all__ = ["device_memory", "half_as_many", "out_of_memory"]
+__all__ = ["device_memory", "fewer_rows", "out_of_memory"]
+
+logger = logging.getLogger(__name__)
 
 
 def device_memory(device: torch.device) -> int:
@@ -33,14 +36,16 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
 
 
-def half_as_many(rows: int, model: str, error: BaseException) -> int:
-    """How many rows to go on with, after memory ran out with so many side by side.
+def fewer_rows(rows: int, model: str, device: torch.device, error: BaseException) -> int:
+    """Half as many rows, to go on with after memory ran out with so many side by side; logs a warning.
 
     Raises:
         DeviceMemoryError: it was one row.
     """
     if rows > 1:
-        return rows // 2
+        fewer = rows // 2
+        logger.warning("memory on %s ran out with %d rows side by side: going on with %d", device, rows, fewer)
+        return fewer
     about = str(error).partition("\n")[0] or type(error).__name__
     raise DeviceMemoryError(
         f"memory ran out for a single row of {model} ({about:.200}): shorten the conversation or max_new_tokens, lower "

@@ -1,4 +1,4 @@
-"""What the engine knows of its work: who asked for it, and where its rows are."""
+"""The engine's work: jobs, their rows, and the batch of a step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ _MOST_READ = 1024
 
 @dataclass(eq=False)
 class Job(Generic[T]):
-    """What one caller asked for."""
+    """The sequences of one :meth:`Engine.submit`, and its future.
+
+    The future completes exactly once. :meth:`_claim` decides between the engine and a caller that cancels: who comes
+    first wins, and the other one's attempt has no effect.
+    """
 
     sequences: Sequence[DecodeSequence | ReadSequence]
     finish: Callable[[], T]
@@ -33,11 +37,11 @@ class Job(Generic[T]):
     threads: int
     usual_threads: int
     future: Future[T] = field(default_factory=Future)
-    left: int = 0
+    unfinished: int = 0
     """Sequences that are not done."""
     since: int = 0
     """:attr:`SlotManager.now` when it was admitted to the queue."""
-    came: float = 0.0
+    arrived: float = 0.0
     """The same by the clock of :func:`time.perf_counter`."""
     deadline: float | None = None
     """On the clock of :func:`time.monotonic`: what is decoded by then is the result."""
@@ -48,33 +52,33 @@ class Job(Generic[T]):
         """Whether its deadline has passed."""
         return self.deadline is not None and monotonic() >= self.deadline
 
-    def end(self) -> None:
-        """Give the caller its result, unless it has one already."""
+    def complete(self) -> None:
+        """Set the future to the value of ``finish``, unless it is done already."""
         try:
             result = self.finish()
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+        except BaseException as error:  # noqa: BLE001 - the caller's future gets it
             self.fail(error)
         else:
             if self._claim():
                 self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        """Give the caller an error, unless it has a result already."""
+        """Set the future to an error, unless it is done already."""
         if self._claim():
             self.future.set_exception(error)
 
     def _claim(self) -> bool:
-        """Whether the caller still waits. From then on it can no longer cancel."""
+        """Whether the future may be completed now. From then on it cannot be cancelled."""
         if self.future.done():
             return False
-        # An error between claiming and setting comes back here through `fail`.
+        # After an error between claiming and setting, `fail` claims again: the future is running, and still unset.
         self._running = self._running or self.future.set_running_or_notify_cancel()
         return self._running
 
 
 @dataclass(eq=False)
 class PrefillGroup:
-    """Rows of one job that got their slots together: they begin to decode together, once all are read."""
+    """Rows of one job that were admitted together: they begin to decode together, once all are read."""
 
     rows: list[Row] = field(default_factory=list)
     unread: int = 0
@@ -91,76 +95,76 @@ class Row:
     followers: list[Row] = field(default_factory=list)
     """Rows that copy from this one once it is read."""
     issued: int = 0
-    """Steps taken since it has its slot; those whose tokens have not come back yet are among them."""
+    """Steps issued since it has its slot, including those whose tokens the host has not read."""
     pushed: int = 0
-    """Steps whose tokens came back."""
-    seen: bool = False
-    """It had a slot before and made room for others."""
+    """Steps whose tokens the host has read."""
+    requeued: bool = False
+    """Whether it had a slot before and was preempted."""
 
     def __post_init__(self) -> None:
         self.decodes = isinstance(self.sequence, DecodeSequence)
 
     @property
     def decode(self) -> DecodeSequence:
-        """Its sequence, where that is decoded."""
+        """Its sequence, for rows that are decoded."""
         return cast(DecodeSequence, self.sequence)
 
     @property
-    def wanted(self) -> int:
+    def remaining(self) -> int:
         """Tokens that may still be decoded: none of a sequence that is only read."""
-        return self.decode.wanted if self.decodes else 0
+        return self.decode.remaining if self.decodes else 0
 
     @property
     def slot(self) -> Slot:
-        """Where it is."""
+        """Its slot."""
         return self.allocation.slot
 
     @property
     def unread(self) -> int:
-        """Tokens to read before anything else. The last one is read with the first step, unless there is none."""
-        return len(self.sequence.ids) - self.allocation.shared - bool(self.wanted)
+        """Tokens to read before its first step. That step reads the last token; without any step it is read here."""
+        return len(self.sequence.ids) - self.allocation.shared - bool(self.remaining)
 
     @property
-    def held(self) -> int:
-        """Tokens in the row, the pending one and those under way included."""
+    def length(self) -> int:
+        """Tokens in the row, including the pending one and those that the host has not read."""
         return len(self.sequence.ids) + self.issued - self.pushed
 
     @property
     def steps(self) -> int:
         """Steps that may still be issued."""
-        return self.wanted - (self.issued - self.pushed)
+        return self.remaining - (self.issued - self.pushed)
 
     @property
     def next_read(self) -> int:
-        """Tokens that are read in one go: the mask of a long row, read whole, would not fit into memory."""
+        """Tokens to read in one pass: the mask of a long row, read whole, would not fit into memory."""
         return min(self.unread, _MOST_READ)
 
     @property
     def slot_request(self) -> SlotRequest:
-        """What it asks of the slot manager."""
+        """Its request to the slot manager."""
         return SlotRequest(packed(self.sequence.ids), self.job.owner, self.job.since)
 
     @property
     def entry(self) -> Entry:
-        """How it enters its slot."""
-        ids, pending = self.sequence.ids, bool(self.wanted)
+        """Its state as it enters its slot."""
+        ids, pending = self.sequence.ids, bool(self.remaining)
         seed, drawn = (self.decode.seed, self.decode.drawn) if self.decodes else (0, 0)
         return Entry(self.slot.index, ids, len(ids) - pending, seed, drawn)
 
 
 @dataclass(eq=False)
 class Batch:
-    """Rows that take steps together, as long as nobody comes or goes."""
+    """Rows that take steps together, as long as none comes or goes."""
 
     rows: list[Row]
     slots: range
     sampler: Sampler
     moving: Tensor | None
-    """bool (slots,), false for idle ones among them; ``None`` if there are none."""
+    """bool (slots,), false for idle slots in the range; ``None`` if there are none."""
     active: Tensor | None
     """int64 (rows,), where the rows are among the slots, if some are idle."""
     width: int
-    """Positions of the longest row, the one that is decoded included."""
+    """Positions of the longest row, including the one that is decoded."""
     keys: Sequence[Tensor] = ()
-    """Noise of the coming steps: hashed for many at once."""
+    """Noise keys of the next steps, hashed for many at once."""
     step: int = 0

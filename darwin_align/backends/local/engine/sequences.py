@@ -1,4 +1,4 @@
-"""What callers hand to the engine: sequences to decode, and sequences to read."""
+"""What callers submit to the engine: sequences to decode, and sequences to read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from darwin_align.backends.local.sampling import Guide
+from darwin_align.backends.local.sampling import RowConstraint
 from darwin_align.core.types import Sampling
 
 __all__ = ["DecodeSequence", "ReadSequence"]
@@ -15,7 +15,7 @@ __all__ = ["DecodeSequence", "ReadSequence"]
 
 @dataclass(eq=False)
 class ReadSequence:
-    """Token ids whose last hidden state is wanted."""
+    """Token ids to read for their last hidden state."""
 
     ids: list[int]
     hidden: Tensor | None = None
@@ -31,28 +31,28 @@ class DecodeSequence:
     """Prompt and state; grows by :meth:`push`."""
     reused: int
     """Tokens whose keys and values the engine had already, set when the sequence gets its slot."""
-    guide: Guide | None = None
-    """Says which tokens may come next; ``None`` if all of them, always."""
+    constraint: RowConstraint | None = None
+    """Which tokens are allowed next; ``None`` if always all of them."""
 
     @property
     @abstractmethod
-    def wanted(self) -> int:
+    def remaining(self) -> int:
         """Tokens that may still be decoded; 0 once the sequence has ended."""
 
     @property
     @abstractmethod
     def seed(self) -> int:
-        """Names the sequence's noise."""
+        """The seed of the sequence's noise."""
 
     @property
     @abstractmethod
     def drawn(self) -> int:
-        """Position in the answer of the next draw."""
+        """Position of the next draw in the answer."""
 
     @property
     @abstractmethod
     def sampling(self) -> Sampling:
-        """How tokens are drawn."""
+        """The sampling settings."""
 
     @property
     @abstractmethod

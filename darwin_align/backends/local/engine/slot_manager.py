@@ -1,7 +1,9 @@
-"""Who lives in which slot: the engine's decisions about rows, as plain data without tensors.
+"""Which row gets which slot: the engine's decisions, as plain data without tensors.
 
-A slot holds the keys and values of one row. It is known by the token ids that they stand for, and by nothing else: a
-new row goes where the longest common prefix lies, or copies it from there. So a lost slot costs time, never an answer.
+A slot contains the keys and values of one row and is identified by the token ids that they stand for, and by nothing
+else. A new row takes the slot with the longest common prefix, or copies the prefix from it. A prefix may be reused
+because the keys and values of a token depend on the tokens before it alone, never on who computed them. So a lost slot
+costs time and never changes an answer.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ __all__ = ["Slot", "SlotAllocation", "SlotManager", "SlotRequest", "common_prefi
 
 _WORD = array("i").itemsize
 STRANGERS = 64
-"""A row of another search serves from so many common tokens on: a conversation, not a header."""
+"""Common tokens from which on a row of another search is reused: a conversation, not only a template's header."""
 SLACK = 8
-"""Tokens that may be read twice to spare a wave: rows of one wave are read side by side, waves one after another."""
+"""Tokens that may be read twice to save a wave: rows of one wave are read side by side, waves one after another."""
 
 
 def packed(ids: Sequence[int]) -> bytes:
@@ -46,7 +48,7 @@ def common_prefix(one: bytes, other: bytes) -> int:
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """Room for the keys and values of one row."""
+    """The keys and values of one row."""
 
     index: int
     key: bytes = b""
@@ -56,23 +58,24 @@ class Slot:
     used: int = 0
     """When it was last given to a row."""
     busy: bool = False
-    """A row is being read or decoded here: nobody else may have the slot; its key may be copied."""
+    """Whether a row is being read or decoded here: no other row may take the slot, but the tokens of its key may be
+    copied."""
 
     @property
     def length(self) -> int:
-        """Tokens held."""
+        """Tokens in the slot."""
         return len(self.key) // _WORD
 
 
 @dataclass(frozen=True, slots=True)
 class SlotRequest:
-    """A row that asks for a slot."""
+    """A row that needs a slot."""
 
     key: bytes
-    """All its token ids so far. The last one is always read anew: from it comes the answer."""
+    """All its token ids so far. The last one is always read again: its hidden state gives the next token's logits."""
     owner: str = ""
     since: int = 0
-    """:attr:`SlotManager.now` when its call began: what its search placed earlier and does not go on with is dead."""
+    """:attr:`SlotManager.now` when its call began: older slots of its search that no row continues are overwritten."""
 
     @property
     def length(self) -> int:
@@ -82,7 +85,7 @@ class SlotRequest:
 
 @dataclass(slots=True)
 class SlotAllocation:
-    """Where a row goes, and what is there already."""
+    """The slot of a row, and how much of the row is there already."""
 
     slot: Slot
     shared: int
@@ -111,7 +114,7 @@ class SlotManager:
         self.position_bytes, self.budget = position_bytes, budget
         self.slots: list[Slot] = []
         self.width = 0
-        """Tokens that every slot has room for."""
+        """Tokens that fit into every slot."""
         self.now = 0
         """Counts the calls of :meth:`allocate`."""
 
@@ -124,7 +127,7 @@ class SlotManager:
         """Slots that the budget allows at another width."""
         return max(1, self.budget // max(1, width * self.position_bytes))
 
-    # -- room
+    # -- layout
 
     def fit(self, width: int) -> list[int] | None:
         """Make every slot at least so wide.
@@ -148,7 +151,7 @@ class SlotManager:
     def release(self, owner: str) -> None:
         """Free the slots of a search that is over.
 
-        What they hold is forgotten: so a search alone meets the same slots, and rounds the same, each time it is run.
+        Their content is dropped: so a search that runs alone finds the same slots, and rounds the same, every time.
         """
         for slot in self.slots:
             if slot.owner == owner:
@@ -166,10 +169,10 @@ class SlotManager:
     def allocate(
         self, requests: Sequence[SlotRequest], later: Sequence[SlotRequest] = ()
     ) -> list[SlotAllocation | None]:
-        """Give slots to requests; ``None`` to those that find none free. What ``later`` requests go on with is spared.
+        """Give slots to requests; ``None`` to those for which none is free. Slots that ``later`` ones match are kept.
 
-        A request takes over the slot with its longest common prefix if that is its search's own, and copies the prefix
-        otherwise. Where several requests share more with each other than with any slot, one is read first.
+        A request takes over the slot with its longest common prefix if that belongs to its search, and copies the
+        prefix otherwise. Where several requests share more with each other than with any slot, one is read first.
         """
         self.now += 1
         matches = [self._match(request) for request in requests]
@@ -190,7 +193,7 @@ class SlotManager:
         return allocations
 
     def _match(self, request: SlotRequest) -> _Match:
-        """The slot with a request's longest prefix: among the search's own, among all if those hold little of it."""
+        """The slot with a request's longest prefix: among those of its search, or among all if these share little."""
         own = [slot for slot in self.slots if slot.owner == request.owner]
         best = _longest(request, own)
         if 2 * best.shared < request.length:
@@ -201,7 +204,7 @@ class SlotManager:
 
     @staticmethod
     def _taken_over(requests: Sequence[SlotRequest], matches: Sequence[_Match]) -> dict[int, Slot]:
-        """The slots whose content a request goes on with in allocation: each goes to the request that shares most."""
+        """The slots that requests take over with their content: each goes to the request that shares most with it."""
         taken: dict[int, Slot] = {}
         gone: set[int] = set()
         for i in sorted(range(len(requests)), key=lambda i: -matches[i].shared):
@@ -214,7 +217,7 @@ class SlotManager:
         return taken
 
     def _victim(self, request: SlotRequest, sources: Collection[int]) -> Slot | None:
-        """A slot to overwrite: one of the search's own that nothing of it goes on with, a free one, a new one, any."""
+        """A slot to overwrite: a dead one of the same search, else a free one, else a new one, else the oldest."""
         idle = [slot for slot in self.slots if not slot.busy and id(slot) not in sources]
         if dead := [slot for slot in idle if slot.owner == request.owner and slot.used < request.since]:
             return min(dead, key=lambda slot: slot.used)
@@ -226,7 +229,7 @@ class SlotManager:
         return min(idle, key=lambda slot: slot.used, default=None)
 
     def _last_resort(self, taken: Collection[Slot], match: _Match) -> SlotAllocation | None:
-        """A slot that others copy from first: the request's own match, or any, and then without its match."""
+        """A slot that other requests copy from: the request's own match, else the oldest, without any prefix."""
         idle = [slot for slot in self.slots if not slot.busy and slot not in taken]
         if match.slot in idle:
             return SlotAllocation(match.slot, match.shared)
@@ -253,9 +256,10 @@ def _longest(request: SlotRequest, slots: Sequence[Slot]) -> _Match:
 
 
 def _share(requests: Sequence[SlotRequest], allocations: Sequence[SlotAllocation | None]) -> None:
-    """Let requests wait for others of the same call that they share more with than with what the slots hold.
+    """Let requests wait for others of the same call that they share more with than with any slot.
 
-    In sorted order a row shares most with its neighbour, and the further away the less.
+    In sorted order a row shares most with its neighbour, and less with rows further away. A request waits only for
+    earlier ones in this order, so no two wait for each other.
     """
     order = sorted(
         (i for i, allocation in enumerate(allocations) if allocation is not None), key=lambda i: requests[i].key
@@ -285,13 +289,13 @@ def _share(requests: Sequence[SlotRequest], allocations: Sequence[SlotAllocation
 def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     """How to bring slots side by side, so that a step works on a plain view of them.
 
-    Up to an eighth of the range may be idle slots: computing a few rows for nothing is cheaper than moving one.
+    Up to an eighth of the range may be idle slots: computing a few rows in vain is cheaper than moving one.
 
     Args:
         active: indices of the slots that take the next step; at least one.
 
     Returns:
-        The range that then holds them, and the pairs of slots to exchange first.
+        The range that then contains them, and the pairs of slots to exchange first.
 
     >>> gathered([0, 1, 2])
     (range(0, 3), [])
@@ -311,7 +315,7 @@ def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
 
 
 def fronted(active: Collection[int], most: int) -> tuple[range, list[tuple[int, int]]]:
-    """The same for a compiled step, which knows few shapes: in front, with idle slots up to the next known number.
+    """The same for a compiled step, which has few shapes: at the front, with idle slots up to the next size.
 
     Args:
         active: indices of the slots that take the next step.

@@ -1,6 +1,7 @@
-"""Keys and values of many rows in one tensor a layer: a transformers cache that unmodified models write into.
+"""Keys and values of many rows in one tensor for each layer: a transformers cache for unmodified models.
 
-A row is a slot, a token is a position in it. What lies beyond a row's length is overwritten before it is attended to.
+A row is a slot, a token is a position in it. Invariant: what lies beyond a row's length is overwritten before any token
+attends to it. So slots are never cleared, and padding and idle slots may write behind a row's end.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ class Window:
 
     rows: slice | Tensor
     """A range of slots (then their keys are a view), or int64 indices (then they are gathered)."""
-    written: Tensor
+    positions: Tensor
     """int64 (rows * new tokens,): slot * width of the slots + position, for every token of the pass."""
     width: int
-    """How many positions are attended to at the most."""
+    """The most positions that are attended to."""
     _elsewhere: dict[torch.device, tuple[slice | Tensor, Tensor]] = field(default_factory=dict)
 
     def on(self, device: torch.device) -> tuple[slice | Tensor, Tensor]:
-        """Rows and places on a layer's own device."""
-        if self.written.device == device:
-            return self.rows, self.written
+        """``rows`` and ``written`` on a layer's device."""
+        if self.positions.device == device:
+            return self.rows, self.positions
         if device not in self._elsewhere:
             rows = self.rows.to(device) if isinstance(self.rows, Tensor) else self.rows
-            self._elsewhere[device] = rows, self.written.to(device)
+            self._elsewhere[device] = rows, self.positions.to(device)
         return self._elsewhere[device]
 
 
@@ -50,8 +51,8 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make room."""
-        self.keys, self.values = self._cache.room_for(key_states), self._cache.room_for(value_states)
+        """Allocate the tensors."""
+        self.keys, self.values = self._cache.empty(key_states), self._cache.empty(value_states)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -60,11 +61,11 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.lazy_initialization(key_states, value_states)
         return self._write(self.keys, key_states), self._write(self.values, value_states)
 
-    def _write(self, held: Tensor, new: Tensor) -> Tensor:
+    def _write(self, tensor: Tensor, new: Tensor) -> Tensor:
         window = self._cache.window
-        rows, written = window.on(held.device)
-        held.flatten(0, 1).index_copy_(0, written, new.transpose(1, 2).flatten(0, 1))
-        return held[rows, : window.width].transpose(1, 2)
+        rows, positions = window.on(tensor.device)
+        tensor.flatten(0, 1).index_copy_(0, positions, new.transpose(1, 2).flatten(0, 1))
+        return tensor[rows, : window.width].transpose(1, 2)
 
     def get_seq_length(self) -> int:
         """Nothing: positions are always given."""
@@ -75,11 +76,11 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self._cache.window.width, 0
 
     def get_max_length(self) -> int:
-        """No limit of its own."""
+        """No limit."""
         return -1
 
     get_max_cache_shape = get_max_length
-    """As earlier versions of transformers call it."""
+    """The name in earlier versions of transformers."""
 
 
 class SlotCache(Cache):
@@ -92,10 +93,10 @@ class SlotCache(Cache):
         super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
         self.slots = self.width = 0
         self.static = False
-        """Whether compiled code holds on to the tensors' addresses between two layouts."""
+        """Whether compiled code keeps the tensors' addresses between two layouts."""
 
-    def room_for(self, states: Tensor) -> Tensor:
-        """Empty room for states of shape (rows, heads, new tokens, dimension)."""
+    def empty(self, states: Tensor) -> Tensor:
+        """Zeros for all slots, for states of shape (rows, heads, new tokens, dimension)."""
         return states.new_zeros((self.slots, self.width, states.shape[1], states.shape[3]))
 
     def lay_out(self, kept: Sequence[int], slots: int, width: int) -> None:
@@ -108,24 +109,24 @@ class SlotCache(Cache):
                 layer.keys = self._laid_out(layer.keys, kept, before)
                 layer.values = self._laid_out(layer.values, kept, before)
 
-    def _laid_out(self, held: Tensor, kept: Sequence[int], width: int) -> Tensor:
-        room = held.new_zeros((self.slots, self.width, *held.shape[2:]))
+    def _laid_out(self, tensor: Tensor, kept: Sequence[int], width: int) -> Tensor:
+        laid_out = tensor.new_zeros((self.slots, self.width, *tensor.shape[2:]))
         if kept:
-            room[: len(kept), :width] = held[list(kept), :width]
+            laid_out[: len(kept), :width] = tensor[list(kept), :width]
         if self.static:
-            torch._dynamo.mark_static_address(room)
-        return room
+            torch._dynamo.mark_static_address(laid_out)
+        return laid_out
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of a slot to another."""
         for layer in self.layers:
-            for held in (layer.keys, layer.values):
-                held[target, :length] = held[source, :length]
+            for tensor in (layer.keys, layer.values):
+                tensor[target, :length] = tensor[source, :length]
 
     def exchange(self, one: int, other: int, one_length: int, other_length: int) -> None:
         """Exchange two slots of which so many positions are in use."""
         for layer in self.layers:
-            for held in (layer.keys, layer.values):
-                aside = held[one, :one_length].clone()
-                held[one, :other_length] = held[other, :other_length]
-                held[other, :one_length] = aside
+            for tensor in (layer.keys, layer.values):
+                aside = tensor[one, :one_length].clone()
+                tensor[one, :other_length] = tensor[other, :other_length]
+                tensor[other, :one_length] = aside

@@ -1,10 +1,9 @@
-"""What the engine knows of every slot on the device: the pending token, its position, and the noise it draws with."""
+"""Every slot's state on the device: the pending token, its position, and the key of its noise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +20,8 @@ class Entry:
     slot: int
     ids: Sequence[int]
     """All its tokens so far."""
-    held: int
-    """How many of them the slot will hold: all, or all but the last one, which is pending."""
+    cached: int
+    """How many of them the slot will contain: all, or all but the last one, which is pending."""
     seed: int
     drawn: int
     """Position of its next draw in the answer."""
@@ -36,7 +35,7 @@ class SlotState:
         self.pending = self._empty(0)
         """Each slot's last token, which is not in its cache yet."""
         self.lengths = self._empty(0)
-        """Where it goes: an idle slot that a step passes over writes there, behind what it holds."""
+        """Its position. An idle slot in a step's range also writes there, behind its tokens: nothing is lost."""
         self._seeds, self._drawn = self._empty(0), self._empty(0)
         self._history: Tensor | None = None
 
@@ -46,9 +45,9 @@ class SlotState:
     def lay_out(self, kept: Sequence[int], slots: int, width: int) -> None:
         """Make room for so many slots; the slots ``kept`` become the first ones, in that order."""
         for name in ("pending", "lengths", "_seeds", "_drawn"):
-            room = self._empty(slots)
-            room[: len(kept)] = getattr(self, name)[list(kept)]
-            setattr(self, name, room)
+            laid_out = self._empty(slots)
+            laid_out[: len(kept)] = getattr(self, name)[list(kept)]
+            setattr(self, name, laid_out)
         if self._history is not None:
             history, before = self._empty(slots, width), min(width, self._history.shape[1])
             history[: len(kept), :before] = self._history[list(kept), :before]
@@ -58,13 +57,13 @@ class SlotState:
         """Exchange two slots."""
         pair, crossed = [one, other], [other, one]
         tensors = [self.pending, self.lengths, self._seeds, self._drawn]
-        for held in tensors if self._history is None else [*tensors, self._history]:
-            held[pair] = held[crossed]
+        for tensor in tensors if self._history is None else [*tensors, self._history]:
+            tensor[pair] = tensor[crossed]
 
     def enter(self, entries: Sequence[Entry]) -> None:
         """Put rows into slots."""
         slots = [entry.slot for entry in entries]
-        numbers = torch.tensor([[entry.ids[-1], entry.held, entry.drawn] for entry in entries], device=self._device)
+        numbers = torch.tensor([[entry.ids[-1], entry.cached, entry.drawn] for entry in entries], device=self._device)
         self.pending[slots], self.lengths[slots], self._drawn[slots] = numbers.T
         self._seeds[slots] = seed_keys([entry.seed for entry in entries], self._device)
 
@@ -81,12 +80,12 @@ class SlotState:
         return place_keys(self._seeds[here], self._drawn[here] + torch.arange(steps, device=self._device)[:, None])
 
     def history(self, rows: range, width: int) -> Tensor | None:
-        """Ids of each row so far, int64 (rows, width): behind its end, a row repeats its first id."""
+        """Ids of each row so far, int64 (rows, width). Behind its end a row repeats its first id."""
         if self._history is None:
             return None
-        held = self._history[rows.start : rows.stop, :width]
-        behind = torch.arange(held.shape[1], device=self._device) > self.lengths[rows.start : rows.stop, None]
-        return torch.where(behind, held[:, :1], held)
+        tensor = self._history[rows.start : rows.stop, :width]
+        behind = torch.arange(tensor.shape[1], device=self._device) > self.lengths[rows.start : rows.stop, None]
+        return torch.where(behind, tensor[:, :1], tensor)
 
     def advance(self, rows: range, tokens: Tensor, moving: Tensor | None) -> None:
         """Take the drawn tokens as pending.
@@ -107,8 +106,8 @@ class SlotState:
             self._history[here].scatter_(1, at, tokens[:, None])
 
 
-def to_host(places: Tensor | None, tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, Any]:
-    """Drawn tokens and their log-probabilities on the host, and the event that says when they have arrived there.
+def to_host(places: Tensor | None, tokens: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor, torch.cuda.Event | None]:
+    """Drawn tokens and their log-probabilities on the host, and the event of their arrival there.
 
     Args:
         places: int64, which of them count; ``None`` if all do.
@@ -116,7 +115,7 @@ def to_host(places: Tensor | None, tokens: Tensor, logprobs: Tensor) -> tuple[Te
         logprobs: (rows,).
 
     Returns:
-        ``None`` in the event's place if they are there already.
+        ``None`` in place of the event if they are there already.
     """
     if places is not None:
         tokens, logprobs = tokens[places], logprobs[places]

@@ -1,4 +1,4 @@
-"""The engine's thread: asleep without work, gone with its engine, begun anew in a forked child."""
+"""The engine's thread: it sleeps without work, ends with its engine, and starts again in a forked child."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class _Served(Protocol):
 
 
 class Worker:
-    """Feeds messages to an engine on a thread of its own and lets it work as long as it is busy.
+    """Feeds messages to an engine on its own thread, and runs rounds as long as the engine is busy.
 
-    The thread holds its engine only while there is work: an engine that nobody else holds ends, and its thread with it.
+    The thread references its engine only while there is work: an engine without other references ends, and its thread
+    with it.
     """
 
     def __init__(self, engine: _Served) -> None:
@@ -39,14 +40,14 @@ class Worker:
         _workers.add(self)
 
     def reset(self) -> None:
-        """Begin anew: after a fork the thread is gone, and a lock might be held by nobody."""
+        """Start with nothing: after a fork the thread is gone, and a lock may be locked for ever."""
         self._messages: deque[Any] = deque()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def put(self, message: Any, engine: _Served | None = None) -> bool:
-        """Queue a message; the engine, if given, lives on until it is served. False if it comes too late."""
+        """Queue a message; the engine, if given, is referenced until then. False if the worker is closed."""
         with self._wake:
             if self._closed:
                 return False
@@ -58,7 +59,7 @@ class Worker:
             return True
 
     def close(self) -> None:
-        """End the thread once it has nothing in hand."""
+        """End the thread after its current round."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -97,7 +98,7 @@ class Worker:
                     engine.enqueue(message)
                 if engine.busy and (seconds := engine.round()):
                     self._pause(seconds)
-            except BaseException as error:  # noqa: BLE001 - without this thread every later caller would wait for ever
+            except BaseException as error:  # noqa: BLE001 - if this thread ended, all later callers would wait for ever
                 engine.fail(error, message)
 
 
@@ -106,7 +107,7 @@ _workers: WeakSet[Worker] = WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    # A thread inside torch while the interpreter goes would crash it.
+    # A thread inside torch while the interpreter shuts down would crash it.
     for worker in list(_workers):
         worker.close()
     for worker in list(_workers):
@@ -132,8 +133,8 @@ def cores() -> int:
 def limit_threads(threads: int, usual: int) -> None:
     """Compute on so many CPU threads from here on, on this thread alone.
 
-    torch's number belongs to the thread that sets it, but is also what threads to come begin with: another thread sets
-    that back to what is usual.
+    torch keeps the number for each thread, but new threads start with the one set last. So a short-lived thread sets
+    that back to ``usual``.
     """
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

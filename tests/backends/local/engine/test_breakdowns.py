@@ -69,7 +69,7 @@ def trace(policy: LocalPolicy, injector: Injector | None) -> None:
     policy.engine.submit([], partial(sys.settrace, injector)).result(PATIENCE)
 
 
-def asked(policy: LocalPolicy, rows: list[Any]) -> list[Future[Any]]:
+def submitted(policy: LocalPolicy, rows: list[Any]) -> list[Future[Any]]:
     """Four callers, one of them with two rows more."""
     return [policy.submit(part) for part in (rows[:3], rows[3:4], rows[4:5], rows[5:])]
 
@@ -80,19 +80,19 @@ def outcomes(futures: list[Future[Any]]) -> list[Any]:
 
 
 def check_every_caller_is_served(policy: LocalPolicy, rows: list[Any], every: int) -> None:
-    expected, reference = outcomes(asked(policy, rows)), Injector()
+    expected, reference = outcomes(submitted(policy, rows)), Injector()
     trace(policy, reference)
-    assert outcomes(asked(policy, rows)) == expected
+    assert outcomes(submitted(policy, rows)) == expected
     lines = [line for line in reference.seen if line[0] in TRACED]
     assert len(lines) > 200
     for line in lines[::every]:
         injector = Injector(at=line)
         trace(policy, injector)
         injector.armed = True
-        for outcome, right in zip(outcomes(asked(policy, rows)), expected, strict=True):
+        for outcome, right in zip(outcomes(submitted(policy, rows)), expected, strict=True):
             assert outcome == right or isinstance(outcome, InjectedError), line
         trace(policy, None)
-        assert outcomes(asked(policy, rows)) == expected, line
+        assert outcomes(submitted(policy, rows)) == expected, line
         assert not policy.engine.busy
 
 
@@ -159,7 +159,7 @@ def test_what_is_decoded_without_slots_is_halved_too(policy: LocalPolicy, rows: 
         write(lines, deadline)
 
     monkeypatch.setattr(policy._padded, "decode", bounded)
-    monkeypatch.setattr(policy.engine, "prepare", lambda: "it is not asked")
+    monkeypatch.setattr(policy.engine, "prepare", lambda: "it is not used")
     assert outcomes([policy.submit(rows)]) == expected
 
 
@@ -190,14 +190,14 @@ REAL = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's address space")
-def test_a_real_memory_limit_hangs_nobody(folders: Any) -> None:
+def test_a_real_memory_limit_hangs_no_caller(folders: Any) -> None:
     script = [sys.executable, "-c", textwrap.dedent(REAL), str(folders["llama"]), "96"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["hanging"] == 0
-    assert set(told["kinds"]) <= {20, 10, "DeviceMemoryError"}
-    assert told["after"] > 0
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["hanging"] == 0
+    assert set(report["kinds"]) <= {20, 10, "DeviceMemoryError"}
+    assert report["after"] > 0
     assert "ran out with" in done.stderr
 
 
@@ -216,7 +216,7 @@ def test_what_is_no_token_id_is_its_own_callers_error(alien: Any, policy: LocalP
 def test_a_row_stops_when_its_seconds_are_over(over_slots: bool, folders: Any, row: Any, monkeypatch: Any) -> None:
     policy = LocalPolicy.from_pretrained(folders["llama"], device="cpu", threads=1)
     if not over_slots:
-        monkeypatch.setattr(policy.engine, "prepare", lambda: "it is not asked")
+        monkeypatch.setattr(policy.engine, "prepare", lambda: "it is not used")
     monkeypatch.setattr(policy, "context_length", 10**6)
     monkeypatch.setattr(policy, "eos_ids", frozenset())
     rows = [replace(row(text, seed=i, max_tokens=10**5), seconds=0.5) for i, text in enumerate(TEXTS)]

@@ -20,7 +20,7 @@ TEXTS = ("How do I brew green tea?", "Hi", "怎样泡一杯绿茶？🍵", "Expl
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler imports what torch deprecates
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_a_compiled_step_writes_the_same(folders, row, name):
+def test_a_compiled_step_decodes_the_same(folders, row, name):
     eager, compiled = (
         LocalPolicy.from_pretrained(folders[name], device="cpu", threads=1, compile=chosen) for chosen in (False, True)
     )
@@ -29,7 +29,7 @@ def test_a_compiled_step_writes_the_same(folders, row, name):
     expected = [c.tokens for c in eager.generate(rows)]
     assert [c.tokens for c in compiled.generate(rows)] == expected
     assert [c.tokens for c in compiled.generate(rows[:3])] == expected[:3], "three rows take the shape of four"
-    assert compiled.engine._forward.compiled
+    assert compiled.engine._scheduler.forward.compiled
 
 
 @pytest.mark.gpu
@@ -40,7 +40,7 @@ async def test_searches_on_a_gpu_are_the_plain_ones(folders, case, compiled):
     how = {"device": "cuda", "dtype": "float64"}
     policy = LocalPolicy.from_pretrained(folders[names[0]], compile=compiled, **how)
     scorer = LocalScorer.from_pretrained(folders[names[1]], **how)
-    assert policy.engine._lag == 1
+    assert policy.engine._scheduler.lag == 1
     searches = [DarwinSearch(policy=policy, scorer=scorer, **settings_of(case)) for _ in range(3)]
     found = await asyncio.gather(*(search.ainvoke(question_of(case)) for search in searches))
     plain = DarwinSearch(policy=PlainPolicy(policy), scorer=PlainScorer(scorer), **settings_of(case))
@@ -53,7 +53,7 @@ async def test_searches_on_a_gpu_are_the_plain_ones(folders, case, compiled):
 def test_nothing_in_a_step_makes_the_host_wait(folders, row):
     policy = LocalPolicy.from_pretrained(folders["llama"], device="cuda", dtype="float32")
     policy.generate([row(max_tokens=4)])
-    stepped = policy.engine._slots.step
+    stepped = policy.engine._scheduler.forward.step
     modes: list[str] = []
 
     def strict(*arguments):
@@ -64,7 +64,7 @@ def test_nothing_in_a_step_makes_the_host_wait(folders, row):
             modes.append("done")
             torch.cuda.set_sync_debug_mode("default")
 
-    policy.engine._slots.step = strict
+    policy.engine._scheduler.forward.step = strict
     assert policy.generate([row("Hi", max_tokens=20)])[0].new_tokens > 0
     assert modes
 

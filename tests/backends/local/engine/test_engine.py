@@ -18,8 +18,9 @@ from benchmarks.plain import PlainPolicy
 from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.backends.local.engine import Engine, ReadSequence
-from darwin_align.backends.local.engine.engine import QUANTUM
+from darwin_align.backends.local.engine.admission import AdmissionDelay
 from darwin_align.backends.local.engine.forward import SlotForward
+from darwin_align.backends.local.engine.scheduler import QUANTUM
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators import portal
 
@@ -106,8 +107,10 @@ def test_a_cancelled_call_frees_its_rows_before_the_next_step(policy, row, steps
     taken = len(steps)
     assert policy.generate([row("Hi", max_tokens=5)])[0].new_tokens == 5
     assert len(steps) < taken + 20
-    assert policy.engine.slots_in_use == sum(slot.owner is not None for slot in policy.engine._manager.slots)
-    assert not any(slot.owner == "s" for slot in policy.engine._manager.slots)
+    assert policy.engine.slots_in_use == sum(
+        slot.owner is not None for slot in policy.engine._scheduler.store.manager.slots
+    )
+    assert not any(slot.owner == "s" for slot in policy.engine._scheduler.store.manager.slots)
     assert not policy.engine.busy
 
 
@@ -133,7 +136,7 @@ def test_a_call_that_is_cancelled_while_it_is_read_leaves_then(policy, row, monk
     assert max(written) <= 1, "the round in which it was cancelled is the last"
 
 
-def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_written(policy, row):
+def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_decoded(policy, row):
     """Steps pass over its slot: they write behind it."""
     engine = policy.engine
 
@@ -144,7 +147,7 @@ def test_a_row_that_is_only_read_is_whole_beside_rows_that_are_written(policy, r
 
     ids = [5 + i % 300 for i in range(62)]
     expected = read(ids).hidden
-    engine.submit([], engine._manager.clear).result(30)
+    engine.submit([], engine._scheduler.store.manager.clear).result(30)
     writers = [policy._sequence(row("Hi", seed=i, max_tokens=6)) for i in range(8)]
     lines = [*writers[:4], ReadSequence(ids[:60]), *writers[4:]]
     engine.submit(lines, lambda: None, owner="a").result(30)
@@ -161,7 +164,7 @@ def test_an_engine_lives_until_it_has_served(policy, row):
     assert future.result(30) == "served"
 
 
-def test_a_failed_pass_fails_its_callers_and_nobody_else(policy, row, monkeypatch):
+def test_a_failed_pass_fails_its_callers_and_no_others(policy, row, monkeypatch):
     expected = policy.generate([row(max_tokens=8)])[0].tokens
     forward = policy._loaded.model.forward
     monkeypatch.setattr(policy._loaded.model, "forward", lambda *a, **k: (_ for _ in ()).throw(MemoryError("full")))
@@ -187,9 +190,11 @@ def test_memory_stays_within_its_budget(policy, row):
     small = endless(policy._loaded.model, policy._loaded.tokenizer, row_memory=300_000)
     rows = [row(text, seed=seed, max_tokens=30) for text in TEXTS for seed in range(6)]
     assert [c.tokens for c in small.generate(rows)] == [c.tokens for c in policy.generate(rows)]
-    held = sum(t.nbytes for layer in small.engine._forward.cache.layers for t in (layer.keys, layer.values))
-    assert 0 < held <= 300_000
-    assert len(small.engine._manager.slots) < len(rows)
+    used_bytes = sum(
+        t.nbytes for layer in small.engine._scheduler.forward.cache.layers for t in (layer.keys, layer.values)
+    )
+    assert 0 < used_bytes <= 300_000
+    assert len(small.engine._scheduler.store.manager.slots) < len(rows)
 
 
 def test_one_row_is_served_beyond_the_budget(policy, row):
@@ -209,7 +214,7 @@ def test_rows_of_other_settings_share_a_step(policy, row):
     assert [c.tokens for c in policy.generate(rows)] == [policy.generate([one])[0].tokens for one in rows]
 
 
-def test_a_model_that_cannot_be_rolled_back_says_so_once(tokenizers, row, caplog):
+def test_a_model_that_cannot_be_rolled_back_is_logged_once(tokenizers, row, caplog):
     torch.manual_seed(0)
     tokenizer = tokenizers["qwen3"]
     made = MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), hidden_size=32, state_size=4, num_hidden_layers=2))
@@ -237,14 +242,19 @@ def in_use(search: DarwinSearch) -> int:
     engines = (search.policy.engine, search.scorer.reward_model.engine)
     for engine in engines:
         engine.submit([], lambda: None).result(30)  # what was released before is released now
-    return sum(slot.owner not in (None, "") for engine in engines if engine._tried for slot in engine._manager.slots)
+    return sum(
+        slot.owner not in (None, "")
+        for engine in engines
+        if engine._probed
+        for slot in engine._scheduler.store.manager.slots
+    )
 
 
 async def test_the_async_driver_awaits_the_engine_without_a_thread(folders, monkeypatch):
     search = search_of(folders)
     expected = search.invoke(TEXTS[0], seed=1)
     threads = portal._the_portal().pool
-    monkeypatch.setattr(threads, "submit", lambda *a: pytest.fail("a thread was asked to wait"))
+    monkeypatch.setattr(threads, "submit", lambda *a: pytest.fail("a thread had to wait"))
     decoded = await search._decoder.ainvoke(_population(search))
     scored = await search._scorer.ainvoke(decoded)
     assert all(beam.reward is not None for beam in scored.beams)
@@ -287,13 +297,13 @@ async def test_a_batch_is_one_batch(folders, how):
     questions, configs = [f"{text} {i}" for text in TEXTS for i in range(4)], None
     engine = model.search.policy.engine
     alone = [model.invoke(question, seed=3).content for question in questions]
-    passes, before = engine._forward.passes, engine._forward.passes
+    passes, before = engine._scheduler.forward.passes, engine._scheduler.forward.passes
     if how == "batch":
         found = await asyncio.to_thread(model.batch, questions, configs, seed=3)
     else:
         found = await model.abatch(questions, configs, seed=3)
     assert [answer.content for answer in found] == alone
-    assert engine._forward.passes - passes < before / 4
+    assert engine._scheduler.forward.passes - passes < before / 4
 
 
 def test_a_batch_keeps_to_max_concurrency(folders):
@@ -342,7 +352,7 @@ def test_the_thread_goes_with_its_engine(policy, row):
     assert not thread.is_alive()
 
 
-def test_a_long_prompt_is_read_in_parts_and_lets_others_write(policy, row, monkeypatch):
+def test_a_long_prompt_is_read_in_parts_and_lets_others_decode(policy, row, monkeypatch):
     passes: list[int] = []
     read = SlotForward.read
     monkeypatch.setattr(
@@ -366,7 +376,7 @@ def test_only_a_model_on_the_same_cores_is_waited_for_long(policy, row, monkeypa
     monkeypatch.setattr(module, "cores", lambda: 1)
     monkeypatch.setattr(module, "_on_cpu", {policy.engine})
     policy.generate([row(max_tokens=1)])
-    assert policy.engine._admission.share == module.AdmissionDelay.share
+    assert policy.engine._scheduler.admission.share == AdmissionDelay.share
     monkeypatch.setattr(module, "_on_cpu", {policy.engine, object()})
     policy.generate([row(max_tokens=1)])
-    assert policy.engine._admission.share == 1.0
+    assert policy.engine._scheduler.admission.share == 1.0

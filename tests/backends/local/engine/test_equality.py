@@ -86,7 +86,7 @@ def question_of(case: int) -> str:
 
 @pytest.fixture(scope="module")
 def plain_result(folders) -> Callable[[int], SearchResult]:
-    """What the plain way finds in a case, which is asked for by several tests and found once."""
+    """The result of the plain policy in a case, which several tests share."""
     return cache(partial(_plain_result, folders))
 
 
@@ -132,7 +132,7 @@ async def test_with_memory_for_a_few_rows(folders, plain_result, slots):
         expected = plain_result(case)
         for result in found:
             assert_same(result, expected, within=1e-9)
-        book = policy.engine._manager
+        book = policy.engine._scheduler.store.manager
         assert len(book.slots) <= max(1, book.budget // (book.width * book.position_bytes))
 
 
@@ -141,7 +141,7 @@ async def test_when_the_host_looks_at_tokens_late(folders, plain_result, lag):
     """What keeps a GPU busy: a finished row takes a step too many, of which nothing remains."""
     for case in (0, 4, 8, 12, 16):
         policy, scorer = exact(folders, case, row_memory=10**7 + lag)
-        policy.engine._lag = lag
+        policy.engine._scheduler.lag = lag
         searches = [DarwinSearch(policy=policy, scorer=scorer, **settings_of(other)) for other in (case, case + 6)]
         found = await asyncio.gather(*(search.ainvoke(question_of(case)) for search in searches))
         assert_same(found[0], plain_result(case), within=1e-9)
@@ -157,9 +157,9 @@ def test_every_token_is_read_once(folders):
         arguments["config"] = arguments["config"].replace(
             mutations=5, beams_per_mutation=1, survivors=3, lookahead=0, replacement_period=8, max_new_tokens=120
         )
-        before = [engine._forward.positions if engine._tried else 0 for engine in _engines(policy, scorer)]
+        before = [engine._scheduler.forward.positions if engine._probed else 0 for engine in _engines(policy, scorer)]
         DarwinSearch(policy=bounds.policy(policy), scorer=bounds.scorer(scorer), **arguments).invoke(QUESTIONS[3])
-        after = [engine._forward.positions for engine in _engines(policy, scorer)]
+        after = [engine._scheduler.forward.positions for engine in _engines(policy, scorer)]
         fed, read = fed + after[0] - before[0] - bounds.decoded, read + after[1] - before[1]
         prefill, reward = prefill + bounds.prefill, reward + bounds.reward
     assert reward <= read <= 1.05 * reward

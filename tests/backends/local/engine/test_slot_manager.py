@@ -41,7 +41,7 @@ def shared_by(one, other):
     return count
 
 
-def held(slot):
+def tokens_of(slot):
     return array("i", slot.key).tolist()
 
 
@@ -69,13 +69,13 @@ def lived_in(manager, rows, owner="one"):
     """Slots that hold rows which are over, in the order of their last use."""
     slots = []
     for ids in rows:
-        held = Slot(len(manager.slots), packed(ids), owner)
-        manager.slots.append(held)
+        occupied = Slot(len(manager.slots), packed(ids), owner)
+        manager.slots.append(occupied)
         [place] = manager.allocate([want([*ids, 0], owner)])
         assert place is not None
-        assert place.slot is held
+        assert place.slot is occupied
         finish(place, ids)
-        slots.append(held)
+        slots.append(occupied)
     return slots
 
 
@@ -116,14 +116,14 @@ class World:
         return rows
 
     def place(self):
-        asked, later, since = self.some_rows(1), self.some_rows(0), self.manager.now + 1 - self.rng.randint(0, 3)
+        rows, later, since = self.some_rows(1), self.some_rows(0), self.manager.now + 1 - self.rng.randint(0, 3)
         slots = list(self.manager.slots)
-        owners, keys = {slot: slot.owner for slot in slots}, {slot: held(slot) for slot in slots}
+        owners, keys = {slot: slot.owner for slot in slots}, {slot: tokens_of(slot) for slot in slots}
         busy = {slot for slot in slots if slot.busy}
-        places = self.manager.allocate(*([want(*one, since) for one in some] for some in (asked, later)))
+        places = self.manager.allocate(*([want(*one, since) for one in some] for some in (rows, later)))
 
-        assert sum(place is not None for place in places) == min(len(asked), self.manager.limit - len(busy))
-        served = [(place, *one) for place, one in zip(places, asked, strict=True) if place is not None]
+        assert sum(place is not None for place in places) == min(len(rows), self.manager.limit - len(busy))
+        served = [(place, *one) for place, one in zip(places, rows, strict=True) if place is not None]
         assert len({place.slot for place, _, _ in served} | busy) == len(served) + len(busy)
         assert all(slot.busy and slot.owner == owners[slot] for slot in busy)
         for place, ids, owner in served:
@@ -131,7 +131,7 @@ class World:
             assert 0 <= place.shared < len(ids)
             if place.after is None and place.shared and owners[place.source or place.slot] != owner:
                 assert place.shared >= STRANGERS
-            if len(slots) + len(asked) <= self.manager.limit:  # nothing need be given up
+            if len(slots) + len(rows) <= self.manager.limit:  # nothing need be given up
                 own = [shared_by(keys[slot], ids[:-1]) for slot in slots if owners[slot] == owner]
                 assert place.shared >= max(own, default=0)
         copies = [one for one in served if one[0].after is None and one[0].source is not None]
@@ -203,13 +203,13 @@ class World:
             assert [slot.index for slot in self.manager.slots] == list(range(len(self.manager.slots)))
             assert len(self.manager.slots) <= self.manager.limit
             for slot in self.manager.slots:
-                assert held(slot) == self.holds[slot][: slot.length]
+                assert tokens_of(slot) == self.holds[slot][: slot.length]
 
 
 @pytest.mark.parametrize("pending", [0, 1])
 @settings(max_examples=400, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_what_is_said_to_be_in_a_slot_is_there(seed, pending):
+def test_what_a_slot_states_is_there(seed, pending):
     World(random.Random(seed), pending).live(60)
 
 
@@ -234,7 +234,7 @@ def test_identical_rows_wait_for_one_of_them():
     assert len({place.after for place in places if place is not leader and place.shared == 99}) == 1
 
 
-def test_rows_with_little_more_in_common_than_is_held_do_not_wait():
+def test_rows_with_little_more_in_common_than_is_in_a_slot_do_not_wait():
     manager = ample()
     lived_in(manager, [list(range(50))])
     for extra, waits in ((SLACK, False), (SLACK + 1, True)):

@@ -48,7 +48,7 @@ LAYERS, HEADS, SIZE = 2, 3, 2
 
 
 def states(marks):
-    """Keys and values (rows, heads, tokens, size) that are told apart by head and column."""
+    """Keys and values (rows, heads, tokens, size) that differ by head and column."""
     base = torch.tensor(marks, dtype=torch.float64)[:, None, :, None]
     return base + torch.arange(HEADS * SIZE).view(HEADS, 1, SIZE) / 10
 
@@ -57,7 +57,7 @@ class Shelf:
     """A cache, and what it should hold: for every slot a number for every position."""
 
     def __init__(self, slots, width):
-        self.cache, self.held, self.mark = SlotCache(LAYERS), {slot: [] for slot in range(slots)}, 0
+        self.cache, self.contents, self.mark = SlotCache(LAYERS), {slot: [] for slot in range(slots)}, 0
         self.cache.lay_out([], slots, width)
 
     def write(self, rows, starts, tokens, *, as_range=False):
@@ -70,53 +70,55 @@ class Shelf:
         width = max(starts) + tokens
         self.cache.window = Window(chosen, torch.tensor(places), width)
         for slot, at, new in zip(rows, starts, marks, strict=True):
-            self.held[slot][at:] = new
+            self.contents[slot][at:] = new
         for layer in range(LAYERS):
             keys, values = self.cache.update(states(marks) + layer * 1e6, states(marks) + layer * 1e6 + 5e5, layer)
             for found, extra in ((keys, layer * 1e6), (values, layer * 1e6 + 5e5)):
                 assert found.shape == (len(rows), HEADS, width, SIZE)
                 for i, slot in enumerate(rows):
-                    assert torch.equal(found[i : i + 1, :, : len(self.held[slot])], self.expected(slot, extra))
+                    assert torch.equal(found[i : i + 1, :, : len(self.contents[slot])], self.expected(slot, extra))
 
     def expected(self, slot, extra):
-        return states([self.held[slot]]) + extra
+        return states([self.contents[slot]]) + extra
 
     def check(self):
-        for slot, held in self.held.items():
+        for slot, contents in self.contents.items():
             for i, layer in enumerate(self.cache.layers):
                 for found, extra in ((layer.keys, i * 1e6), (layer.values, i * 1e6 + 5e5)):
-                    assert found.shape == (len(self.held), self.cache.width, HEADS, SIZE)
-                    assert torch.equal(found[slot : slot + 1, : len(held)].transpose(1, 2), self.expected(slot, extra))
+                    assert found.shape == (len(self.contents), self.cache.width, HEADS, SIZE)
+                    assert torch.equal(
+                        found[slot : slot + 1, : len(contents)].transpose(1, 2), self.expected(slot, extra)
+                    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_slots_hold_what_was_written_copied_exchanged_and_laid_out(seed):
+def test_slots_hold_what_was_stored_copied_exchanged_and_laid_out(seed):
     rng = random.Random(seed)
     shelf = Shelf(4, 8)
     shelf.write(range(4), [0, 0, 0, 0], 1, as_range=True)
     for _ in range(12):
-        slots, held, cache = list(shelf.held), shelf.held, shelf.cache
+        slots, contents, cache = list(shelf.contents), shelf.contents, shelf.cache
         one, other = rng.sample(slots, 2)
         deed = rng.choice(["write", "range", "copy", "exchange", "lay out"])
         if deed == "lay out":
             kept = rng.sample(slots, rng.randint(2, len(slots)))
             number, width = rng.randint(len(kept), 5), rng.randint(6, 12)
             cache.lay_out(kept, number, width)
-            shelf.held = {i: held[slot][:width] for i, slot in enumerate(kept)}
-            shelf.held |= {i: [] for i in range(len(kept), number)}
+            shelf.contents = {i: contents[slot][:width] for i, slot in enumerate(kept)}
+            shelf.contents |= {i: [] for i in range(len(kept), number)}
         elif deed == "copy":
-            length = rng.randint(0, len(held[one]))
+            length = rng.randint(0, len(contents[one]))
             cache.copy(one, other, length)
-            held[other] = held[one][:length]
+            contents[other] = contents[one][:length]
         elif deed == "exchange":
-            cache.exchange(one, other, len(held[one]), len(held[other]))
-            held[one], held[other] = held[other], held[one]
+            cache.exchange(one, other, len(contents[one]), len(contents[other]))
+            contents[one], contents[other] = contents[other], contents[one]
         else:
             first, end = sorted(rng.sample(range(len(slots) + 1), 2))
             rows = rng.sample(slots, 2) if deed == "write" else list(range(first, end))
             tokens = rng.randint(1, 3)
-            starts = [min(rng.randint(0, len(held[slot])), cache.width - tokens) for slot in rows]
+            starts = [min(rng.randint(0, len(contents[slot])), cache.width - tokens) for slot in rows]
             shelf.write(rows, starts, tokens, as_range=deed == "range")
         shelf.check()
 
@@ -125,11 +127,11 @@ def test_a_copy_and_an_exchange_leave_what_lies_beyond_alone():
     shelf = Shelf(2, 6)
     shelf.write([0, 1], [0, 0], 6)
     shelf.cache.copy(0, 1, 2)
-    shelf.held[1][:2] = shelf.held[0][:2]
+    shelf.contents[1][:2] = shelf.contents[0][:2]
     shelf.check()
     shelf.cache.exchange(0, 1, 1, 3)
-    first, second = shelf.held.values()
-    shelf.held = {0: second[:3] + first[3:], 1: first[:1] + second[1:]}
+    first, second = shelf.contents.values()
+    shelf.contents = {0: second[:3] + first[3:], 1: first[:1] + second[1:]}
     shelf.check()
 
 
@@ -140,7 +142,7 @@ def test_room_of_the_same_measure_is_left_where_it_is():
     shelf.cache.lay_out([0, 1], 3, 6)
     assert all(layer.keys is keys for layer, keys in zip(shelf.cache.layers, before, strict=True))
     shelf.cache.lay_out([1, 0], 3, 6)
-    shelf.held = {0: shelf.held[1], 1: shelf.held[0], 2: []}
+    shelf.contents = {0: shelf.contents[1], 1: shelf.contents[0], 2: []}
     shelf.check()
 
 
@@ -224,7 +226,7 @@ def test_rows_read_in_pieces_are_as_if_read_whole(model, over_slots):
     assert (over_slots.passes - before[0], over_slots.positions - before[1]) == (3, 35 + 21 + 32 + 4 + 20)
 
 
-def test_steps_write_as_if_everything_was_read_anew(model, over_slots):
+def test_steps_decode_as_if_everything_was_read_anew(model, over_slots):
     rows = {2: some_ids(45, 4), 3: some_ids(6, 5), 4: some_ids(20, 6)}
     over_slots.read([Piece(slot, 0, ids[:-1]) for slot, ids in rows.items()])
     for step in range(20):
@@ -339,7 +341,7 @@ def test_models_that_cannot_go_back_or_look_ahead_are_refused_with_the_reason(mo
     assert reason in refusal(made(model, config, more))
 
 
-def test_attention_without_masks_is_refused_with_a_way_out():
+def test_attention_without_masks_is_refused_with_advice():
     model = made(LlamaForCausalLM, LlamaConfig, SHAPE)
     model.config._attn_implementation = "flash_attention_2"
     assert refusal(model) == "its attention is 'flash_attention_2', which takes no 4-D mask: load it with sdpa"

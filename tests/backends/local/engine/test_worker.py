@@ -1,4 +1,4 @@
-"""The engine's thread, with an engine that only notes what it is told."""
+"""The engine's thread, with an engine that only records its messages."""
 
 from __future__ import annotations
 
@@ -225,14 +225,14 @@ def in_thread(function):
 
 def test_a_limit_of_threads_is_for_its_own_thread_and_no_other():
     torch.set_num_threads(2)  # the fixture of this folder sets it back
-    asked = threading.Event()
+    closing = threading.Event()
     begun = threading.Event()
     elsewhere = []
 
     def other():
         torch.get_num_threads()
         begun.set()
-        assert asked.wait(SOON)
+        assert closing.wait(SOON)
         elsewhere.append(torch.get_num_threads())
 
     def limited():
@@ -243,7 +243,7 @@ def test_a_limit_of_threads_is_for_its_own_thread_and_no_other():
     bystander.start()
     assert begun.wait(SOON)
     assert in_thread(limited) == (1, 2)
-    asked.set()
+    closing.set()
     bystander.join()
     assert elsewhere == [2]
     assert torch.get_num_threads() == 2
@@ -286,7 +286,7 @@ class Engine:
 engine = Engine()
 worker = Worker(engine)
 signal.alarm(30)
-def ask(message):
+def put(message):
     engine.came.clear()
     assert worker.put(message)
     assert engine.came.wait(20)
@@ -307,24 +307,24 @@ def run(script):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 def test_a_forked_child_has_a_thread_of_its_own_and_the_parent_keeps_its_own():
     done = run("""
-before = ask("parent")[1]
-held = threading.Event()
+before = put("parent")[1]
+locked = threading.Event()
 def hold():  # somebody is in the middle of a call while another thread forks
     with worker._wake:
-        held.set()
+        locked.set()
         time.sleep(1)
 threading.Thread(target=hold, daemon=True).start()
-held.wait()
+locked.wait()
 worker._messages.append(("of the parent", None))
 child = os.fork()
 if child == 0:
     signal.alarm(20)
     assert (engine.forgot, worker._thread, len(worker._messages)) == (1, None, 0)
-    message, thread = ask("child")
+    message, thread = put("child")
     assert message == "child" and thread is not before and thread.is_alive()
     sys.exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-assert ask("parent again")[1] is before and engine.forgot == 0
+assert put("parent again")[1] is before and engine.forgot == 0
 assert [message for message, _ in engine.taken] == ["parent", "of the parent", "parent again"]
 print("done")
 """)
@@ -339,13 +339,13 @@ worker.close()
 child = os.fork()
 if child == 0:
     signal.alarm(20)
-    ask("child")
+    put("child")
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 worker.reset()
-ask("busy for ever")
+put("busy for ever")
 Engine.busy = True
-ask("and ever")
+put("and ever")
 print("done")
 """)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\nthread ended True\n", "")
