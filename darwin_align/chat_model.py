@@ -1,4 +1,7 @@
-"""DarwinChatModel, a thin LangChain face over DarwinSearch: one class, half of it the documentation of its methods."""
+"""DarwinChatModel, a thin LangChain face over DarwinSearch.
+
+One class, and so one file: LangChain asks for some thirty methods, and half of the lines document them.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,12 @@ from darwin_align.langchain.arguments import Bypass, CommonArguments
 from darwin_align.langchain.call import Call, deciding, streamable
 from darwin_align.langchain.configurable import setting_specs, split_fields, with_configured
 from darwin_align.langchain.given_models import loaded_pair
-from darwin_align.langchain.identity import identifying_params
+from darwin_align.langchain.identity import identifying_params, with_langsmith_names
 from darwin_align.langchain.model_errors import model_errors
 from darwin_align.langchain.runs import RunManager, children_of, run_and_children
 from darwin_align.langchain.settings import SETTINGS, joined
 from darwin_align.langchain.structured import Method, Schema, Structure
+from darwin_align.langchain.tokens import token_ids
 from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, profile_of
 from darwin_align.operators.coerce import PolicyLike, ScorerLike
 from darwin_align.operators.portal import acall
@@ -384,13 +388,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         """
         if self.custom_get_token_ids is not None:
             return super().get_token_ids(text)
-        policy = self.search.policy_for()
-        if (template := getattr(policy, "template", None)) is None:
-            raise ConfigError(
-                f"{type(policy).__name__} has no tokenizer here to count tokens by: give custom_get_token_ids=…, or an "
-                "EndpointPolicy its tokenizer=…"
-            )
-        return list(template.tokenizer.encode(text, add_special_tokens=False))
+        return token_ids(self.search.policy_for(), text)
 
     def _generate(
         self,
@@ -526,13 +524,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
-        params["ls_provider"] = "darwin_align"
-        params["ls_model_name"] = kwargs.get("model") or self.model_name
-        params.setdefault("ls_temperature", self.search.sampling.temperature)
-        params.setdefault("ls_max_tokens", self.search.config.max_new_tokens)
-        if self.stop:
-            params.setdefault("ls_stop", list(self.stop))
-        return params
+        model_name = kwargs.get("model") or self.model_name
+        return with_langsmith_names(params, self.search.config, self.search.sampling, model_name, self.stop)
 
     def _resolve_model_profile(self) -> ModelProfile:
         return profile_of(self.search.policy_for(), self.search.config)

@@ -1,4 +1,7 @@
-"""DarwinSearch: operators around Algorithm 1, as a Runnable from messages to a result, sync and async."""
+"""DarwinSearch: operators around Algorithm 1, as a Runnable from messages to a result, sync and async.
+
+In one file, so that the sync and the async driver are read side by side.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from darwin_align.batch.prompt import REQUEST_FIELDS, BadPromptError, Fields, Prompt
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.json_types import Json
 
 __all__ = ["LONGEST_LINE", "Read", "Source", "prompts", "source_of"]
 
@@ -76,7 +77,7 @@ class _Rows:
     def __init__(self, names: Fields) -> None:
         self.names, self.unused = names, set[str]()
 
-    def _read(self, line: int, row: Any) -> Read:
+    def _read(self, line: int, row: Json) -> Read:
         if not isinstance(row, Mapping):
             array = " (one object a line makes JSONL, one array does not)" if isinstance(row, list) else ""
             return Read(line, None, f"it is no JSON object{array}")
@@ -195,14 +196,14 @@ class _Parquet(_Rows):
         return self._read(line, plain)
 
 
-def _plain(value: Any, *, parse: bool) -> Any:
+def _plain(value: Json, *, parse: bool) -> Json:
     """A column's value without the nulls that parquet puts where another row has a field; JSON texts read."""
     if parse and isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         return json.loads(value, parse_constant=_refuse)
     return _without_nulls(value)
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: Json) -> Json:
     if isinstance(value, dict):
         return {name: _without_nulls(part) for name, part in value.items() if part is not None}
     return [_without_nulls(part) for part in value] if isinstance(value, list) else value

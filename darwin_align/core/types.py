@@ -1,4 +1,7 @@
-"""The records: frozen plain data that questions, answers and results are made of."""
+"""The records: frozen plain data that questions, answers and results are made of.
+
+In one file, for they are made of one another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a scorer check measured, what that means, and how it reads."""
+"""What a scorer check measured, what that means, and how it reads.
+
+In one file: each figure stands beside its limit and its sentence.
+"""
 
 from __future__ import annotations
 

@@ -20,9 +20,13 @@ from pathlib import PurePath
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import LangSmithParams
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-__all__ = ["identifying_params", "identity"]
+from darwin_align.core.config import SearchConfig
+from darwin_align.core.types import Sampling
+
+__all__ = ["identifying_params", "identity", "with_langsmith_names"]
 
 _PLAIN = (bool, int, float, complex, bytes, type(None), Enum, PurePath)
 _LONGEST = 240
@@ -50,6 +54,19 @@ def identity(value: object) -> str:
     (True, False)
     """
     return _plain(value) or _listed(value) or _named(value) or _opaque(value)
+
+
+def with_langsmith_names(
+    params: LangSmithParams, config: SearchConfig, sampling: Sampling, model_name: str, stop: tuple[str, ...]
+) -> LangSmithParams:
+    """Add what LangSmith shows of a chat model's call; settings of the call itself stay."""
+    params["ls_provider"] = "darwin_align"
+    params["ls_model_name"] = model_name
+    params.setdefault("ls_temperature", sampling.temperature)
+    params.setdefault("ls_max_tokens", config.max_new_tokens)
+    if stop:
+        params.setdefault("ls_stop", list(stop))
+    return params
 
 
 def identifying_params(

@@ -22,6 +22,7 @@ from langchain_core.output_parsers.transform import BaseCumulativeTransformOutpu
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from langchain_core.utils.pydantic import TBaseModel
 
+from darwin_align.core.json_types import Json
 from darwin_align.formats.validation import schema_violation
 
 __all__ = ["JsonAnswerParser", "JsonCallParser", "PydanticAnswerParser", "PydanticCallParser"]
@@ -71,7 +72,7 @@ class _CompleteAnswerParser(BaseCumulativeTransformOutputParser[Any]):
 class JsonAnswerParser(_CompleteAnswerParser, JsonOutputParser):
     """Parses an answer that is JSON, and checks it against a schema."""
 
-    json_schema: Any = None
+    json_schema: Json = None
     """A JSON schema that the answer must keep. ``None`` allows any JSON."""
 
     def _parse_complete(self, result: list[Generation]) -> Any:
@@ -90,7 +91,7 @@ class PydanticAnswerParser(_CompleteAnswerParser, PydanticOutputParser[TBaseMode
 class JsonCallParser(_CompleteAnswerParser, JsonOutputKeyToolsParser):
     """Parses the arguments of an answer's call of one tool, and checks them against its schema."""
 
-    json_schema: Any = None
+    json_schema: Json = None
     """A JSON schema, as for :class:`JsonAnswerParser`."""
 
     def _parse_complete(self, result: list[Generation]) -> Any:
@@ -154,7 +155,7 @@ def _refuse_invalid_calls(generation: Generation) -> None:
         raise OutputParserException(f"{name} is invalid: {reason}", llm_output=call["args"])
 
 
-def _refuse_breach(value: Any, schema: Any, text: str) -> None:
+def _refuse_breach(value: Json, schema: Json, text: str) -> None:
     if schema is not None and (wrong := schema_violation(value, schema)):
         raise OutputParserException(f"the answer does not match the schema: {wrong}", llm_output=text)
 
@@ -164,7 +165,7 @@ def _no_call(name: str, generation: Generation) -> OutputParserException:
     return OutputParserException(f"the answer makes no call of {name!r}{shown}", llm_output=generation.text)
 
 
-def _strict_json(text: str) -> Any:
+def _strict_json(text: str) -> Json:
     """Parse JSON, also as the only content of a Markdown code block."""
     whole = text.strip()
     opening = _FENCE.match(whole)

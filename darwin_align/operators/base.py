@@ -1,6 +1,7 @@
 """The four operators: Runnables from population to population, each with one small method to override.
 
 ``decoder | scorer | selector`` is a chain that can be run by hand; the selector advances the step.
+In one file, for what is true of one is true of all four.
 """
 
 from __future__ import annotations

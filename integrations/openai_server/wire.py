@@ -1,4 +1,7 @@
-"""Requests as they come over the wire. A field that is not served is refused by its name, unless it has no effect."""
+"""Requests as they come over the wire. A field that is not served is refused by its name, unless it has no effect.
+
+In one file, as a client's library has them: a class for each body.
+"""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from darwin_align.backends.endpoint.faults import Fault, error_of_response, faul
 from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.backends.endpoint.pool import borrowed_client
 from darwin_align.core.errors import ConfigError, DarwinError, EndpointServerError, EndpointTimeoutError
+from darwin_align.core.json_types import Json
 
 __all__ = ["Endpoint", "Reply", "gather_all"]
 
@@ -40,7 +41,7 @@ _FIRST_CONTACT = 4
 class Reply:
     """A JSON reply."""
 
-    data: Any
+    data: Json
     headers: Mapping[str, str]
     url: str
     """Base URL of the server that sent it."""
@@ -97,7 +98,7 @@ class _Call:
 
     method: str
     path: str
-    body: Any
+    body: Json
     deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
     attempts: int = 0
     failed: list[tuple[_Host, Fault]] = field(default_factory=list)

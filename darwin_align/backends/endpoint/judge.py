@@ -20,6 +20,7 @@ from darwin_align.backends.endpoint.rewards.remote import RemoteScorer
 from darwin_align.backends.endpoint.server import identify_server
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, EndpointRequestError, EndpointServerError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Message, Request, Response
 from darwin_align.operators.base import Report
 from darwin_align.operators.portal import acall
@@ -129,7 +130,7 @@ class Rubric:
         """The prompt for a second attempt, after a reply that could not be read."""
         return f"{prompt}\n\nAn earlier answer could not be used: {why}. {self._answer_format()}"
 
-    def read(self, reply: Any) -> float:
+    def read(self, reply: Json) -> float:
         """Read a score: a JSON object with it, else a last line such as ``Score: 7``.
 
         Raises:
@@ -144,7 +145,7 @@ class Rubric:
             raise ValueError(f"the score {score:g} lies outside of {self.low:g} to {self.high:g}")
         return float(score)
 
-    def _score_in(self, text: str) -> Any:
+    def _score_in(self, text: str) -> Json:
         # A model's thoughts before the answer may contain any number.
         answer = text.rpartition("</think>")[2].strip()
         fenced = answer.startswith("```") and answer.endswith("```")
@@ -285,7 +286,7 @@ class JudgeScorer(RemoteScorer):
         dropped: dict[str, str] = self._state.facts.setdefault("dropped", {})
         return dropped
 
-    async def _reply(self, prompt: str, seed: int) -> tuple[Any, int]:
+    async def _reply(self, prompt: str, seed: int) -> tuple[Json, int]:
         """The judge's reply, and the tokens of prompt and reply."""
         if isinstance(self.model, Runnable):
             return await self._reply_of_chain(self.model, prompt)
@@ -293,7 +294,7 @@ class JudgeScorer(RemoteScorer):
 
     # -- LangChain
 
-    async def _reply_of_chain(self, chain: Runnable[Any, Any], prompt: str) -> tuple[Any, int]:
+    async def _reply_of_chain(self, chain: Runnable[Any, Any], prompt: str) -> tuple[Json, int]:
         async with self._concurrency():
             with counting() as counter:
                 reply = await chain.ainvoke(prompt)
@@ -362,7 +363,7 @@ class JudgeScorer(RemoteScorer):
         }.get(refused, "it is left out")
         self._dropped[refused] = f"{self._name} does not take {refused}: {instead}"
 
-    def _message_text(self, data: Any) -> str:
+    def _message_text(self, data: Json) -> str:
         try:
             choice = data["choices"][0]
             content = choice["message"].get("content") or ""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard
 
 from darwin_align.core.errors import ConfigError, EndpointServerError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Sampling
 
 __all__ = [
@@ -140,7 +141,7 @@ class Dialect:
     seed_name: ClassVar[str] = "seed"
     max_stop_strings: ClassVar[int] = 4
     """Stop strings that one request may have; further ones are searched for in the reply."""
-    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {"top_p": ("top_p", 1.0)}
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Json]]] = {"top_p": ("top_p", 1.0)}
     """Field of ``Sampling`` → the server's name for it, and its value for "off" (``None``: leave the field out)."""
 
     # -- requests
@@ -220,19 +221,19 @@ class Dialect:
 
     # -- replies
 
-    def read_ids(self, data: Any, request: CompletionRequest) -> list[Choice]:
+    def read_ids(self, data: Json, request: CompletionRequest) -> list[Choice]:
         """Read the reply to :meth:`ids_request`."""
         return self.read_text(data, request)
 
-    def read_text(self, data: Any, request: CompletionRequest) -> list[Choice]:
+    def read_text(self, data: Json, request: CompletionRequest) -> list[Choice]:
         """Read the reply to :meth:`text_request`: one choice for each prompt and n, prompt by prompt."""
         return self._read(data, request, lambda choice: choice.get("text"))
 
-    def read_chat(self, data: Any, request: CompletionRequest) -> list[Choice]:
+    def read_chat(self, data: Json, request: CompletionRequest) -> list[Choice]:
         """Read the reply to :meth:`chat_request`."""
         return self._read(data, request, self._message_text)
 
-    def _message_text(self, choice: Mapping[str, Any]) -> Any:
+    def _message_text(self, choice: Mapping[str, Any]) -> Json:
         message = choice.get("message")
         if not isinstance(message, Mapping):
             return None
@@ -246,7 +247,9 @@ class Dialect:
             )
         return text
 
-    def _read(self, data: Any, request: CompletionRequest, text_of: Callable[[Mapping[str, Any]], Any]) -> list[Choice]:
+    def _read(
+        self, data: Json, request: CompletionRequest, text_of: Callable[[Mapping[str, Any]], Json]
+    ) -> list[Choice]:
         choices = data.get("choices") if isinstance(data, Mapping) else None
         if not isinstance(choices, list) or not all(isinstance(choice, Mapping) for choice in choices):
             raise EndpointServerError(f"the server's reply has no list of choices: {str(data)[:200]}")
@@ -261,7 +264,7 @@ class Dialect:
         return [self._choice(choice, text_of(choice), usage, request) for choice in ordered]
 
     def _choice(
-        self, choice: Mapping[str, Any], text: Any, usage: Mapping[str, Any], request: CompletionRequest
+        self, choice: Mapping[str, Any], text: Json, usage: Mapping[str, Any], request: CompletionRequest
     ) -> Choice:
         if not isinstance(text, str):
             raise EndpointServerError(f"a choice of the server's reply has no text: {str(dict(choice))[:200]}")
@@ -293,10 +296,10 @@ def merged(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str
     return found
 
 
-def is_id_list(value: Any) -> TypeGuard[Sequence[int]]:
+def is_id_list(value: Json) -> TypeGuard[Sequence[int]]:
     """Whether this is a list of token ids."""
     return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(token, int) for token in value)
 
 
-def _number(value: Any) -> int | None:
+def _number(value: Json) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -15,6 +15,7 @@ from darwin_align.backends.endpoint.dialects.base import (
     is_id_list,
 )
 from darwin_align.core.errors import EndpointServerError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Sampling
 
 __all__ = ["LlamaCpp"]
@@ -35,7 +36,7 @@ class LlamaCpp(Dialect):
     by_prefill: ClassVar[bool] = True
     lists: ClassVar[bool] = True
     max_stop_strings: ClassVar[int] = 1000
-    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Json]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repeat_penalty", 1.0),
@@ -70,7 +71,7 @@ class LlamaCpp(Dialect):
             "logit_bias": [*given, *([token, BIAS if constraint.only else False] for token in constraint.tokens)],
         }
 
-    def read_ids(self, data: Any, request: CompletionRequest) -> list[Choice]:
+    def read_ids(self, data: Json, request: CompletionRequest) -> list[Choice]:
         """One object for each choice, with ``tokens`` and ``stop_type``."""
         answers = data if isinstance(data, list) else [data]
         if len(answers) != request.choices or not all(isinstance(answer, Mapping) for answer in answers):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from darwin_align.backends.endpoint.dialects.base import Choice, CompletionRequest, Dialect, Wire, merged
 from darwin_align.core.errors import EndpointServerError
+from darwin_align.core.json_types import Json
 
 __all__ = ["Ollama"]
 
@@ -28,7 +29,7 @@ class Ollama(Dialect):
     name: ClassVar[str] = "ollama"
     by_prefill: ClassVar[bool] = True
     max_stop_strings: ClassVar[int] = 1000
-    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Json]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repeat_penalty", 1.0),
@@ -57,16 +58,16 @@ class Ollama(Dialect):
         body = {"model": request.model, "stream": False, "truncate": False, "shift": False, "options": options}
         return merged(body, request.extra)
 
-    def read_text(self, data: Any, request: CompletionRequest) -> list[Choice]:  # noqa: ARG002
+    def read_text(self, data: Json, request: CompletionRequest) -> list[Choice]:  # noqa: ARG002
         """``response``, ``done_reason`` and counts."""
         return [_choice(data, data.get("response") if isinstance(data, Mapping) else None)]
 
-    def read_chat(self, data: Any, request: CompletionRequest) -> list[Choice]:  # noqa: ARG002
+    def read_chat(self, data: Json, request: CompletionRequest) -> list[Choice]:  # noqa: ARG002
         """The same around a message."""
         return [_choice(data, self._message_text(data) if isinstance(data, Mapping) else None)]
 
 
-def _choice(data: Any, text: Any) -> Choice:
+def _choice(data: Json, text: Json) -> Choice:
     if not isinstance(text, str):
         raise EndpointServerError(f"a reply without a text: {str(data)[:200]}")
     return Choice(

@@ -8,9 +8,10 @@ Sources: https://openrouter.ai/docs/api-reference/overview (assistant prefill), 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from darwin_align.backends.endpoint.dialects.base import Dialect
+from darwin_align.core.json_types import Json
 
 __all__ = ["OpenRouter"]
 
@@ -25,7 +26,7 @@ class OpenRouter(Dialect):
     name: ClassVar[str] = "openrouter"
     by_text: ClassVar[bool] = False
     by_prefill: ClassVar[bool] = True
-    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Json]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),

@@ -23,6 +23,7 @@ from darwin_align.backends.endpoint.dialects.base import (
     merged,
 )
 from darwin_align.core.errors import EndpointServerError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Sampling
 
 __all__ = ["SGLang"]
@@ -42,7 +43,7 @@ class SGLang(Dialect):
     lists_seeded: ClassVar[bool] = True
     hub_models: ClassVar[bool] = True
     max_stop_strings: ClassVar[int] = 1000
-    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Json]]] = {
         "top_k": ("top_k", -1),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),
@@ -69,7 +70,7 @@ class SGLang(Dialect):
         """``text`` and ``sampling_params``."""
         return self._generate(request, "text", [prompt for prompt in request.prompts if isinstance(prompt, str)])
 
-    def _generate(self, request: CompletionRequest, name: str, prompts: Sequence[Any]) -> Wire:
+    def _generate(self, request: CompletionRequest, name: str, prompts: Sequence[Json]) -> Wire:
         extra = dict(request.extra or {})
         parameters: dict[str, Any] = {
             "max_new_tokens": request.max_tokens,
@@ -84,7 +85,7 @@ class SGLang(Dialect):
             body = {name: list(prompts), "sampling_params": seeded if len(seeded) > 1 else seeded[0]}
         return "/generate", merged(body, extra)
 
-    def read_text(self, data: Any, request: CompletionRequest) -> list[Choice]:
+    def read_text(self, data: Json, request: CompletionRequest) -> list[Choice]:
         """One object for each prompt, with ``output_ids`` and ``meta_info``."""
         answers = data if isinstance(data, list) else [data]
         if len(answers) != request.choices or not all(isinstance(answer, Mapping) for answer in answers):

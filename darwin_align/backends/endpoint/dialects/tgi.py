@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from darwin_align.backends.endpoint.dialects.base import Choice, CompletionRequest, Dialect, Wire, merged
 from darwin_align.core.errors import EndpointServerError
+from darwin_align.core.json_types import Json
 
 __all__ = ["TGI"]
 
@@ -22,7 +23,7 @@ class TGI(Dialect):
     name: ClassVar[str] = "tgi"
     hub_models: ClassVar[bool] = True
     adds_special: ClassVar[bool] = True
-    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Json]]] = {
         "top_k": ("top_k", None),
         "top_p": ("top_p", None),
         "repetition_penalty": ("repetition_penalty", None),
@@ -47,7 +48,7 @@ class TGI(Dialect):
         }
         return "/generate", merged({"inputs": prompt, "parameters": parameters}, request.extra)
 
-    def read_text(self, data: Any, request: CompletionRequest) -> list[Choice]:  # noqa: ARG002
+    def read_text(self, data: Json, request: CompletionRequest) -> list[Choice]:  # noqa: ARG002
         """``generated_text`` and ``details``."""
         answer = data[0] if isinstance(data, list) and len(data) == 1 else data
         details = answer.get("details") if isinstance(answer, Mapping) else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from darwin_align.backends.endpoint.dialects.base import CompletionRequest, Dialect
+from darwin_align.core.json_types import Json
 
 __all__ = ["TransformersServe"]
 
@@ -17,7 +18,7 @@ class TransformersServe(Dialect):
     name: ClassVar[str] = "transformers"
     hub_models: ClassVar[bool] = True
     max_stop_strings: ClassVar[int] = 1000
-    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Json]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from darwin_align.backends.endpoint.dialects.base import CompletionRequest, Dialect, TokenConstraint, Wire, merged
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Sampling
 
 __all__ = ["VLLM"]
@@ -23,7 +24,7 @@ class VLLM(Dialect):
     masks: ClassVar[bool] = True
     hub_models: ClassVar[bool] = True
     max_stop_strings: ClassVar[int] = 1000
-    sampling_fields: ClassVar[Mapping[str, tuple[str, Any]]] = {
+    sampling_fields: ClassVar[Mapping[str, tuple[str, Json]]] = {
         "top_k": ("top_k", 0),
         "top_p": ("top_p", 1.0),
         "repetition_penalty": ("repetition_penalty", 1.0),

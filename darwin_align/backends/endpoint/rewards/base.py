@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
+from darwin_align.core.json_types import Json
+
 __all__ = ["Form", "Item", "RewardDialect", "Unread", "Wire", "by_place", "found", "in_order", "number", "one", "rows"]
 
 T = TypeVar("T")
@@ -97,7 +99,7 @@ class RewardDialect(ABC):
         """
 
     @abstractmethod
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """Read the rewards, in the order of the request's items.
 
         Raises:
@@ -113,18 +115,18 @@ class RewardDialect(ABC):
         """The most responses in one request; ``None`` without a limit."""
         return 1 if form == "messages" else None
 
-    def most_in(self, info: Any) -> int | None:  # noqa: ARG002
+    def most_in(self, info: Json) -> int | None:  # noqa: ARG002
         """The most responses in one request, read from the reply at :attr:`info_path`."""
         return None
 
-    def tokens(self, data: Any) -> int | None:
+    def tokens(self, data: Json) -> int | None:
         """Tokens that the server read, where its reply reports them."""
         usage = data.get("usage") if isinstance(data, Mapping) else None
         count = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
         return count if isinstance(count, int) else None
 
 
-def rows(data: Any, key: str | None = None) -> list[Any]:
+def rows(data: Json, key: str | None = None) -> list[Json]:
     """Return the list that a reply is, or has under a key."""
     value = data if key is None else found(data, key)
     if not isinstance(value, list):
@@ -132,7 +134,7 @@ def rows(data: Any, key: str | None = None) -> list[Any]:
     return value
 
 
-def found(data: Any, *path: str | int) -> Any:
+def found(data: Json, *path: str | int) -> Json:
     """Return a value inside a reply: names are keys of objects, numbers are indices of lists.
 
     >>> found({"data": [{"score": 1.5}]}, "data", 0, "score")
@@ -140,7 +142,7 @@ def found(data: Any, *path: str | int) -> Any:
     """
     value = data
     for step in path:
-        known: Any = value if isinstance(value, Mapping if isinstance(step, str) else list) else {}
+        known: Json = value if isinstance(value, Mapping if isinstance(step, str) else list) else {}
         try:
             value = known[step]
         except (KeyError, IndexError):
@@ -148,14 +150,14 @@ def found(data: Any, *path: str | int) -> Any:
     return value
 
 
-def number(value: Any) -> float:
+def number(value: Json) -> float:
     """Return a JSON number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Unread(f"{str(value)[:40]!r} stands where a number should")
     return float(value)
 
 
-def one(values: Any, of: str) -> float:
+def one(values: Json, of: str) -> float:
     """Return the one number of a list: a reward model has one label."""
     if not isinstance(values, list):
         raise Unread(f"{of} is no list")
@@ -164,14 +166,14 @@ def one(values: Any, of: str) -> float:
     return number(values[0])
 
 
-def in_order(entries: Sequence[Any]) -> list[Any]:
+def in_order(entries: Sequence[Json]) -> list[Json]:
     """Return entries by their ``index``, where they have one."""
     if not any(isinstance(entry, Mapping) and "index" in entry for entry in entries):
         return list(entries)
     return by_place([found(entry, "index") for entry in entries], entries)
 
 
-def by_place(places: Sequence[Any], values: Sequence[T]) -> list[T]:
+def by_place(places: Sequence[Json], values: Sequence[T]) -> list[T]:
     """Return values in the order of their places, which must be 0, 1, 2 … in any order.
 
     >>> by_place([1, 0], ["b", "a"])

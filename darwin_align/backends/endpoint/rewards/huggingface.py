@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Unread, Wire, found, one, rows
+from darwin_align.core.json_types import Json
 
 __all__ = ["HuggingFace"]
 
@@ -38,7 +39,7 @@ class HuggingFace(RewardDialect):
         ]
         return "", {"inputs": inputs, "parameters": {"function_to_apply": "none", "top_k": 2}}
 
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """A list of labels for each response; some servers unwrap lists of one."""
         if isinstance(data, Mapping) and "error" in data:
             raise Unread(str(data["error"])[:200])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Unread, Wire, found, number, rows
+from darwin_align.core.json_types import Json
 from darwin_align.core.record import did_you_mean
 
 __all__ = ["NIM"]
@@ -44,7 +45,7 @@ class NIM(RewardDialect):
         (item,) = items
         return "/v1/chat/completions", {"model": model, "messages": list(item.messages)}
 
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """One choice, one reward."""
         choices = rows(data, "choices")
         return [self._reward(_attributes(choice)) for choice in choices]
@@ -65,7 +66,7 @@ class NIM(RewardDialect):
         return values[name]
 
 
-def _attributes(choice: Any) -> dict[str, float]:
+def _attributes(choice: Json) -> dict[str, float]:
     logprobs = choice.get("logprobs") if isinstance(choice, Mapping) else None
     entries = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     if isinstance(entries, list) and entries:

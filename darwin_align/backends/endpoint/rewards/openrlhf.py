@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Wire, number, rows
+from darwin_align.core.json_types import Json
 
 __all__ = ["OpenRLHF"]
 
@@ -38,6 +39,6 @@ class OpenRLHF(RewardDialect):
             "labels": [""] * len(items),
         }
 
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """``rewards``; newer servers give ``scores`` and logs beside them."""
         return [number(reward) for reward in rows(data, "rewards")]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Wire, found, one, rows
+from darwin_align.core.json_types import Json
 
 __all__ = ["SGLangClassify"]
 
@@ -30,11 +31,11 @@ class SGLangClassify(RewardDialect):
         """A list of ids for each response."""
         return "/classify", {"model": model, "input_ids": [list(item.ids) for item in items]}
 
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """A list of answers, in order."""
         return [one(found(entry, "embedding"), "embedding") for entry in rows(data)]
 
-    def tokens(self, data: Any) -> int | None:
+    def tokens(self, data: Json) -> int | None:
         """Each answer counts its own."""
         metas = [entry.get("meta_info") if isinstance(entry, Mapping) else None for entry in rows(data)]
         counts = [meta.get("prompt_tokens") if isinstance(meta, Mapping) else None for meta in metas]

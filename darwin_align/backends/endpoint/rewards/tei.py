@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Wire, found, one, rows
+from darwin_align.core.json_types import Json
 
 __all__ = ["TEIPredict"]
 
@@ -31,11 +32,11 @@ class TEIPredict(RewardDialect):
         inputs = [[item.question, item.answer] if item.form == "pair" else [item.text] for item in items]
         return "/predict", {"inputs": inputs, "raw_scores": True, "truncate": False}
 
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """A list of the labels' scores for each response."""
         return [one([found(label, "score") for label in rows(labels)], "a prediction") for labels in rows(data)]
 
-    def most_in(self, info: Any) -> int | None:
+    def most_in(self, info: Json) -> int | None:
         """Its own limit; 32 unless the server was started with another."""
         most = info.get("max_client_batch_size") if isinstance(info, Mapping) else None
         return most if isinstance(most, int) and most > 0 else None

@@ -21,6 +21,7 @@ from darwin_align.backends.endpoint.rewards.base import (
     one,
     rows,
 )
+from darwin_align.core.json_types import Json
 
 __all__ = ["VLLMClassify", "VLLMPooling", "VLLMScore"]
 
@@ -48,7 +49,7 @@ class VLLMClassify(RewardDialect):
             body["continue_final_message"] = True
         return self.path, {**body, "messages": list(item.messages), "add_generation_prompt": False}
 
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """The logit stands where probabilities would."""
         return [one(found(entry, "probs"), "probs") for entry in in_order(rows(data, "data"))]
 
@@ -65,7 +66,7 @@ class VLLMPooling(VLLMClassify):
         path, body = super().request(model, items)
         return path, {**body, "task": "classify"}
 
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """One number for each response; a process reward model returns one for each token."""
         return [one(found(entry, "data"), "data") for entry in in_order(rows(data, "data"))]
 
@@ -93,6 +94,6 @@ class VLLMScore(RewardDialect):
         body = {"queries": [query for query, _ in pairs], "documents": [document for _, document in pairs]}
         return "/score", {"model": model, **body, "use_activation": False}
 
-    def read(self, data: Any) -> list[float]:
+    def read(self, data: Json) -> list[float]:
         """One score for each pair."""
         return [number(found(entry, "score")) for entry in in_order(rows(data, "data"))]
