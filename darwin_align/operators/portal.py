@@ -220,6 +220,10 @@ def _settle(future: Future[T], settle: Callable[[], None]) -> None:
             raise
 
 
+_AWAKE = 0.5
+"""Seconds between two looks for signals: one that comes just before a wait begins is not dealt with until it ends."""
+
+
 def wait(future: Future[T]) -> T:
     """Wait for a future in plain code; an interrupted caller, or one whose own call is cancelled, cancels it.
 
@@ -229,11 +233,15 @@ def wait(future: Future[T]) -> T:
     if (waits := _waits.get()) is not None:
         waits.add(future.cancel)
     try:
-        return future.result(_time_left())
-    except TimeoutError:
-        if future.done():  # its own error
-            raise
-        raise OutOfTime from None
+        while True:
+            left = _time_left()
+            try:
+                return future.result(_AWAKE if left is None else min(left, _AWAKE))
+            except TimeoutError:
+                if future.done():  # now, or with a TimeoutError of its own
+                    return future.result()
+                if left is not None and left <= _AWAKE:
+                    raise OutOfTime from None
     finally:
         future.cancel()  # a finished future stays as it is
 

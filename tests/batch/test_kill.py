@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -99,27 +98,12 @@ def await_sign(seen: Callable[[], object], process: Process) -> None:
         time.sleep(0.005)
 
 
-def await_rest(process: Process) -> None:
-    """Wait until its main thread waits, which tells of no other sign.
-
-    A signal just before is not dealt with until that wait ends: CPython looks for signals, and then goes to sleep.
-    """
-    status, seen, since = Path(f"/proc/{process.pid}/task/{process.pid}/status"), "", time.monotonic()
-    while time.monotonic() - since < 0.3:
-        assert process.poll() is None, finish(process)
-        now = "".join(re.findall(r"^(?:State|voluntary_ctxt_switches):.*$", status.read_text(), re.MULTILINE))
-        if now != seen or "sleeping" not in now:
-            seen, since = now, time.monotonic()
-        time.sleep(0.01)
-
-
 def start_held(rows_file: Path, out: Path, *arguments: object) -> tuple[Process, Path]:
     """A run whose first prompts are under way, and stay so until the file is removed."""
     hold = out.with_name("hold")
     hold.touch()
     process = start(rows_file, "--out", out, *arguments, model=[*QUICK, "--hold", hold])
     await_sign(hold.with_suffix(".reached").exists, process)
-    await_rest(process)
     return process, hold
 
 
