@@ -222,7 +222,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
 
         For callers that have a run already, like a chat model.
         """
-        return _last(self.steps(input, config, **settings))
+        *_, result = self.steps(input, config, **settings)
+        return result  # type: ignore[return-value] # the last step
 
     async def arun(
         self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]

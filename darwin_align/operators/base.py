@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from math import inf, nextafter
 from operator import index
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar, Union
@@ -88,12 +89,12 @@ class Operator(TracedRunnable[Population, Population]):
     def invoke(self, input: Population, config: RunnableConfig | None = None, **kwargs: Any) -> Population:
         """Answer the population's question."""
         _refuse(kwargs, self)
-        return self._traced(lambda _: self._answer(input), summary(input), config, summary)
+        return self._traced(partial(self._answer, input), summary(input), config, summary)
 
     async def ainvoke(self, input: Population, config: RunnableConfig | None = None, **kwargs: Any) -> Population:
         """Answer the population's question without blocking the event loop."""
         _refuse(kwargs, self)
-        return await self._atraced(lambda _: self._aanswer(input), summary(input), config, summary)
+        return await self._atraced(partial(self._aanswer, input), summary(input), config, summary)
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -110,7 +111,7 @@ class Operator(TracedRunnable[Population, Population]):
         runnables = [part for part in parts if isinstance(part, Runnable)]
         return get_unique_config_specs(spec for runnable in runnables for spec in runnable.config_specs)
 
-    def _answer(self, population: Population) -> Population:
+    def _answer(self, population: Population, _: RunnableConfig) -> Population:
         dialogue = self._dialogue(population)
         try:
             with _answering(population):
@@ -120,7 +121,7 @@ class Operator(TracedRunnable[Population, Population]):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    async def _aanswer(self, population: Population) -> Population:
+    async def _aanswer(self, population: Population, _: RunnableConfig) -> Population:
         dialogue = self._dialogue(population)
         try:
             with _answering(population):

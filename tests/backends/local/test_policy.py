@@ -285,7 +285,8 @@ def test_refusal_names_the_numbers(llama):
     assert f"prompt of {length} tokens leaves 1 of the context's {length + 1}" in tight
 
 
-def test_a_long_conversation_goes_through_unharmed(policy, row, folders):
+def test_a_long_conversation_goes_through_unharmed(policy, row):
+    policy = in_memory(policy)  # with no rows of other tests
     turns = [
         Message(role=role, content=f"第{i}句：绿茶很好喝 🍵👩‍🔬 and so is déjà vu. " * 2)
         for i in range(20)
