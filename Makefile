@@ -68,8 +68,8 @@ docs: $(READY)
 	$(BIN)/python -m mkdocs build --strict
 
 docs-check: $(READY)
-	$(BIN)/python -m pytest --doctest-modules darwin_align integrations/langgraph/progress.py
-	$(BIN)/python -m pytest tests/test_readme.py tests/test_notebooks.py
+	$(BIN)/python -m pytest -n auto --dist loadfile --doctest-modules darwin_align integrations/langgraph/progress.py \
+		tests/test_readme.py tests/test_notebooks.py
 
 # Runs the notebooks and keeps what they print: look at the diff before you commit it.
 notebooks: $(READY)
