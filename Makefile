@@ -23,6 +23,7 @@ test: $(READY)
 
 test-slow: $(READY) $(VLLM_READY) $(ALPACA_READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "hypothesis and not slow and not gpu" --hypothesis-profile thorough
 
 # Where there is a CUDA device and a torch that knows it.
 test-gpu: $(READY)

@@ -107,7 +107,9 @@ def _code_lines(source: str, tree: ast.Module) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the count; the exit code is 1 if it is above the limit."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.any_count", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.any_count", description=main.__doc__, allow_abbrev=False
+    )
     parser.add_argument("--files", type=int, default=20, help="files to list (default: 20)")
     shown = parser.parse_args(arguments).files
     counted = count()

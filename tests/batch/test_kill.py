@@ -74,7 +74,7 @@ def killed_and_gone_on(
     assert [error["line"] for error in read_lines(out.with_name("out.errors.jsonl"))] == [6]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_killed_three_times_it_gives_the_lines_of_an_uninterrupted_run(
     rows_file: Path, tmp_path: Path, seed: int
 ) -> None:

@@ -38,8 +38,7 @@ def run_fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_demo_json_holds_one_object_with_the_promised_keys() -> None:
-    command = ("demo", QUESTION, "--json", "--seed", "3", "--set", "cycles=1")
-    done = run(*command)
+    done = run("demo", QUESTION, "--json", "--seed", "3", "--set", "cycles=1")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     promised = {"answer", "reward", "first_response", "first_reward", "gold", "first_gold", "cycles", "usage"}
@@ -47,8 +46,6 @@ def test_demo_json_holds_one_object_with_the_promised_keys() -> None:
     assert shown["reward"] >= shown["first_reward"]
     assert shown["cycles"] == 1
     assert shown["usage"]["decoded_tokens"] > 0
-    again = json.loads(run(*command).stdout)
-    assert again["answer"] == shown["answer"]
 
 
 def test_demo_explains_the_method_on_one_screen() -> None:

@@ -21,6 +21,7 @@ def written(tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 def test_a_few_instructions_teach_the_clauses_of_the_world(written):
     found = read_clauses(written)
     texts = [clause.text for clause in found]
@@ -30,6 +31,7 @@ def test_a_few_instructions_teach_the_clauses_of_the_world(written):
     assert all(clause.worth == round(clause.worth, 3) > 0 for clause in found)
 
 
+@pytest.mark.slow
 def test_the_file_records_how_it_was_made_and_its_cost(written):
     record = json.loads(written.read_text(encoding="utf-8"))
     assert record["about"] == "python -m training.clauses: mutate_best_of_n on dev(8), seed 0"

@@ -12,8 +12,12 @@ from darwin_align.integrations.openai_server.settings import ServerSettings
 
 from .conftest import TEA
 
+QUICK = ("args", "best_of_n", "darwin")
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in sorted(PRESETS)]
+)
 def test_a_preset_answers_as_the_chat_model_here(client, pair, preset):
     here = pair.invoke(TEA, seed=11, max_tokens=40, **PRESETS[preset])
     arguments = {

@@ -61,7 +61,7 @@ async def test_a_worker_behind_a_router_dies(embedded_gguf: Path):
         assert alone.text.strip()
 
 
-@pytest.mark.parametrize("dying", [0, 1])
+@pytest.mark.parametrize("dying", [pytest.param(0, marks=pytest.mark.slow), 1])
 async def test_a_worker_of_two_that_the_policy_uses_dies(embedded_gguf: Path, dying: int):
     with llama_server(embedded_gguf, slots=4) as one, llama_server(embedded_gguf, slots=4) as two:
         search = search_over(one.url, two.url)
