@@ -98,8 +98,8 @@ def embedded_instructions(path: Path, n: int) -> Path:
 
 
 def test_alpaca_eval_is_killed_and_gone_on_with(run: Run, tmp_path: Path) -> None:
-    prompts = embedded_instructions(tmp_path / "prompts.json", 5)
-    check_resumed(run, "alpaca_eval", tmp_path, ["--prompts", prompts, "--set", "cycles=1", "--concurrency", "3"], 5)
+    prompts = embedded_instructions(tmp_path / "prompts.json", 6)
+    check_resumed(run, "alpaca_eval", tmp_path, ["--prompts", prompts, "--set", "cycles=1", "--concurrency", "2"], 6)
 
 
 SCRIPTED = """
