@@ -7,6 +7,8 @@ import pytest
 from mypy import api
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+STRICT = ("--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"))
 START = """
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.prompts import ChatPromptTemplate
 
+from darwin_align import DarwinChatModel
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import Budget, Event, Population, Request, Response, SearchConfig
 from darwin_align.operators.base import Decoder
@@ -76,6 +79,9 @@ DarwinSearch(policy=policy, scorer=scorer, config={"cycles": 1}, sampling={"temp
 search.invoke("Hi", {"tags": ["a"]}, cycles=1, temperature=0.2, max_tokens=9, stop=["."], on_event=watch)
 search.invoke("Hi", seed=1, budget=Budget(seconds=1), tools=[{"type": "function"}], replay=search.invoke("Hi").events)
 search.invoke([("human", "Hi")], choice="soft", grounded=True, tool_choice="auto", stop="!").text.upper()
+DarwinChatModel(policy=policy, scorer=scorer, cycles=1, seed=7, max_tokens=9, temperature=0.2, stop=["."])
+DarwinChatModel.from_pretrained("a/policy", reward="a/reward", config=SearchConfig(cycles=2))
+DarwinChatModel().invoke("Hi", seed=7, cycles=0).text.upper()
 anything: dict[str, Any] = {}
 search.invoke("Hi", **anything)
 """
@@ -96,6 +102,11 @@ DarwinSearch(policy=policy, scorer=scorer, selector=reword)
 DarwinSearch(policy=policy, scorer=scorer, decoder=7)
 DarwinSearch(policy=policy, scorer=scorer, config="darwin")
 DarwinSearch(policy, scorer)
+DarwinChatModel(polcy=3)
+DarwinChatModel(policy=3)
+DarwinChatModel(scorer=score_texts)
+DarwinChatModel(seed="7")
+DarwinChatModel.from_pretrained("a/policy", rewrd="a/reward")
 Capabilities(rank_tokens=True)
 search.invoke("Hi", cyles=1)
 search.invoke("Hi", cycles="1")
@@ -110,8 +121,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     """Errors by line of the snippet, of one run of mypy. It is quick where `make lint` ran before."""
     snippet = tmp_path_factory.mktemp("types") / "snippet.py"
     snippet.write_text(START + RIGHT + WRONG)
-    options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
-    said, failure, _ = api.run([*options, "--no-pretty", "--hide-error-context", str(snippet)])
+    said, failure, _ = api.run([*STRICT, "--no-pretty", "--hide-error-context", str(snippet)])
     assert not failure, failure
     lines = [re.match(r"(.*):(\d+): error: (.*)", line) for line in said.splitlines()]
     errors = [line for line in lines if line is not None]
@@ -141,3 +151,13 @@ def test_what_is_said_names_the_argument(found: dict[int, str]) -> None:
         ('search.invoke("Hi", cyles=1)', "cyles"),
     ):
         assert f'"{name}"' in said[use]
+
+
+def test_the_readme_passes(tmp_path: Path) -> None:
+    snippets = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    files = [tmp_path / f"snippet_{i}.py" for i in range(len(snippets))]
+    for file, snippet in zip(files, snippets, strict=True):
+        file.write_text(snippet, encoding="utf-8")
+    assert len(files) >= 3
+    said, failure, code = api.run([*STRICT, *map(str, files)])
+    assert (code, failure) == (0, ""), said
