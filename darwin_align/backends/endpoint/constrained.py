@@ -31,7 +31,7 @@ _TRIES = 6
 """Requests in a row without an allowed token, after which the server is assumed to ignore the constraint."""
 _SHORTEST = 4
 """Tokens that are requested after a cut; four times as many after each success."""
-_HOTTEST = 4.0
+_MAX_BIAS_TEMPERATURE = 4.0
 """Temperature up to which a token with a bias of 100 outweighs all others."""
 
 
@@ -92,8 +92,8 @@ class ConstrainedRow:
     def __post_init__(self) -> None:
         self._requests = self._tries = 0
         self._refused: set[int] = set()
-        self._free_tokens, self._cautious = self.limit, False
-        self._run_ahead()
+        self._free_tokens, self._expect_rejection = self.limit, False
+        self._append_forced_tokens()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ class ConstrainedRow:
 
     def next_request(self) -> NextRequest:
         """The next request; only while :attr:`left` is above 0."""
-        if self._refused or (self._cautious and self._biased and self._allowed_count <= _FEW):
+        if self._refused or (self._expect_rejection and self._biased and self._allowed_count <= _FEW):
             self._requested, constraint = 1, self._constraint()
         else:
             self._requested, constraint = min(self.left, self._free_tokens), None
@@ -160,13 +160,13 @@ class ConstrainedRow:
         self.prefilled += 0 if read else max(0, self._sent - choice.cached_tokens)
         kept = self._push_all(ids)
         self.discarded += len(ids) - kept
-        astray = self.finish is None and kept < len(ids)
-        if astray:
+        rejected = self.finish is None and kept < len(ids)
+        if rejected:
             self._refused = {*(self._refused if not kept else ()), ids[kept]}
         elif self.finish is None:
             self._note_end(choice, kept)
-        self._pace(kept, astray=astray)
-        self._run_ahead()
+        self._adapt_request_size(kept, rejected=rejected)
+        self._append_forced_tokens()
         if self.left and self._tries >= _TRIES:
             self._constraint_ignored()
         if self.left and self._requests >= most_requests(self.limit):
@@ -203,16 +203,16 @@ class ConstrainedRow:
         elif choice.finish not in (None, *LENGTH) or kept < self._requested:
             self.finish = choice.finish or "length"
 
-    def _pace(self, kept: int, *, astray: bool) -> None:
+    def _adapt_request_size(self, kept: int, *, rejected: bool) -> None:
         """Request fewer tokens without a constraint after a cut, more after a success."""
         if not kept:
             self._tries += 1
         if self._constrained_now:
             return
-        self._cautious = astray and not kept
-        self._free_tokens = max(_SHORTEST, 2 * kept) if astray else min(self.limit, 4 * self._free_tokens)
+        self._expect_rejection = rejected and not kept
+        self._free_tokens = max(_SHORTEST, 2 * kept) if rejected else min(self.limit, 4 * self._free_tokens)
 
-    def _run_ahead(self) -> None:
+    def _append_forced_tokens(self) -> None:
         """Append tokens as long as only one is allowed."""
         while self.left and (token := self.position.only()) is not None:
             # Which end token the model would choose makes no difference: use the one of its template.
@@ -242,7 +242,7 @@ class ConstrainedRow:
 
 def _can_be_biased(sampling: Sampling) -> bool:
     """Whether a bias only changes which tokens are allowed: a repetition penalty would scale it with the logit."""
-    return sampling.repetition_penalty in (None, 1.0) and sampling.temperature <= _HOTTEST
+    return sampling.repetition_penalty in (None, 1.0) and sampling.temperature <= _MAX_BIAS_TEMPERATURE
 
 
 def ids_of(choice: Choice) -> tuple[int, ...]:
