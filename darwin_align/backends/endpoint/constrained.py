@@ -16,7 +16,7 @@ from darwin_align.backends.detokenizer import Detokenizer
 from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Choice, TokenConstraint
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
-from darwin_align.formats.matcher import GrammarPosition, members
+from darwin_align.formats.matcher import GrammarPosition, tokens_of_mask
 from darwin_align.operators.policy import Row
 
 __all__ = ["ConstrainedRow", "NextRequest", "ids_of", "most_requests"]
@@ -128,7 +128,7 @@ class ConstrainedRow:
 
     def _constraint(self) -> TokenConstraint:
         """The allowed or the forbidden tokens, by whichever list is short enough; else a ban of what was cut."""
-        allowed = members(self.position.mask or b"")
+        allowed = tokens_of_mask(self.position.mask or b"")
         if len(allowed) > 1 and self.position.call_mark is not None:
             # The model began text, not a call, when both were allowed: it chose the format.
             allowed = [token for token in allowed if token != self.position.call_mark]
@@ -179,7 +179,7 @@ class ConstrainedRow:
     def _push_all(self, ids: Sequence[int]) -> int:
         """Append ids up to the first that is not allowed; return how many were appended."""
         for kept, token in enumerate(ids):
-            if self.finish is not None or not self.left or not self.position.takes(token):
+            if self.finish is not None or not self.left or not self.position.allows(token):
                 return kept
             self._push(token)
         return len(ids)
@@ -214,14 +214,14 @@ class ConstrainedRow:
 
     def _append_forced_tokens(self) -> None:
         """Append tokens as long as only one is allowed."""
-        while self.left and (token := self.position.only()) is not None:
+        while self.left and (token := self.position.forced_token()) is not None:
             # Which end token the model would choose makes no difference: use the one of its template.
-            ended = token in self._ends and self.end is not None and self.position.takes(self.end)
+            ended = token in self._ends and self.end is not None and self.position.allows(self.end)
             self._push(self.end if ended and self.end is not None else token)
 
     def _constraint_ignored(self) -> None:
         if self.position.lenient:
-            self.position.let_go()
+            self.position.drop_constraint()
             self._refused, self._tries = set(), 0
             self.note = "a tool call is not kept to its schema: the server ignores which tokens are allowed"
             return
