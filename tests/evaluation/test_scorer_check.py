@@ -175,7 +175,7 @@ def test_it_scores_along_the_path_of_a_search() -> None:
     assert report.notes == ("one note", "another")
     assert "- one note" in report.render()
     assert len(released) == 1
-    # Ten requests, and ten shuffle; eight requests again and alone; three times an empty answer.
+    # Ten requests, and ten shuffled answers; eight requests again and alone; three times an empty answer.
     assert report.calls == len(calls) == 10 + 10 + 8 + 8 + 3
     assert report.responses == sum(len(responses) for _, responses in calls)
     for request, responses in calls[:10]:
