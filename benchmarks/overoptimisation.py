@@ -29,7 +29,7 @@ import torch
 from benchmarks.held_out import RESULTS
 from benchmarks.quality import table
 from darwin_align import SearchConfig, __version__, trace
-from darwin_align.evaluation.world import Contender, Difference, Standing, measure, summary
+from darwin_align.evaluation.world import Contender, Difference, VariantSummary, measure, summary
 from darwin_align.pocket import held_out, policy_path, reward_path
 from darwin_align.pocket.pair import pocket_search
 from darwin_align.traces import Dynamics
@@ -137,7 +137,7 @@ def found(one: Series, out: Path, n: int, seeds: Sequence[int], more: Sequence[i
     return {"title": one.title, "factor": one.factor, "base": one.base, "rows": rows}
 
 
-def decided(standing: Standing, one: Series) -> bool:
+def decided(standing: VariantSummary, one: Series) -> bool:
     """Whether the interval of its difference leaves 0 out."""
     less = standing.differences[one.base]
     return less.low > 0 or less.high < 0
@@ -145,7 +145,7 @@ def decided(standing: Standing, one: Series) -> bool:
 
 def _standings(
     contenders: Sequence[Contender], base: str, out: Path, n: int, seeds: Sequence[int]
-) -> dict[str, Standing]:
+) -> dict[str, VariantSummary]:
     records = measure(contenders, out, n=n, seeds=seeds, concurrency=32)
     return {one.label: one for one in summary(contenders, records, split="held_out", against=(base,)).standings}
 

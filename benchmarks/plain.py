@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.backends.local.padded import PaddedForward, _Batch
-from darwin_align.backends.local.reward import _Answer
+from darwin_align.backends.local.reward import _RewardSequence
 from darwin_align.core.budget import Usage
 from darwin_align.core.types import Request, Response, Sampling
 from darwin_align.operators.base import Report, Scorer
@@ -185,12 +185,12 @@ class PlainScorer(Scorer):
         if model.recipe.reads == "get_score":
             raise TypeError(f"the {model.recipe.name!r} recipe reads by itself: there is nothing to compare")
         inputs = model._inputs(request, responses)
-        answers = {one: _Answer(list(one.ids), input=one) for one in dict.fromkeys(inputs)}
+        answers = {one: _RewardSequence(list(one.ids), input=one) for one in dict.fromkeys(inputs)}
         model._check_context(answers)
         lines = sorted(answers.values(), key=lambda answer: (len(answer.ids), answer.ids))
         with self._lock, torch.inference_mode():
             start = perf_counter()
-            model._read_whole(lines)
+            model._score_without_slots(lines)
             self._seconds += perf_counter() - start
             read = sum(len(line.ids) for line in lines)
             self._positions += read

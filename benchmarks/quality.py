@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.held_out import RESULTS
 from darwin_align import __version__
-from darwin_align.evaluation.world import Contender, Difference, Standing, Summary, measure, summary
+from darwin_align.evaluation.world import Contender, Difference, Summary, VariantSummary, measure, summary
 from darwin_align.evaluation.world_page import page, plain
 
 BESIDE = "darwin"
@@ -98,7 +98,7 @@ def with_seconds(found: Summary, timed: Summary) -> Summary:
 def markdown(found: Summary) -> str:
     """The table as the README shows it.
 
-    >>> one = Standing("darwin", "darwin", 1, {"gold": 9.8, "decoded_tokens": 2351.0}, {}, {})
+    >>> one = VariantSummary("darwin", "darwin", 1, {"gold": 9.8, "decoded_tokens": 2351.0}, {}, {})
     >>> print(markdown(Summary("held_out", 1, (0,), ("darwin",), (one,))))
     | setting | gold | less darwin's | decoded |
     |---|---|---|---|
@@ -117,7 +117,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _row(one: Standing, shown: Sequence[str]) -> list[str]:
+def _row(one: VariantSummary, shown: Sequence[str]) -> list[str]:
     first, *rest = (_figure(name, one.means[name]) for name in shown)
     less = one.differences.get(BESIDE)
     return [one.label, first, "" if less is None else str(less), *rest]
@@ -131,7 +131,7 @@ def read(file: Path) -> Summary:
     """What a file of results holds."""
     data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     standings = [
-        Standing(
+        VariantSummary(
             one["label"],
             one["text"],
             one["searches"],

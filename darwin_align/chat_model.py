@@ -1,4 +1,4 @@
-"""DarwinChatModel, a thin LangChain face over DarwinSearch.
+"""DarwinChatModel, LangChain's chat model over DarwinSearch.
 
 One class, and so one file: LangChain asks for some thirty methods, and half of the lines document them.
 """

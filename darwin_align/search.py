@@ -72,7 +72,7 @@ from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedRunnable, marked, result_summary
-from darwin_align.search_call import SearchInput, named_settings, request_of, search_changes, trial, warn_failed
+from darwin_align.search_call import SearchInput, named_settings, preflight, request_of, search_changes, warn_failed
 
 __all__ = ["DarwinSearch", "SearchInput"]
 
@@ -263,7 +263,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         run = _Run(self, spec, self._max_response_tokens(spec.request, config), config)
         with run.released():
             for judge in run.judges:
-                trial(judge, spec.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
+                preflight(judge, spec.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
                     run.reply = operator.invoke(question.population, marked(config, question.operator))
@@ -278,7 +278,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         run = _Run(self, spec, await acall(self._max_response_tokens, spec.request, config), config)
         with run.released():
             for judge in run.judges:
-                await trial(judge, spec.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
+                await preflight(judge, spec.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
                     run.reply = await operator.ainvoke(question.population, marked(config, question.operator))
@@ -396,9 +396,9 @@ class _Run:
                 check_request(spec.request, part.policy)  # before any token is spent on mutations
                 if config.candidates:
                     check_ranks(part.policy)
-        # A trial would count against no limit of time.
-        untried = bool(spec.replay) or config.budget.seconds is not None
-        scorers = [] if untried else parts_of(self.operators["score"], run_config)
+        # A preflight would count against no limit of time.
+        no_preflight = bool(spec.replay) or config.budget.seconds is not None
+        scorers = [] if no_preflight else parts_of(self.operators["score"], run_config)
         self.judges = [judge for part in scorers if isinstance(part, Scorer) for judge in judges_of(part)]
         """To be tried on a short answer before anything is spent on rewording and decoding."""
         policies = [] if search._policy is None else [search._policy]

@@ -1,4 +1,4 @@
-"""What a search's call consists of: its request, its settings, and the trial of judges before it."""
+"""What a search's call consists of: its request, its settings, and the preflight of judges before it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from darwin_align.operators.base import Scorer
 from darwin_align.operators.conversation import check_characters, conversation_of
 from darwin_align.operators.portal import acall, call
 
-__all__ = ["SearchInput", "named_settings", "request_of", "search_changes", "trial", "warn_failed"]
+__all__ = ["SearchInput", "named_settings", "preflight", "request_of", "search_changes", "warn_failed"]
 
 logger = logging.getLogger("darwin_align.search")
 
@@ -80,13 +80,13 @@ def search_changes(named: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if name in _SEARCH}
 
 
-def trial(judge: Scorer, request: Request) -> Runnable[Any, None]:
-    """The trial of a judge, as a run of its own."""
+def preflight(judge: Scorer, request: Request) -> Runnable[Any, None]:
+    """The preflight of a judge, as a run of its own."""
 
-    async def atrial(_: str) -> None:
+    async def apreflight(_: str) -> None:
         await acall(judge.try_out, request)
 
-    return RunnableLambda(lambda _: call(judge.try_out, request), atrial, name="JudgeTrial")
+    return RunnableLambda(lambda _: call(judge.try_out, request), apreflight, name="JudgeTrial")
 
 
 _BACK = "to go on once the server is back, replay the events before this one"

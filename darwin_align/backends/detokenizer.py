@@ -1,4 +1,4 @@
-"""From token ids to text: the state's ids are the truth, text is derived from them and never read back."""
+"""From token ids to text: the token ids are authoritative, text is derived from them and never read back."""
 
 from __future__ import annotations
 

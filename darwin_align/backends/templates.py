@@ -86,7 +86,7 @@ class ChatTemplate:
                 "the form that the model was trained on"
             )
         self._encoder = TextEncoder(tokenizer, bos, name)
-        self._shows: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probed)
+        self._rendering: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probe_rendering)
 
     @property
     def tokenizer(self) -> Any:
@@ -159,24 +159,24 @@ class ChatTemplate:
                 )
             chat = with_tool_turns_as_text(chat)
             notes.append("takes no tool calls and results: it reads them as text of the neighbouring turns")
-        shape = self._fitting(chat)
+        shape = self._best_rendered_shape(chat)
         notes += [shape.note] if shape.note else []
         whose = f"the {self._role}'s chat template"
         return Shape(shape.chat, "; ".join(f"{whose} {note}" for note in notes))
 
-    def _fitting(self, chat: Chat) -> Shape:
+    def _best_rendered_shape(self, chat: Chat) -> Shape:
         """The least changed form that the template renders completely, else the first that it does not refuse."""
         taken: Shape | None = None
         for shape in shapes(chat):
-            renders, whole = self._shows(json.dumps(marked(shape.chat)))
+            renders, whole = self._rendering(json.dumps(marked(shape.chat)))
             if whole:
                 return shape
             taken = taken or (shape if renders else None)
         return taken or Shape(chat)
 
-    def _probed(self, trial: str) -> tuple[bool, bool]:
+    def _probe_rendering(self, marked_chat: str) -> tuple[bool, bool]:
         """Whether a marked conversation (JSON, with its markers) is rendered at all, and whether completely."""
-        chat, words = json.loads(trial)
+        chat, words = json.loads(marked_chat)
         text = self._probe(chat)
         return bool(text), all(word in text for word in words)
 
@@ -331,7 +331,7 @@ class ChatTemplate:
         return found[1] if found else ""
 
     @property
-    def takes_agents(self) -> bool:
+    def renders_tool_conversations(self) -> bool:
         """Whether tools, calls of them and their results reach the model."""
         return self.takes_tools and self.takes_tool_turns
 

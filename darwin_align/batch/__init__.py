@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from darwin_align.batch.job import BatchReport, run_batch
     from darwin_align.batch.output import Errors, RunFile
     from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
-    from darwin_align.batch.sieve import bad, refuse_strangers, sift
+    from darwin_align.batch.row_checks import check_row, error_record, refuse_orphaned_answers
     from darwin_align.batch.source import prompts
     from darwin_align.storage.lock import lock
     from darwin_align.storage.workers import Stop
@@ -81,14 +81,14 @@ _HOMES = {
     "Prompt": f"{__name__}.prompt",
     "RunFile": f"{__name__}.output",
     "Stop": "darwin_align.storage.workers",
-    "bad": f"{__name__}.sieve",
+    "error_record": f"{__name__}.row_checks",
     "fingerprint": f"{__name__}.answers",
     "lock": "darwin_align.storage.lock",
     "prompts": f"{__name__}.source",
-    "refuse_strangers": f"{__name__}.sieve",
+    "refuse_orphaned_answers": f"{__name__}.row_checks",
     "run_batch": f"{__name__}.job",
     "settings_of": f"{__name__}.answers",
-    "sift": f"{__name__}.sieve",
+    "check_row": f"{__name__}.row_checks",
 }
 
 __all__ = [
@@ -102,14 +102,14 @@ __all__ = [
     "Prompt",
     "RunFile",
     "Stop",
-    "bad",
+    "check_row",
+    "error_record",
     "fingerprint",
     "lock",
     "prompts",
-    "refuse_strangers",
+    "refuse_orphaned_answers",
     "run_batch",
     "settings_of",
-    "sift",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Which keys are answered and which were met, on the disk: memory does not grow with the prompts."""
+"""Which keys are answered and which have a row, on the disk: memory does not grow with the prompts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from darwin_align.core.errors import DarwinError
 
-__all__ = ["Index", "Met"]
+__all__ = ["Index", "KeyStatus"]
 
 
-class Met(NamedTuple):
-    """How a key stands when its row comes."""
+class KeyStatus(NamedTuple):
+    """Whether a key has a row and an answer."""
 
     first_line: int
     """Line of the first row with this key in this pass: this row's, unless another came before it."""
@@ -26,8 +26,8 @@ class Index:
     >>> index = Index()
     >>> index.add_answer("a", "digest")
     True
-    >>> index.meet("a", 1), index.meet("a", 5)
-    (Met(first_line=1, answered='digest'), Met(first_line=1, answered='digest'))
+    >>> index.register_row("a", 1), index.register_row("a", 5)
+    (KeyStatus(first_line=1, answered='digest'), KeyStatus(first_line=1, answered='digest'))
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Index:
         self._pass = 1
 
     def add_answer(self, key: str, digest: str) -> bool:
-        """Say that a key is answered; ``False`` if that was known."""
+        """Register an answer under its key; ``False`` if the key has one."""
         if (found := self._find(key)) is not None and found[0] is not None:
             return False
         self._execute(
@@ -51,23 +51,23 @@ class Index:
         )
         return True
 
-    def meet(self, key: str, line: int) -> Met:
-        """Say that a row with this key was met."""
+    def register_row(self, key: str, line: int) -> KeyStatus:
+        """Register a row under its key and return the key's status."""
         answered, first, seen = self._find(key) or (None, 0, 0)
         if seen == self._pass:
-            return Met(first, answered)
+            return KeyStatus(first, answered)
         self._execute(
             "INSERT INTO keys (key, line, pass) VALUES (?, ?, ?) "
             "ON CONFLICT (key) DO UPDATE SET line = excluded.line, pass = excluded.pass",
             (key, line, self._pass),
         )
-        return Met(line, answered)
+        return KeyStatus(line, answered)
 
     def begin_pass(self) -> None:
-        """Forget which rows were met: the source is read once more."""
+        """Forget which rows were registered: the source is read once more."""
         self._pass += 1
 
-    def unmet(self) -> tuple[int, str]:
+    def answers_without_row(self) -> tuple[int, str]:
         """The number of answers without a row in this pass, and the first one's key."""
         count, first = self._execute(
             "SELECT count(*), min(key) FROM keys WHERE answered IS NOT NULL AND pass IS NOT ?", (self._pass,)

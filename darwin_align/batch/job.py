@@ -16,7 +16,7 @@ from darwin_align.batch.index import Index
 from darwin_align.batch.output import Answers, Errors, RunFile
 from darwin_align.batch.progress import ProgressReporter, reporting
 from darwin_align.batch.prompt import BadPromptError, Fields, Prompt
-from darwin_align.batch.sieve import bad, refuse_strangers, sift
+from darwin_align.batch.row_checks import check_row, error_record, refuse_orphaned_answers
 from darwin_align.batch.source import Read, Source, source_of
 from darwin_align.core import Usage
 from darwin_align.core.errors import ConfigError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from darwin_align.chat_model import DarwinChatModel
     from darwin_align.search import DarwinSearch
 
-__all__ = ["BatchReport", "Stop", "check_sink", "paths_beside", "run_batch"]
+__all__ = ["BatchReport", "Stop", "check_sink", "companion_paths", "run_batch"]
 
 _CLOSING_SECONDS = 60.0
 
@@ -127,10 +127,10 @@ def run_batch(
     return job.report
 
 
-def paths_beside(sink: Path) -> tuple[Path, Path]:
+def companion_paths(sink: Path) -> tuple[Path, Path]:
     """The files of errors and of settings that belong to an output.
 
-    >>> [path.name for path in paths_beside(Path("answers.jsonl"))]
+    >>> [path.name for path in companion_paths(Path("answers.jsonl"))]
     ['answers.errors.jsonl', 'answers.run.json']
     """
     stem = sink.name.removesuffix(".jsonl")
@@ -151,7 +151,7 @@ def check_sink(sink: str | Path, source: object) -> Path:
     path = Path(sink)
     if path.suffix in (".parquet", ".pq"):
         raise ConfigError(f"{path}: answers are written as JSONL; give a name that ends with .jsonl")
-    mine = (path, *paths_beside(path))
+    mine = (path, *companion_paths(path))
     for one in mine:
         refuse_irregular(one)
     if isinstance(source, (str, Path)) and Path(source).resolve() in [one.resolve() for one in mine]:
@@ -165,7 +165,7 @@ class _Job:
     def __init__(self, answerer: Answerer, source: Source, sink: Path, stop: Stop, reporter: ProgressReporter) -> None:
         self.answerer, self.source, self.sink, self.stop, self.reporter = answerer, source, sink, stop, reporter
         self.accept_changes, self.give_up_after = False, 20
-        errors, self._run_file = paths_beside(sink)
+        errors, self._run_file = companion_paths(sink)
         self.report = BatchReport(sink, errors)
         self.ended = threading.Event()
         self._reading = threading.Lock()
@@ -229,12 +229,12 @@ class _Job:
                 return total
             total += 1
             if row.prompt is not None:
-                self._index.meet(row.prompt.key, row.line)
+                self._index.register_row(row.prompt.key, row.line)
         if not self.accept_changes:
-            refuse_strangers(self._index, self.sink)
-        strangers, _ = self._index.unmet()
+            refuse_orphaned_answers(self._index, self.sink)
+        orphaned, _ = self._index.answers_without_row()
         self._index.begin_pass()
-        return total + strangers
+        return total + orphaned
 
     def _next(self) -> Prompt | None:
         """The next prompt without an answer; rows that cannot be answered are recorded on the way."""
@@ -244,7 +244,7 @@ class _Job:
                 if row is None:
                     self._through = True
                     return None
-                match sift(row, self._index):
+                match check_row(row, self._index):
                     case Prompt() as prompt:
                         return prompt
                     case dict() as error:
@@ -262,7 +262,7 @@ class _Job:
 
     def _fail(self, prompt: Prompt, error: Exception) -> None:
         if isinstance(error, BadPromptError):
-            self._record_bad(bad(prompt.line, prompt.key, str(error)))
+            self._record_bad(error_record(prompt.line, prompt.key, str(error)))
         else:
             self._record_failed(prompt, error)
 

@@ -84,7 +84,7 @@ def _alpaca_eval(arguments: argparse.Namespace) -> int:
         from darwin_align.evaluation.alpaca_eval import answer
         from darwin_align.evaluation.alpaca_verdicts import Template, compare, reference_outputs
         from darwin_align.evaluation.chat_judge import judge_of
-        from darwin_align.evaluation.hand_over import to_alpaca_eval
+        from darwin_align.evaluation.export import to_alpaca_eval
         from darwin_align.evaluation.official import ALPACA_EVAL, found, instructions
         from darwin_align.evaluation.win_rates import WIN_RATES_NEED
 
@@ -188,7 +188,7 @@ def _add_mt_bench(benchmarks: Commands) -> None:
 def _mt_bench(arguments: argparse.Namespace) -> int:
     with working("starting"):
         from darwin_align.evaluation.chat_judge import judge_of
-        from darwin_align.evaluation.hand_over import to_fastchat
+        from darwin_align.evaluation.export import to_fastchat
         from darwin_align.evaluation.mt_bench import answer
         from darwin_align.evaluation.mt_grades import GRADES_NEED, GradingPrompts, grade, references
         from darwin_align.evaluation.official import MT_BENCH, found, questions

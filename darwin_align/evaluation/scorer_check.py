@@ -113,17 +113,22 @@ class _Check:
             start = perf_counter()
             rewards = await self._all([partial(self._score, i, row) for i, row in enumerate(answers)])
             rate, per_call = self.responses / max(perf_counter() - start, 1e-9), median(self.seconds)
-            guests = _derangement(self.pairs, self.seed)
-            visits = await self._all([partial(self._score, host, answers[guest][:1]) for host, guest in guests.items()])
+            shuffle = _derangement(self.pairs, self.seed)
+            shuffled_scores = await self._all(
+                [
+                    partial(self._score, prompt_index, answers[shuffled_index][:1])
+                    for prompt_index, shuffled_index in shuffle.items()
+                ]
+            )
             spot = sorted(range(len(self.pairs)), key=lambda i: derive(self.seed, "spot", i))[:SPOT]
             again = await self._all([partial(self._score, i, answers[i]) for i in spot])
             alone = await self._all([partial(self._score, i, answers[i][:1]) for i in spot])
             empty = await self._all([partial(self._empty, i) for i in spot[:EMPTY]])
-        shuffled = {guest: reward for guest, (reward,) in zip(guests.values(), visits, strict=True)}
+        shuffled = {index: reward for index, (reward,) in zip(shuffle.values(), shuffled_scores, strict=True)}
         outcomes = tuple(_outcome(p, rewards[i], answers[i], shuffled.get(i)) for i, p in enumerate(self.pairs))
         return self._report(
             outcomes,
-            rewards=Rewards.of([reward for row in (*rewards, *visits) for reward in row]),
+            rewards=Rewards.of([reward for row in (*rewards, *shuffled_scores) for reward in row]),
             repeated=max(
                 abs(a - b) for i, row in zip(spot, again, strict=True) for a, b in zip(rewards[i], row, strict=True)
             ),
@@ -222,17 +227,21 @@ class _Check:
 
 
 def _derangement(pairs: Sequence[Pair], seed: int) -> dict[int, int]:
-    """Guest by host: the better answer of every pair visits another prompt, and every prompt has one guest.
+    """Shuffled by prompt index: the pair whose better answer is scored under each pair's prompt, which is not its own.
 
-    Where one prompt has more than half of the pairs, some of them have nowhere to go.
+    Every answer and every prompt is used once; where more than half of the pairs share one prompt, some are left out.
     """
     prompts = [pair.request.to_json() for pair in pairs]
     first = {prompt: derive(seed, "prompt", i) for i, prompt in reversed(list(enumerate(prompts)))}
     # Shuffled, but equal prompts side by side: a shift by the longest run of them takes each to another prompt.
     order = sorted(range(len(pairs)), key=lambda i: (first[prompts[i]], derive(seed, "pair", i)))
     shift = max(Counter(prompts).values())
-    hosts = [*order[shift:], *order[:shift]]
-    return {host: guest for host, guest in zip(hosts, order, strict=True) if prompts[host] != prompts[guest]}
+    prompt_indices = [*order[shift:], *order[:shift]]
+    return {
+        prompt_index: shuffled_index
+        for prompt_index, shuffled_index in zip(prompt_indices, order, strict=True)
+        if prompts[prompt_index] != prompts[shuffled_index]
+    }
 
 
 def _answers(pair: Pair) -> list[Answer]:

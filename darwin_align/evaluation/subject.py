@@ -1,4 +1,4 @@
-"""Who takes a benchmark: a search, and the name and settings that it is known by."""
+"""The search under evaluation, with the name and the settings that identify it."""
 
 from __future__ import annotations
 

@@ -30,15 +30,15 @@ from darwin_align.pocket.world import understand
 if TYPE_CHECKING:
     from darwin_align.search import DarwinSearch
 
-__all__ = ["FIGURES", "Contender", "Difference", "Standing", "Summary", "check_labels", "measure", "summary"]
+__all__ = ["FIGURES", "Contender", "Difference", "Summary", "VariantSummary", "check_labels", "measure", "summary"]
 
 Split = Literal["held_out", "dev"]
 
 FIGURES: Mapping[str, str] = {
     "gold": "what the answer is really worth",
-    "reward": "what the reward model makes of it",
-    "decoded_tokens": "tokens that the policy wrote",
-    "prefilled_tokens": "tokens that the policy read",
+    "reward": "the reward model's score",
+    "decoded_tokens": "decoded tokens",
+    "prefilled_tokens": "prefilled tokens",
     "reward_tokens": "tokens that the reward model read",
     "reward_calls": "texts that were scored",
     "seconds": "wall time of the search",
@@ -254,7 +254,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Standing:
+class VariantSummary:
     """One contender's means over instructions and seeds."""
 
     label: str
@@ -276,7 +276,7 @@ class Summary:
     instructions: int
     seeds: tuple[int, ...]
     against: tuple[str, ...]
-    standings: tuple[Standing, ...]
+    standings: tuple[VariantSummary, ...]
 
 
 def summary(
@@ -305,7 +305,7 @@ def summary(
         means = {name: fmean(float(record[name]) for record in mine) for name in names}
         spreads = {name: _interval(list(_by_instruction(records, one, name).values())) for name in _SPREAD}
         less = {label: _less(golds[one.label], golds[label]) for label in against if label != one.label}
-        standings.append(Standing(one.label, one.text, len(mine), means, spreads, less))
+        standings.append(VariantSummary(one.label, one.text, len(mine), means, spreads, less))
     seeds = tuple(sorted({int(record["seed"]) for record in records}))
     return Summary(split, len(next(iter(golds.values()))), seeds, tuple(against), tuple(standings))
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from darwin_align.evaluation.world import FIGURES, Standing, Summary
+from darwin_align.evaluation.world import FIGURES, Summary, VariantSummary
 
 __all__ = ["page", "plain", "table"]
 
@@ -77,7 +77,7 @@ def _heads(found: Summary) -> list[str]:
     return ["", first, *(f"less {label}'s" for label in found.against), *rest]
 
 
-def _cells(found: Summary, standing: Standing) -> list[str]:
+def _cells(found: Summary, standing: VariantSummary) -> list[str]:
     first, *rest = (_figure(name, standing.means.get(name)) for name in _shown(found))
     differences = [standing.differences.get(label) for label in found.against]
     return [standing.label, first, *("" if one is None else str(one) for one in differences), *rest]

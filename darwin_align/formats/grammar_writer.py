@@ -11,7 +11,7 @@ from typing import Any
 
 from darwin_align.core.json_types import Json
 from darwin_align.formats.call_template import ID_LETTERS, CallTexts
-from darwin_align.formats.grounded_json import GroundedJson, NothingToCopy
+from darwin_align.formats.grounded_json import GroundedJson, NoSourceValue
 from darwin_align.formats.grounding import Sources
 from darwin_align.formats.schemas import closed
 
@@ -47,7 +47,7 @@ class GrammarWriter:
 
         Raises:
             RequestError: a part of the schema cannot be grounded.
-            NothingToCopy: the sources hold nothing for it.
+            NoSourceValue: the sources hold nothing for it.
         """
         if self._grounded:
             return self._grounded.rule(closed(schema), owner)
@@ -64,7 +64,7 @@ class GrammarWriter:
 
         Raises:
             RequestError: a part of a tool's schema cannot be grounded.
-            NothingToCopy: the sources hold nothing for any tool.
+            NoSourceValue: the sources hold nothing for any tool.
         """
         quoted = texts.first.endswith('"')
         made = []
@@ -78,8 +78,8 @@ class GrammarWriter:
     def _call(self, before: str, name: str, schema: Json) -> str:
         try:
             return f"{before} {self.json(schema, f'the tool {name!r}')}"
-        except NothingToCopy as nothing:
-            raise NothingToCopy(nothing.kind, f"{name}({nothing.path})") from nothing
+        except NoSourceValue as nothing:
+            raise NoSourceValue(nothing.kind, f"{name}({nothing.path})") from nothing
 
     def calls_behind_text(self, texts: CallTexts, tools: Mapping[str, Any], *, many: bool) -> str | None:
         """A rule for any text, behind which there may be calls; ``None`` if no added token marks their beginning."""
@@ -91,7 +91,7 @@ class GrammarWriter:
         self._rules.append(f"free: (<[^{self._tokens[mark]}]>)*")
         try:
             return f"free ({self.calls(replace(texts, first=texts.first[at:]), tools, many=many)})?"
-        except NothingToCopy as nothing:
+        except NoSourceValue as nothing:
             logger.info("no call can be grounded: %s", nothing)
             return "free"
 
@@ -126,16 +126,16 @@ def writable(*starts: Callable[[], str]) -> list[str]:
     """The alternatives that can be generated, without those for which the sources hold nothing to copy.
 
     Args:
-        starts: make a rule each, or raise :class:`~darwin_align.formats.grounded_json.NothingToCopy`.
+        starts: make a rule each, or raise :class:`~darwin_align.formats.grounded_json.NoSourceValue`.
 
     Raises:
-        NothingToCopy: all of them do.
+        NoSourceValue: all of them do.
     """
     found, missing = [], []
     for start in starts:
         try:
             found.append(start())
-        except NothingToCopy as nothing:
+        except NoSourceValue as nothing:
             missing.append(nothing)
     for reason in missing:
         if not found:

@@ -25,7 +25,7 @@ from darwin_align.core.types import Request
 from darwin_align.formats.call_template import CallTexts
 from darwin_align.formats.compilations import Compilations
 from darwin_align.formats.grammar_writer import GrammarWriter, writable
-from darwin_align.formats.grounded_json import NothingToCopy
+from darwin_align.formats.grounded_json import NoSourceValue
 from darwin_align.formats.grounding import Sources
 from darwin_align.formats.request_formats import (
     answer_schema,
@@ -54,8 +54,8 @@ _MOST_BYTES = 256 << 20
 _SECONDS = 20.0
 """What compiling one may take: the bounds of :mod:`~darwin_align.formats.schema_bounds` keep it under one second on an
 idle core."""
-_FRUITLESS = 8
-"""Renewals of a grammar that did not help, after which it is not compiled anew again."""
+_MAX_FAILED_RECOMPILES = 8
+"""Recompilations in a row that let no row continue, after which a grammar is not recompiled again."""
 _POSITION = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
 """The position of an error in a generated grammar, which means nothing to a user."""
 
@@ -105,9 +105,9 @@ class Compiled:
         """Ids of the tokens that end an answer."""
         self.bytes = (1 << 20) + 64 * len(grammar)
         """Approximate memory use; llguidance does not report it. Measured: 8 to 60 times the grammar's text."""
-        self._lock, self._fruitless = Lock(), 0
+        self._lock, self._failed_recompiles = Lock(), 0
         self.generation = 0
-        """How often it was compiled anew."""
+        """How often it was recompiled."""
         # Never advanced itself: every row gets a copy of it.
         self._first = self._compile()
         if self._first.is_error():
@@ -121,8 +121,8 @@ class Compiled:
         """A matcher at the beginning."""
         return self._first.deep_copy()
 
-    def renewed(self, generation: int) -> tuple[LLMatcher, int] | None:
-        """A matcher at the beginning and its generation, a newer one; ``None`` if renewals have helped no row.
+    def recompiled(self, generation: int) -> tuple[LLMatcher, int] | None:
+        """A matcher at the beginning and its generation, a newer one; ``None`` if recompiling has helped no row.
 
         Matchers of one generation share what they have learnt of the grammar, which may grow to llguidance's bounds.
         All rows whose matcher is exhausted share the next generation: it is compiled once.
@@ -132,15 +132,15 @@ class Compiled:
         """
         with self._lock:
             if self.generation == generation:
-                if self._fruitless >= _FRUITLESS:
+                if self._failed_recompiles >= _MAX_FAILED_RECOMPILES:
                     return None
                 self._first, self.generation = self._compile(), generation + 1
             return self.matcher(), self.generation
 
-    def renewal_helped(self, helped: bool) -> None:
-        """Note whether a row could go on with a renewed matcher."""
+    def note_recompile(self, helped: bool) -> None:
+        """Note whether a row could continue with a recompiled matcher."""
         with self._lock:
-            self._fruitless = 0 if helped else self._fruitless + 1
+            self._failed_recompiles = 0 if helped else self._failed_recompiles + 1
 
     def _compile(self) -> LLMatcher:
         matcher: LLMatcher = _llguidance().LLMatcher(self._tokenizer, self._grammar, log_level=0)
@@ -236,7 +236,7 @@ class Grammars:
         try:
             free = schema is None and tools is None
             return self._compile_free(request) if free else self._compile(request, schema, tools)
-        except NothingToCopy as nothing:
+        except NoSourceValue as nothing:
             raise RequestError(
                 f"grounded={request.grounded!r} cannot be kept: {nothing}. State it in the conversation, let the "
                 "schema leave that value out or make it null, or give grounded='where_possible'"

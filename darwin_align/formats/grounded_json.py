@@ -19,7 +19,7 @@ from darwin_align.formats.grounding import Sources, is_free_text, kinds_of, leng
 from darwin_align.formats.schemas import resolved
 from darwin_align.formats.validation import schema_violation
 
-__all__ = ["GroundedJson", "NothingToCopy"]
+__all__ = ["GroundedJson", "NoSourceValue"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _BREAK = "\0"
 """Between two texts: no JSON text holds it, so no span reaches over it."""
 
 
-class NothingToCopy(Exception):  # noqa: N818 - an outcome that callers handle
+class NoSourceValue(Exception):  # noqa: N818 - an outcome that callers handle
     """A value is wanted, and nothing in the sources will do.
 
     Args:
@@ -56,7 +56,7 @@ class NothingToCopy(Exception):  # noqa: N818 - an outcome that callers handle
         super().__init__(f"{path or 'the answer'} requires {kind}, and the conversation contains none")
 
 
-class _Anew(Exception):  # noqa: N818
+class _RegenerateRules(Exception):  # noqa: N818
     """A definition that rules already refer to turned out to have no values: the rules are to be generated again."""
 
 
@@ -84,20 +84,20 @@ class GroundedJson:
 
         Raises:
             RequestError: a part of the schema is of a form that cannot be grounded.
-            NothingToCopy: it cannot be filled from the sources, and must be.
+            NoSourceValue: it cannot be filled from the sources, and must be.
         """
         size = len(self._rules)
-        empty: dict[str, NothingToCopy] = {}
+        empty: dict[str, NoSourceValue] = {}
         lenient = False
         while True:
             try:
                 return self.add(_Writer(self, schema, owner, empty, lenient).value(schema, ""))
-            except NothingToCopy as nothing:
+            except NoSourceValue as nothing:
                 if self.sources.required or lenient:
                     raise
                 lenient, empty = True, {}
                 _log_once(f"{owner}: {nothing}, so it is not constrained (grounded='where_possible')")
-            except _Anew:
+            except _RegenerateRules:
                 pass
             del self._rules[size:]
 
@@ -127,7 +127,7 @@ class _Writer:
     """Generates the rules of one schema."""
 
     def __init__(
-        self, grammar: GroundedJson, root: Json, owner: str, empty: dict[str, NothingToCopy], lenient: bool
+        self, grammar: GroundedJson, root: Json, owner: str, empty: dict[str, NoSourceValue], lenient: bool
     ) -> None:
         self._grammar, self._sources, self._root, self._owner = grammar, grammar.sources, root, owner
         self._lenient = lenient
@@ -136,7 +136,7 @@ class _Writer:
     def value(self, schema: Json, path: str) -> str:
         """What stands for a value in the body of a rule."""
         if schema is False:
-            raise NothingToCopy("nothing at all", path)
+            raise NoSourceValue("nothing at all", path)
         schema = {name: schema[name] for name in schema if name in _KEYWORDS} if isinstance(schema, Mapping) else {}
         if unknown := sorted(schema.keys() & _UNKNOWN):
             raise self._refused(unknown[0], path)
@@ -170,7 +170,7 @@ class _Writer:
         for option in options:
             try:
                 found.append(option())
-            except NothingToCopy as nothing:
+            except NoSourceValue as nothing:
                 missing.append(nothing)
         if not found:
             raise missing[0]
@@ -201,10 +201,10 @@ class _Writer:
         name = self._named[key] = self._grammar.name()  # known before its rule is
         try:
             return self._grammar.add(body(), name)
-        except NothingToCopy as nothing:
+        except NoSourceValue as nothing:
             self._empty[key] = nothing
             del self._named[key]
-            raise (_Anew if key in self._referred else nothing) from None
+            raise (_RegenerateRules if key in self._referred else nothing) from None
 
     # -- kinds of values
 
@@ -214,7 +214,7 @@ class _Writer:
             raise self._refused(f"enum beside {beside[0]}", path)
         values = [one for one in schema.get("enum", [schema.get("const")]) if not schema_violation(one, schema)]
         if not values:
-            raise NothingToCopy("a value of its enumeration", path)
+            raise NoSourceValue("a value of its enumeration", path)
         return "(" + " | ".join(_literal(json.dumps(one, ensure_ascii=False)) for one in values) + ")"
 
     def _number(self, schema: Mapping[str, Any], path: str) -> str:
@@ -238,7 +238,7 @@ class _Writer:
     def _free(self, schema: Mapping[str, Any], keywords: Iterable[str], kind: str, path: str) -> str:
         """What stands for a value that is not to be had."""
         if not self._lenient:
-            raise NothingToCopy(kind, path)
+            raise NoSourceValue(kind, path)
         return self._left(schema, keywords)
 
     def _left(self, schema: Mapping[str, Any], keywords: Iterable[str]) -> str:
@@ -260,7 +260,7 @@ class _Writer:
             if most == 0:
                 return f"({nothing})"
             item = self._grammar.add(self.value(schema.get("items"), f"{path}[]"))
-        except NothingToCopy:
+        except NoSourceValue:
             if least:
                 raise
             return f"({nothing})"
@@ -275,7 +275,7 @@ class _Writer:
         for name in dict.fromkeys((*properties, *needed)):
             try:
                 value = self.value(properties.get(name, others), f"{path}.{name}" if path else name)
-            except NothingToCopy:
+            except NoSourceValue:
                 if name in needed:
                     raise
                 continue
@@ -300,7 +300,7 @@ class _Writer:
             return ""
         try:
             value = self.value(schema, f"{path}[…]")
-        except NothingToCopy:
+        except NoSourceValue:
             return ""
         key = "STRING"
         if taken:

@@ -15,21 +15,21 @@ from darwin_align.core import Beam, Event, Population, SearchConfig, Usage
 from darwin_align.core.budget import Budget
 from darwin_align.core.choice import Answer, Rank
 
-__all__ = ["PROGRESS", "Progress", "Standing", "asend", "send"]
+__all__ = ["PROGRESS", "Progress", "ScoredEventFilter", "asend", "send"]
 
 PROGRESS = "darwin_progress"
 """Name of the custom events."""
 
 
-class Standing:
-    """Finds the events whose populations count.
+class ScoredEventFilter:
+    """Selects the events after which every beam that counts is scored.
 
     After a lookahead is scored, the population contains texts that are discarded; the selection that follows has the
     true ones.
     """
 
     def __init__(self) -> None:
-        self._waiting = self._ahead = False
+        self._awaiting_score = self._in_lookahead = False
 
     def counts(self, event: Event, population: Population) -> bool:
         """Read an event and the population that it led to.
@@ -40,11 +40,11 @@ class Standing:
         if event.operator == "decode":
             # Open contenders wait for a reward, unless only finished ones are scored: tokens before that are a
             # lookahead. A first response that is decoded alone is none.
-            self._ahead = self._waiting
+            self._in_lookahead = self._awaiting_score
             racing = any(population.beams[i].open for i in population.contenders)
-            self._waiting = racing and not population.step.finished_only
+            self._awaiting_score = racing and not population.step.finished_only
             return False
-        ahead, self._ahead, self._waiting = self._ahead, False, False
+        ahead, self._in_lookahead, self._awaiting_score = self._in_lookahead, False, False
         return event.answered and (event.operator == "select" or (event.operator == "score" and not ahead))
 
 
@@ -54,8 +54,8 @@ class Progress:
     def __init__(self, config: SearchConfig) -> None:
         self.config = config
         self._finished: _Candidate | None = None
-        self._standing: _Candidate | None = None
-        self._seen = Standing()
+        self._best_partial: _Candidate | None = None
+        self._seen = ScoredEventFilter()
 
     def after(self, event: Event, population: Population) -> dict[str, Any]:
         """Read an event and the population that it led to, and return the search's progress.
@@ -67,7 +67,7 @@ class Progress:
         """
         if self._seen.counts(event, population):
             self._see(population)
-        candidate = self._finished or self._standing
+        candidate = self._finished or self._best_partial
         best = candidate and candidate.beam
         return {
             "operator": event.operator,
@@ -91,7 +91,7 @@ class Progress:
         ]
         finished = [candidate for candidate in scored if candidate.beam.finished]
         self._finished = min([*filter(None, [self._finished]), *finished], key=_by_rank, default=None)
-        self._standing = min(scored, key=_by_rank, default=self._standing)
+        self._best_partial = min(scored, key=_by_rank, default=self._best_partial)
 
 
 def send(progress: dict[str, Any] | None, config: RunnableConfig) -> None:

@@ -305,7 +305,7 @@ class Scorer(Operator):
         return ()
 
     @property
-    def needs_trial(self) -> bool:
+    def needs_preflight(self) -> bool:
         """Whether :meth:`try_out` would score something."""
         return False
 

@@ -75,17 +75,20 @@ class FunctionScorer(Scorer):
         return Report(reply, spent, notes) if notes or spent.reward_tokens else reply
 
 
-class _Trial:
-    """Whether a chain has scored, and the usage that no search has counted yet. Ignored by a scorer's equality."""
+class _Preflight:
+    """Whether a chain has scored, and its preflight's usage until a search counts it.
+
+    Ignored by a scorer's equality.
+    """
 
     def __init__(self) -> None:
         self.done, self.usage = False, Usage()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Trial)
+        return isinstance(other, _Preflight)
 
     def __hash__(self) -> int:
-        return hash(_Trial)
+        return hash(_Preflight)
 
 
 class ChainScorer(Scorer):
@@ -99,7 +102,7 @@ class ChainScorer(Scorer):
     chain: Runnable[Any, Any]
     trial: bool = True
     """Whether the chain is tried on a short answer at the start of its first search, before anything is decoded."""
-    _trial: _Trial = PrivateAttr(default_factory=_Trial)
+    _preflight: _Preflight = PrivateAttr(default_factory=_Preflight)
 
     @field_validator("chain")
     @classmethod
@@ -108,9 +111,9 @@ class ChainScorer(Scorer):
         return chain
 
     @property
-    def needs_trial(self) -> bool:
+    def needs_preflight(self) -> bool:
         """Whether :meth:`try_out` would call the chain."""
-        return self.trial and not self._trial.done
+        return self.trial and not self._preflight.done
 
     async def try_out(self, request: Request) -> None:
         """Score a short answer, unless this chain has scored before. Its tokens count with the next scoring's.
@@ -119,21 +122,21 @@ class ChainScorer(Scorer):
             ScoreReplyError: it does not answer with a number.
             Exception: whatever else the chain raises.
         """
-        if not self.needs_trial:
+        if not self.needs_preflight:
             return
-        self._trial.done = True  # at once: searches that begin at the same time need no trial each
+        self._preflight.done = True  # at once: searches that begin at the same time need no preflight each
         try:
             report = await self.score(request, [SHORT_ANSWER])
         except BaseException:
-            self._trial.done = False
+            self._preflight.done = False
             raise
-        self._trial.usage += report.usage
+        self._preflight.usage += report.usage
 
     async def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Run the chain over all responses as one batch."""
         with counting() as counter:
             scores, notes = await self._scores(self.inputs(request, responses))
-        earlier, self._trial.usage, self._trial.done = self._trial.usage, Usage(), True
+        earlier, self._preflight.usage, self._preflight.done = self._preflight.usage, Usage(), True
         return Report(scores, counter.as_reward + earlier, notes)
 
     @staticmethod
@@ -202,8 +205,8 @@ class _Composite(Scorer):
 
 
 def judges_of(scorer: Scorer) -> list[Scorer]:
-    """The scorers in a scorer, itself included, whose trial is still to be made."""
-    own = [scorer] if scorer.needs_trial else []
+    """The scorers in a scorer, itself included, whose preflight is still to be run."""
+    own = [scorer] if scorer.needs_preflight else []
     return own + [judge for part in scorer.components for judge in judges_of(part)]
 
 

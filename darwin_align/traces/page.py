@@ -190,7 +190,7 @@ def _lineage(result: SearchResult, lineage: Lineage) -> Markup:
     lead = "Every line is a beam, every dot a scored state. "
     if taken:
         lead += "Where a line bends, a beam went on with another's state. "
-    lead += "Choose a beam for its details; the coloured line is the answer's way."
+    lead += "Choose a beam for its details; the coloured line is the answer's lineage."
     return section("Lineage", "lineage", _key(), *(_figure(c, lineage, result) for c in lineage.cycles), lead=lead)
 
 
@@ -248,7 +248,7 @@ def _parent(cycle: CycleLineage, lineage: Lineage) -> str:
 def _rewards(result: SearchResult, lineage: Lineage) -> Markup:
     if all(point.reward is None for lane in lineage.lanes for point in lane.points):
         return Markup()
-    lead = "Every state that was scored, against the question as it was asked. The coloured line is the answer's way."
+    lead = "Every scored state, against the question as it was asked. The coloured line is the answer's lineage."
     figure = element("figure", element("div", reward_picture(lineage, result), class_="scroll"))
     return section("Rewards", "rewards", figure, lead=lead)
 
@@ -323,5 +323,5 @@ def _then(point: Point, lane: Lane) -> str:
     if point.finish_reason:
         return {"stop": "ended", "length": "cut", "tool_calls": "tool call"}[point.finish_reason]
     if point.in_tool_call:
-        return "held: open tool call"
+        return "not replaced: open tool call"
     return "among the best" if point.won else "went on" if point is not lane.points[-1] else ""

@@ -28,7 +28,7 @@ def cost(costs: Sequence[Cost], result: SearchResult) -> Markup:
     cycles = _rows(_summed(costs, by_step=False), None)
     total = element("tfoot", element("tr", element("th", "Whole search", scope="row"), *_cells(result.usage, None)))
     steps = _rows(_summed(costs, by_step=True), max(1, top))
-    lead = "Tokens that the policy wrote and read, tokens that the reward model read, and seconds in the operators."
+    lead = "Tokens decoded and prefilled by the policy, tokens read by the reward model, and seconds in the operators."
     return section(
         "Cost",
         "cost",

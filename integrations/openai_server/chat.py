@@ -26,7 +26,7 @@ from .wire import ChatRequest, ignored_names
 
 __all__ = ["Chats"]
 
-_SILENCE = b": searching\n\n"
+_KEEPALIVE = b": searching\n\n"
 
 
 class Chats:
@@ -130,7 +130,7 @@ class _Search:
         reply = Reply(self.served.id)
         yield reply.begin()
         while not (await asyncio.wait({task}, timeout=self.settings.silence_seconds))[0]:
-            yield _SILENCE
+            yield _KEEPALIVE
         try:
             answers = await task
         except Exception as error:  # noqa: BLE001 - the headers are sent: the stream carries the error

@@ -28,12 +28,12 @@ def server(app: ASGIApp, settings: ServerSettings) -> uvicorn.Server:
         settings: of the server.
     """
     limits = {name: getattr(settings, name) for name in ("head_seconds", "write_seconds")}
-    patient = type("_Patient", (_Patient,), {**limits, "most": settings.max_connections + _RESERVE})
+    protocol = type("_DeadlineProtocol", (_DeadlineProtocol,), {**limits, "most": settings.max_connections + _RESERVE})
     config = uvicorn.Config(
         _Admission(app, settings.max_connections, lambda: len(made.server_state.connections)),
         host=settings.host,
         port=settings.port,
-        http=patient,
+        http=protocol,
         ws="none",
         log_config=None,
         access_log=False,
@@ -76,7 +76,7 @@ class _Admission:
         await refusal(fault)(scope, receive, send)
 
 
-class _Patient(H11Protocol):
+class _DeadlineProtocol(H11Protocol):
     """Closes connections whose next request does not begin in time, or whose client does not read.
 
     uvicorn itself would wait for ever.

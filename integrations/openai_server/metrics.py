@@ -29,7 +29,7 @@ class Metrics:
         self.busy = Gauge("darwin_requests_in_flight", "Searches and scorings under way", ["kind"], **made)
         self.searches = Counter("darwin_searches", "Searches that ended", ["model", "stop_reason"], **made)
         self.cancelled = Counter("darwin_cancelled", "Searches given up because the client left", ["kind"], **made)
-        self.tokens = Counter("darwin_tokens", "Tokens read and written", ["model", "kind"], **made)
+        self.tokens = Counter("darwin_tokens", "Prefilled and decoded tokens", ["model", "kind"], **made)
         self.gain = Histogram(
             "darwin_reward_gain",
             "Reward of the answer less that of the plain sample",
@@ -38,7 +38,7 @@ class Metrics:
             **made,
         )
         self.rewards = Counter("darwin_rewards", "Responses scored for clients", ["model"], **made)
-        self._slots = Gauge("darwin_engine_slots_in_use", "Rows held by searches", ["model"], **made)
+        self._slots = Gauge("darwin_engine_slots_in_use", "KV slots in use by searches", ["model"], **made)
 
     def watch_engine(self, name: str, part: Policy | Scorer | None) -> None:
         """Report how many rows are in use on the engine of a local policy or scorer; others have none."""

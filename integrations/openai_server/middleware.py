@@ -25,7 +25,7 @@ __all__ = ["BoundedBody", "HostAllowed", "KeyRequired", "PacedReads", "Watched"]
 
 logger = logging.getLogger(__name__)
 
-_DRAINED = 16
+_DRAIN_FACTOR = 16
 """A body up to so many times too long is read to its end and discarded: a client that is still sending when the
 connection closes does not see the error."""
 _LARGE = 1 << 16
@@ -36,7 +36,7 @@ _READS_A_SECOND = 20
 """GET requests of one client."""
 
 
-class _Pace:
+class _RateLimiter:
     """Spreads the work of each client over time: what one sends beyond its pace waits, without delay for others."""
 
     def __init__(self) -> None:
@@ -187,12 +187,12 @@ class PacedReads:
     """
 
     def __init__(self, app: ASGIApp, *, free: Collection[str]) -> None:
-        self.app, self.free, self._pace = app, free, _Pace()
+        self.app, self.free, self._limiter = app, free, _RateLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on when it is its client's turn."""
         if scope["type"] == "http" and scope["method"] != "POST" and scope["path"] not in self.free:
-            await self._pace.turn(scope, 1 / _READS_A_SECOND)
+            await self._limiter.turn(scope, 1 / _READS_A_SECOND)
         await self.app(scope, receive, send)
 
 
@@ -201,7 +201,7 @@ class BoundedBody:
 
     def __init__(self, app: ASGIApp, *, most: int, seconds: float) -> None:
         self.app, self.most, self.seconds = app, most, seconds
-        self._pace = _Pace()
+        self._limiter = _RateLimiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it (400, 408, 413, 415)."""
@@ -211,7 +211,7 @@ class BoundedBody:
         try:
             body = await self._read_in_time(Headers(scope=scope), receive)
             if len(body) >= _LARGE:
-                await self._pace.turn(scope, len(body) / _BYTES_A_SECOND)
+                await self._limiter.turn(scope, len(body) / _BYTES_A_SECOND)
             _check_json(body)
         except ClientDisconnect:
             return
@@ -243,7 +243,7 @@ class BoundedBody:
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared[:20]) > self.most * _DRAINED:
+        if declared.isdecimal() and int(declared[:20]) > self.most * _DRAIN_FACTOR:
             raise self._too_large()
         body, size, more = bytearray(), 0, True
         while more:
@@ -251,7 +251,7 @@ class BoundedBody:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             size += len(message.get("body", b""))
-            if size > self.most * _DRAINED:
+            if size > self.most * _DRAIN_FACTOR:
                 break
             if size <= self.most:
                 body += message.get("body", b"")

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from darwin_align.batch import Errors, Fields, Index, Prompt, prompts, refuse_strangers, sift
+from darwin_align.batch import Errors, Fields, Index, Prompt, check_row, prompts, refuse_orphaned_answers
 from darwin_align.integrations.ray.answers_file import opened, rows_of
 
 __all__ = ["Plan", "read_part"]
@@ -48,7 +48,7 @@ class Plan:
             pq.write_table(pa.table({"prompt": [json.dumps(asdict(prompt)) for prompt in part]}), path)
             self.parts.append(os.fspath(path.resolve()))
         if not accept_changes:
-            refuse_strangers(index, self.out)
+            refuse_orphaned_answers(index, self.out)
 
     def load(self, index: Index) -> None:
         """Add the prompts that have an answer to the index, and delete files that a kill left unfinished.
@@ -68,7 +68,7 @@ class Plan:
 
     def _unanswered(self, index: Index, errors: Errors) -> Iterator[Prompt]:
         for row in prompts(self.source, self.names):
-            match sift(row, index):
+            match check_row(row, index):
                 case Prompt() as prompt:
                     yield prompt
                 case dict() as error:

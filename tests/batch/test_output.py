@@ -12,7 +12,7 @@ import pytest
 
 from darwin_align.batch import run_batch
 from darwin_align.batch.index import Index
-from darwin_align.batch.job import BatchReport, paths_beside
+from darwin_align.batch.job import BatchReport, companion_paths
 from darwin_align.batch.output import Answers, Errors
 from darwin_align.batch.prompt import as_json
 from darwin_align.core.errors import ConfigError
@@ -123,14 +123,14 @@ def test_changes_may_be_accepted_and_each_line_tells_its_settings(whole: Path) -
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b'{"schema": 1}'])
 def test_answers_without_their_settings_are_refused(whole: Path, content: bytes | None) -> None:
-    _, run_file = paths_beside(whole)
+    _, run_file = companion_paths(whole)
     run_file.unlink() if content is None else run_file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"out.run.json does not contain the settings that they were made under"):
         run_batch(scripted(), ASKED, whole)
 
 
 def test_a_later_schema_is_refused(whole: Path) -> None:
-    _, run_file = paths_beside(whole)
+    _, run_file = companion_paths(whole)
     run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "schema": 2}))
     with pytest.raises(ConfigError, match="is of schema 2, this version reads 1"):
         run_batch(scripted(), ASKED, whole)
@@ -234,11 +234,11 @@ def test_the_index_knows_answers_rows_and_passes() -> None:
     index = Index()
     assert index.add_answer("a", "1")
     assert not index.add_answer("a", "1")
-    assert index.meet("b", 4) == (4, None)
-    assert index.meet("b", 9) == (4, None)
-    assert index.unmet() == (1, "a")
+    assert index.register_row("b", 4) == (4, None)
+    assert index.register_row("b", 9) == (4, None)
+    assert index.answers_without_row() == (1, "a")
     assert index.add_answer("b", "2")
     index.begin_pass()
-    assert index.meet("b", 9) == (9, "2")
-    assert index.unmet() == (1, "a")
+    assert index.register_row("b", 9) == (9, "2")
+    assert index.answers_without_row() == (1, "a")
     index.close()

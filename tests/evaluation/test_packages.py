@@ -10,7 +10,7 @@ import pytest
 from darwin_align.evaluation.alpaca_eval import answer
 from darwin_align.evaluation.alpaca_verdicts import Template, compare, reference_outputs
 from darwin_align.evaluation.chat_judge import ChatJudge
-from darwin_align.evaluation.hand_over import to_alpaca_eval
+from darwin_align.evaluation.export import to_alpaca_eval
 from darwin_align.evaluation.mt_bench import answer as converse
 from darwin_align.evaluation.mt_grades import grade
 from darwin_align.evaluation.official import instructions, questions

@@ -175,7 +175,7 @@ def test_it_scores_along_the_path_of_a_search() -> None:
     assert report.notes == ("one note", "another")
     assert "- one note" in report.render()
     assert len(released) == 1
-    # Ten requests, and ten guests; eight requests again and alone; three times an empty answer.
+    # Ten requests, and ten shuffled answers; eight requests again and alone; three times an empty answer.
     assert report.calls == len(calls) == 10 + 10 + 8 + 8 + 3
     assert report.responses == sum(len(responses) for _, responses in calls)
     for request, responses in calls[:10]:
@@ -265,11 +265,11 @@ def test_the_seed_decides_which_pairs_are_scored_again() -> None:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.integers(0, 99))
 def test_shuffled_prompts_are_other_prompts(topics: list[int], seed: int) -> None:
     pairs = [Pair.of(f"topic{topic}", f"good {i}", f"bad {i}") for i, topic in enumerate(topics)]
-    guests = _derangement(pairs, seed)
-    assert all(topics[host] != topics[guest] for host, guest in guests.items())
-    assert len(set(guests.values())) == len(guests)
+    shuffle = _derangement(pairs, seed)
+    assert all(topics[prompt_index] != topics[shuffled_index] for prompt_index, shuffled_index in shuffle.items())
+    assert len(set(shuffle.values())) == len(shuffle)
     largest = max(topics.count(topic) for topic in topics)
-    assert len(guests) == (len(topics) if 2 * largest <= len(topics) else 2 * (len(topics) - largest))
+    assert len(shuffle) == (len(topics) if 2 * largest <= len(topics) else 2 * (len(topics) - largest))
 
 
 # What it means ------------------------------------------------------------------------------------------------------

@@ -108,15 +108,15 @@ def cache_of_grammars() -> Compilations:
     return Compilations(lambda one: 0, most=9, most_bytes=9, seconds=60)
 
 
-def test_a_grammar_that_renewals_do_not_help_is_not_compiled_for_ever(monkeypatch):
+def test_a_grammar_that_recompiling_does_not_help_is_not_compiled_for_ever(monkeypatch):
     policy = DarwinChatModel().search.policy_for()
     request = Request.of("x", response_format={"type": "json_schema", "json_schema": {"schema": {"const": "tea"}}})
     compiled = policy._constraints.find(request)
     before = compiled.generation
-    for _ in range(module._FRUITLESS + 5):
+    for _ in range(module._MAX_FAILED_RECOMPILES + 5):
         with pytest.raises(RequestError, match="does not keep"):
             GrammarConstraint(compiled, [5, 6, 7])
-    assert compiled.generation - before <= module._FRUITLESS
+    assert compiled.generation - before <= module._MAX_FAILED_RECOMPILES
 
 
 def test_those_who_find_a_grammar_exhausted_share_the_next():
@@ -125,7 +125,7 @@ def test_those_who_find_a_grammar_exhausted_share_the_next():
     compiled = policy._constraints.find(request)
     constraints = [GrammarConstraint(compiled, []) for _ in range(5)]
     for constraint in constraints:
-        assert constraint._renewed(lambda: True)
+        assert constraint._retry_recompiled(lambda: True)
     assert compiled.generation == 1
 
 

@@ -156,7 +156,7 @@ class Trial(Scorer):
     tried: list[str]
 
     @property
-    def needs_trial(self) -> bool:
+    def needs_preflight(self) -> bool:
         return not self.tried
 
     async def try_out(self, request: Request) -> None:
@@ -171,7 +171,12 @@ class Trial(Scorer):
 
 def test_a_scorers_defaults() -> None:
     scorer = ScriptedScorer()
-    assert (scorer.needs_trial, has_own_submit(scorer), scorer.components, scorer.resources) == (False, False, (), ())
+    assert (scorer.needs_preflight, has_own_submit(scorer), scorer.components, scorer.resources) == (
+        False,
+        False,
+        (),
+        (),
+    )
     assert scorer.submit(ROW.request, [Response(text="good good")]).result() == [2.0]
     scorer.release("s")
     asyncio.run(scorer.try_out(ROW.request))

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 _SHORTEST_SECRET = 6
 """Shorter header values are no keys, and removing them from messages would make these unreadable."""
-_FIRST_CONTACT = 4
+_MAX_ATTEMPTS_UNSEEN_HOST = 4
 """Attempts on a server that refuses connections and has never replied: its address is probably wrong."""
 
 
@@ -296,14 +296,18 @@ class Endpoint:
         fault.retry_elsewhere = any(other not in call.tried for other in state.ready())
         if not fault.retry_elsewhere:
             call.tried.clear()
-            self._stop_if_hopeless(state, call, fault)
+            self._raise_if_unrecoverable(state, call, fault)
 
-    def _stop_if_hopeless(self, state: _LoopState, call: _Call, fault: Fault) -> None:
+    def _raise_if_unrecoverable(self, state: _LoopState, call: _Call, fault: Fault) -> None:
         """Raise the final error early where another attempt would not help."""
         never_replied = not any(host.has_replied for host, _ in call.failed)
         if all(host.unresolvable for host in state.hosts):
             raise self._final_error(call, fault) from fault.__cause__
-        if fault.kind in ("refused", "connect_timeout") and never_replied and call.attempts >= _FIRST_CONTACT:
+        if (
+            fault.kind in ("refused", "connect_timeout")
+            and never_replied
+            and call.attempts >= _MAX_ATTEMPTS_UNSEEN_HOST
+        ):
             raise self._final_error(call, fault) from fault.__cause__
         if call.attempts < self.limits.attempts and fault.retry_after > max(call.left(state.loop.time()), 0.0):
             fault.description += (

@@ -16,7 +16,7 @@ from darwin_align.backends.detokenizer import Detokenizer
 from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Choice, TokenConstraint
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
-from darwin_align.formats.matcher import GrammarPosition, members
+from darwin_align.formats.matcher import GrammarPosition, tokens_of_mask
 from darwin_align.operators.policy import Row
 
 __all__ = ["ConstrainedRow", "NextRequest", "ids_of", "most_requests"]
@@ -31,7 +31,7 @@ _TRIES = 6
 """Requests in a row without an allowed token, after which the server is assumed to ignore the constraint."""
 _SHORTEST = 4
 """Tokens that are requested after a cut; four times as many after each success."""
-_HOTTEST = 4.0
+_MAX_BIAS_TEMPERATURE = 4.0
 """Temperature up to which a token with a bias of 100 outweighs all others."""
 
 
@@ -92,8 +92,8 @@ class ConstrainedRow:
     def __post_init__(self) -> None:
         self._requests = self._tries = 0
         self._refused: set[int] = set()
-        self._free_tokens, self._cautious = self.limit, False
-        self._run_ahead()
+        self._free_tokens, self._expect_rejection = self.limit, False
+        self._append_forced_tokens()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ class ConstrainedRow:
 
     def next_request(self) -> NextRequest:
         """The next request; only while :attr:`left` is above 0."""
-        if self._refused or (self._cautious and self._biased and self._allowed_count <= _FEW):
+        if self._refused or (self._expect_rejection and self._biased and self._allowed_count <= _FEW):
             self._requested, constraint = 1, self._constraint()
         else:
             self._requested, constraint = min(self.left, self._free_tokens), None
@@ -128,7 +128,7 @@ class ConstrainedRow:
 
     def _constraint(self) -> TokenConstraint:
         """The allowed or the forbidden tokens, by whichever list is short enough; else a ban of what was cut."""
-        allowed = members(self.position.mask or b"")
+        allowed = tokens_of_mask(self.position.mask or b"")
         if len(allowed) > 1 and self.position.call_mark is not None:
             # The model began text, not a call, when both were allowed: it chose the format.
             allowed = [token for token in allowed if token != self.position.call_mark]
@@ -160,13 +160,13 @@ class ConstrainedRow:
         self.prefilled += 0 if read else max(0, self._sent - choice.cached_tokens)
         kept = self._push_all(ids)
         self.discarded += len(ids) - kept
-        astray = self.finish is None and kept < len(ids)
-        if astray:
+        rejected = self.finish is None and kept < len(ids)
+        if rejected:
             self._refused = {*(self._refused if not kept else ()), ids[kept]}
         elif self.finish is None:
             self._note_end(choice, kept)
-        self._pace(kept, astray=astray)
-        self._run_ahead()
+        self._adapt_request_size(kept, rejected=rejected)
+        self._append_forced_tokens()
         if self.left and self._tries >= _TRIES:
             self._constraint_ignored()
         if self.left and self._requests >= most_requests(self.limit):
@@ -179,7 +179,7 @@ class ConstrainedRow:
     def _push_all(self, ids: Sequence[int]) -> int:
         """Append ids up to the first that is not allowed; return how many were appended."""
         for kept, token in enumerate(ids):
-            if self.finish is not None or not self.left or not self.position.takes(token):
+            if self.finish is not None or not self.left or not self.position.allows(token):
                 return kept
             self._push(token)
         return len(ids)
@@ -203,25 +203,25 @@ class ConstrainedRow:
         elif choice.finish not in (None, *LENGTH) or kept < self._requested:
             self.finish = choice.finish or "length"
 
-    def _pace(self, kept: int, *, astray: bool) -> None:
+    def _adapt_request_size(self, kept: int, *, rejected: bool) -> None:
         """Request fewer tokens without a constraint after a cut, more after a success."""
         if not kept:
             self._tries += 1
         if self._constrained_now:
             return
-        self._cautious = astray and not kept
-        self._free_tokens = max(_SHORTEST, 2 * kept) if astray else min(self.limit, 4 * self._free_tokens)
+        self._expect_rejection = rejected and not kept
+        self._free_tokens = max(_SHORTEST, 2 * kept) if rejected else min(self.limit, 4 * self._free_tokens)
 
-    def _run_ahead(self) -> None:
+    def _append_forced_tokens(self) -> None:
         """Append tokens as long as only one is allowed."""
-        while self.left and (token := self.position.only()) is not None:
+        while self.left and (token := self.position.forced_token()) is not None:
             # Which end token the model would choose makes no difference: use the one of its template.
-            ended = token in self._ends and self.end is not None and self.position.takes(self.end)
+            ended = token in self._ends and self.end is not None and self.position.allows(self.end)
             self._push(self.end if ended and self.end is not None else token)
 
     def _constraint_ignored(self) -> None:
         if self.position.lenient:
-            self.position.let_go()
+            self.position.drop_constraint()
             self._refused, self._tries = set(), 0
             self.note = "a tool call is not kept to its schema: the server ignores which tokens are allowed"
             return
@@ -242,7 +242,7 @@ class ConstrainedRow:
 
 def _can_be_biased(sampling: Sampling) -> bool:
     """Whether a bias only changes which tokens are allowed: a repetition penalty would scale it with the logit."""
-    return sampling.repetition_penalty in (None, 1.0) and sampling.temperature <= _HOTTEST
+    return sampling.repetition_penalty in (None, 1.0) and sampling.temperature <= _MAX_BIAS_TEMPERATURE
 
 
 def ids_of(choice: Choice) -> tuple[int, ...]:

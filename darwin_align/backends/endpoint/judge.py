@@ -218,7 +218,7 @@ class JudgeScorer(RemoteScorer):
         return self
 
     @property
-    def needs_trial(self) -> bool:
+    def needs_preflight(self) -> bool:
         """Whether :meth:`try_out` would call the judge."""
         return self.trial and "tried" not in self._state.facts
 
@@ -229,11 +229,11 @@ class JudgeScorer(RemoteScorer):
             EndpointError: as :meth:`score` does.
         """
         facts = self._state.facts
-        if not self.needs_trial:
+        if not self.needs_preflight:
             return
-        facts["tried"] = True  # before the call: searches that start at the same time need one trial only
+        facts["tried"] = True  # before the call: searches that start at the same time need one preflight only
         try:
-            facts["trial usage"] = (await self.score(request, [SHORT_ANSWER])).usage
+            facts["preflight usage"] = (await self.score(request, [SHORT_ANSWER])).usage
         except BaseException:
             facts.pop("tried", None)
             raise
@@ -256,7 +256,7 @@ class JudgeScorer(RemoteScorer):
             for i, prompt in enumerate(unique)
         }
         self._state.facts["tried"] = True
-        earlier = self._state.facts.pop("trial usage", Usage())
+        earlier = self._state.facts.pop("preflight usage", Usage())
         usage = Usage(reward_tokens=sum(tokens for _, tokens in judged)) + earlier
         return Report([scores[prompt] for prompt in prompts], usage, self._state.notes(*self._dropped.values()))
 

@@ -185,7 +185,11 @@ class EndpointPolicy(Policy):
         if self._profile is None:
             return True
         template = self._profile.strategy.template
-        return template is not None and not isinstance(self._profile.strategy, ByPrefill) and template.takes_agents
+        return (
+            template is not None
+            and not isinstance(self._profile.strategy, ByPrefill)
+            and template.renders_tool_conversations
+        )
 
     @property
     def enforces_formats(self) -> bool:

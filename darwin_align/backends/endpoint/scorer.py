@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from darwin_align.backends.endpoint.client import Endpoint, gather_all
-from darwin_align.backends.endpoint.rewards import REWARD_DIALECTS, Form, Item, RewardDialect, Unread
+from darwin_align.backends.endpoint.rewards import REWARD_DIALECTS, Form, Item, RewardDialect, UnexpectedReply
 from darwin_align.backends.endpoint.rewards.input_format import RewardInputFormat, form_of
 from darwin_align.backends.endpoint.rewards.remote import RemoteScorer
 from darwin_align.backends.endpoint.server import ServedModel, ServerInfo, identify_server
@@ -142,7 +142,9 @@ class EndpointScorer(RemoteScorer):
         items = input_format.items(request, responses)
         lengths = self._checked(input_format, request, responses, items)
         unique = list(dict.fromkeys(items))
-        batches = [unique[start : start + input_format.most] for start in range(0, len(unique), input_format.most)]
+        batches = [
+            unique[start : start + input_format.max_batch] for start in range(0, len(unique), input_format.max_batch)
+        ]
         answers = await gather_all([self._request_rewards(input_format, batch) for batch in batches])
         rewards = dict(zip(unique, (reward for batch, _ in answers for reward in batch), strict=True))
         counts = [tokens for _, tokens in answers if tokens is not None]
@@ -189,11 +191,11 @@ class EndpointScorer(RemoteScorer):
         call_name, data = f"{reply.url}{path} ({input_format.dialect.name})", self._without_secrets(reply.data)
         try:
             rewards, tokens = input_format.dialect.read(data), input_format.dialect.tokens(data)
-        except Unread as unread:
+        except UnexpectedReply as unexpected:
             raise EndpointServerError(
-                f"{call_name} returned no rewards: {unread}. Its reply was {str(data)[:200]!r}. Is that the right "
+                f"{call_name} returned no rewards: {unexpected}. Its reply was {str(data)[:200]!r}. Is that the right "
                 "dialect for this server?"
-            ) from unread
+            ) from unexpected
         if len(rewards) != len(items):
             raise RewardError(
                 f"{call_name} was sent {len(items)} responses and returned {len(rewards)} rewards: one for each was "
@@ -262,7 +264,7 @@ class EndpointScorer(RemoteScorer):
                 missing = str(error)  # found by name only: perhaps the server has a chat template
         form = form_of(dialect, recipe, template, missing, where)
         self._check_turn(dialect, form, recipe)
-        most = [self.batch_size, dialect.most(form), await self._most_of(dialect)]
+        limits = [self.batch_size, dialect.most(form), await self._max_batch_of(dialect)]
         notes = [f"{where}: {dialect.caution}"] if dialect.caution and self.context_length is None else []
         if form == "messages" and "ids" in dialect.forms:
             notes.append(f"{where} ({dialect.name}) renders the chats itself, because here {missing}")
@@ -276,7 +278,7 @@ class EndpointScorer(RemoteScorer):
             tokenizer=tokenizer,
             template=template,
             context_length=_context_of(self.context_length or served.context_length, recipe, tokenizer),
-            most=min(limit for limit in most if limit is not None),
+            max_batch=min(limit for limit in limits if limit is not None),
         )
         mismatch = await asyncio.to_thread(input_format.token_mismatch)
         logger.info("%s (%s) is sent %s for rewards", where, dialect.name, form)
@@ -328,7 +330,7 @@ class EndpointScorer(RemoteScorer):
         reason = f"there is none here by the name of {' or '.join(map(repr, names))}" if names else "none was given"
         return None, f"the reward model's tokenizer is missing ({reason}): give tokenizer=…, a folder or a hub id"
 
-    async def _most_of(self, dialect: RewardDialect) -> int | None:
+    async def _max_batch_of(self, dialect: RewardDialect) -> int | None:
         if dialect.info_path is None:
             return None
         try:

@@ -34,19 +34,19 @@ class GrammarConstraint(GrammarState):
         Args:
             words: int32, one bit for each token of the vocabulary, token 0 the lowest of the first word.
         """
-        if not self._filled(words) and not self._renewed(lambda: self._filled(words)):
+        if not self._filled(words) and not self._retry_recompiled(lambda: self._filled(words)):
             if self._lenient:
                 words.fill_(-1)
                 return
             # Sampling needs a token to draw: the row ends by it, and ``error`` says that the answer is not complete.
-            self.error = self._stuck
+            self.error = self._dead_end_reason
             words.zero_()
             for token in self._grammar.ends:
                 words[token // 32] |= 1 << token % 32 if token % 32 < 31 else -(1 << 31)
 
     def _filled(self, words: Tensor) -> bool:
         self._matcher.unsafe_compute_mask_ptr(words.data_ptr(), 4 * self.words)
-        return self._going
+        return self._can_continue
 
 
 class Constraints(Grammars):

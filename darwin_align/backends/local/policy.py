@@ -194,7 +194,7 @@ class LocalPolicy(SharedModel, Policy):
     @property
     def supports_tools(self) -> bool:
         """Whether the chat template shows tools, calls of them and their results to the model."""
-        return self.template.takes_agents
+        return self.template.renders_tool_conversations
 
     @property
     def enforces_formats(self) -> bool:

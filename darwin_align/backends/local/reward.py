@@ -46,8 +46,8 @@ class _Input:
 
 
 @dataclass(eq=False)
-class _Answer(ReadSequence):
-    """An answer whose reward is wanted."""
+class _RewardSequence(ReadSequence):
+    """The sequence of one response, and its reward once it is read."""
 
     input: _Input = field(kw_only=True)
     reward: float = field(default=nan, init=False)
@@ -228,7 +228,7 @@ class RewardModel(SharedModel):
             RequestError: the chat template refuses the conversation.
         """
         if self.recipe.reads == "get_score":
-            return self._ask([], lambda: finish(self._own_scores(request, responses), 0))
+            return self._submit_to_engine([], lambda: finish(self._custom_scores(request, responses), 0))
         return self._submit(self._inputs(request, responses), finish)
 
     def notes(self, request: Request) -> tuple[str, ...]:
@@ -266,21 +266,23 @@ class RewardModel(SharedModel):
                 raise RequestError(f"an input has a token id outside of the model's 0 to {known - 1}")
         return self._submit([_Input(tuple(row)) for row in rows], finish)
 
-    def _ask(self, answers: Sequence[_Answer], finish: Callable[[], T], **how: Any) -> Future[T]:
+    def _submit_to_engine(self, answers: Sequence[_RewardSequence], finish: Callable[[], T], **how: Any) -> Future[T]:
         threads = self._options.threads
         return self.engine.submit(answers, finish, owner=current_search.get(), threads=threads, **how)
 
     def _submit(self, inputs: Sequence[_Input], finish: Callable[[list[float], int], T]) -> Future[T]:
-        answers = {one: _Answer(list(one.ids), input=one) for one in dict.fromkeys(inputs)}
+        answers = {one: _RewardSequence(list(one.ids), input=one) for one in dict.fromkeys(inputs)}
         self._check_context(answers)
         ordered = sorted(answers.values(), key=lambda answer: (len(answer.ids), answer.ids))
 
         def rewards() -> T:
-            self._reward_read([one for one in ordered if one.hidden is not None])
+            self._apply_head([one for one in ordered if one.hidden is not None])
             read = sum(len(one.ids) - one.reused for one in ordered)
             return finish([answers[one].reward for one in inputs], read)
 
-        return self._ask(ordered, rewards, without_slots=self._read_whole, over_slots=self._head is not None)
+        return self._submit_to_engine(
+            ordered, rewards, without_slots=self._score_without_slots, over_slots=self._head is not None
+        )
 
     def release(self, search_id: str) -> None:
         """Let the rows of a search go."""
@@ -320,15 +322,15 @@ class RewardModel(SharedModel):
                 "longer context"
             )
 
-    def _reward_read(self, answers: Sequence[_Answer]) -> None:
-        """Reward answers by the hidden states that the engine read."""
+    def _apply_head(self, answers: Sequence[_RewardSequence]) -> None:
+        """Apply the reward head to the hidden states that the engine read."""
         if answers and self._head is not None:
             hidden = torch.stack([answer.hidden for answer in answers if answer.hidden is not None])
             for answer, reward in zip(answers, _numbers(self._head(hidden)), strict=True):
                 answer.reward = reward
 
-    def _read_whole(self, answers: Sequence[_Answer]) -> None:
-        """Reward answers by reading them from their first token."""
+    def _score_without_slots(self, answers: Sequence[_RewardSequence]) -> None:
+        """Score answers in one forward pass, without cached slots."""
         model, device = self._loaded.model, self._loaded.device
         batch = [answer.input for answer in answers]
         lengths = torch.tensor([len(one.ids) for one in batch])
@@ -349,7 +351,7 @@ class RewardModel(SharedModel):
         for answer, reward in zip(answers, _numbers(rewards), strict=True):
             answer.reward, answer.reused = reward, 0
 
-    def _own_scores(self, request: Request, responses: Sequence[Response]) -> list[float]:
+    def _custom_scores(self, request: Request, responses: Sequence[Response]) -> list[float]:
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
         chat = with_tool_turns_as_text(to_chat(request.conversation))
         unique = dict.fromkeys(response.text for response in responses)

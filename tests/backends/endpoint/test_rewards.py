@@ -18,7 +18,7 @@ from darwin_align.backends.endpoint.rewards import (
     RewardDialect,
     SGLangClassify,
     TEIPredict,
-    Unread,
+    UnexpectedReply,
     VLLMClassify,
     VLLMPooling,
     VLLMScore,
@@ -75,9 +75,9 @@ def test_answers_are_read_in_their_own_order():
     entries = [{"index": 1, "probs": [2.0]}, {"index": 0, "probs": [1.0]}]
     assert VLLMClassify().read({"data": entries}) == [1.0, 2.0]
     assert VLLMClassify().read({"data": [{"probs": [3.0]}]}) == [3.0]
-    with pytest.raises(Unread, match=r"have the places \[0, 0\]"):
+    with pytest.raises(UnexpectedReply, match=r"have the places \[0, 0\]"):
         VLLMClassify().read({"data": [{"index": 0, "probs": [2.0]}, {"index": 0, "probs": [1.0]}]})
-    with pytest.raises(Unread, match="places"):
+    with pytest.raises(UnexpectedReply, match="places"):
         VLLMClassify().read({"data": [{"index": "first", "probs": [2.0]}]})
 
 
@@ -117,7 +117,7 @@ def test_huggingface_pairs_and_unwrapped_answers():
     _, body = HuggingFace().request("", PAIRS)
     assert body["inputs"][0] == {"text": "question", "text_pair": "first"}
     assert HuggingFace().read([{"label": "LABEL_0", "score": 1.5}, {"label": "LABEL_0", "score": 2.5}]) == [1.5, 2.5]
-    with pytest.raises(Unread, match="Model is loading"):
+    with pytest.raises(UnexpectedReply, match="Model is loading"):
         HuggingFace().read({"error": "Model is loading"})
 
 
@@ -142,15 +142,15 @@ def test_nim_as_documented(name, attribute, reward):
 
 def test_nim_refuses_to_guess():
     answer = fixture("nim_attributes")["response"]
-    with pytest.raises(Unread, match=r"helpfulness, correctness, .*NIM\(attribute"):
+    with pytest.raises(UnexpectedReply, match=r"helpfulness, correctness, .*NIM\(attribute"):
         NIM().read(answer)
-    with pytest.raises(Unread, match="no attribute 'helpfullness': did you mean 'helpfulness'"):
+    with pytest.raises(UnexpectedReply, match="no attribute 'helpfullness': did you mean 'helpfulness'"):
         NIM("helpfullness").read(answer)
-    with pytest.raises(Unread, match="no attribute 'safety'"):
+    with pytest.raises(UnexpectedReply, match="no attribute 'safety'"):
         NIM({"safety": 1.0}).read(answer)
-    with pytest.raises(Unread, match="does the server serve a reward model"):
+    with pytest.raises(UnexpectedReply, match="does the server serve a reward model"):
         NIM().read({"choices": [{"message": {"content": "I would go up the Eiffel Tower: the view is good."}}]})
-    with pytest.raises(Unread, match="no content"):
+    with pytest.raises(UnexpectedReply, match="no content"):
         NIM().read({"choices": [{"message": {"content": None}}]})
 
 
@@ -166,7 +166,7 @@ def test_another_shape_is_refused(name, data):
     if data == [] and name in ("sglang", "tei", "huggingface"):
         assert REWARD_DIALECTS[name].read(data) == []  # the number of rewards is checked elsewhere
         return
-    with pytest.raises(Unread):
+    with pytest.raises(UnexpectedReply):
         REWARD_DIALECTS[name].read(data)
 
 
@@ -181,7 +181,7 @@ def test_only_a_number_is_a_reward(value):
         (OpenRLHF(), {"rewards": [value]}),
         (HuggingFace(), [[{"label": "LABEL_0", "score": value}]]),
     ):
-        with pytest.raises(Unread, match="where a number should"):
+        with pytest.raises(UnexpectedReply, match="where a number should"):
             dialect.read(data)
 
 
@@ -194,7 +194,7 @@ def test_several_labels_are_no_reward():
         (TEIPredict(), [two]),
         (HuggingFace(), [two]),
     ):
-        with pytest.raises(Unread, match="holds 2 numbers, and a reward is one"):
+        with pytest.raises(UnexpectedReply, match="holds 2 numbers, and a reward is one"):
             dialect.read(data)
 
 

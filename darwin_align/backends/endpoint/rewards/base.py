@@ -9,7 +9,19 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from darwin_align.core.json_types import Json
 
-__all__ = ["Form", "Item", "RewardDialect", "Unread", "Wire", "by_place", "found", "in_order", "number", "one", "rows"]
+__all__ = [
+    "Form",
+    "Item",
+    "RewardDialect",
+    "UnexpectedReply",
+    "Wire",
+    "found",
+    "in_order",
+    "number",
+    "ordered_by_index",
+    "rows",
+    "single_number",
+]
 
 T = TypeVar("T")
 
@@ -21,7 +33,7 @@ Wire = tuple[str, dict[str, Any]]
 """Path and body of a request."""
 
 
-class Unread(Exception):  # noqa: N818 - the scorer makes an error of it that names the server
+class UnexpectedReply(Exception):  # noqa: N818 - the scorer makes an error of it that names the server
     """A reply does not have the shape that the dialect expects."""
 
 
@@ -103,7 +115,7 @@ class RewardDialect(ABC):
         """Read the rewards, in the order of the request's items.
 
         Raises:
-            Unread: the reply has another shape.
+            UnexpectedReply: the reply has another shape.
         """
 
     @property
@@ -130,7 +142,7 @@ def rows(data: Json, key: str | None = None) -> list[Json]:
     """Return the list that a reply is, or has under a key."""
     value = data if key is None else found(data, key)
     if not isinstance(value, list):
-        raise Unread(f"{'it' if key is None else repr(key)} is no list")
+        raise UnexpectedReply(f"{'it' if key is None else repr(key)} is no list")
     return value
 
 
@@ -146,23 +158,23 @@ def found(data: Json, *path: str | int) -> Json:
         try:
             value = known[step]
         except (KeyError, IndexError):
-            raise Unread(f"{'.'.join(map(str, path))} is missing in it") from None
+            raise UnexpectedReply(f"{'.'.join(map(str, path))} is missing in it") from None
     return value
 
 
 def number(value: Json) -> float:
     """Return a JSON number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Unread(f"{str(value)[:40]!r} stands where a number should")
+        raise UnexpectedReply(f"{str(value)[:40]!r} stands where a number should")
     return float(value)
 
 
-def one(values: Json, of: str) -> float:
+def single_number(values: Json, of: str) -> float:
     """Return the one number of a list: a reward model has one label."""
     if not isinstance(values, list):
-        raise Unread(f"{of} is no list")
+        raise UnexpectedReply(f"{of} is no list")
     if len(values) != 1:
-        raise Unread(f"{of} holds {len(values)} numbers, and a reward is one: serve a model with num_labels=1")
+        raise UnexpectedReply(f"{of} holds {len(values)} numbers, and a reward is one: serve a model with num_labels=1")
     return number(values[0])
 
 
@@ -170,16 +182,16 @@ def in_order(entries: Sequence[Json]) -> list[Json]:
     """Return entries by their ``index``, where they have one."""
     if not any(isinstance(entry, Mapping) and "index" in entry for entry in entries):
         return list(entries)
-    return by_place([found(entry, "index") for entry in entries], entries)
+    return ordered_by_index([found(entry, "index") for entry in entries], entries)
 
 
-def by_place(places: Sequence[Json], values: Sequence[T]) -> list[T]:
+def ordered_by_index(places: Sequence[Json], values: Sequence[T]) -> list[T]:
     """Return values in the order of their places, which must be 0, 1, 2 … in any order.
 
-    >>> by_place([1, 0], ["b", "a"])
+    >>> ordered_by_index([1, 0], ["b", "a"])
     ['a', 'b']
     """
     wanted = dict(zip(places, values, strict=False)) if all(isinstance(place, int) for place in places) else {}
     if len(places) != len(values) or wanted.keys() != {*range(len(values))}:
-        raise Unread(f"its {len(values)} rewards have the places {str(list(places))[:60]}")
+        raise UnexpectedReply(f"its {len(values)} rewards have the places {str(list(places))[:60]}")
     return [wanted[place] for place in range(len(values))]

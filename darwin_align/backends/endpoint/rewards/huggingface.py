@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Unread, Wire, found, one, rows
+from darwin_align.backends.endpoint.rewards.base import (
+    Form,
+    Item,
+    RewardDialect,
+    UnexpectedReply,
+    Wire,
+    found,
+    rows,
+    single_number,
+)
 from darwin_align.core.json_types import Json
 
 __all__ = ["HuggingFace"]
@@ -42,8 +51,10 @@ class HuggingFace(RewardDialect):
     def read(self, data: Json) -> list[float]:
         """A list of labels for each response; some servers unwrap lists of one."""
         if isinstance(data, Mapping) and "error" in data:
-            raise Unread(str(data["error"])[:200])
+            raise UnexpectedReply(str(data["error"])[:200])
         return [
-            one([found(label, "score") for label in (labels if isinstance(labels, list) else [labels])], "a prediction")
+            single_number(
+                [found(label, "score") for label in (labels if isinstance(labels, list) else [labels])], "a prediction"
+            )
             for labels in rows(data)
         ]

@@ -35,8 +35,8 @@ class RewardInputFormat:
     tokenizer: Any
     template: ChatTemplate | None
     context_length: int | None
-    most: int
-    """Responses in one request."""
+    max_batch: int
+    """Most responses in one request."""
     notes: tuple[str, ...] = ()
 
     def items(self, request: Request, responses: Sequence[Response]) -> list[Item]:

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Unread, Wire, found, number, rows
+from darwin_align.backends.endpoint.rewards.base import (
+    Form,
+    Item,
+    RewardDialect,
+    UnexpectedReply,
+    Wire,
+    found,
+    number,
+    rows,
+)
 from darwin_align.core.json_types import Json
 from darwin_align.core.record import did_you_mean
 
@@ -56,13 +65,13 @@ class NIM(RewardDialect):
         if self.attribute is not None:
             return self._named(values, self.attribute)
         if len(values) != 1:
-            raise Unread(f"it has {', '.join(values)}, of which one must be chosen: dialect=NIM(attribute=…)")
+            raise UnexpectedReply(f"it has {', '.join(values)}, of which one must be chosen: dialect=NIM(attribute=…)")
         return next(iter(values.values()))
 
     @staticmethod
     def _named(values: Mapping[str, float], name: str) -> float:
         if name not in values:
-            raise Unread(f"it has no attribute {name!r}: {did_you_mean(name, values)}")
+            raise UnexpectedReply(f"it has no attribute {name!r}: {did_you_mean(name, values)}")
         return values[name]
 
 
@@ -73,8 +82,10 @@ def _attributes(choice: Json) -> dict[str, float]:
         return {str(found(entry, "token")): number(found(entry, "logprob")) for entry in entries}
     content = found(choice, "message", "content")
     if not isinstance(content, str):
-        raise Unread("its message has no content")
+        raise UnexpectedReply("its message has no content")
     try:
         return {name.strip(): float(value) for name, value in (pair.split(":") for pair in content.split(","))}
     except ValueError:
-        raise Unread(f"the content {content[:80]!r} is no reward: does the server serve a reward model?") from None
+        raise UnexpectedReply(
+            f"the content {content[:80]!r} is no reward: does the server serve a reward model?"
+        ) from None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Wire, found, one, rows
+from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Wire, found, rows, single_number
 from darwin_align.core.json_types import Json
 
 __all__ = ["SGLangClassify"]
@@ -33,7 +33,7 @@ class SGLangClassify(RewardDialect):
 
     def read(self, data: Json) -> list[float]:
         """A list of answers, in order."""
-        return [one(found(entry, "embedding"), "embedding") for entry in rows(data)]
+        return [single_number(found(entry, "embedding"), "embedding") for entry in rows(data)]
 
     def tokens(self, data: Json) -> int | None:
         """Each answer counts its own."""

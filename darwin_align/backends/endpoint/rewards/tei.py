@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Wire, found, one, rows
+from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect, Wire, found, rows, single_number
 from darwin_align.core.json_types import Json
 
 __all__ = ["TEIPredict"]
@@ -34,7 +34,9 @@ class TEIPredict(RewardDialect):
 
     def read(self, data: Json) -> list[float]:
         """A list of the labels' scores for each response."""
-        return [one([found(label, "score") for label in rows(labels)], "a prediction") for labels in rows(data)]
+        return [
+            single_number([found(label, "score") for label in rows(labels)], "a prediction") for labels in rows(data)
+        ]
 
     def most_in(self, info: Json) -> int | None:
         """Its own limit; 32 unless the server was started with another."""

@@ -18,8 +18,8 @@ from darwin_align.backends.endpoint.rewards.base import (
     found,
     in_order,
     number,
-    one,
     rows,
+    single_number,
 )
 from darwin_align.core.json_types import Json
 
@@ -51,7 +51,7 @@ class VLLMClassify(RewardDialect):
 
     def read(self, data: Json) -> list[float]:
         """The logit stands where probabilities would."""
-        return [one(found(entry, "probs"), "probs") for entry in in_order(rows(data, "data"))]
+        return [single_number(found(entry, "probs"), "probs") for entry in in_order(rows(data, "data"))]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class VLLMPooling(VLLMClassify):
 
     def read(self, data: Json) -> list[float]:
         """One number for each response; a process reward model returns one for each token."""
-        return [one(found(entry, "data"), "data") for entry in in_order(rows(data, "data"))]
+        return [single_number(found(entry, "data"), "data") for entry in in_order(rows(data, "data"))]
 
 
 @dataclass(frozen=True)

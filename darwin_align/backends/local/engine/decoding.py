@@ -10,7 +10,7 @@ from torch import Tensor
 
 from darwin_align.backends.local.engine.forward import SlotForward
 from darwin_align.backends.local.engine.rows import Batch, Row
-from darwin_align.backends.local.engine.slot_manager import Slot, fronted, gathered
+from darwin_align.backends.local.engine.slot_manager import Slot, contiguous_range, leading_range
 from darwin_align.backends.local.engine.slot_store import SlotStore
 from darwin_align.backends.local.engine.state import to_host
 from darwin_align.backends.local.sampling import Sampler, penalises
@@ -111,7 +111,7 @@ class StepDecoder:
             return None
         device, compiled = self._forward.device, self._forward.compiled
         active = [row.slot.index for row in rows]
-        slots, exchanges = fronted(active, self._store.manager.limit) if compiled else gathered(active)
+        slots, exchanges = leading_range(active, self._store.manager.limit) if compiled else contiguous_range(active)
         self._store.grow(len(slots))
         for one, other in exchanges:
             self._store.exchange(one, other, self._used_length(one), self._used_length(other))

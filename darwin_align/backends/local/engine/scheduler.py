@@ -215,7 +215,7 @@ class Scheduler:
             if not row.job.unfinished:
                 if row.issued:
                     now = perf_counter()
-                    self.admission.departed(row.job.owner, now, now - row.job.arrived)
+                    self.admission.job_finished(row.job.owner, now, now - row.job.arrived)
                 row.job.complete()
                 self._jobs.discard(row.job)
 

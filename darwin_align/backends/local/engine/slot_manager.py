@@ -13,10 +13,19 @@ from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Slot", "SlotAllocation", "SlotManager", "SlotRequest", "common_prefix", "fronted", "gathered", "packed"]
+__all__ = [
+    "Slot",
+    "SlotAllocation",
+    "SlotManager",
+    "SlotRequest",
+    "common_prefix",
+    "contiguous_range",
+    "leading_range",
+    "packed",
+]
 
 _WORD = array("i").itemsize
-STRANGERS = 64
+MIN_CROSS_SEARCH_PREFIX = 64
 """Common tokens from which on a row of another search is reused: a conversation, not only a template's header."""
 SLACK = 8
 """Tokens that may be read twice to save a wave: rows of one wave are read side by side, waves one after another."""
@@ -181,7 +190,7 @@ class SlotManager:
         allocations: list[SlotAllocation | None] = []
         for i, (request, match) in enumerate(zip(requests, matches, strict=True)):
             slot = taken.get(i) or self._victim(request, sources)
-            allocation = self._last_resort(taken.values(), match) if slot is None else _allocation(slot, match)
+            allocation = self._shared_slot_fallback(taken.values(), match) if slot is None else _allocation(slot, match)
             allocations.append(allocation)
             if allocation is not None:
                 allocation.slot.owner, allocation.slot.used, allocation.slot.busy = request.owner, self.now, True
@@ -198,7 +207,7 @@ class SlotManager:
         best = _longest(request, own)
         if 2 * best.shared < request.length:
             other = _longest(request, [slot for slot in self.slots if slot.owner != request.owner])
-            if other.shared >= max(STRANGERS, best.shared):
+            if other.shared >= max(MIN_CROSS_SEARCH_PREFIX, best.shared):
                 best = other
         return best
 
@@ -217,10 +226,10 @@ class SlotManager:
         return taken
 
     def _victim(self, request: SlotRequest, sources: Collection[int]) -> Slot | None:
-        """A slot to overwrite: a dead one of the same search, else a free one, else a new one, else the oldest."""
+        """A slot to overwrite: an unused one of the same search, else a free one, else a new one, else the oldest."""
         idle = [slot for slot in self.slots if not slot.busy and id(slot) not in sources]
-        if dead := [slot for slot in idle if slot.owner == request.owner and slot.used < request.since]:
-            return min(dead, key=lambda slot: slot.used)
+        if unused := [slot for slot in idle if slot.owner == request.owner and slot.used < request.since]:
+            return min(unused, key=lambda slot: slot.used)
         if free := [slot for slot in idle if slot.owner is None]:
             return free[0]
         if len(self.slots) < self.limit:
@@ -228,7 +237,7 @@ class SlotManager:
             return self.slots[-1]
         return min(idle, key=lambda slot: slot.used, default=None)
 
-    def _last_resort(self, taken: Collection[Slot], match: _Match) -> SlotAllocation | None:
+    def _shared_slot_fallback(self, taken: Collection[Slot], match: _Match) -> SlotAllocation | None:
         """A slot that other requests copy from: the request's own match, else the oldest, without any prefix."""
         idle = [slot for slot in self.slots if not slot.busy and slot not in taken]
         if match.slot in idle:
@@ -286,7 +295,7 @@ def _share(requests: Sequence[SlotRequest], allocations: Sequence[SlotAllocation
             allocation.shared, allocation.source = -chosen[1], leader.slot
 
 
-def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
+def contiguous_range(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     """How to bring slots side by side, so that a step works on a plain view of them.
 
     Up to an eighth of the range may be idle slots: computing a few rows in vain is cheaper than moving one.
@@ -297,9 +306,9 @@ def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     Returns:
         The range that then contains them, and the pairs of slots to exchange first.
 
-    >>> gathered([0, 1, 2])
+    >>> contiguous_range([0, 1, 2])
     (range(0, 3), [])
-    >>> gathered([0, 1, 7])
+    >>> contiguous_range([0, 1, 7])
     (range(0, 3), [(7, 2)])
     """
     ordered, n = sorted(active), len(active)
@@ -310,18 +319,18 @@ def gathered(active: Collection[int]) -> tuple[range, list[tuple[int, int]]]:
     start = min(start, ordered[-1] + 1 - n)
     window, inside = range(start, start + n), set(ordered)
     holes = [index for index in window if index not in inside]
-    strangers = [index for index in ordered if index not in window]
-    return window, list(zip(strangers, holes, strict=True))
+    outside = [index for index in ordered if index not in window]
+    return window, list(zip(outside, holes, strict=True))
 
 
-def fronted(active: Collection[int], most: int) -> tuple[range, list[tuple[int, int]]]:
+def leading_range(active: Collection[int], most: int) -> tuple[range, list[tuple[int, int]]]:
     """The same for a compiled step, which has few shapes: at the front, with idle slots up to the next size.
 
     Args:
         active: indices of the slots that take the next step.
         most: slots that memory allows.
 
-    >>> fronted([0, 1, 7], most=100)
+    >>> leading_range([0, 1, 7], most=100)
     (range(0, 4), [(7, 2)])
     """
     n = len(active)
@@ -329,5 +338,5 @@ def fronted(active: Collection[int], most: int) -> tuple[range, list[tuple[int, 
     size = size * 3 // 4 if size >= 16 and n <= size * 3 // 4 else size
     inside = set(active)
     holes = [index for index in range(n) if index not in inside]
-    strangers = sorted(index for index in active if index >= n)
-    return range(min(size, max(n, most))), list(zip(strangers, holes, strict=True))
+    outside = sorted(index for index in active if index >= n)
+    return range(min(size, max(n, most))), list(zip(outside, holes, strict=True))

@@ -10,20 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darwin_align.backends.local.engine.slot_manager import (
+    MIN_CROSS_SEARCH_PREFIX,
     SLACK,
-    STRANGERS,
     Slot,
     SlotAllocation,
     SlotManager,
     SlotRequest,
     common_prefix,
-    fronted,
-    gathered,
+    contiguous_range,
+    leading_range,
     packed,
 )
 
 OWNERS = ["one", "two", "three"]
-HEADS = [0, 3, 12, STRANGERS - 1, STRANGERS, STRANGERS + 1, 2 * STRANGERS]
+HEADS = [
+    0,
+    3,
+    12,
+    MIN_CROSS_SEARCH_PREFIX - 1,
+    MIN_CROSS_SEARCH_PREFIX,
+    MIN_CROSS_SEARCH_PREFIX + 1,
+    2 * MIN_CROSS_SEARCH_PREFIX,
+]
 
 
 def some_row(rng):
@@ -130,7 +138,7 @@ class World:
             assert (place.slot.busy, place.slot.owner) == (True, owner)
             assert 0 <= place.shared < len(ids)
             if place.after is None and place.shared and owners[place.source or place.slot] != owner:
-                assert place.shared >= STRANGERS
+                assert place.shared >= MIN_CROSS_SEARCH_PREFIX
             if len(slots) + len(rows) <= self.manager.limit:  # nothing need be given up
                 own = [shared_by(keys[slot], ids[:-1]) for slot in slots if owners[slot] == owner]
                 assert place.shared >= max(own, default=0)
@@ -292,8 +300,8 @@ def test_a_row_of_the_same_call_is_gone_on_with_whole_or_copied():
         assert (place.source is slot) != taken
 
 
-def test_a_strangers_row_serves_from_a_conversation_on():
-    for common, shared in ((STRANGERS - 1, 0), (STRANGERS, STRANGERS)):
+def test_a_row_of_another_search_serves_from_a_conversation_on():
+    for common, shared in ((MIN_CROSS_SEARCH_PREFIX - 1, 0), (MIN_CROSS_SEARCH_PREFIX, MIN_CROSS_SEARCH_PREFIX)):
         manager = ample()
         [slot] = lived_in(manager, [list(range(200))], "one")
         [place] = manager.allocate([want([*range(common), 0], "two")])
@@ -302,7 +310,7 @@ def test_a_strangers_row_serves_from_a_conversation_on():
         assert slot.owner == "one"
 
 
-def test_a_strangers_row_is_not_looked_for_where_the_own_holds_half():
+def test_a_row_of_another_search_is_not_looked_for_where_the_own_holds_half():
     manager = ample()
     [own] = lived_in(manager, [list(range(70))], "one")
     lived_in(manager, [list(range(100))], "two")
@@ -423,8 +431,8 @@ def test_a_cleared_book_holds_nothing():
 
 
 @given(st.sets(st.integers(0, 30), min_size=1))
-def test_gathered_brings_the_active_side_by_side_with_the_fewest_exchanges(active):
-    rows, exchanges = gathered(active)
+def test_contiguous_range_brings_the_active_side_by_side_with_the_fewest_exchanges(active):
+    rows, exchanges = contiguous_range(active)
     n, at = len(active), list(range(31))
     assert n <= len(rows) <= n + n // 8
     assert min(active) <= rows.start
@@ -448,13 +456,13 @@ def test_up_to_an_eighth_of_idle_slots_stay_among_the_active(n, start, order):
         inside = range(start + 1, start + n + idle - 1)
         if len(inside) >= idle:
             active = set(range(start, start + n + idle)) - set(order.sample(inside, idle))
-            assert (gathered(active) == (range(start, start + n + idle), [])) == (idle == n // 8)
+            assert (contiguous_range(active) == (range(start, start + n + idle), [])) == (idle == n // 8)
 
 
 @pytest.mark.parametrize("n", range(1, 61))
 def test_fronted_brings_the_active_to_the_front_of_few_known_shapes(n):
     active = set(random.Random(n).sample(range(61), n))
-    rows, exchanges = fronted(active, most=10**6)
+    rows, exchanges = leading_range(active, most=10**6)
     at = list(range(61))
     assert rows == range(next(size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64) if size >= n))
     assert len({slot for pair in exchanges for slot in pair}) == 2 * len(exchanges)
@@ -467,7 +475,7 @@ def test_fronted_brings_the_active_to_the_front_of_few_known_shapes(n):
 
 
 @given(st.sets(st.integers(0, 200), min_size=1), st.randoms(use_true_random=False))
-def test_gathered_does_not_depend_on_order(active, order):
+def test_contiguous_range_does_not_depend_on_order(active, order):
     shuffled = list(active)
     order.shuffle(shuffled)
-    assert gathered(shuffled) == gathered(sorted(active))
+    assert contiguous_range(shuffled) == contiguous_range(sorted(active))

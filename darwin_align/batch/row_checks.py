@@ -10,47 +10,48 @@ from darwin_align.batch.prompt import Prompt
 from darwin_align.batch.source import Read
 from darwin_align.core.errors import ConfigError
 
-__all__ = ["bad", "refuse_strangers", "sift"]
+__all__ = ["check_row", "error_record", "refuse_orphaned_answers"]
 
 
-def sift(row: Read, index: Index) -> Prompt | dict[str, Any] | None:
+def check_row(row: Read, index: Index) -> Prompt | dict[str, Any] | None:
     """Return a row's prompt, or what is wrong with it as a line for the file of errors; ``None`` if it is answered.
 
     >>> from darwin_align.batch.source import prompts
     >>> index = Index()
     >>> rows = [{"prompt": "Hi", "id": "a"}, {"prompt": "Ho", "id": "a"}]
-    >>> [type(sift(row, index)).__name__ for row in prompts(rows)]
+    >>> [type(check_row(row, index)).__name__ for row in prompts(rows)]
     ['Prompt', 'dict']
     """
     prompt = row.prompt
     if prompt is None:
-        return bad(row.line, row.key, row.reason)
-    met = index.meet(prompt.key, prompt.line)
-    if met.first_line != prompt.line:
-        return bad(prompt.line, prompt.key, f"line {met.first_line} has the same id: give each prompt its own")
-    if met.answered is None:
+        return error_record(row.line, row.key, row.reason)
+    status = index.register_row(prompt.key, prompt.line)
+    if status.first_line != prompt.line:
+        reason = f"line {status.first_line} has the same id: give each prompt its own"
+        return error_record(prompt.line, prompt.key, reason)
+    if status.answered is None:
         return prompt
-    if met.answered == prompt.digest:
+    if status.answered == prompt.digest:
         return None
     reason = "the output has an answer to another prompt of this id: give it another id, or another output"
-    return bad(prompt.line, prompt.key, reason)
+    return error_record(prompt.line, prompt.key, reason)
 
 
-def bad(line: int, key: str | None, reason: str) -> dict[str, Any]:
+def error_record(line: int, key: str | None, reason: str) -> dict[str, Any]:
     """A line for the file of errors: no run can answer this row."""
     return {"line": line, **({} if key is None else {"id": key}), "kind": "bad", "reason": reason}
 
 
-def refuse_strangers(index: Index, output: Path) -> None:
-    """Refuse an input that lacks prompts which the output answers, once all rows were met.
+def refuse_orphaned_answers(index: Index, output: Path) -> None:
+    """Refuse an input that lacks prompts which the output answers, once all rows are registered.
 
     Raises:
         ConfigError: it does.
     """
-    strangers, first = index.unmet()
-    if strangers:
+    orphaned, first = index.answers_without_row()
+    if orphaned:
         raise ConfigError(
-            f"{output} holds {strangers} answers to prompts that the input does not have (as {first!r}): lines "
+            f"{output} holds {orphaned} answers to prompts that the input does not have (as {first!r}): lines "
             "were changed, moved or taken out since. Give the earlier input, another output, or accept the "
             "changes; prompts with an id of their own may move"
         )
