@@ -82,7 +82,7 @@ def test_a_server_that_restarts_is_met_again() -> None:
 
 BEGIN = """
 import asyncio, gc, logging, os, pickle, signal, sys, threading, time
-from darwin_align.backends.endpoint.client import Endpoint, gathered
+from darwin_align.backends.endpoint.client import Endpoint, gather_all
 from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.operators.portal import acall, call
 
@@ -94,7 +94,7 @@ def send(path="/x"):
     return call(endpoint.post, path, {}).data
 
 async def many(n=20, path="/x"):
-    return len(await gathered([endpoint.post(path, {}) for _ in range(n)]))
+    return len(await gather_all([endpoint.post(path, {}) for _ in range(n)]))
 
 def in_child(work):
     sys.stdout.flush()
@@ -201,7 +201,7 @@ def test_programs_end_cleanly(name: str, served: Wire) -> None:
 
 def test_a_forked_child_leaves_the_parents_connections_alone() -> None:
     """The parent's connections stay warm: no new one is made after the child came and went."""
-    program = "send()\nin_child(lambda: [send() for _ in range(3)])\nask()\n"
+    program = "send()\nin_child(lambda: [send() for _ in range(3)])\nsend()\n"
     with wire(a_moment) as served:  # of its own: a port that an earlier test left would count as an old connection
         subprocess.run(
             [sys.executable, "-c", BEGIN + program, served.url],
