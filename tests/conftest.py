@@ -17,7 +17,7 @@ from benchmarks.servers.gguf_file import write_gguf
 from benchmarks.servers.launch import Server, llama_server, transformers_serve
 from darwin_align.pocket import policy_path
 
-settings.register_profile("default", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=200)  # of `make test-slow`
 settings.load_profile("default")
 

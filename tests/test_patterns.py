@@ -196,5 +196,5 @@ def test_no_pattern_takes_quadratic_time() -> None:
 
 @pytest.mark.parametrize("pattern", [r"<\s*/?\s*request\b[^>]*>", r"\s+$", r"<[^>]*>"])
 def test_the_check_finds_what_is_quadratic(pattern: str) -> None:
-    # It reads a clock: a busy machine may hide the growth once.
-    assert any(superlinear(Found("here", pattern, 0, ("search",))) for _ in range(5))
+    # It reads a clock: a busy machine may hide the growth for a while.
+    assert any(superlinear(Found("here", pattern, 0, ("search",))) for _ in range(50))

@@ -97,6 +97,7 @@ def embedded_instructions(path: Path, n: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_alpaca_eval_is_killed_and_gone_on_with(run: Run, tmp_path: Path) -> None:
     prompts = embedded_instructions(tmp_path / "prompts.json", 6)
     check_resumed(run, "alpaca_eval", tmp_path, ["--prompts", prompts, "--set", "cycles=1", "--concurrency", "2"], 6)

@@ -45,6 +45,7 @@ def test_the_shipped_file_is_of_this_form():
     assert read_clauses(clauses.FILE) == pocket_clauses()
 
 
+@pytest.mark.slow
 def test_too_few_instructions_teach_nothing_and_say_so(tmp_path):
     with pytest.raises(ConfigError, match="no clause was added to 10 instructions in these 1 searches"):
         clauses.main(1, 0, tmp_path / "clauses.json")

@@ -125,6 +125,7 @@ def shown(alone: dict[str, tuple[float, float]], beside: dict[str, tuple[float, 
     )
 
 
+@pytest.mark.slow
 def test_honest_clients_are_served_beside_a_hostile_one(capsys):
     alone, beside = soak(2)
     with capsys.disabled():
