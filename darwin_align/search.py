@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
-from typing import Any, Never, Self, Unpack
+from typing import Any, Never, Self, Unpack, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import (
@@ -205,7 +205,12 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             EndpointError: a server cannot be used, before anything was scored or with ``on_failure="raise"``; likewise
                 whatever a user's own scorer or mutator raises.
         """
-        return self._traced(lambda config: _last(self._steps(input, config, settings)), input, config, result_summary)
+        return self._traced(
+            lambda config: cast(SearchResult, [*self._steps(input, config, settings)][-1]),
+            input,
+            config,
+            result_summary,
+        )
 
     async def ainvoke(  # type: ignore[override] # LangChain takes any argument
         self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
@@ -222,8 +227,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
 
         For callers that have a run already, like a chat model.
         """
-        *_, result = self.steps(input, config, **settings)
-        return result  # type: ignore[return-value] # the last step
+        return cast(SearchResult, [*self.steps(input, config, **settings)][-1])
 
     async def arun(
         self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
@@ -470,11 +474,6 @@ class _Run:
         """Release what operators keep for the search, also if it failed or was cancelled."""
         with released(self.resources, self.search_id), closing(self.algorithm):
             yield
-
-
-def _last(steps: Generator[Event | SearchResult, None, None]) -> SearchResult:
-    *_, result = steps
-    return result  # type: ignore[return-value]
 
 
 async def _alast(steps: AsyncGenerator[Event | SearchResult, None]) -> SearchResult:

@@ -26,7 +26,7 @@ from darwin_align.core.types import Request, Response
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.base import Decoder, Mutator, Operator, Resource, Scorer, Selector
 from darwin_align.operators.mutators import MUTATE, ChainMutator, ChatModelMutator, FunctionMutator
-from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row
+from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row, has_tool_syntax
 from darwin_align.operators.report import Report
 from darwin_align.operators.scorers import SCORE, ChainScorer, FunctionScorer
 from darwin_align.operators.selectors import SELECT, FunctionSelector
@@ -209,9 +209,7 @@ def as_policy(given: object) -> Policy:
     _refuse_text_function(method)
     if isinstance(given, Runnable):
         return ObjectPolicy(method)
-    # The value is not read: that may need a request to a server.
-    reads_calls = hasattr(type(given), "tool_syntax") or "tool_syntax" in getattr(given, "__dict__", {})
-    return ToolCallingPolicy(given) if reads_calls else ObjectPolicy(given)
+    return ToolCallingPolicy(given) if has_tool_syntax(given) else ObjectPolicy(given)
 
 
 def as_mutator(given: object) -> PopulationRunnable:

@@ -29,6 +29,7 @@ __all__ = [
     "check_ranks",
     "current_allowance",
     "current_search",
+    "has_tool_syntax",
     "usage_of",
 ]
 
@@ -225,13 +226,18 @@ class Policy(ABC):
 
     @property
     def reads_tool_calls(self) -> bool:
-        """Whether it has a ``tool_syntax``. The value is not read: that may need a request to a server."""
-        return hasattr(type(self), "tool_syntax") or "tool_syntax" in vars(self)
+        """Whether it has a ``tool_syntax``."""
+        return has_tool_syntax(self)
 
     @property
     def has_own_refusal(self) -> bool:
         """Whether :meth:`refusal` is overridden."""
         return type(self).refusal is not Policy.refusal
+
+
+def has_tool_syntax(part: object) -> bool:
+    """Whether an object has a ``tool_syntax``. The value is not read: that may need a request to a server."""
+    return hasattr(type(part), "tool_syntax") or "tool_syntax" in getattr(part, "__dict__", {})
 
 
 def check_ranks(policy: Policy) -> None:
