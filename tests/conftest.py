@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from benchmarks.servers.gguf_file import write_gguf
 from benchmarks.servers.launch import Server, llama_server, transformers_serve
 from darwin_align.pocket import policy_path
 
-settings.register_profile("default", max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("thorough", settings.get_profile("default"), max_examples=200)  # of `make test-slow`
-settings.load_profile("default")
+settings.register_profile("darwin", deadline=None, max_examples=40, database=None, derandomize=True)
+settings.register_profile("thorough", settings.get_profile("darwin"), max_examples=200)  # of `make test-slow`
+if settings.get_current_profile_name() in ("default", "ci"):  # none was chosen by --hypothesis-profile
+    settings.load_profile("darwin")
 
 LONGEST = (
     "backends/local/engine/test_equality.py",

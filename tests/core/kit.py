@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from darwin_align import Clause, DarwinSearch, Population, Request, SearchConfig, SearchResult
@@ -13,9 +12,6 @@ from darwin_align.backends.scripted import ScriptedScorer
 from darwin_align.core import PRESETS, Event, Question, darwin
 from darwin_align.core.seeds import below, derive, uniform
 from darwin_align.operators import Continuation, Row
-
-settings.register_profile("darwin", deadline=None, max_examples=40, database=None, derandomize=True)
-settings.load_profile("darwin")
 
 ASKED = "How do I brew green tea?"
 REQUEST = Request.of(ASKED)
