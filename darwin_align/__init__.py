@@ -11,6 +11,7 @@ from darwin_align.lazy import lazy_getattr
 
 if TYPE_CHECKING:
     from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, JudgeScorer
+    from darwin_align.backends.llama_cpp import LlamaCppPolicy
     from darwin_align.backends.local import LocalPolicy, LocalScorer
     from darwin_align.chat_model import DarwinChatModel
     from darwin_align.core import (
@@ -125,6 +126,7 @@ __all__ = [
     "JudgeScorer",
     "LengthPenalty",
     "LexicalIntent",
+    "LlamaCppPolicy",
     "LocalPolicy",
     "LocalScorer",
     "Message",
@@ -172,6 +174,7 @@ _HOMES = {
     **dict.fromkeys(("EndpointPolicy", "EndpointScorer", "JudgeScorer"), "darwin_align.backends.endpoint"),
     **dict.fromkeys(("LocalPolicy", "LocalScorer"), "darwin_align.backends.local"),
     "DarwinChatModel": "darwin_align.chat_model",
+    "LlamaCppPolicy": "darwin_align.backends.llama_cpp",
     "DarwinSearch": "darwin_align.search",
     "check": "darwin_align.evaluation",
     "trace": "darwin_align.traces",

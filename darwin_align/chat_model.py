@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -28,10 +29,11 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import plain_errors
 from darwin_align.core.setting_names import explain_unknown
 from darwin_align.langchain.answers import as_chunk, chat_result, end_chunk, with_id
-from darwin_align.langchain.arguments import Bypass, CommonArguments
+from darwin_align.langchain.arguments import Bypass, CommonArguments, ModelArguments
 from darwin_align.langchain.call import Call, deciding, streamable
 from darwin_align.langchain.configurable import setting_specs, split_fields, with_configured
-from darwin_align.langchain.given_models import loaded_pair
+from darwin_align.langchain.description import describe
+from darwin_align.langchain.given_models import loaded_pair, with_models
 from darwin_align.langchain.identity import identifying_params, with_langsmith_names
 from darwin_align.langchain.model_errors import model_errors
 from darwin_align.langchain.runs import RunManager, children_of, run_and_children
@@ -49,14 +51,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatModelArguments", "DarwinChatModel"]
 
+_MODELS = {"policy", "decoder"}
+"""Without either, the embedded pair does what is not given."""
 
-class ChatModelArguments(CommonArguments, total=False):
+
+class ChatModelArguments(ModelArguments, total=False):
     """Arguments of :class:`DarwinChatModel`."""
 
     search: DarwinSearch
     """A search with its parts and its settings."""
-    policy: PolicyLike | None
-    scorer: ScorerLike
 
 
 class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel):
@@ -68,15 +71,22 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         environment (``DARWIN_ALIGN_API_KEY``, or a provider's own variable for its own address).
 
     Instantiate:
-        Without arguments it is the embedded pair. :meth:`from_pretrained` loads models of your own from folders or hub
-        ids. Otherwise give ``search``, or what :class:`~darwin_align.search.DarwinSearch` takes (``policy``,
-        ``scorer``, ``mutator``, ``selector``, ``config`` …); without a policy, the embedded pair does what is not
-        given. Settings may also be given one by one, here, to a call or by ``bind``: ``cycles``, ``mutations``,
-        ``seed``, ``temperature``, ``max_tokens`` …
+        ``model`` is a folder, a hub id, a GGUF file, or the name of a model on the server at ``base_url``; ``reward``
+        is a folder, a hub id, the address of a reward server, a function, a chain, or a chat model that judges.
 
-        >>> from darwin_align import DarwinChatModel, SearchConfig
+        >>> DarwinChatModel(model="Qwen/Qwen3-8B", reward="Skywork/Skywork-Reward-V2-Qwen3-8B")  # doctest: +SKIP
+        >>> DarwinChatModel(
+        ...     model="Qwen/Qwen3-8B", base_url="http://localhost:8000/v1", api_key="…", reward="http://localhost:8001"
+        ... )  # doctest: +SKIP
+
+        Objects go by ``policy`` and ``scorer``, beside what else :class:`~darwin_align.search.DarwinSearch` takes
+        (``mutator``, ``selector``, ``config`` …), or all together by ``search``; options for loading by
+        :meth:`from_pretrained`. Without arguments it is the embedded pair, which also does what is not given beside
+        ``reward``. Settings may be given one by one, here, to a call or by ``bind``: ``cycles``, ``seed``,
+        ``temperature``, ``max_tokens`` … :meth:`describe` says what became of all that.
+
+        >>> from darwin_align import DarwinChatModel
         >>> model = DarwinChatModel(cycles=1, seed=7)
-        >>> fast = DarwinChatModel(config=SearchConfig.preset("best_of_n", mutations=4))
 
     Invoke:
         >>> answer = model.invoke([("system", "You are a helpful assistant."), ("human", "How do I brew green tea?")])
@@ -91,8 +101,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         True
 
     Async:
-        ``ainvoke``, ``astream``, ``abatch`` and ``astream_events``. The searches of one batch, and all others that run
-        at that time, share the models' batches.
+        ``ainvoke``, ``astream``, ``abatch``, ``astream_events``. All searches that run at a time share batches.
 
     Tool calling and structured output:
         See :meth:`bind_tools` and :meth:`with_structured_output`.
@@ -136,6 +145,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     @model_validator(mode="before")
     @classmethod
     def _build_search(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given = with_models(given)
         own = {name: given[name] for name in given if name in cls.model_fields and name != "search"}
         parts = {name: given[name] for name in given if name not in cls.model_fields}
         if unknown := sorted(parts.keys() - DarwinSearch.model_fields.keys() - SETTINGS):
@@ -143,7 +153,12 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             hint = explain_unknown(unknown[0], known, "DarwinChatModel")
             raise ConfigError(f"DarwinChatModel has no argument {unknown[0]!r}: {hint}")
         if "search" not in given:
-            return {**own, **_embedded(own, joined(parts))}
+            parts = {name: part for name, part in joined(parts).items() if part is not None or name not in _MODELS}
+            if parts.keys() & _MODELS:
+                return {**own, "search": DarwinSearch(**parts)}
+            from darwin_align.pocket.pair import pocket_search
+
+            return {"model_name": "pocket", **own, "search": pocket_search(**parts)}
         if parts:
             raise ConfigError(f"search=… already holds its parts: leave out {', '.join(sorted(parts))}, or search")
         return {**own, "search": given["search"]}
@@ -162,25 +177,13 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         reward_options: Mapping[str, Any] | None = None,
         **arguments: Unpack[CommonArguments],
     ) -> Self:
-        """Load a policy and a reward model from folders or hub ids; either may also be an object that exists already.
+        """Load a policy and a reward model by name, with options; either may also be an object that exists already.
 
-        >>> def brief(request, responses):
-        ...     return [-len(response.text) for response in responses]
-        >>> model = DarwinChatModel.from_pretrained("Qwen/Qwen3-8B", brief)  # doctest: +SKIP
-
-        Options of one of the two alone override these. Two models on two GPUs:
-
-        >>> DarwinChatModel.from_pretrained(
-        ...     "Qwen/Qwen3-8B",
-        ...     "Skywork/Skywork-Reward-V2-Qwen3-8B",
-        ...     dtype="bfloat16",
-        ...     policy_options={"device": "cuda:0"},
-        ...     reward_options={"device": "cuda:1", "quantization": "8bit"},
-        ... )  # doctest: +SKIP
+        >>> model = DarwinChatModel.from_pretrained("Qwen/Qwen3-8B", "reward-model", dtype="bfloat16")  # doctest: +SKIP
 
         Args:
-            policy: folder or hub id of a causal language model with a chat template; or a policy, e.g. an
-                ``EndpointPolicy``.
+            policy: folder or hub id of a causal language model with a chat template; a GGUF file, which llama.cpp runs;
+                or a policy, e.g. an ``EndpointPolicy``.
             reward: folder or hub id of a sequence-classification model with one logit; or any scorer: a function, a
                 LangChain chain to a number, a :class:`~darwin_align.operators.Scorer`.
             device: "auto", "cpu", "cuda:0" …
@@ -189,10 +192,10 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             trust_remote_code: run Python code that comes with the models. Off by default, for it can do anything.
             policy_options: options of :meth:`LocalPolicy.from_pretrained
                 <darwin_align.backends.local.policy.LocalPolicy.from_pretrained>` that overrule the ones above for the
-                policy. A ``device_map`` among them overrules ``device``.
-            reward_options: the same for the reward model, as
-                :meth:`RewardModel.from_pretrained <darwin_align.backends.local.reward.RewardModel.from_pretrained>`
-                takes them.
+                policy. A ``device_map`` among them overrules ``device``. For a GGUF file, options of
+                :class:`~darwin_align.backends.llama_cpp.policy.LlamaCppPolicy`.
+            reward_options: the same for the reward model, of
+                :meth:`RewardModel.from_pretrained <darwin_align.backends.local.reward.RewardModel.from_pretrained>`.
             arguments: further arguments of :class:`DarwinChatModel`, e.g. ``config``.
 
         Raises:
@@ -204,6 +207,16 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         if isinstance(policy, str | Path):
             arguments.setdefault("model_name", str(policy))
         return cls(policy=loaded[0], scorer=loaded[1], **arguments)
+
+    def describe(self) -> str:
+        """Say on one screen what answers are made of: policy, reward, search, and what cannot be done, and why.
+
+        Blocks: the policy's server is asked how it continues answers.
+
+        >>> print(DarwinChatModel(cycles=1).describe().splitlines()[0])
+        policy    pocket (LlamaForCausalLM, 27M parameters, float32) on cpu: continues answers by token ids
+        """
+        return describe(self.search)
 
     def invoke(
         self,
@@ -346,9 +359,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
     ) -> Runnable[LanguageModelInput, Any]:
         """Answer with an object instead of a message.
 
-        Answers that do not keep the schema lose to those that do. A local model cannot break it. An answer that is cut
-        at ``max_tokens``, or that does not keep the schema, is a parsing error: an object is only made of a complete
-        answer.
+        Answers that do not keep the schema lose to those that do; a local model cannot break it. An object is only made
+        of a complete answer: one that is cut, or breaks the schema, is a parsing error.
 
         Args:
             schema: a pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function.
@@ -403,11 +415,9 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
                 result = self.search.run(messages, self._search_config(call, run_manager), **call.settings)
                 return self._chat_result(result, call)
         message_id, chunks = f"{LC_ID_PREFIX}-{run_manager.run_id}", []
-        for chunk in self._stream(messages, stop, run_manager, **kwargs):
+        for chunk in chain(self._stream(messages, stop, run_manager, **kwargs), [end_chunk()]):
             chunks.append(with_id(chunk, message_id))
             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-        chunks.append(with_id(end_chunk(), message_id))
-        run_manager.on_llm_new_token("", chunk=chunks[-1])
         return generate_from_stream(iter(chunks))
 
     async def _agenerate(
@@ -529,12 +539,3 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
     def _resolve_model_profile(self) -> ModelProfile:
         return profile_of(self.search.policy_for(), self.search.config)
-
-
-def _embedded(own: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
-    parts = {name: part for name, part in parts.items() if part is not None or name not in ("policy", "decoder")}
-    if parts.keys() & {"policy", "decoder"}:
-        return {"search": DarwinSearch(**parts)}
-    from darwin_align.pocket.pair import pocket_search
-
-    return {"model_name": own.get("model_name", "pocket"), "search": pocket_search(**parts)}

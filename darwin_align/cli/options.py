@@ -13,8 +13,7 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.langchain.assignments import settings_of
 
 if TYPE_CHECKING:
-    from darwin_align.operators.coerce import PopulationRunnable
-    from darwin_align.operators.policy import Policy
+    from darwin_align.operators.coerce import PolicyLike, PopulationRunnable
     from darwin_align.search import DarwinSearch
 
 __all__ = [
@@ -37,7 +36,7 @@ _REMOTE = {
 }
 _LOCAL = ("device", "dtype", "threads")
 _KINDS = {
-    "policy": "folder or hub id of a causal language model",
+    "policy": "folder or hub id of a causal language model, or a GGUF file",
     "reward": "folder or hub id of a one-logit reward model; or FILE.py:NAME or MODULE:NAME of a function "
     "score(request, responses) or a scorer",
 }
@@ -236,11 +235,11 @@ def _is_code(name: str) -> bool:
     return names_code(name)
 
 
-def _policy(arguments: argparse.Namespace) -> Policy:
+def _policy(arguments: argparse.Namespace) -> PolicyLike:
     if arguments.policy is not None:
-        from darwin_align.backends.local import LocalPolicy
+        from darwin_align.langchain.given_models import load_policy
 
-        return LocalPolicy.from_pretrained(arguments.policy, **_how(arguments))
+        return load_policy(arguments.policy, **_how(arguments))
     from darwin_align.backends.endpoint import EndpointPolicy
 
     return EndpointPolicy(arguments.policy_url, **_endpoint(arguments, "policy"))

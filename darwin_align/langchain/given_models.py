@@ -1,19 +1,161 @@
-"""Policies and reward models as users give them: a folder, a hub id, or an object."""
+"""Policies and reward models as users name them: a folder, a hub id, a GGUF file, an address, or an object."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import SecretStr
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
 from darwin_align.operators.coerce import PolicyLike, ScorerLike
 
-__all__ = ["is_loadable", "loaded_pair"]
+__all__ = ["CONNECTION", "MODELS", "is_loadable", "load_policy", "loaded_pair", "with_models"]
 
+logger = logging.getLogger(__name__)
+
+MODELS = ("model", "reward")
+"""Arguments that name models, in place of ``policy`` and ``scorer``."""
+CONNECTION = ("base_url", "api_key", "timeout", "max_retries")
+"""Arguments for a server, as LangChain's chat models have them."""
+_ROLES = {"model": "policy", "reward": "scorer"}
 _SERVER_CLASSES = {"policy": "EndpointPolicy", "reward": "EndpointScorer"}
+
+
+@dataclass(frozen=True)
+class _Connection:
+    """How the policy's server is reached."""
+
+    base_url: str | list[str] | None = None
+    api_key: str | SecretStr | None = None
+    timeout: float | None = None
+    max_retries: int | None = None
+
+    @property
+    def limits(self) -> Any:
+        """The limits of an endpoint: ``timeout`` bounds an attempt, and all of them together bound a call."""
+        from darwin_align.backends.endpoint import Limits
+
+        given: dict[str, Any] = {}
+        if self.max_retries is not None:
+            given["attempts"] = self.max_retries + 1
+        if self.timeout is not None:
+            given |= {"attempt_timeout": self.timeout, "read_timeout": self.timeout}
+            given["deadline"] = max(Limits().deadline, self.timeout * given.get("attempts", 1))
+        return Limits(**given)
+
+    def note_unused(self, model: str) -> None:
+        """Log what means nothing to a model that runs here."""
+        if given := [name for name in CONNECTION if getattr(self, name) is not None]:
+            logger.info("%s: %s runs in this process, so that it means nothing", ", ".join(given), model)
+
+
+def with_models(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace ``model``, ``reward`` and how a server is reached by a policy and a scorer.
+
+    >>> sorted(with_models({"reward": len, "seed": 1}))
+    ['scorer', 'seed']
+
+    Args:
+        given: arguments of a chat model.
+
+    Raises:
+        ConfigError: a model is given twice, or an address as a model.
+        ModelLoadError: a model cannot be loaded.
+    """
+    rest = {name: value for name, value in given.items() if name not in (*MODELS, *CONNECTION)}
+    connection = _Connection(**{name: given.get(name) for name in CONNECTION})
+    for name, role in _ROLES.items():
+        if given.get(name) is not None and rest.get(role) is not None:
+            raise ConfigError(f"{name} and {role} are the same part: give one of them")
+    model, reward = given.get("model"), given.get("reward")
+    if model is not None or connection.base_url is not None:
+        if rest.get("policy") is not None:
+            raise ConfigError("base_url would be ignored beside policy=…: give one of them")
+        rest["policy"] = _policy(model, connection)
+        if isinstance(model, str | Path):
+            rest.setdefault("model_name", str(model))
+    elif connection != _Connection():
+        connection.note_unused("the embedded pair" if rest.get("policy") is None else "the given policy")
+    if reward is not None:
+        rest["scorer"] = _scorer(reward)
+    return rest
+
+
+def _policy(model: object, connection: _Connection) -> Any:
+    if connection.base_url is not None:
+        from darwin_align.backends.endpoint import EndpointPolicy
+
+        if not isinstance(model, str | None):
+            raise ConfigError(f"model={model!r:.80}: beside base_url=… give the model's name on that server")
+        return EndpointPolicy(connection.base_url, model=model, api_key=connection.api_key, limits=connection.limits)
+    if not isinstance(model, str | Path):
+        connection.note_unused(type(model).__name__)
+        return model
+    if str(model).startswith(("http://", "https://")):
+        raise ConfigError(f"model={model!r} is an address: give base_url={str(model)!r}, and the model's name there")
+    connection.note_unused(str(model))
+    return load_policy(model)
+
+
+def _scorer(reward: object) -> Any:
+    if isinstance(reward, BaseChatModel):
+        from darwin_align.backends.endpoint import JudgeScorer
+
+        return JudgeScorer(model=reward)
+    if not isinstance(reward, str | Path):
+        return reward
+    if str(reward).startswith(("http://", "https://")):
+        from darwin_align.backends.endpoint import EndpointScorer
+
+        return EndpointScorer(base_url=str(reward))
+    from darwin_align.backends.local import LocalScorer
+
+    return LocalScorer.from_pretrained(reward)
+
+
+def load_policy(name: str | Path, **options: Any) -> PolicyLike:
+    """Load a policy by its name: a folder, a hub id, or a GGUF file.
+
+    A GGUF file is run by llama.cpp where ``xllamacpp`` is installed, else by transformers, which is slower.
+
+    Args:
+        name: the model.
+        options: of :class:`~darwin_align.backends.llama_cpp.policy.LlamaCppPolicy` for a GGUF file that llama.cpp
+            runs, else of :meth:`LocalPolicy.from_pretrained
+            <darwin_align.backends.local.policy.LocalPolicy.from_pretrained>`.
+
+    Raises:
+        ModelLoadError: there is no such model, or it cannot be used as a policy.
+        ConfigError: an option that would be ignored.
+    """
+    loader = _loader(name)
+    _check_options(f"the policy {str(name)!r}", options, loader)
+    policy: PolicyLike = loader(name, **options)
+    return policy
+
+
+def _loader(name: object) -> Callable[..., Any]:
+    from darwin_align.backends.gguf_names import is_gguf
+    from darwin_align.backends.local import LocalPolicy
+
+    if not is_gguf(name):
+        return LocalPolicy.from_pretrained
+    if find_spec("xllamacpp") is None:
+        logger.warning(
+            "%s is read by transformers, which is slower than llama.cpp: pip install 'darwin-align[llama-cpp]'", name
+        )
+        return LocalPolicy.from_pretrained
+    from darwin_align.backends.llama_cpp import LlamaCppPolicy
+
+    return LlamaCppPolicy
 
 
 def loaded_pair(
@@ -23,7 +165,7 @@ def loaded_pair(
     policy_options: Mapping[str, Any] | None,
     reward_options: Mapping[str, Any] | None,
 ) -> tuple[PolicyLike, ScorerLike]:
-    """Load a policy and a reward model, where they are given as folders or hub ids.
+    """Load a policy and a reward model, where they are given by name.
 
     Args:
         policy: as a user gave it.
@@ -36,16 +178,17 @@ def loaded_pair(
         ModelLoadError: a folder is missing or does not fit its role, or cannot be loaded with these options.
         ConfigError: an unknown option, or one that would be ignored.
     """
-    from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel
+    from darwin_align.backends.local import LocalScorer, RewardModel
 
-    policy_how = _overruled(shared, "policy_options", policy_options or {}, LocalPolicy.from_pretrained)
+    loads = is_loadable("policy", policy, policy_options), is_loadable("reward", reward, reward_options)
+    loader = _loader(policy) if loads[0] else None
+    policy_how = _overruled(shared, "policy_options", policy_options or {}, loader) if loader else {}
     reward_how = _overruled(shared, "reward_options", reward_options or {}, RewardModel.from_pretrained)
     given = {name for name, value in shared.items() if value not in ("auto", None, False)}
-    loads = is_loadable("policy", policy, policy_options), is_loadable("reward", reward, reward_options)
     if given and not any(loads):
         raise ConfigError(f"{min(given)} would be ignored: policy and reward are objects, so that nothing is loaded")
     return (
-        LocalPolicy.from_pretrained(policy, **policy_how) if isinstance(policy, str | Path) else policy,
+        loader(policy, **policy_how) if loader else policy,  # type: ignore[return-value] # names are loaded
         LocalScorer.from_pretrained(reward, **reward_how) if isinstance(reward, str | Path) else reward,
     )
 
@@ -53,12 +196,17 @@ def loaded_pair(
 def _overruled(
     shared: Mapping[str, Any], name: str, own: Mapping[str, Any], loader: Callable[..., Any]
 ) -> dict[str, Any]:
-    """The shared options for a loader, overruled by its own."""
+    """The shared options that a loader takes, overruled by its own."""
+    known = _check_options(name, own, loader)
+    placed = {"device": "auto"} if own.get("device_map") is not None else {}
+    return {**{name: value for name, value in shared.items() if name in known}, **placed, **own}
+
+
+def _check_options(name: str, own: Mapping[str, Any], loader: Callable[..., Any]) -> set[str]:
     known = signature(loader).parameters.keys() - {"path"}
     if unknown := sorted(own.keys() - known):
         raise ConfigError(f"{name} has no {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
-    placed = {"device": "auto"} if own.get("device_map") is not None else {}
-    return {**shared, **placed, **own}
+    return known
 
 
 def is_loadable(role: str, given: object, options: Mapping[str, Any] | None) -> bool:

@@ -188,6 +188,10 @@ class Policy(ABC):
         """
         return None
 
+    def describe(self) -> str:
+        """Say in a sentence which model this is and how answers are continued. May block, e.g. for a server's reply."""
+        return repr(self)
+
     def release(self, search_id: str) -> None:  # noqa: B027
         """Free what is kept for a search that is over: a hint."""
 

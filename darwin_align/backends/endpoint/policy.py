@@ -214,6 +214,15 @@ class EndpointPolicy(Policy):
             reads_tool_calls=True,
         )
 
+    def describe(self) -> str:
+        """Say how the server continues answers, and why not otherwise. Blocks: the first use sends requests to it.
+
+        Raises:
+            EndpointError: it cannot be used.
+            ConfigError: it cannot continue answers.
+        """
+        return "; ".join((self._profile or call(self._server_profile)).notes)
+
     def refusal(self, request: Request, max_new_tokens: int) -> str | None:
         """Return why a request leaves too little of the context for an answer; ``None`` if it fits, or is not known.
 

@@ -25,7 +25,9 @@ from transformers import (
     AutoTokenizer,
     utils,
 )
+from transformers.utils import quantization_config
 
+from darwin_align.backends.gguf_names import is_gguf
 from darwin_align.backends.local.engine import Engine
 from darwin_align.backends.local.heads import check_architectures, check_weights
 from darwin_align.backends.local.source import DeviceMap, Kind, ModelSource, real_device
@@ -34,6 +36,7 @@ from darwin_align.core.errors import ModelLoadError
 
 # What is used of them carries no types.
 transformers_utils: Any = utils
+quantizer_configs: Any = quantization_config
 transformers_logging: Any = transformers_utils.logging
 hub: Any = hub_utils
 
@@ -117,7 +120,7 @@ def load(source: ModelSource) -> LoadedModel:
     """
     device = real_device(source.device)
     path = Path(source.path)
-    where = str(path.resolve()) if path.is_dir() else source.path
+    where = str(path.resolve()) if path.exists() else source.path
     key = (where, _stamp(path), device, replace(source, path="", device="auto"))
     with _loading:
         if (found := _loaded.get(key)) is None:
@@ -158,11 +161,12 @@ class SharedModel:
 
 def _stamp(folder: Path) -> tuple[int, ...]:
     # A folder whose files changed is another model.
-    return tuple(sorted(f.stat().st_mtime_ns for f in folder.glob("*") if f.suffix in (".safetensors", ".json")))
+    files = [folder] if folder.is_file() else [f for f in folder.glob("*") if f.suffix in (".safetensors", ".json")]
+    return tuple(sorted(f.stat().st_mtime_ns for f in files))
 
 
 def _check_place(source: ModelSource) -> None:
-    if Path(source.path).is_dir():
+    if Path(source.path).is_dir() or (is_gguf(source.path) and Path(source.path).is_file()):
         return
     if not _HUB_ID.fullmatch(source.path):
         raise ModelLoadError(
@@ -173,9 +177,9 @@ def _check_place(source: ModelSource) -> None:
 
 def _read(source: ModelSource, device: str) -> LoadedModel:
     try:
-        config = AutoConfig.from_pretrained(source.path, **source.hub)
+        config = AutoConfig.from_pretrained(source.place, **source.hub)
         check_architectures(source.path, source.kind, getattr(config, "architectures", None))
-        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.hub)
+        tokenizer = AutoTokenizer.from_pretrained(source.place, **source.hub)
         model, report = _weights(source, device, config)
     except _FAILURES as error:
         raise _explained(source, error) from error
@@ -190,7 +194,7 @@ def _weights(source: ModelSource, device: str, config: Any) -> tuple[Any, Any]:
         options = _options(source, device, config)
         with _quiet(Path(source.path).is_dir()):
             model, report = loader.from_pretrained(
-                source.path, config=config, use_safetensors=True, output_loading_info=True, **options, **source.hub
+                source.place, config=config, use_safetensors=True, output_loading_info=True, **options, **source.hub
             )
     except _REFUSALS as error:
         if not source.requested_options or "trust_remote_code" in str(error):
@@ -225,6 +229,8 @@ def _moved(model: Any, device: str) -> Any:
 def _options(source: ModelSource, device: str, config: Any) -> dict[str, Any]:
     """How the loader makes the weights. With a device map, it also puts them in their place."""
     options = {"dtype": _dtype(source, config)}
+    if is_gguf(source.path) and (plain := getattr(quantizer_configs, "GgufConfig", None)) is not None:
+        options["quantization_config"] = plain(dequantize=True)  # older versions of transformers always do that
     if source.attn_implementation is not None:
         options["attn_implementation"] = source.attn_implementation
     quantized = getattr(config, "quantization_config", None)  # the checkpoint is quantized already

@@ -174,6 +174,14 @@ class LocalPolicy(SharedModel, Policy):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, device={str(self._loaded.device)!r})"
 
+    def describe(self) -> str:
+        """Name the model, its size, type and device."""
+        model, loaded = self._loaded.model, self._loaded
+        return (
+            f"{loaded.name} ({type(model).__name__}, {model.num_parameters() / 1e6:,.0f}M parameters, "
+            f"{str(model.dtype).removeprefix('torch.')}) on {loaded.device}: continues answers by token ids"
+        )
+
     @property
     def tool_syntax(self) -> ToolSyntax:
         """The model's format of tool calls, by which they are read from its answers.

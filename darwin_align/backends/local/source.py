@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import quantizers
 
+from darwin_align.backends.gguf_names import is_gguf
 from darwin_align.core.errors import ConfigError, ModelLoadError
 
 # They carry no types.
@@ -38,7 +39,7 @@ class ModelSource:
     """
 
     path: str
-    """A folder, or an id on the Hugging Face hub."""
+    """A folder, an id on the Hugging Face hub, or a GGUF file."""
     kind: Kind = "causal"
     revision: str | None = None
     device: str = "auto"
@@ -89,9 +90,15 @@ class ModelSource:
         )
 
     @property
+    def place(self) -> str:
+        """What every ``from_pretrained`` is given first: of a GGUF file its folder."""
+        return str(Path(self.path).parent) if is_gguf(self.path) else self.path
+
+    @property
     def hub(self) -> dict[str, Any]:
         """Arguments of every ``from_pretrained``."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        file = {"gguf_file": Path(self.path).name} if is_gguf(self.path) else {}
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code, **file}
 
     @property
     def requested_options(self) -> str:
