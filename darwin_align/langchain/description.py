@@ -72,6 +72,8 @@ def _able(use: Callable[[], object], yes: str) -> str:
 
 
 def _use_tools(policy: Policy) -> None:
+    if not policy.supports_tools:
+        raise DarwinError("its chat template shows the model no tools, calls or results")
     policy.check_tools(Request.of(_QUESTION, tools=(_TOOL,)))
     if not policy.reads_tool_calls:
         raise DarwinError("this policy reads no tool calls")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -52,9 +53,14 @@ class _Connection:
         return Limits(**given)
 
     def note_unused(self, model: str) -> None:
-        """Log what means nothing to a model that runs here."""
+        """Log, once, what means nothing to a model without a server."""
         if given := [name for name in CONNECTION if getattr(self, name) is not None]:
-            logger.info("%s: %s runs in this process, so that it means nothing", ", ".join(given), model)
+            _note_once(f"not used: {', '.join(given)}, for {model} has no base_url")
+
+
+@lru_cache
+def _note_once(sentence: str) -> None:
+    logger.warning("%s", sentence)
 
 
 def with_models(given: Mapping[str, Any]) -> dict[str, Any]:

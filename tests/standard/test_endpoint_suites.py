@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
 
 from benchmarks.servers.launch import Server, llama_server
 from tests.standard.endpoint_kit import endpoint_params
-from tests.standard.suite import IntegrationSuite, Suite
+from tests.standard.suite import IntegrationSuite
 
 pytestmark = pytest.mark.slow
 
@@ -40,16 +39,3 @@ class TestEndpointIntegration(IntegrationSuite, ChatModelIntegrationTests):
     @pytest.mark.xfail(reason=CHINESE, strict=True)
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
-
-
-class TestEndpointUnit(Suite, ChatModelUnitTests):
-    """Nobody listens there: a model is made, described and bound without asking its server."""
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return endpoint_params("http://127.0.0.1:9")
-
-    @property
-    def standard_chat_model_params(self) -> dict[str, Any]:
-        # Timeouts, retries and keys are the endpoint's own settings.
-        return {"temperature": 0, "max_tokens": 100, "stop": []}

@@ -32,8 +32,3 @@ class TestRandomUnit(Suite, ChatModelUnitTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {name: value for name, value in random_params().items() if name != "temperature"}
-
-    @property
-    def standard_chat_model_params(self) -> dict[str, Any]:
-        # Nothing is far away, so timeout, max_retries and api_key are refused as any other unknown setting.
-        return {"temperature": 0, "max_tokens": 100, "stop": []}

@@ -184,8 +184,8 @@ def _refusal(path: str, error: str, reason: str, code: int) -> ModelLoadError | 
         return MissingPackageError(f"{path!r} cannot be run ({error}): pip install 'darwin-align[llama-cpp]'")
     if "alloc" in reason or "memory" in reason:
         return DeviceMemoryError(
-            f"too little memory for {path!r} (llama.cpp: {reason}): give fewer slots=…, a shorter context=… or a smaller "
-            "model"
+            f"too little memory for {path!r} (llama.cpp: {reason}): give fewer slots=…, a shorter context=… or a "
+            "smaller model"
         )
     if "unknown model architecture" in reason:
         return ModelLoadError(

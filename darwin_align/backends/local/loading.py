@@ -166,6 +166,11 @@ def _stamp(folder: Path) -> tuple[int, ...]:
 
 
 def _check_place(source: ModelSource) -> None:
+    if is_gguf(source.path) and source.kind != "causal":
+        raise ModelLoadError(
+            f"{source.path!r} is a GGUF file, and these are read as policies only: give the reward model's own folder "
+            "or hub id"
+        )
     if Path(source.path).is_dir() or (is_gguf(source.path) and Path(source.path).is_file()):
         return
     if not _HUB_ID.fullmatch(source.path):

@@ -67,7 +67,7 @@ def test_a_batch_and_a_replay(policy: LlamaCppPolicy) -> None:
     answers = model.batch([QUESTION, "What is a kettle?"])
     assert [bool(answer.text) for answer in answers] == [True, True]
     result = model.search.invoke(QUESTION)
-    again = model.search.invoke(QUESTION, replay=result.events, seed=result.seed)
+    again = model.search.invoke(QUESTION, replay=result.events)
     assert (again.text, again.reward) == (result.text, result.reward)
     assert again.ranking == result.ranking
 

@@ -188,7 +188,7 @@ def test_memory_that_llama_cpp_does_not_get(embedded_gguf: Path, monkeypatch: py
     """Its own reason, where no estimate of ours stops it before: the system refuses the child the memory."""
     monkeypatch.setattr("darwin_align.backends.llama_cpp.memory.available_memory", lambda: None)
     with pytest.raises(DeviceMemoryError, match="failed to allocate buffer"):
-        use(LlamaCppPolicy(embedded_gguf, slots=1, context=2**28))  # 256 GiB
+        use(LlamaCppPolicy(embedded_gguf, slots=1, context=2**26))  # 64 GiB
 
 
 def test_the_context_follows_from_the_memory(embedded_gguf: Path) -> None:
