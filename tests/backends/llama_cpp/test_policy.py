@@ -16,6 +16,7 @@ from darwin_align.langchain.identity import identity
 from darwin_align.operators.policy import Continuation
 from darwin_align.operators.portal import call
 from darwin_align.pocket import policy_path
+from tests.processes import run
 
 QUESTION = "How do I brew green tea?"
 GREEDY = Request.of(QUESTION, sampling=Sampling(temperature=0.0))
@@ -153,3 +154,15 @@ def test_its_presets(policy: LlamaCppPolicy) -> None:
         config = SearchConfig.preset(preset, max_new_tokens=8)
         config = config.replace(cycles=1, mutations=2) if preset == "darwin" else config
         assert DarwinChatModel(policy=policy, scorer=by_length, config=config).invoke(QUESTION).text
+
+
+def test_the_command_line_takes_the_file(embedded_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "scorer.py").write_text(
+        "def score(request, responses):\n    return [float(len(one.text)) for one in responses]\n", encoding="utf-8"
+    )
+    command = ["demo", QUESTION, "--policy", str(embedded_gguf), "--reward", "scorer.py:score", "--threads", "1"]
+    done = run("-m", "darwin_align.cli", *command, "--set", "cycles=0", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "kettle" in done.stdout
+    refused = run("-m", "darwin_align.cli", *command, "--device", "cpu", cwd=tmp_path)
+    assert (refused.returncode, "has no 'device'" in refused.stderr) == (2, True)
