@@ -227,7 +227,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
 
         For callers that have a run already, like a chat model.
         """
-        return cast(SearchResult, [*self.steps(input, config, **settings)][-1])
+        config = ensure_config(config)
+        with set_config_context(config) as context:
+            return cast(SearchResult, context.run(list, self._steps(input, config, settings))[-1])
 
     async def arun(
         self, input: SearchInput, config: RunnableConfig | None = None, **settings: Unpack[SearchSettings]
