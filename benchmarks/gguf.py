@@ -193,7 +193,7 @@ def measured(file: Path, threads: int, searches: Sequence[int]) -> Json:
 
 
 def known_files(folder: Path) -> list[Path]:
-    """GGUF files of the embedded policy and of a random one of 28M parameters; SmolLM2's where its wheel is installed."""
+    """GGUF files of the embedded policy, of a random one of 28M parameters, and of SmolLM2 where it is installed."""
     files = [
         write_gguf(policy_path(), folder / "embedded.gguf"),
         write_gguf(random_model(folder / "random"), folder / "random-28M.gguf"),
