@@ -165,7 +165,9 @@ def resident(policy: LlamaCppPolicy) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every file, print the tables and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--searches", type=int, nargs="+", default=[5, 20, 60])

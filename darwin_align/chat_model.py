@@ -33,7 +33,7 @@ from darwin_align.langchain.arguments import Bypass, CommonArguments, ModelArgum
 from darwin_align.langchain.call import Call, deciding, streamable
 from darwin_align.langchain.configurable import setting_specs, split_fields, with_configured
 from darwin_align.langchain.description import describe
-from darwin_align.langchain.given_models import loaded_pair, with_models
+from darwin_align.langchain.given_models import CONNECTION, MODELS, loaded_pair, with_models
 from darwin_align.langchain.identity import identifying_params, with_langsmith_names
 from darwin_align.langchain.model_errors import model_errors
 from darwin_align.langchain.runs import RunManager, children_of, run_and_children
@@ -149,7 +149,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         own = {name: given[name] for name in given if name in cls.model_fields and name != "search"}
         parts = {name: given[name] for name in given if name not in cls.model_fields}
         if unknown := sorted(parts.keys() - DarwinSearch.model_fields.keys() - SETTINGS):
-            known = cls.model_fields.keys() | DarwinSearch.model_fields.keys() | SETTINGS
+            known = {*cls.model_fields, *DarwinSearch.model_fields, *SETTINGS, *MODELS, *CONNECTION}
             hint = explain_unknown(unknown[0], known, "DarwinChatModel")
             raise ConfigError(f"DarwinChatModel has no argument {unknown[0]!r}: {hint}")
         if "search" not in given:

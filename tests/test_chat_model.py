@@ -27,6 +27,7 @@ from darwin_align.chat_model import ChatModelArguments
 from darwin_align.core import PRESETS
 from darwin_align.core.errors import ConfigError, RequestError, RewardError
 from darwin_align.langchain.arguments import CommonArguments
+from darwin_align.langchain.given_models import CONNECTION, MODELS
 from darwin_align.langchain.settings import SETTINGS
 from darwin_align.operators import NoSelection, TopKReplacement
 from tests.core.kit import ASKED, Babbler, Letters, preset_of, reword, search_of
@@ -41,7 +42,7 @@ def model_of(**arguments: Any) -> DarwinChatModel:
 
 def test_the_typed_arguments_are_those_that_are_accepted() -> None:
     own = DarwinChatModel.model_fields.keys() - {"configurable_settings"}  # configurable_fields() writes it
-    accepted = own | DarwinSearch.model_fields.keys() | SETTINGS
+    accepted = own | DarwinSearch.model_fields.keys() | SETTINGS | {*MODELS, *CONNECTION}
     assert get_type_hints(ChatModelArguments).keys() == accepted
     assert CommonArguments.__optional_keys__ == accepted - {"search", "policy", "scorer"}
     for kind in (ChatModelArguments, CommonArguments):
