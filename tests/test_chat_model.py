@@ -44,7 +44,7 @@ def test_the_typed_arguments_are_those_that_are_accepted() -> None:
     own = DarwinChatModel.model_fields.keys() - {"configurable_settings"}  # configurable_fields() writes it
     accepted = own | DarwinSearch.model_fields.keys() | SETTINGS | {*MODELS, *CONNECTION}
     assert get_type_hints(ChatModelArguments).keys() == accepted
-    assert CommonArguments.__optional_keys__ == accepted - {"search", "policy", "scorer"}
+    assert CommonArguments.__optional_keys__ == accepted - {"search", "policy", "scorer", *MODELS, *CONNECTION}
     for kind in (ChatModelArguments, CommonArguments):
         assert not kind.__required_keys__
 
