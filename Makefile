@@ -8,6 +8,8 @@ VLLM_BIN := .venv-vllm/bin
 VLLM_READY := .venv-vllm/.ready
 ALPACA_BIN := .venv-alpaca/bin
 ALPACA_READY := .venv-alpaca/.ready
+# Tests run in a random order, files and what is in them: `make test SEED=2` takes another.
+SEED ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -19,7 +21,7 @@ demo: $(DEMO_READY)
 # The README's snippets and the notebooks are run by docs-check. One process a core: each file's tests stay together, so
 # that their servers start once.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu" \
+	$(BIN)/python -m pytest -n auto --dist loadfile -p pytest_randomly --randomly-seed $(SEED) -m "not slow and not gpu" \
 		--ignore tests/test_readme.py --ignore tests/test_notebooks.py
 
 test-slow: $(READY) $(SMALL_READY) $(VLLM_READY) $(ALPACA_READY)

@@ -120,6 +120,7 @@ answer(subject(Slow()), questions(sys.argv[1]), Path(sys.argv[2]), concurrency=3
 """
 
 
+@pytest.mark.slow
 def test_mt_bench_is_killed_again_and_again_and_gone_on_with(tmp_path: Path) -> None:
     prompts, whole, cut = write_questions(tmp_path / "questions.jsonl", 12), tmp_path / "whole", tmp_path / "cut"
     line = ["-c", SCRIPTED, str(prompts)]

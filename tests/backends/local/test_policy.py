@@ -23,7 +23,8 @@ from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadE
 from darwin_align.core.types import Message, Request, Sampling
 from darwin_align.operators.policy import Continuation, Policy
 
-NAMES = ("llama", "qwen3", "gpt2", "mistral")
+NAMES = ("llama", "gpt2", "qwen3", "mistral")
+"""Families; the first two are enough where nobody waits for more."""
 TEXTS = (
     "How do I brew green tea?",
     "Hi",
@@ -38,7 +39,7 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*NAMES[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[2:])])
 def policy(request, folders):
     return LocalPolicy.from_pretrained(folders[request.param], device="cpu")
 

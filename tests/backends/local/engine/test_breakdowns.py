@@ -189,6 +189,7 @@ REAL = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's address space")
 def test_a_real_memory_limit_hangs_no_caller(folders: Any) -> None:
     script = [sys.executable, "-c", textwrap.dedent(REAL), str(folders["llama"]), "96"]

@@ -136,7 +136,7 @@ async def test_with_memory_for_a_few_rows(folders, plain_result, slots):
         assert len(book.slots) <= max(1, book.budget // (book.width * book.position_bytes))
 
 
-@pytest.mark.parametrize("lag", [1, 2])
+@pytest.mark.parametrize("lag", [1, slowly(2)])
 async def test_when_the_host_looks_at_tokens_late(folders, plain_result, lag):
     """What keeps a GPU busy: a finished row takes a step too many, of which nothing remains."""
     for case in (0, 4, 8, 12, 16):

@@ -332,6 +332,7 @@ print("done")
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 def test_a_worker_that_was_closed_serves_in_a_child_and_a_busy_one_lets_the_interpreter_go():
     done = run("""
