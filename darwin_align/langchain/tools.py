@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, InvalidToolCall
+from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -132,11 +132,12 @@ def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fi
 
 def _own_fields(beam: Beam, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a message: given ones, and those that the policy's own message had."""
-    metadata = {**beam.message.get("response_metadata", {}), **fields.get("response_metadata", {})}
-    return {**beam.message, **fields, **({"response_metadata": metadata} if metadata else {})}
+    own: dict[str, Any] = dict(beam.message)
+    metadata = {**own.get("response_metadata", {}), **fields.get("response_metadata", {})}
+    return {**own, **fields, **({"response_metadata": metadata} if metadata else {})}
 
 
-def _with_own_ids(calls: Sequence[dict[str, Any]], own: Sequence[Mapping[str, Any]]) -> bool:
+def _with_own_ids(calls: Sequence[ToolCall], own: Sequence[Mapping[str, Any]]) -> bool:
     """Give calls the ids of the policy's own; returns whether they are not the same calls."""
     left = list(own)
     for call in calls:

@@ -147,7 +147,7 @@ def cut_answer(error: Exception) -> AIMessage | None:
     openai: Any = sys.modules.get("openai")
     if openai is None or not isinstance(error, openai.LengthFinishReasonError):
         return None
-    completion: Any = error.completion  # type: ignore[attr-defined]
+    completion: Any = error.completion
     usage = completion.usage
     counted = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens} if usage else None
     return AIMessage(
