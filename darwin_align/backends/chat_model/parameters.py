@@ -16,7 +16,7 @@ from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 
-from darwin_align.backends.chat_model.structure import structured
+from darwin_align.backends.langchain_models import structured
 from darwin_align.core.types import Request, Sampling
 from darwin_align.formats.request_formats import answer_schema, required_tools, takes_calls
 from darwin_align.operators.policy import Row

@@ -11,11 +11,11 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable
 
 from darwin_align.backends.chat_model.parameters import adapted, refused_setting, supports_tools
-from darwin_align.backends.chat_model.replies import SYNTAX, continuation_of, cut_answer
-from darwin_align.backends.chat_model.structure import message_of
-from darwin_align.backends.chat_model.wrapped import check_wrapped, model_in, rewrapped
+from darwin_align.backends.chat_model.replies import SYNTAX, continuation_of
+from darwin_align.backends.chat_model.wrapped import check_wrapped
 from darwin_align.backends.concurrency import Places
 from darwin_align.backends.endpoint.limits import Limits
+from darwin_align.backends.langchain_models import cut_answer, message_of, model_in, rewrapped
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError
 from darwin_align.formats.tool_syntax import ToolSyntax

@@ -8,7 +8,6 @@ reasoning, citations, goes with the beam as it came.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from darwin_align.formats.request_formats import answer_schema, takes_calls
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.policy import Continuation, Row
 
-__all__ = ["SYNTAX", "continuation_of", "cut_answer"]
+__all__ = ["SYNTAX", "continuation_of"]
 
 
 def _render(calls: Sequence[Mapping[str, Any]]) -> str:
@@ -140,18 +139,3 @@ def _kept(message: AIMessage) -> dict[str, Json]:
 
 def _is_plain(block: object) -> bool:
     return isinstance(block, str) or (isinstance(block, dict) and block.keys() <= {"type", "text", "index"})
-
-
-def cut_answer(error: Exception) -> AIMessage | None:
-    """The message in an error by which OpenAI's own client refuses a structured answer that was cut; else ``None``."""
-    openai: Any = sys.modules.get("openai")
-    if openai is None or not isinstance(error, openai.LengthFinishReasonError):
-        return None
-    completion: Any = error.completion
-    usage = completion.usage
-    counted = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens} if usage else None
-    return AIMessage(
-        completion.choices[0].message.content or "",
-        response_metadata={"finish_reason": "length"},
-        usage_metadata=None if counted is None else {**counted, "total_tokens": usage.total_tokens},
-    )

@@ -1,8 +1,7 @@
-"""Chat models behind LangChain's wrappers: the model inside, and the same wrappers around a changed one."""
+"""Chat models behind LangChain's wrappers, as a policy takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -11,35 +10,10 @@ from langchain_core.runnables.base import RunnableBindingBase
 
 from darwin_align.core.errors import ConfigError
 
-__all__ = ["check_wrapped", "model_in", "rewrapped"]
+__all__ = ["check_wrapped"]
 
 _REQUESTS = ("tools", "functions", "tool_choice", "response_format")
 """What belongs to a request: bound to the policy, the search would not know of it."""
-
-
-def model_in(given: Runnable[Any, Any]) -> BaseChatModel | None:
-    """The chat model behind bindings, retries and fallbacks (the first, of several); ``None`` if there is none.
-
-    >>> from langchain_core.language_models import FakeListChatModel
-    >>> model = FakeListChatModel(responses=["Hi"])
-    >>> model_in(model.bind(stop=["x"]).with_retry()) is model
-    True
-    """
-    if isinstance(given, RunnableBindingBase):
-        return model_in(given.bound)
-    if isinstance(given, RunnableWithFallbacks):
-        return model_in(given.runnable)
-    return given if isinstance(given, BaseChatModel) else None
-
-
-def rewrapped(given: Runnable[Any, Any], change: Callable[[BaseChatModel], Runnable[Any, Any]]) -> Runnable[Any, Any]:
-    """Put what ``change`` makes of a chat model in its place, inside the same wrappers."""
-    if isinstance(given, RunnableBindingBase):
-        return given.model_copy(update={"bound": rewrapped(given.bound, change)})
-    if isinstance(given, RunnableWithFallbacks):
-        fallbacks = [rewrapped(fallback, change) for fallback in given.fallbacks]
-        return given.model_copy(update={"runnable": rewrapped(given.runnable, change), "fallbacks": fallbacks})
-    return change(given) if isinstance(given, BaseChatModel) else given
 
 
 def check_wrapped(given: Runnable[Any, Any]) -> None:
