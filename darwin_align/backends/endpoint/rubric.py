@@ -58,8 +58,8 @@ _LISTWISE = (
 
 {responses}
 
-Rate each reply from {low} (useless or harmful) to {high} (it could hardly be better). Use the whole scale: the better """
-    "of two replies gets the larger number, and their order here says nothing about them."
+Rate each reply from {low} (useless or harmful) to {high} (it could hardly be better). Use the whole scale: """
+    "the better of two replies gets the larger number, and their order here says nothing about them."
 )
 
 _UNFINISHED = (
@@ -127,7 +127,7 @@ class Rubric:
     pairwise: str = field(default=_PAIRWISE, repr=False)
     """The template for two replies, with ``{conversation}``, ``{first}`` and ``{second}``."""
     listwise: str = field(default=_LISTWISE, repr=False)
-    """The template for several, with ``{conversation}`` and ``{responses}``, and optionally ``{low}`` and ``{high}``."""
+    """The template for several, with ``{conversation}``, ``{responses}``, and optionally ``{low}`` and ``{high}``."""
 
     def __post_init__(self) -> None:
         _check_placeholders("template", self.template, "conversation", "response")
