@@ -82,7 +82,7 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "policy",
         MODEL,
-        r"\(FakeListChatModel\) writes whole answers .*selector='top_k'.*'best_of_n'.*selector='none'.*EndpointPolicy\(",
+        r"\(FakeListChatModel\) writes whole answers .*selector='top_k'.*_n'.*selector='none'.*EndpointPolicy\(",
     ),
     ("policy", MODEL.with_fallbacks([MODEL]), r"writes whole answers and cannot continue a part of one"),
     ("policy", MODEL.bind(tools=[{}]), r"tools is bound to the policy's chat model, .*bind it to the DarwinChatModel"),

@@ -187,12 +187,12 @@ class JudgeScorer(RemoteScorer):
     async def _sampled(self, questions: Sequence[Question[T]]) -> tuple[list[list[T]], int]:
         """The answers to each question, one a sample, and the tokens of all prompts and replies."""
         seeds = [self.seed + i for i in range(self.samples)]
-        answered = await gather_all([self._answer(question, seed) for question in questions for seed in seeds])
+        answered = await gather_all([self._asked(question, seed) for question in questions for seed in seeds])
         tokens = sum(spent for _, spent in answered)
         groups = [answered[at : at + self.samples] for at in range(0, len(answered), self.samples)]
         return [[answer for answer, _ in group] for group in groups], tokens
 
-    async def _answer(self, question: Question[T], seed: int) -> tuple[T, int]:
+    async def _asked(self, question: Question[T], seed: int) -> tuple[T, int]:
         """A judge's answer, and the tokens of prompts and replies."""
         reply, tokens = await self._judge.reply(question.text, question.schema, seed)
         try:
