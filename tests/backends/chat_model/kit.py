@@ -43,9 +43,10 @@ class Wire:
 def on_server(url: str, wire: Wire | None = None, **settings: Any) -> ChatOpenAI:
     """OpenAI's chat model on another server; with ``wire`` its requests are seen."""
     hooks = {} if wire is None else {"request": [wire.sent], "response": [wire.answered]}
-    client = httpx.AsyncClient(event_hooks=hooks, trust_env=False, timeout=60)
+    closing = httpx.Limits(max_keepalive_connections=0)  # nobody closes this client
+    client = httpx.AsyncClient(event_hooks=hooks, trust_env=False, timeout=60, limits=closing)
     given = {"model": "embedded", "base_url": f"{url}/v1", "api_key": "none", "max_retries": 0, **settings}
-    return ChatOpenAI(http_async_client=client, **given)
+    return ChatOpenAI(**{"http_async_client": client, **given})
 
 
 class Fake(BaseChatModel):
