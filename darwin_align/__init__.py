@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from darwin_align.lazy import lazy_getattr
 
 if TYPE_CHECKING:
+    from darwin_align.backends.chat_model import ChatModelPolicy
     from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, JudgeScorer
     from darwin_align.backends.llama_cpp import LlamaCppPolicy
     from darwin_align.backends.local import LocalPolicy, LocalScorer
@@ -95,6 +96,7 @@ __all__ = [
     "ChainMutator",
     "ChainScorer",
     "ChatModelMutator",
+    "ChatModelPolicy",
     "Clause",
     "ClauseMutator",
     "ConfigError",
@@ -171,6 +173,7 @@ _HOMES = {
     **dict.fromkeys(("Budget", "Clause", "Message", "Population"), "darwin_align.core"),
     **dict.fromkeys(("Request", "Response", "Sampling"), "darwin_align.core"),
     **dict.fromkeys(("SearchConfig", "SearchResult", "learn_clauses"), "darwin_align.core"),
+    "ChatModelPolicy": "darwin_align.backends.chat_model",
     **dict.fromkeys(("EndpointPolicy", "EndpointScorer", "JudgeScorer"), "darwin_align.backends.endpoint"),
     **dict.fromkeys(("LocalPolicy", "LocalScorer"), "darwin_align.backends.local"),
     "DarwinChatModel": "darwin_align.chat_model",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["lazy_getattr"]
+__all__ = ["lazy_getattr", "loaded"]
 
 
 def lazy_getattr(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -26,3 +26,16 @@ def lazy_getattr(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]
         return value
 
     return find
+
+
+def loaded(home: str, name: str) -> Any:
+    """A name of an upper package, imported on first use: a lower one knows of it by name alone.
+
+    >>> loaded("darwin_align.core.budget", "Budget").__name__
+    'Budget'
+
+    Args:
+        home: the module that holds it.
+        name: the name.
+    """
+    return getattr(import_module(home), name)

@@ -70,6 +70,7 @@ from darwin_align.operators.rewording import ParentShare
 from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
+from darwin_align.operators.suitable import check_suits, in_whole_answers
 from darwin_align.operators.together import RunsTogether
 from darwin_align.operators.tracing import TracedRunnable, marked, result_summary
 from darwin_align.search_call import SearchInput, named_settings, preflight, request_of, search_changes, warn_failed
@@ -182,6 +183,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         self._selector = None if self.selector is None else as_selector(self.selector)
         self.config = self._settled(self.config)
         self._mutator_under(self.config)  # what cannot work shows here, not in the middle of a search
+        check_suits(self._parts((self._decoder, self._scorer), ensure_config()), self.config)
         return self
 
     def invoke(  # type: ignore[override] # LangChain takes any argument
@@ -299,6 +301,10 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         ]
         return min((limit for limit in limits if limit is not None), default=None)
 
+    @staticmethod
+    def _parts(operators: Iterable[Runnable[Any, Any]], config: RunnableConfig) -> list[Runnable[Any, Any]]:
+        return [part for operator in operators for part in parts_of(operator, config)]
+
     def policy_for(self, config: RunnableConfig | None = None) -> Policy | None:
         """The policy that decodes the answers in a call with this config."""
         parts = parts_of(self._decoder, ensure_config(config))
@@ -393,10 +399,12 @@ class _Run:
         self, search: DarwinSearch, spec: _Call, max_response_tokens: int | None, run_config: RunnableConfig
     ) -> None:
         config, notes = readable(spec.config, max_response_tokens)
-        self.notes = () if spec.replay else notes
-        """Notes for the first answer's event."""
         self.operators = search.operators(config)
-        parts = [part for operator in self.operators.values() for part in parts_of(operator, run_config)]
+        parts = search._parts(self.operators.values(), run_config)
+        check_suits(parts, config)
+        config, further = in_whole_answers(parts, config)
+        self.notes = () if spec.replay else (*notes, *further)
+        """Notes for the first answer's event."""
         for part in parts:
             if isinstance(part, Decoder):
                 check_request(spec.request, part.policy)  # before any token is spent on mutations

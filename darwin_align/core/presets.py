@@ -53,7 +53,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["PRESETS"]
+__all__ = ["PRESETS", "WHOLE_ANSWERS"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "darwin": {"cycles": 3},
@@ -81,3 +81,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Settings by name, for :meth:`SearchConfig.preset <darwin_align.core.config.SearchConfig.preset>`."""
+
+WHOLE_ANSWERS = tuple(name for name, one in PRESETS.items() if one["cycles"] == 0 or one.get("selector") == "none")
+"""Presets that compare whole answers only: they need no policy that continues a partial one."""

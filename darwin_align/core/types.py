@@ -239,6 +239,9 @@ class Beam(Record):
     alive: bool = True
     """False once a selector dropped the beam."""
     ancestor: Ancestor | None = None
+    message: dict[str, JsonValue] = Field(default_factory=dict, exclude_if=lambda message: not message)
+    """What the model's own message holds beside its text, of a policy that writes whole messages: fields of LangChain's
+    ``AIMessage``, e.g. ``content`` in blocks, ``tool_calls`` with their ids."""
 
     @property
     def finished(self) -> bool:
@@ -287,6 +290,7 @@ STATE = (
     "in_tool_call",
     "pending_finish_reason",
     "finish_reason",
+    "message",
 )
 """Fields of a beam that move together when its state is taken."""
 

@@ -79,6 +79,7 @@ def as_chunk(result: ChatResult) -> ChatGenerationChunk:
     chunk = AIMessageChunk(
         content=message.content,
         tool_call_chunks=call_chunks(message),
+        additional_kwargs=message.additional_kwargs,
         response_metadata=message.response_metadata,
         usage_metadata=message.usage_metadata,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, InvalidToolCall
+from langchain_core.messages import AIMessage, InvalidToolCall, ToolCall
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -109,6 +109,7 @@ def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fi
     """A beam's answer as a message, with its tool calls if the request has tools.
 
     A call's id follows from the search's seed, the conversation and the call's place, so a replay gives the same one.
+    A policy that writes whole messages has ids, content blocks and further fields of its own: those are kept.
 
     Args:
         result: the search that the beam is of.
@@ -116,15 +117,34 @@ def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fi
         policy: the one that decoded it. Its ``tool_syntax`` is read where the request has tools.
         fields: further fields of the message.
     """
-    request = result.request
+    request, own = result.request, _own_fields(beam, fields)
     if not takes_calls(request):
-        return AIMessage(beam.text, **fields)
+        return AIMessage(**{"content": beam.text, **own})
     # The search refused a request with tools if its policy has no tool syntax.
     parsed = read_calls(cast("_ReadsToolCalls", policy).tool_syntax, request, beam.text, finished=True)
     place = derive(result.config.seed or 0, "tool calls", request.to_json(), beam.text)
     calls = [tool_call(name=c.name, args=dict(c.arguments), id=_id(place, i)) for i, c in enumerate(parsed.calls)]
     invalid = [_invalid(call, _id(place, i)) for i, call in enumerate(parsed.invalid, start=len(calls))]
-    return AIMessage(parsed.text, tool_calls=calls, invalid_tool_calls=invalid, **fields)
+    if _with_own_ids(calls, own.pop("tool_calls", [])) or invalid:
+        own.pop("content", None)  # blocks of other calls than the message has
+    return AIMessage(**{"content": parsed.text, **own, "tool_calls": calls, "invalid_tool_calls": invalid})
+
+
+def _own_fields(beam: Beam, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a message: given ones, and those that the policy's own message had."""
+    own: dict[str, Any] = dict(beam.message)
+    metadata = {**own.get("response_metadata", {}), **fields.get("response_metadata", {})}
+    return {**own, **fields, **({"response_metadata": metadata} if metadata else {})}
+
+
+def _with_own_ids(calls: Sequence[ToolCall], own: Sequence[Mapping[str, Any]]) -> bool:
+    """Give calls the ids of the policy's own; returns whether they are not the same calls."""
+    left = list(own)
+    for call in calls:
+        if same := next((one for one in left if (one["name"], one["args"]) == (call["name"], call["args"])), None):
+            left.remove(same)
+            call["id"] = same["id"] or call["id"]
+    return bool(left) or len(calls) != len(own)
 
 
 def _invalid(call: InvalidCall, call_id: str) -> InvalidToolCall:

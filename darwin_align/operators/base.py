@@ -305,6 +305,11 @@ class Scorer(Operator):
         return ()
 
     @property
+    def compares(self) -> bool:
+        """Whether rewards are relative to the other responses of one call, and say nothing about those of another."""
+        return any(scorer.compares for scorer in self.components)
+
+    @property
     def needs_preflight(self) -> bool:
         """Whether :meth:`try_out` would score something."""
         return False
@@ -406,6 +411,7 @@ def _continued(beam: Beam, continuation: Continuation, limit: int) -> Beam:
             "length": length,
             "reward": None,
             "logprob": logprob,
+            "message": continuation.message,
             "finish_reason": continuation.finish_reason or ("length" if length >= limit else None),
         }
     )

@@ -1,7 +1,7 @@
 """Adapt or refuse what users pass as operators: all of it here, and nowhere later.
 
-An object with the method, a function, a LangChain chain and, for rewording, a chat model are adapted. Whatever only
-looks like one of them is refused when a search is made, with what to give instead.
+An object with the method, a function, a LangChain chain and, as policy and for rewording, a chat model are adapted.
+Whatever only looks like one of them is refused when a search is made, with what to give instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Protocol, TypeVar
 
-from langchain_core.language_models import BaseChatModel, BaseLanguageModel
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel, LanguageModelInput
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableWithFallbacks
 from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import merge_configs
@@ -24,6 +25,7 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.selection import Selection
 from darwin_align.core.types import Request, Response
 from darwin_align.formats.tool_syntax import ToolSyntax
+from darwin_align.lazy import loaded
 from darwin_align.operators.base import Decoder, Mutator, Operator, Resource, Scorer, Selector
 from darwin_align.operators.mutators import MUTATE, ChainMutator, ChatModelMutator, FunctionMutator
 from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row, has_tool_syntax
@@ -85,8 +87,14 @@ Mutations = list[str] | Report[list[str]]
 Rewards = Iterable[float] | Report[list[float]]
 Selected = Selection | tuple[Iterable[int | None], Iterable[float]]
 
-PolicyLike = Policy | HasGenerate | Callable[[list[Row]], Continuations | Awaitable[Continuations]]
-"""What is taken as a policy: a function or an object of one's own besides policies."""
+PolicyLike = (
+    Policy
+    | HasGenerate
+    | Callable[[list[Row]], Continuations | Awaitable[Continuations]]
+    | Runnable[LanguageModelInput, AIMessage]
+)
+"""What is taken as a policy: a function or an object of one's own besides policies, and a chat model, also behind
+LangChain's ``bind``, ``with_retry`` and ``with_fallbacks``."""
 DecoderLike = Decoder | PolicyLike | Runnable[Any, Any]
 """What is taken as a decoder: a decoder, also behind LangChain's wrappers, or what is taken as a policy."""
 MutatorLike = (
@@ -189,18 +197,19 @@ _CAPABILITIES = tuple(field.name for field in fields(Capabilities))
 
 
 def as_policy(given: object) -> Policy:
-    """Make a policy of a Policy, an object with ``generate``, or a function like it.
+    """Make a policy of a Policy, a chat model, an object with ``generate``, or a function like it.
 
     >>> as_policy(lambda rows: []).generate([])
     []
     """
     if isinstance(given, Policy):
         return given
+    if _is(given, BaseChatModel):
+        return loaded("darwin_align.backends.chat_model", "ChatModelPolicy")(given)  # type: ignore[no-any-return]
     if _is(given, BaseLanguageModel):
         raise ConfigError(
-            f"{type(given).__name__} cannot be the policy: a LangChain model generates whole answers and cannot "
-            "continue a part of one. Give it as mutator=…, or as scorer=JudgeScorer(model=…); as policy=… give "
-            "EndpointPolicy(base_url=…, model=…) with its server's address, or LocalPolicy.from_pretrained(…)"
+            f"{type(given).__name__} cannot be the policy: it completes texts, and a policy answers conversations. "
+            "Give its provider's chat model, or EndpointPolicy(base_url=…, model=…) with its server's address"
         )
     _refuse_foreign("policy", given)
     if (method := _method(given, "generate")) is None:

@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.core.budget import Usage
+from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.json_types import Json
+from darwin_align.core.presets import WHOLE_ANSWERS
 from darwin_align.core.types import FinishReason, Request
 from darwin_align.operators.portal import default_submit, start
 from darwin_align.operators.report import Report
@@ -26,6 +29,7 @@ __all__ = [
     "Continuations",
     "Policy",
     "Row",
+    "check_continues",
     "check_ranks",
     "current_allowance",
     "current_search",
@@ -115,6 +119,9 @@ class Continuation:
     """Sum of the log-probabilities of the tokens decoded in this call, under the distribution they were drawn from."""
     prefilled_tokens: int = 0
     """Prompt and state tokens that had to be read for this row."""
+    message: dict[str, Json] = field(default_factory=dict)
+    """What the model's own message holds beside the text: see :attr:`Beam.message
+    <darwin_align.core.types.Beam.message>`."""
 
 
 Continuations = Sequence[Continuation] | Report[list[Continuation]]
@@ -146,6 +153,8 @@ class Capabilities:
     """Its prompts show the model tools, calls of them and their results."""
     reads_tool_calls: bool = False
     """It has a ``tool_syntax``, by which calls are read from its answers."""
+    continues: bool = True
+    """It continues a partial answer. One that does not is given rows without a state, for whole answers."""
 
 
 class Policy(ABC):
@@ -255,3 +264,20 @@ def check_ranks(policy: Policy) -> None:
             f"decoding='candidates' needs the most likely next tokens, which {policy!r:.80} does not rank: "
             "use a LocalPolicy (or a policy of your own with Capabilities(ranks_tokens=True)), or decoding='sample'"
         )
+
+
+def check_continues(policy: Policy, config: SearchConfig) -> None:
+    """Refuse a policy that writes whole answers where partial ones are to be compared and continued.
+
+    Raises:
+        ConfigError: its capabilities lack ``continues``, and the settings replace partial answers.
+    """
+    if policy.capabilities.continues or not config.replaces:
+        return
+    period = f"selector={config.selector!r} compares partial answers every {config.replacement_period} tokens"
+    raise ConfigError(
+        f"{policy!r:.80} writes whole answers and cannot continue a part of one, but {period}. Compare whole answers: "
+        f"config=SearchConfig.preset(…) with {', '.join(map(repr, WHOLE_ANSWERS))}, or any settings with "
+        "selector='none'. Or give a policy that continues: LocalPolicy, or EndpointPolicy(base_url=…) where the server "
+        "takes token ids, prompts, or the beginning of an assistant's turn (prefill)"
+    )

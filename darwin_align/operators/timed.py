@@ -23,11 +23,13 @@ _SHARE = 0.5
 def generate_call(policy: Policy, rows: Sequence[Row]) -> tuple[Callable[..., object], tuple[object, ...]]:
     """The function, and its arguments, by which a policy continues rows within their seconds.
 
-    It returns continuations, or a report of them. A policy that stops in time is given the rows as they are.
+    It returns continuations, or a report of them. A policy that stops in time is given the rows as they are, and so is
+    one that writes whole answers.
     """
     generate = policy.submit if has_own_submit(policy) else policy.generate
     seconds = min((row.seconds for row in rows if row.seconds is not None), default=None)
-    if seconds is None or policy.capabilities.stops_in_time:
+    capabilities = policy.capabilities
+    if seconds is None or capabilities.stops_in_time or not capabilities.continues:
         return generate, (rows,)
     return partial(_generate_in_pieces, generate), (rows, seconds)
 

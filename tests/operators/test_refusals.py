@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
-from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
 from pydantic import Field
 
 from darwin_align import DarwinSearch
@@ -82,9 +82,16 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "policy",
         MODEL,
-        r"FakeListChatModel cannot be the policy: .*mutator=….*JudgeScorer\(.*EndpointPolicy\(base",
+        r"\(FakeListChatModel\) writes whole answers .*selector='top_k'.*_n'.*selector='none'.*EndpointPolicy\(",
     ),
-    ("policy", MODEL.with_fallbacks([MODEL]), r"cannot be the policy"),
+    ("policy", MODEL.with_fallbacks([MODEL]), r"writes whole answers and cannot continue a part of one"),
+    ("policy", MODEL.bind(tools=[{}]), r"tools is bound to the policy's chat model, .*bind it to the DarwinChatModel"),
+    ("policy", FakeListLLM(responses=["3"]), r"FakeListLLM cannot be the policy: it completes texts"),
+    (
+        "policy",
+        MODEL.configurable_fields(responses=ConfigurableField(id="x")),
+        r"RunnableConfigurableFields cannot be the policy: .*configurable_alternatives",
+    ),
     ("scorer", Mine, r"as scorer: this is the class: give an object of it, Mine\(…\)"),
     ("policy", ScriptedPolicy, r"as policy: this is the class: give an object of it, ScriptedPolicy\(…\)"),
     ("selector", TopKReplacement, r"as selector: this is the class: give an object of it, TopKReplacement\(…\)"),
