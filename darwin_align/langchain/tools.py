@@ -106,7 +106,7 @@ def _choice(choice: ToolChoice, names: list[str]) -> str | dict[str, Any] | None
 
 
 def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fields: Any) -> AIMessage:
-    """A beam's answer as a message, with its tool calls if the request has tools.
+    """A beam's answer as a message, with its thoughts, and with its tool calls if the request has tools.
 
     A call's id follows from the search's seed, the conversation and the call's place, so a replay gives the same one.
 
@@ -118,13 +118,22 @@ def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fi
     """
     request = result.request
     if not takes_calls(request):
-        return AIMessage(beam.text, **fields)
+        return AIMessage(_content(beam.thoughts, beam.text), **fields)
     # The search refused a request with tools if its policy has no tool syntax.
     parsed = read_calls(cast("_ReadsToolCalls", policy).tool_syntax, request, beam.text, finished=True)
     place = derive(result.config.seed or 0, "tool calls", request.to_json(), beam.text)
     calls = [tool_call(name=c.name, args=dict(c.arguments), id=_id(place, i)) for i, c in enumerate(parsed.calls)]
     invalid = [_invalid(call, _id(place, i)) for i, call in enumerate(parsed.invalid, start=len(calls))]
-    return AIMessage(parsed.text, tool_calls=calls, invalid_tool_calls=invalid, **fields)
+    content = _content(beam.thoughts, parsed.text)
+    return AIMessage(content, tool_calls=calls, invalid_tool_calls=invalid, **fields)
+
+
+def _content(thoughts: str, text: str) -> str | list[str | dict[str, Any]]:
+    """A text alone, or LangChain's standard blocks of a reasoning model's answer."""
+    if not thoughts:
+        return text
+    blocks: list[str | dict[str, Any]] = [{"type": "reasoning", "reasoning": thoughts}]
+    return [*blocks, {"type": "text", "text": text}] if text else blocks
 
 
 def _invalid(call: InvalidCall, call_id: str) -> InvalidToolCall:

@@ -88,6 +88,16 @@ class Row:
     tokens of the whole answer: so one call for 80 tokens decodes the same as two calls for 40."""
     tokens: tuple[int, ...] = ()
     text: str = ""
+    """The text so far, which is the state where the policy has no token ids."""
+    thoughts: str = ""
+    """What the model thought before the text; a part of the state, likewise."""
+    thinking: bool = False
+    """Whether the thoughts have not ended."""
+    text_from: int = 0
+    """Index of the text's first token among ``tokens``."""
+    to_text: bool = False
+    """End this call where the thoughts end, so that all rows begin their texts together. Only policies with
+    ``Capabilities.stops_at_text`` heed it; others are called for short pieces."""
     search_id: str = ""
     """Opaque hint for caches."""
     rank: int | None = None
@@ -104,7 +114,7 @@ class Continuation:
     """A policy's continuation of one row."""
 
     text: str
-    """The WHOLE answer so far, without special tokens and without the stop string."""
+    """The WHOLE answer so far, without special tokens, without the stop string, and without ``thoughts``."""
     tokens: tuple[int, ...] = ()
     """Token ids of the whole answer so far; empty where the policy has none."""
     new_tokens: int = 0
@@ -115,6 +125,12 @@ class Continuation:
     """Sum of the log-probabilities of the tokens decoded in this call, under the distribution they were drawn from."""
     prefilled_tokens: int = 0
     """Prompt and state tokens that had to be read for this row."""
+    thoughts: str = ""
+    """What the model thought before the text, without the marks around it."""
+    thinking: bool = False
+    """Whether the thoughts have not ended, so that there is no text yet."""
+    text_from: int = 0
+    """Index of the text's first token among ``tokens``."""
 
 
 Continuations = Sequence[Continuation] | Report[list[Continuation]]
@@ -146,6 +162,8 @@ class Capabilities:
     """Its prompts show the model tools, calls of them and their results."""
     reads_tool_calls: bool = False
     """It has a ``tool_syntax``, by which calls are read from its answers."""
+    stops_at_text: bool = False
+    """It heeds ``Row.to_text``."""
 
 
 class Policy(ABC):

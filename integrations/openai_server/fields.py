@@ -41,8 +41,6 @@ IGNORED_IN_PARTS = {"cache_control": _CACHES, "prompt_cache_breakpoint": _CACHES
 IGNORED_IN_HISTORY = {
     **IGNORED_IN_PARTS,
     "annotations": "where an answer's text came from, not a part of it",
-    "reasoning": "thoughts of earlier answers: models are not shown them again",
-    "reasoning_content": "thoughts of earlier answers: models are not shown them again",
     "thinking_blocks": "thoughts of earlier answers: models are not shown them again",
     "provider_specific_fields": "a client's own notes",
     "parsed": "a client's own reading of the answer",
@@ -92,7 +90,6 @@ CHAT_REFUSED = {
     "guided_regex": "give response_format with a schema that has a pattern",
     "guided_choice": "give response_format with a schema that has an enum",
     "structured_outputs": "give response_format",
-    "chat_template_kwargs": "the chat template is the operator's",
     "chat_template": "the chat template is the operator's",
 }
 """Fields that would change an answer, and what to do instead."""

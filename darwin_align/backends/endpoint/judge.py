@@ -22,6 +22,7 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, EndpointRequestError, EndpointServerError
 from darwin_align.core.json_types import Json
 from darwin_align.core.types import Message, Request, Response
+from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.operators.base import Report
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import delimited, transcript
@@ -111,7 +112,7 @@ class Rubric:
 
     def render(self, request: Request, response: Response, seed: int = 0) -> str:
         """Fill the template; the conversation and the reply are delimited by tags drawn by the seed."""
-        reply = delimited(response.text, "reply", seed)
+        reply = delimited(response.whole, "reply", seed)
         values = {
             "conversation": transcript(map(_turn, request.conversation), "conversation", seed),
             "response": reply if response.finished else f"{reply}\n{self.unfinished}",
@@ -147,7 +148,7 @@ class Rubric:
 
     def _score_in(self, text: str) -> Json:
         # A model's thoughts before the answer may contain any number.
-        answer = text.rpartition("</think>")[2].strip()
+        answer = without_thoughts(text).strip()
         fenced = answer.startswith("```") and answer.endswith("```")
         try:
             data = json.loads(answer.strip("`").removeprefix("json") if fenced else answer)
