@@ -225,7 +225,7 @@ class _SearchState:
         """One replacement cycle: decode, score, replace."""
         racing = any(population.beams[i].open for i in population.contenders)
         population = yield from self.ask("decode", population, tokens=self._tokens(population))  # s_j <- s_j + m tokens
-        if self.config.replaces and population.thinking and not self.must_stop(population):
+        if racing and population.waiting and not self.must_stop(population):
             return _next_step(population)  # texts are compared, and begin together: the other beams wait
         population = self.scored = yield from self._score(population)  # r_j <- R(s_j, I)
         if racing and self.config.replaces and population.selectable:

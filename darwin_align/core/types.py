@@ -422,6 +422,12 @@ class Population(Record):
         return (self.thinking if self.step.thoughts_first else ()) or self.open
 
     @property
+    def waiting(self) -> bool:
+        """Whether the texts of all beams are still to begin together: nothing is compared before that."""
+        silent = (i for i in self.open if self.beams[i].thinking or (self.beams[i].thoughts and not self.beams[i].text))
+        return self.step.thoughts_first and next(silent, None) is not None
+
+    @property
     def unscored(self) -> tuple[int, ...]:
         """Indices of the beams whose state has no reward yet. The first response is scored at its end, and thoughts
         without a text have none.

@@ -221,8 +221,7 @@ class _Cycle:
         history.points[-1] = history.points[-1].model_copy(update=fields)
 
     def _keep_unless_waiting(self, population: Population) -> None:
-        waiting = population.step.thoughts_first and population.thinking
-        if not population.unscored and not waiting:
+        if not (population.unscored or population.waiting):
             self._keep()
 
     def _keep(self) -> None:
