@@ -72,11 +72,11 @@ def _from(message: BaseMessage) -> Message:
 def _content(message: BaseMessage) -> str | tuple[dict[str, Any], ...]:
     """A message's content. Thoughts that a provider's package puts beside it become a block of it."""
     content = message.content
-    blocks = (content,) if isinstance(content, str) else tuple(content)
+    blocks: list[str | dict[str, Any]] = [content] if isinstance(content, str) else list(content)
     thoughts = message.additional_kwargs.get("reasoning_content") if isinstance(message, AIMessage) else None
     known = any(isinstance(block, dict) and block.get("type") in _REASONING for block in blocks)
     if isinstance(thoughts, str) and thoughts and not known:
-        return ({"type": "reasoning", "reasoning": thoughts}, *map(_block, filter(None, blocks)))
+        return ({"type": "reasoning", "reasoning": thoughts}, *(_block(block) for block in blocks if block))
     return content if isinstance(content, str) else tuple(map(_block, blocks))
 
 

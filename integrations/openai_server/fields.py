@@ -18,6 +18,8 @@ __all__ = ["CHAT_IGNORED", "CHAT_NEUTRAL", "CHAT_REFUSED", "IGNORED_IN_HISTORY",
 _NO_RECORDS = "for the operator's records, and none are kept"
 _CACHES = "how a provider keeps prompts; the engine keeps its own"
 
+_SWITCHES = "a switch of some chat templates: give chat_template_kwargs"
+
 CHAT_IGNORED = {
     "metadata": _NO_RECORDS,
     "store": _NO_RECORDS,
@@ -29,8 +31,8 @@ CHAT_IGNORED = {
     "cache_control": _CACHES,
     "service_tier": "how soon a provider answers",
     "prediction": "makes a known answer faster, and changes none",
-    "reasoning_effort": "a dial that these models do not have",
-    "verbosity": "a dial that these models do not have",
+    "reasoning_effort": _SWITCHES,
+    "verbosity": _SWITCHES,
     "stream_options.include_obfuscation": "pads a stream",
 }
 """Of a chat request: name, and why it has no effect."""
