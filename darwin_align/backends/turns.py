@@ -20,6 +20,7 @@ __all__ = [
     "to_chat",
     "tool_turns",
     "with_tool_turns_as_text",
+    "without_thoughts",
 ]
 
 Chat = list[dict[str, Any]]
@@ -116,6 +117,19 @@ def _content(message: Message) -> str:
     )
 
 
+def without_thoughts(conversation: Sequence[Message]) -> list[Message]:
+    """The conversation for a server that renders it itself: earlier answers as the text that was answered."""
+    own = {_REFUSAL, *_REASONING, *_OPAQUE}
+    return [
+        message.model_copy(update={"content": _content(message)})
+        if message.role == "assistant"
+        and not isinstance(message.content, str)
+        and any(block.get("type") in own for block in message.content)
+        else message
+        for message in conversation
+    ]
+
+
 def _thought(block: Mapping[str, Any], kind: str) -> str:
     """The text of a reasoning block: plain, within an object, or as a summary in parts."""
     found = block.get(kind) or block.get("reasoning") or block.get("text") or ""
@@ -143,7 +157,17 @@ def marked(chat: Chat) -> tuple[Chat, list[str]]:
 
 
 def shapes(chat: Chat) -> Iterator[Shape]:
-    """Forms of a conversation, the least changed first: as it is, merged turns, folded system turns."""
+    """Forms of a conversation, the least changed first: as it is, merged turns, folded system turns, all that once more
+    without the thoughts of earlier answers.
+    """
+    yield from _shapes(chat)
+    silent = [{name: value for name, value in turn.items() if name != "reasoning_content"} for turn in chat]
+    if silent != chat:
+        note = "does not take the thoughts of earlier answers where they stand: they are left out"
+        yield from (Shape(shape.chat, f"{note}; {shape.note}" if shape.note else note) for shape in _shapes(silent))
+
+
+def _shapes(chat: Chat) -> Iterator[Shape]:
     yield Shape(chat)
     if (merged := _merged(chat)) != chat:
         yield Shape(merged, "takes no two turns of one role in a row: their texts are merged into one turn")

@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 
 from darwin_align.backends.templates import ChatTemplate
+from darwin_align.backends.turns import to_chat
 from darwin_align.core.errors import ConfigError, RequestError
-from darwin_align.core.types import Request, Response
+from darwin_align.core.types import Message, Request, Response
 from darwin_align.formats.thoughts import Channels, Split, Tags
 from tests.backends.thinking_kit import CHANNELS, MAY_THINK, THINKS, channels, ids_of, tags
 
@@ -150,3 +151,46 @@ def test_effort_is_a_switch(new_tokenizer):
     template = ChatTemplate(channels(new_tokenizer))
     assert "Effort: low" in template.prompt_text(Request.of("Hi", chat_template_kwargs={"reasoning_effort": "low"}))
     assert CHANNELS
+
+
+BLOCKS = (
+    {"type": "reasoning", "reasoning": "She greets."},
+    {"type": "thinking", "thinking": "She greets.", "signature": "x"},
+    {"type": "reasoning_content", "reasoning_content": {"text": "She greets."}},
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "She greets."}]},
+)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_thoughts_in_the_history_go_to_the_template(block):
+    turn = Message(role="assistant", content=(block, {"type": "text", "text": "Hello!"}))
+    [found] = to_chat([turn])
+    assert (found["content"], found["reasoning_content"]) == ("Hello!", "She greets.")
+
+
+def test_what_no_template_can_show_is_left_out_with_a_note(new_tokenizer, caplog):
+    opaque = ({"type": "redacted_thinking", "data": "x"}, {"type": "non_standard", "value": {"a": 1}})
+    turns = (
+        Message(role="user", content="Hi"),
+        Message(role="assistant", content=(*opaque, {"type": "refusal", "refusal": "No."})),
+        Message(role="user", content="Please"),
+    )
+    text = ChatTemplate(tags(new_tokenizer)).prompt_text(Request(conversation=turns))
+    assert "No." in text
+    assert "encrypted" in caplog.text
+    assert "only their provider" in caplog.text
+
+
+def test_thoughts_that_a_template_refuses_are_left_out_with_a_note(new_tokenizer, caplog):
+    refusing = (
+        "{% for m in messages %}{% if m.reasoning_content %}{{ raise_exception('no thoughts') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    turns = (
+        Message(role="user", content="Hi"),
+        Message(role="assistant", content=(BLOCKS[0], {"type": "text", "text": "Hello!"})),
+        Message(role="user", content="And?"),
+    )
+    text = ChatTemplate(tags(new_tokenizer, refusing)).prompt_text(Request(conversation=turns))
+    assert text == "HiHello!And?"
+    assert "thoughts of earlier answers" in caplog.text

@@ -22,6 +22,7 @@ from darwin_align.backends.endpoint.continuation import (
     log_once,
 )
 from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Chat, Choice, CompletionRequest, Prompt, Wire
+from darwin_align.backends.turns import without_thoughts
 from darwin_align.core.errors import EndpointServerError, RequestError
 from darwin_align.core.types import FinishReason, Request, Response
 from darwin_align.formats.thoughts import Split, Tags
@@ -232,6 +233,6 @@ class ByPrefill(_TextStrategy):
 
 def _messages(request: Request) -> tuple[dict[str, Any], ...]:
     """The conversation as OpenAI's chat calls take it."""
-    turns = convert_to_openai_messages(to_langchain(request.conversation), text_format="string")
+    turns = convert_to_openai_messages(to_langchain(without_thoughts(request.conversation)), text_format="string")
     assert isinstance(turns, list)  # noqa: S101 - of a list
     return tuple(turns)
