@@ -30,7 +30,7 @@ from darwin_align.core.errors import ConfigError, ModelLoadError, RequestError
 from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request, Response
 from darwin_align.formats.call_template import shared_length
-from darwin_align.formats.thoughts import ThoughtFormat
+from darwin_align.formats.thoughts import Tags, ThoughtFormat
 from darwin_align.formats.tool_syntax import ToolSyntax
 
 __all__ = ["ChatTemplate", "Frame", "Turn", "to_chat"]
@@ -384,7 +384,10 @@ class ChatTemplate:
         user = {"role": "user", "content": "x"}
         turn = {"role": "assistant", "content": "", "tool_calls": calls}
         prompt, whole = self._render([user], answer_next=True), self._render([user, turn], answer_next=False)
-        # A prompt may begin something that the turn lacks, e.g. thoughts: the answer begins where the two differ.
+        form = self.thought_format.behind(prompt) if self.thought_format is not None else None
+        if isinstance(form, Tags) and whole.startswith(bare := form.before_thoughts(prompt)):
+            return form.behind_thoughts(whole[len(bare) :])
+        # A prompt may begin something that the turn lacks: the answer begins where the two differ.
         return whole[shared_length(prompt, whole) :]
 
     def thoughts(self, request: Request) -> ThoughtFormat | None:

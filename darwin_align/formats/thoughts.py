@@ -211,6 +211,15 @@ class Tags(ThoughtFormat):
         end = "" if split.thinking else f"\n{self.end.text}\n\n{split.text}"
         return f"{begin}{split.thoughts}{end}"
 
+    def before_thoughts(self, prompt: str) -> str:
+        """A rendered prompt without the thoughts that it begins."""
+        return prompt.rstrip().removesuffix(self.begin.text) if self.opened else prompt
+
+    def behind_thoughts(self, turn: str) -> str:
+        """A rendered turn from its text on."""
+        thought = turn.lstrip().startswith(self.begin.text) and self.end.text in turn
+        return turn.partition(self.end.text)[2].lstrip() if thought else turn
+
     def _bare(self, thoughts: str) -> str:
         return thoughts.strip().removeprefix(self.begin.text).strip()  # some models repeat the tag of the prompt
 

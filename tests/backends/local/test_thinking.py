@@ -153,3 +153,19 @@ def test_an_option_is_a_default_of_the_policy(policies):
     loaded = policies["begun"]._loaded
     off = LocalPolicy(loaded.model, loaded.tokenizer, chat_template_kwargs={"enable_thinking": False})
     assert off.template.prompt_text(Request.of("Hi")).endswith("</think>\n\n")
+
+
+@pytest.mark.parametrize("name", ["opened", "begun", "spelled"])
+def test_a_forced_call_begins_behind_the_thoughts(policies, name):
+    pytest.importorskip("llguidance")
+    policy = policies[name]
+    assert policy.tool_syntax.texts is not None
+    assert policy.tool_syntax.texts.first.startswith("<tool_call>")
+    parameters = {"type": "object", "properties": {"to": {"enum": [80, 90]}}, "required": ["to"]}
+    parameters["additionalProperties"] = False
+    tool = {"type": "function", "function": {"name": "heat", "parameters": parameters}}
+    [found] = policy.generate([row(200, begun(policy, name), tools=(tool,), tool_choice="required")])
+    assert found.thoughts.startswith("So")
+    parsed = policy.tool_syntax.parse(found.text, [tool], finished=True)
+    assert [call.name for call in parsed.calls] == ["heat"]
+    assert parsed.text == ""
