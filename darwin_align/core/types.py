@@ -423,9 +423,13 @@ class Population(Record):
 
     @property
     def waiting(self) -> bool:
-        """Whether the texts of all beams are still to begin together: nothing is compared before that."""
-        silent = (i for i in self.open if self.beams[i].thinking or (self.beams[i].thoughts and not self.beams[i].text))
-        return self.step.thoughts_first and next(silent, None) is not None
+        """Whether the texts of all beams are still to begin together: nothing is compared before that, unless a
+        selection has to settle an end.
+        """
+        beams = [self.beams[i] for i in self.open]
+        silent = any(beam.thinking or (beam.thoughts and not beam.text) for beam in beams)
+        pending = any(beam.pending_finish_reason is not None for beam in beams)
+        return self.step.thoughts_first and silent and not pending
 
     @property
     def unscored(self) -> tuple[int, ...]:
