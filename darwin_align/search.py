@@ -196,8 +196,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             config: LangChain's run configuration.
             settings: for this call only, any setting of :class:`SearchConfig` or :class:`Sampling`, and ``stop``,
                 ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format``, ``grounded``,
-                ``grounded_in``, ``max_tokens``; also ``replay`` (recorded events to start from) and ``on_event``
-                (called after every answer).
+                ``grounded_in``, ``chat_template_kwargs``, ``max_tokens``; also ``replay`` (recorded events to start
+                from) and ``on_event`` (called after every answer).
 
         Raises:
             RequestError: the conversation cannot be answered.

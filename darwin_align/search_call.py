@@ -28,7 +28,16 @@ SearchInput = str | Sequence[Any] | PromptValue | Request
 _SAMPLING = frozenset(Sampling.model_fields)
 _SEARCH = frozenset(SearchConfig.model_fields)
 _REQUEST = frozenset(
-    {"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format", "grounded", "grounded_in"}
+    {
+        "stop",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "grounded",
+        "grounded_in",
+        "chat_template_kwargs",
+    }
 )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,11 +13,24 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from darwin_align.backends.detokenizer import Detokenizer
+from darwin_align.backends.template_switches import check_switches
 from darwin_align.backends.text_encoder import BosFrom, TextEncoder
-from darwin_align.backends.turns import Chat, Shape, marked, shapes, to_chat, tool_turns, with_tool_turns_as_text
-from darwin_align.core.errors import ModelLoadError, RequestError
+from darwin_align.backends.thought_formats import thought_format
+from darwin_align.backends.turns import (
+    Chat,
+    Shape,
+    marked,
+    opaque_blocks,
+    shapes,
+    to_chat,
+    tool_turns,
+    with_tool_turns_as_text,
+)
+from darwin_align.core.errors import ConfigError, ModelLoadError, RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request, Response
 from darwin_align.formats.call_template import shared_length
+from darwin_align.formats.thoughts import Tags, ThoughtFormat
 from darwin_align.formats.tool_syntax import ToolSyntax
 
 __all__ = ["ChatTemplate", "Frame", "Turn", "to_chat"]
@@ -31,7 +43,6 @@ Role = Literal["policy", "reward model"]
 # Letters only: no template trims it, no tokenizer has it as a token, and no conversation contains it.
 _MARK = "QzDarwinAlignMarkZq"
 _UNSEEN = "the reward model's chat template takes no tools: it judges answers without seeing them"
-_OPEN_THOUGHTS = re.compile(r"(<\|?(?:think|thinking|thought|reasoning)\|?>|\[THINK\])\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,11 @@ class ChatTemplate:
             model they are folded into the neighbouring turns as text.
         bos: "template" tokenises the rendered text as it is, like ``apply_chat_template``; "tokenizer" takes a leading
             BOS off the text and lets the tokenizer add its special tokens. Either way there is one BOS at most.
+        switches: further variables of the template, e.g. ``{"enable_thinking": False}``; a request's overrule them.
 
     Raises:
         ModelLoadError: there is no chat template.
+        ConfigError: a switch that the template does not read.
     """
 
     def __init__(
@@ -75,6 +88,7 @@ class ChatTemplate:
         name: str = "the model",
         role: Role = "policy",
         bos: BosFrom = "template",
+        switches: Mapping[str, Json] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._role: Role = role
@@ -85,13 +99,23 @@ class ChatTemplate:
                 "model, or give chat_template=… (Jinja source, or a Path to a file with it) that renders `messages` in "
                 "the form that the model was trained on"
             )
+        self._switches = dict(switches or {})
+        if unread := check_switches(self._own_text, self._switches, f"the chat template of {name}"):
+            raise ConfigError(unread)
         self._encoder = TextEncoder(tokenizer, bos, name)
+        self._behind: Callable[[str], ThoughtFormat | None] = lru_cache(maxsize=256)(self._thoughts_behind)
         self._rendering: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probe_rendering)
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer."""
         return self._tokenizer
+
+    @property
+    def _own_text(self) -> str:
+        """The template itself; of several, all of them."""
+        source = self._source or self._tokenizer.chat_template
+        return "\n".join(source.values()) if isinstance(source, dict) else str(source)
 
     # -- prompts
 
@@ -113,11 +137,14 @@ class ChatTemplate:
             bos: ``False`` removes a leading BOS, for a text that is tokenised with special tokens added.
 
         Raises:
-            RequestError: the template refuses the conversation, or does not show tools.
+            RequestError: the template refuses the conversation, does not show tools, or does not read a switch.
         """
         tools = self._tools(request)
         self.check_tools(request)
-        if not (text := self._render(self._chat(request), tools, answer_next=True)):
+        switches = request.chat_template_kwargs
+        if unread := check_switches(self._own_text, switches, f"the {self._role}'s chat template"):
+            raise RequestError(unread)
+        if not (text := self._render(self._chat(request), tools, answer_next=True, switches=switches)):
             raise RequestError(f"the {self._role}'s chat template rendered this conversation to nothing")
         return text if bos else text.removeprefix(self._tokenizer.bos_token or "")
 
@@ -149,7 +176,8 @@ class ChatTemplate:
 
     def _shape(self, request: Request) -> Shape:
         """The conversation in a form that the template renders, and a note on the changes."""
-        chat, notes = to_chat(request.conversation), []
+        chat = to_chat(request.conversation)
+        notes = [note] if (note := opaque_blocks(request.conversation)) else []
         has_tool_turns = any(turn["role"] == "tool" or turn.get("tool_calls") for turn in chat)
         if has_tool_turns and not self.takes_tool_turns:
             if self._role == "policy":
@@ -180,7 +208,14 @@ class ChatTemplate:
         text = self._probe(chat)
         return bool(text), all(word in text for word in words)
 
-    def _render(self, chat: Chat, tools: list[dict[str, Any]] | None = None, *, answer_next: bool) -> str:
+    def _render(
+        self,
+        chat: Chat,
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        answer_next: bool,
+        switches: Mapping[str, Json] | None = None,
+    ) -> str:
         try:
             text: str = self._tokenizer.apply_chat_template(
                 chat,
@@ -188,6 +223,7 @@ class ChatTemplate:
                 chat_template=self._source,
                 tokenize=False,
                 add_generation_prompt=answer_next,
+                **{**self._switches, **(switches or {})},
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError(f"the {self._role}'s chat template refuses this conversation: {error}") from error
@@ -200,6 +236,7 @@ class ChatTemplate:
 
         A response whose token ids spell its text in this tokenizer is framed by id: no white space is trimmed, nothing
         is tokenised anew. Another tokenizer's response goes by its text, also unchanged where the template allows it.
+        Thoughts go where the template puts those of an answer, or in front of the text if it has no place for them.
 
         Args:
             request: the conversation.
@@ -210,10 +247,14 @@ class ChatTemplate:
             RequestError: the template refuses the conversation.
         """
         chat, tools = self._chat(request), self._shown_tools(request)
-        frame = self._frame(chat, tools, turn)
-        if frame is None:
-            return [list(self._encoder.encode(self._whole(chat, tools, response.text, turn))) for response in responses]
-        return [self._framed(frame.around(response.text), response) for response in responses]
+        responses = self._with_shown_thoughts(responses)
+        frames = self._frames(chat, tools, responses, turn)
+        return [
+            list(self._encoder.encode(self._whole(chat, tools, response, turn)))
+            if (frame := frames[response.thoughts]) is None
+            else self._framed(frame.around(response.text), response)
+            for response in responses
+        ]
 
     def answer_texts(
         self, request: Request, responses: Sequence[Response], turn: Turn, *, special: bool = False
@@ -237,11 +278,31 @@ class ChatTemplate:
             RequestError: the template refuses the conversation.
         """
         chat, tools = self._chat(request), self._shown_tools(request)
-        frame = self._frame(chat, tools, turn)
-        if frame is None:
-            return [self._encoder.for_reader(self._whole(chat, tools, r.text, turn), "", special) for r in responses]
-        framed = [(frame.around(response.text), response.text) for response in responses]
-        return [self._encoder.for_reader(frame.before, text + frame.after, special) for frame, text in framed]
+        responses = self._with_shown_thoughts(responses)
+        frames = self._frames(chat, tools, responses, turn)
+        texts = []
+        for response in responses:
+            if (frame := frames[response.thoughts]) is None:
+                texts.append((self._whole(chat, tools, response, turn), ""))
+            else:
+                around = frame.around(response.text)
+                texts.append((around.before, response.text + around.after))
+        return [self._encoder.for_reader(before, after, special) for before, after in texts]
+
+    def _with_shown_thoughts(self, responses: Sequence[Response]) -> list[Response]:
+        """The responses; thoughts for which the template has no place become a part of the text."""
+        return [
+            Response(text=response.whole, finished=response.finished)
+            if response.thoughts and not self.shows_thoughts
+            else response
+            for response in responses
+        ]
+
+    def _frames(
+        self, chat: Chat, tools: list[dict[str, Any]] | None, responses: Sequence[Response], turn: Turn
+    ) -> dict[str, Frame | None]:
+        """The frame of each response's text, by its thoughts."""
+        return {thoughts: self._frame(chat, tools, turn, thoughts) for thoughts in {r.thoughts for r in responses}}
 
     def _framed(self, frame: Frame, response: Response) -> list[int]:
         if not self.detokenizer.spells(response.tokens, response.text):
@@ -250,8 +311,10 @@ class ChatTemplate:
         before, after = self._frame_ids(frame)
         return [*first, *before, *self.detokenizer.without_end(response.tokens), *after, *last]
 
-    def _frame(self, chat: Chat, tools: list[dict[str, Any]] | None, turn: Turn = "closed") -> Frame | None:
-        rendered = self._render([*chat, {"role": "assistant", "content": _MARK}], tools, answer_next=False)
+    def _frame(
+        self, chat: Chat, tools: list[dict[str, Any]] | None, turn: Turn = "closed", thoughts: str = ""
+    ) -> Frame | None:
+        rendered = self._render([*chat, _answer(_MARK, thoughts)], tools, answer_next=False)
         before, found, after = rendered.partition(_MARK)
         if not found or _MARK in after:
             return None
@@ -264,10 +327,10 @@ class ChatTemplate:
         after = whole[len(word) :] if whole[: len(word)] == word else self._encoder.pieces(frame.after)
         return list(self._encoder.pieces(frame.before)), list(after)
 
-    def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, text: str, turn: Turn) -> str:
+    def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, response: Response, turn: Turn) -> str:
         if turn == "open":
-            return self._render(chat, tools, answer_next=True) + text
-        return self._render([*chat, {"role": "assistant", "content": text}], tools, answer_next=False)
+            return self._render(chat, tools, answer_next=True) + response.whole
+        return self._render([*chat, _answer(response.text, response.thoughts)], tools, answer_next=False)
 
     def notes(self, request: Request) -> tuple[str, ...]:
         """Notes on the parts of a request that a reward model reads in another form, or not at all.
@@ -321,14 +384,32 @@ class ChatTemplate:
         user = {"role": "user", "content": "x"}
         turn = {"role": "assistant", "content": "", "tool_calls": calls}
         prompt, whole = self._render([user], answer_next=True), self._render([user, turn], answer_next=False)
-        # A prompt may begin something that the turn lacks, e.g. thoughts: the answer begins where the two differ.
+        form = self.thought_format.behind(prompt) if self.thought_format is not None else None
+        if isinstance(form, Tags) and whole.startswith(bare := form.before_thoughts(prompt)):
+            return form.behind_thoughts(whole[len(bare) :])
+        # A prompt may begin something that the turn lacks: the answer begins where the two differ.
         return whole[shared_length(prompt, whole) :]
 
+    def thoughts(self, request: Request) -> ThoughtFormat | None:
+        """How thoughts are told from the text in answers to a request; ``None`` if the answers have none.
+
+        Raises:
+            RequestError: the template refuses the conversation.
+        """
+        return None if self.thought_format is None else self._behind(self.prompt_text(request))
+
+    def _thoughts_behind(self, prompt: str) -> ThoughtFormat | None:
+        return None if self.thought_format is None else self.thought_format.behind(prompt)
+
     @cached_property
-    def opens_thoughts(self) -> str:
-        """The tag by which the prompt itself begins thoughts that the model has to end; empty if it does not."""
-        found = _OPEN_THOUGHTS.search(self._probe([{"role": "user", "content": "x"}]))
-        return found[1] if found else ""
+    def thought_format(self) -> ThoughtFormat | None:
+        """How the model's thoughts begin and end, whatever the prompt; ``None`` if it has none."""
+        return thought_format(self._tokenizer, self._own_text, self._probe)
+
+    @cached_property
+    def shows_thoughts(self) -> bool:
+        """Whether the template has a place for the thoughts of an answer."""
+        return _MARK in self._probe([{"role": "user", "content": "x"}, _answer("x", _MARK)])
 
     @property
     def renders_tool_conversations(self) -> bool:
@@ -370,7 +451,8 @@ class ChatTemplate:
     @cached_property
     def ends(self) -> frozenset[int]:
         """Ids that end an answer, according to tokenizer and template."""
-        return frozenset({self._tokenizer.eos_token_id, self.end_of_turn} - {None})
+        channels = frozenset() if self.thought_format is None else self.thought_format.ends
+        return frozenset({self._tokenizer.eos_token_id, self.end_of_turn} - {None}) | channels
 
     def _probe(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> str:
         try:
@@ -380,6 +462,12 @@ class ChatTemplate:
 
     def _probe_ids(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> Sequence[int]:
         return self._encoder.encode(self._probe(chat, tools))
+
+
+def _answer(text: str, thoughts: str = "") -> dict[str, Any]:
+    """An assistant's turn. Thoughts have two names: older transformers does not give templates the second."""
+    named = {"reasoning_content": thoughts, "thinking": thoughts} if thoughts else {}
+    return {"role": "assistant", "content": text, **named}
 
 
 def _special_ids(tokenizer: Any) -> set[int]:

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Message
 
-__all__ = ["Chat", "Shape", "marked", "question_of", "shapes", "to_chat", "tool_turns", "with_tool_turns_as_text"]
+__all__ = [
+    "Chat",
+    "Shape",
+    "marked",
+    "opaque_blocks",
+    "question_of",
+    "shapes",
+    "to_chat",
+    "tool_turns",
+    "with_tool_turns_as_text",
+    "without_thoughts",
+]
 
 Chat = list[dict[str, Any]]
 
 # Letters only: no template trims it, no tokenizer has it as a token, and no conversation contains it.
 _MARK = "QzDarwinAlignMark{}Zq"
-_REASONING = ("reasoning", "thinking")
+_REASONING = ("reasoning", "thinking", "reasoning_content")
+_REFUSAL = "refusal"
 _CALLS = ("tool_call", "tool_use", "function_call")
+_OPAQUE = {
+    "redacted_thinking": "thoughts that their provider has encrypted",
+    "non_standard": "blocks that only their provider understands",
+}
+"""Blocks of other providers' answers that no chat template can show, and what they are."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +46,23 @@ class Shape:
     """What was done to the conversation; empty if nothing was."""
 
 
+def opaque_blocks(conversation: Sequence[Message]) -> str:
+    """A note on the blocks of a conversation that :func:`to_chat` leaves out; empty if there are none."""
+    kinds = {
+        str(block.get("type"))
+        for message in conversation
+        if message.role == "assistant" and not isinstance(message.content, str)
+        for block in message.content
+    }
+    left_out = [about for kind, about in _OPAQUE.items() if kind in kinds]
+    return f"is not shown {' and '.join(left_out)}, which earlier answers hold" if left_out else ""
+
+
 def to_chat(conversation: Sequence[Message]) -> Chat:
     """Convert messages to the dictionaries that chat templates read: text content, OpenAI-style tool calls.
+
+    Thoughts of the assistant become ``reasoning_content``: a template shows those that its model is to see again. A
+    refusal is what the assistant said.
 
     Raises:
         RequestError: a content block that a text model cannot read, e.g. an image.
@@ -39,7 +71,7 @@ def to_chat(conversation: Sequence[Message]) -> Chat:
 
 
 def _to_dict(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.text}
+    turn: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if thoughts := _thoughts(message):
         turn["reasoning_content"] = thoughts
     if message.name is not None:
@@ -63,7 +95,8 @@ def _thoughts(message: Message) -> str:
     if isinstance(message.content, str):
         return ""
     # Tool calls are in the message's tool_calls as well.
-    known = ("text", *_REASONING, *_CALLS) if message.role == "assistant" else ("text",)
+    answered = ("text", _REFUSAL, *_REASONING, *_CALLS, *_OPAQUE)
+    known = answered if message.role == "assistant" else ("text",)
     thoughts = []
     for block in message.content:
         kind = str(block.get("type"))
@@ -72,8 +105,40 @@ def _thoughts(message: Message) -> str:
                 f"a {message.role} message has a content block of type {kind!r}: a local text model reads text only"
             )
         if kind in _REASONING:
-            thoughts.append(str(block.get(kind, "")))
-    return "\n".join(thoughts)
+            thoughts.append(_thought(block, kind))
+    return "\n".join(filter(None, thoughts))
+
+
+def _content(message: Message) -> str:
+    if isinstance(message.content, str) or message.role != "assistant":
+        return message.text
+    return "".join(
+        str(block.get(kind, "")) for block in message.content if (kind := block.get("type")) in ("text", _REFUSAL)
+    )
+
+
+def without_thoughts(conversation: Sequence[Message]) -> list[Message]:
+    """The conversation for a server that renders it itself: earlier answers as the text that was answered."""
+    own = {_REFUSAL, *_REASONING, *_OPAQUE}
+    return [
+        message.model_copy(update={"content": _content(message)})
+        if message.role == "assistant"
+        and not isinstance(message.content, str)
+        and any(block.get("type") in own for block in message.content)
+        else message
+        for message in conversation
+    ]
+
+
+def _thought(block: Mapping[str, Any], kind: str) -> str:
+    """The text of a reasoning block: plain, within an object, or as a summary in parts."""
+    found = block.get(kind) or block.get("reasoning") or block.get("text") or ""
+    if isinstance(found, Mapping):
+        found = found.get("text", "")
+    parts = block.get("summary")
+    if not found and isinstance(parts, list):
+        found = "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+    return str(found)
 
 
 def marked(chat: Chat) -> tuple[Chat, list[str]]:
@@ -92,7 +157,17 @@ def marked(chat: Chat) -> tuple[Chat, list[str]]:
 
 
 def shapes(chat: Chat) -> Iterator[Shape]:
-    """Forms of a conversation, the least changed first: as it is, merged turns, folded system turns."""
+    """Forms of a conversation, the least changed first: as it is, merged turns, folded system turns, all that once more
+    without the thoughts of earlier answers.
+    """
+    yield from _shapes(chat)
+    silent = [{name: value for name, value in turn.items() if name != "reasoning_content"} for turn in chat]
+    if silent != chat:
+        note = "does not take the thoughts of earlier answers where they stand: they are left out"
+        yield from (Shape(shape.chat, f"{note}; {shape.note}" if shape.note else note) for shape in _shapes(silent))
+
+
+def _shapes(chat: Chat) -> Iterator[Shape]:
     yield Shape(chat)
     if (merged := _merged(chat)) != chat:
         yield Shape(merged, "takes no two turns of one role in a row: their texts are merged into one turn")

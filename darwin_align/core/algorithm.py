@@ -7,7 +7,7 @@ Runnables, sync or async; a replay sends recorded events instead.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from math import inf
 
 from darwin_align.core.archive import Archive, Entry
@@ -129,7 +129,9 @@ class _SearchState:
         return any(beam.reward is not None for beam in (*(beam for beam, _, _ in self.answers), *standing))
 
     def parent(self, cycle: int) -> str:
-        return self.archive.sample(derive(self.seed, "parent", cycle)) if cycle else self.instruction
+        # The archive is empty where the first response ended within its thoughts, and so far every other answer, too.
+        known = cycle and self.archive.entries
+        return self.archive.sample(derive(self.seed, "parent", cycle)) if known else self.instruction
 
     def begin(self, cycle: int, parent: str) -> Population:
         self.scored = Population.start(
@@ -144,6 +146,7 @@ class _SearchState:
                 seed=derive(self.seed, "cycle", cycle),
                 finished_only=not self.config.replaces,
                 candidates=self.config.candidates,
+                thoughts_first=self.config.replaces,
             ),
             usage=self.usage,
             search_id=self.search_id,
@@ -196,14 +199,15 @@ class _SearchState:
         others = population.contenders
         paused = {i: population.beams[i].model_copy(update={"alive": False}) for i in others}
         resumed = {i: population.beams[i] for i in others}
-        answer = yield from self.ask("decode", population.with_beams(paused), tokens=self._tokens_alone)
+        alone = {"tokens": self._tokens_alone, "thoughts_first": False}
+        answer = yield from self.ask("decode", population.with_beams(paused), **alone)
         index = answer.first_response
         if index is not None and answer.beams[index].open:
             self._remark_cut(answer.beams[index])
             answer = answer.with_beams({index: answer.beams[index].cut})
         self.scored = answer.with_beams(resumed)  # without a score in time, the answer is kept unscored
         answer = yield from self.ask("score", answer)
-        self.scored = answer.with_beams(resumed)
+        self.scored = answer.with_beams(resumed, step=population.step)
         return self.scored
 
     def _remark_cut(self, first_response: Beam) -> None:
@@ -221,19 +225,21 @@ class _SearchState:
         """One replacement cycle: decode, score, replace."""
         racing = any(population.beams[i].open for i in population.contenders)
         population = yield from self.ask("decode", population, tokens=self._tokens(population))  # s_j <- s_j + m tokens
+        if racing and population.waiting and not self.must_stop(population):
+            return _next_step(population)  # texts are compared, and begin together: the other beams wait
         population = self.scored = yield from self._score(population)  # r_j <- R(s_j, I)
         if racing and self.config.replaces and population.selectable:
             population = self.scored = yield from self.ask("select", population)  # s_j <- s_d, d ~ uniform(T)
-        step = population.step.model_copy(update={"index": population.step.index + 1})
-        return population.model_copy(update={"step": step})
+        return _next_step(population)
 
     def _tokens(self, population: Population) -> int:
         config, budget = self.config, self.config.budget
         # Where partial states are not compared, decode to the end, unless a time limit or a target may end it.
-        steps = config.replaces or budget.seconds or config.target_reward is not None
+        replaces = config.replaces and not population.thinking
+        steps = replaces or budget.seconds or config.target_reward is not None
         tokens = config.replacement_period if steps else config.max_new_tokens
         if budget.tokens is not None:
-            tokens = min(tokens, max(1, (budget.tokens - self.usage.decoded_tokens) // len(population.open)))
+            tokens = min(tokens, max(1, (budget.tokens - self.usage.decoded_tokens) // len(population.awaited)))
         return tokens
 
     def _score(self, population: Population) -> Steps:
@@ -258,6 +264,8 @@ class _SearchState:
         self.bests.append(_best(beam for beam, _, _ in self.answers))
         if not population.open and self.archive.entries:
             self.archive = self.archive.updated(population.parent, self._champions(population))
+        elif not population.open:  # the first response has no reward: it ended within its thoughts
+            self.archive = Archive(entries=tuple(self._champions(population)))
 
     def break_off(self) -> None:
         """Close a cycle in which an operator failed for good: what was scored so far competes for best.
@@ -302,14 +310,26 @@ class _SearchState:
             cycles=self.cycles,
             stop_reason=self.stop_reason,
             failure=self.failure,
-            remarks=self.remarks,
+            remarks=(*self.remarks, *self._without_answer),
         )
+
+    @property
+    def _without_answer(self) -> Iterator[str]:
+        if all(beam.thinking for beam, _, _ in self.answers):
+            yield (
+                "no answer came behind the thoughts: raise max_new_tokens, or end the thoughts by max_thinking_tokens=…"
+            )
 
 
 def _best(beams: Iterable[Beam]) -> float:
     """The largest reward of an answer that a search could give."""
     given = [beam.reward for beam in beams if beam.reward is not None and beam.alive and beam.finished and beam.valid]
     return max(given, default=-inf)
+
+
+def _next_step(population: Population) -> Population:
+    step = population.step.model_copy(update={"index": population.step.index + 1})
+    return population.model_copy(update={"step": step})
 
 
 def _seen(beam: Beam, further: Beam, scored: Beam) -> Beam:

@@ -42,7 +42,7 @@ class Answer(NamedTuple):
         """
         beam = self.beam
         cycle = -1 if beam.first_response else self.cycle
-        return (not beam.valid or beam.in_tool_call, -self._score(config), cycle, self.place)
+        return (not beam.valid or beam.unready, -self._score(config), cycle, self.place)
 
     def _score(self, config: SearchConfig) -> float:
         beam = self.beam

@@ -20,6 +20,9 @@ from darwin_align.core.types import Beam, OperatorName, Population
 
 __all__ = ["Event", "Question"]
 
+_GROWING = ("text", "thoughts", "tokens")
+"""Fields of a beam of which an event holds what was added."""
+
 
 class Delta(Record):
     """What an answer changed: fields by beam index, text and token ids as (kept length, what follows)."""
@@ -159,7 +162,7 @@ def _changes(before: Population, old: Beam, new: Beam) -> dict[str, Any]:
     for name in [name for name in Beam.model_fields if name != "ancestor"]:  # a set's order would differ by process
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
-            changes[name] = _tail(was, now) if name in ("text", "tokens") else now
+            changes[name] = _tail(was, now) if name in _GROWING else now
     return changes
 
 
@@ -175,7 +178,7 @@ def _changed(before: Population, beam: Beam, changes: dict[str, Any]) -> Beam:
     fields = dict(changes)
     if ancestor := fields.get("ancestor"):
         beam = beam.take_state(before.beams[ancestor["beam"]])
-    for name in ("text", "tokens"):
+    for name in _GROWING:
         if name in fields:
             kept, added = fields[name]
             fields[name] = getattr(beam, name)[:kept] + type(getattr(beam, name))(added)

@@ -103,8 +103,8 @@ def _check_beam(operator: OperatorName, before: Population, i: int, old: Beam, n
         raise OperatorError(f"{operator} changed {', '.join(sorted(broken))} of beam {i}, which is finished")
     if not old.alive and changed:
         raise OperatorError(f"{operator} changed {', '.join(sorted(changed))} of beam {i}, which was dropped")
-    if old.in_tool_call and operator == "select" and changed:
-        raise OperatorError(f"select changed {', '.join(sorted(changed))} of beam {i}, which is inside a tool call")
+    if old.unready and operator == "select" and changed:
+        raise OperatorError(f"select changed {', '.join(sorted(changed))} of beam {i}, which is {_inside(old)}")
     if old.first_response and operator in ("mutate", "select") and changed:
         raise OperatorError(f"{operator} changed the first response (beam {i}), which takes no part in it")
     if operator == "mutate" and not new.instruction.strip():
@@ -130,21 +130,28 @@ def _check_decoded(before: Population, i: int, old: Beam, new: Beam) -> None:
             f"decode took beam {i} from {old.length} to {new.length} tokens; at most {most} were requested"
         )
     timed = before.step.seconds_left is not None  # time may be over before the first token
-    if old.open and not new.finished and new.length == old.length and not timed:
+    if i in before.awaited and not new.finished and new.length == old.length and not timed:
         raise OperatorError(f"decode gave beam {i} no token and did not finish it: the search would never end")
     if old != new and new.reward is not None:
         raise OperatorError(f"decode kept the reward of beam {i}'s former state: set reward=None")
-    if before.step.candidates and new.finished and not old.first_response:
+    if before.step.candidates and new.finished and not (old.first_response or new.thinking):
         raise OperatorError(
             f"decode finished beam {i}, a candidate that is not selected yet: set pending_finish_reason instead"
         )
+    if new.thinking and new.finished and new.valid:
+        raise OperatorError(f"decode finished beam {i} within its thoughts, which are no answer: set valid=False")
     if new.in_tool_call and new.finished:
         raise OperatorError(f"decode finished beam {i} inside a tool call: set in_tool_call=False or no finish_reason")
 
 
 def _check_taken(before: Population, i: int, new: Beam) -> None:
     taken = -1 if new.ancestor is None else new.ancestor.beam
-    if taken in before.contenders and before.beams[taken].in_tool_call:
-        raise OperatorError(f"select gave beam {i} the state of beam {taken}, which is inside a tool call")
+    if taken in before.contenders and before.beams[taken].unready:
+        inside = _inside(before.beams[taken])
+        raise OperatorError(f"select gave beam {i} the state of beam {taken}, which is {inside}")
     if taken not in before.contenders or any(getattr(before.beams[taken].settled, f) != getattr(new, f) for f in STATE):
         raise OperatorError(f"select gave beam {i} a state that no contender has: use Beam.take_state")
+
+
+def _inside(beam: Beam) -> str:
+    return "inside a tool call" if beam.in_tool_call else "inside its thoughts"

@@ -55,6 +55,11 @@ class SearchResult(Record):
         return self.best.text
 
     @property
+    def thoughts(self) -> str:
+        """What a reasoning model thought before the answer; empty for all others."""
+        return self.best.thoughts
+
+    @property
     def reward(self) -> float | None:
         """Reward of the answer; ``None`` if the budget ended before anything was scored."""
         return self.best.reward

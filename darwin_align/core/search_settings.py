@@ -52,6 +52,7 @@ class PlainSettings(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     repetition_penalty: float | None
+    max_thinking_tokens: int | None
 
 
 class SearchSettings(PlainSettings, total=False):
@@ -72,6 +73,8 @@ class SearchSettings(PlainSettings, total=False):
     response_format: Mapping[str, Any] | None
     grounded: Grounded | None
     grounded_in: Sequence[str] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    """Switches of the policy's chat template, e.g. ``{"enable_thinking": False}``."""
 
     replay: Sequence[Event]
     """Recorded events to start from."""

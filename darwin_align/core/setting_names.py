@@ -42,6 +42,8 @@ _NAMES = {
     "top_p": ("nucleus",),
     "repetition_penalty": ("rep_pen", "repeat_penalty"),
     "stop": ("stop_sequences", "stop_strings"),
+    "chat_template_kwargs": ("template_kwargs", "chat_template_args"),
+    "max_thinking_tokens": ("thinking_budget", "thinking_tokens", "max_reasoning_tokens", "reasoning_budget"),
     "scorer": ("reward", "reward_model", "reward_fn", "reward_function", "rm", "judge", "grader", "verifier", "score"),
     "policy": ("llm", "lm", "model", "base_model", "chat_model", "language_model", "generator"),
     "mutation_prompt": ("prompt_template", "mutation_template", "rewording_prompt"),
@@ -61,6 +63,7 @@ _REMARKS = {
     "early_stopping": "cycles without a better answer",
 }
 _SERVER = "it belongs to what asks a server, EndpointPolicy(…) and EndpointScorer(…)"
+_SWITCH = "it is a switch of some chat templates: give a call or the policy chat_template_kwargs={{{!r}: …}}"
 _LOADING = "it belongs to what loads a model, e.g. DarwinChatModel.from_pretrained(policy, reward, …)"
 _HINTS = {
     "best_of": _BEST_OF,
@@ -70,11 +73,22 @@ _HINTS = {
     "preset": "SearchConfig.preset(name, …) makes a config of one: config=SearchConfig.preset(…)",
     "timeout": "budget=Budget(seconds=…) limits a search; EndpointPolicy(…) and EndpointScorer(…) limit their requests",
     **dict.fromkeys(("api_key", "base_url", "max_retries", "organization"), _SERVER),
+    **{name: _SWITCH.format(name) for name in ("enable_thinking", "reasoning_effort", "thinking", "documents")},
     **dict.fromkeys(("device", "device_map", "dtype", "torch_dtype", "threads", "trust_remote_code"), _LOADING),
 }
 _PARTS = frozenset({"policy", "scorer", "decoder", "sampling", "config", "mutation_prompt", "guard"})
 _OF_CALLS = frozenset(
-    {"stop", "tools", "tool_choice", "parallel_tool_calls", "response_format", "grounded_in", "replay", "on_event"}
+    {
+        "stop",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "grounded_in",
+        "chat_template_kwargs",
+        "replay",
+        "on_event",
+    }
 )
 _OWNERS = ("SearchConfig", "Sampling", "DarwinSearch", "DarwinChatModel", "Request")
 """Whose unknown names may be settings of one of the others."""

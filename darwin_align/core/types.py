@@ -85,6 +85,9 @@ class Sampling(Settings):
     top_k: int | None = Field(40, gt=0)
     top_p: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
+    max_thinking_tokens: int | None = Field(None, gt=0)
+    """Tokens after which a reasoning model's thoughts are ended, where they are found; ``None`` leaves their length to
+    the model."""
 
     @model_validator(mode="after")
     def _check_temperature(self) -> Self:
@@ -113,6 +116,8 @@ class Request(Record):
     grounded_in: tuple[str, ...] = ()
     """Texts that they are copied from; the conversation's, if there are none."""
     stop: tuple[str, ...] = ()
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Switches of the policy's chat template, e.g. ``{"enable_thinking": False}``; they overrule the policy's own."""
     sampling: Sampling = Sampling()
 
     @model_validator(mode="after")
@@ -194,9 +199,21 @@ class Response(Record):
     """An answer, partial or finished, as a scorer sees it."""
 
     text: str
+    """The text alone, behind the thoughts of a reasoning model."""
     tokens: tuple[int, ...] = ()
-    """Token ids of the policy, where it has them."""
+    """Token ids of the text in the policy's tokenizer, where it has them."""
     finished: bool = True
+    thoughts: str = ""
+    """What the model thought before, for scorers with ``score_thoughts``; empty for all others."""
+
+    @property
+    def whole(self) -> str:
+        r"""The text, behind the thoughts where there are some to be judged.
+
+        >>> Response(text="Heat it.", thoughts="Tea?").whole
+        '<think>\nTea?\n</think>\n\nHeat it.'
+        """
+        return f"<think>\n{self.thoughts}\n</think>\n\n{self.text}" if self.thoughts else self.text
 
 
 class Ancestor(Record):
@@ -209,8 +226,8 @@ class Ancestor(Record):
 class Beam(Record):
     """An instruction and the state that was decoded under it.
 
-    The state is ``tokens`` where the policy has token ids, and ``text`` is derived from them; a policy without ids
-    leaves ``tokens`` empty, and ``text`` is the state.
+    The state is ``tokens`` where the policy has token ids, and ``thoughts`` and ``text`` are derived from them; a
+    policy without ids leaves ``tokens`` empty, and these two are the state.
     """
 
     instruction: str
@@ -218,8 +235,16 @@ class Beam(Record):
     """True for the plain sample of the original instruction: never a donor, never replaced."""
     tokens: tuple[int, ...] = ()
     text: str = ""
+    """The answer, behind the thoughts of a reasoning model."""
+    thoughts: str = ""
+    """What a reasoning model thought before the text; empty for all others."""
+    thinking: bool = False
+    """True while the thoughts have not ended: there is nothing to judge yet, and no beam takes the state. A beam that
+    ended so is invalid and has no reward."""
+    text_from: int = 0
+    """Index of the text's first token among ``tokens``."""
     length: int = 0
-    """New tokens in the state."""
+    """New tokens in the state, those of the thoughts included."""
     reward: float | None = None
     """Reward of exactly this state against the original conversation; ``None`` until it is scored."""
     logprob: float | None = None
@@ -254,19 +279,27 @@ class Beam(Record):
         return self.alive and self.finish_reason is None
 
     @property
+    def unready(self) -> bool:
+        """Whether the state ends where it cannot be compared: within a tool call, or within the thoughts."""
+        return self.in_tool_call or self.thinking
+
+    @property
     def response(self) -> Response:
-        """The state as scorers see it."""
+        """The state as scorers see it; the thoughts are for those that ask for them."""
         return Response(
-            text=self.text, tokens=self.tokens, finished=self.finished or self.pending_finish_reason is not None
+            text=self.text,
+            tokens=self.tokens[self.text_from :],
+            finished=self.finished or self.pending_finish_reason is not None,
+            thoughts=self.thoughts,
         )
 
     @property
     def cut(self) -> Beam:
-        """This beam, ended where it stands; a tool call that is cut cannot be made."""
+        """This beam, ended where it stands; a tool call that is cut cannot be made, nor are thoughts an answer."""
         if self.finished:
             return self
         ended = {"finish_reason": self.pending_finish_reason or "length", "pending_finish_reason": None}
-        return self.model_copy(update={**ended, "valid": self.valid and not self.in_tool_call, "in_tool_call": False})
+        return self.model_copy(update={**ended, "valid": self.valid and not self.unready, "in_tool_call": False})
 
     @property
     def settled(self) -> Beam:
@@ -283,6 +316,9 @@ class Beam(Record):
 STATE = (
     "tokens",
     "text",
+    "thoughts",
+    "thinking",
+    "text_from",
     "length",
     "reward",
     "logprob",
@@ -319,6 +355,9 @@ class Step(Record):
     candidates: bool = False
     """Beams that share instruction and state take different tokens, the most likely ones, instead of sampling; where
     one ends, that is its ``pending_finish_reason`` until the selection."""
+    thoughts_first: bool = False
+    """Rows stop where their thoughts end, so that all beams begin their texts together; as long as any beam thinks,
+    only those that think are decoded."""
 
 
 class Population(Record):
@@ -368,8 +407,8 @@ class Population(Record):
 
     @property
     def selectable(self) -> tuple[int, ...]:
-        """Indices of the contenders that take part in this step's selection: those outside a tool call."""
-        return tuple(i for i in self.contenders if not self.beams[i].in_tool_call)
+        """Indices of the contenders that take part in this step's selection: those outside a tool call or thoughts."""
+        return tuple(i for i in self.contenders if not self.beams[i].unready)
 
     @property
     def open(self) -> tuple[int, ...]:
@@ -377,13 +416,36 @@ class Population(Record):
         return tuple(i for i, beam in enumerate(self.beams) if beam.open)
 
     @property
+    def thinking(self) -> tuple[int, ...]:
+        """Indices of the open beams whose thoughts have not ended, the first response included."""
+        return tuple(i for i in self.open if self.beams[i].thinking)
+
+    @property
+    def awaited(self) -> tuple[int, ...]:
+        """Indices of the beams that the current question decodes: the open ones, or those that the others wait for."""
+        return (self.thinking if self.step.thoughts_first else ()) or self.open
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the texts of all beams are still to begin together: nothing is compared before that, unless a
+        selection has to settle an end.
+        """
+        beams = [self.beams[i] for i in self.open]
+        silent = any(beam.thinking or (beam.thoughts and not beam.text) for beam in beams)
+        pending = any(beam.pending_finish_reason is not None for beam in beams)
+        return self.step.thoughts_first and silent and not pending
+
+    @property
     def unscored(self) -> tuple[int, ...]:
-        """Indices of the beams whose state has no reward yet. The first response is scored at its end."""
+        """Indices of the beams whose state has no reward yet. The first response is scored at its end, and thoughts
+        without a text have none.
+        """
         return tuple(
             i
             for i, beam in enumerate(self.beams)
             if beam.alive
             and beam.reward is None
+            and not beam.thinking
             and (beam.finished or not (beam.first_response or self.step.finished_only))
         )
 

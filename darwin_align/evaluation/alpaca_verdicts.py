@@ -21,6 +21,7 @@ from darwin_align.evaluation.official import ALPACA_EVAL, digest, found, rows
 from darwin_align.evaluation.options import need_packages
 from darwin_align.evaluation.runner import run_jobs
 from darwin_align.evaluation.win_rates import WIN_RATES_NEED, WinRates, win_rates
+from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.operators.prompts import delimited
 from darwin_align.storage.atomic import write_atomically
 
@@ -280,5 +281,5 @@ def _by_logprobs(reply: JudgeReply, judge: ChatJudge) -> float | None:
 
 def _by_text(reply: str) -> float | None:
     """The letter that a reply ends with, or is."""
-    lines = [line.strip(" \t*_`'\".:()[]") for line in reply.rpartition("</think>")[2].strip().split("\n")]
+    lines = [line.strip(" \t*_`'\".:()[]") for line in without_thoughts(reply).strip().split("\n")]
     return {_FIRST: 1.0, _SECOND: 2.0}.get(lines[-1])

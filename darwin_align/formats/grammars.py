@@ -75,10 +75,6 @@ class Template(Protocol):
     def tool_syntax(self) -> ToolSyntax:
         """The form of the model's tool calls."""
 
-    @property
-    def opens_thoughts(self) -> str:
-        """The tag by which the template begins every answer with thoughts, or ""."""
-
 
 class Compiled:
     """One grammar over one tokenizer.
@@ -172,6 +168,19 @@ class Grammars:
         """
         self._find_as_required(request)
 
+    def constrains(self, request: Request) -> bool:
+        """Whether a request's answers have a grammar, of what it requires or of the calls that it allows.
+
+        Raises:
+            RequestError: what it requires cannot be enforced.
+            MissingPackageError: llguidance is not installed.
+        """
+        return self._find_as_required(request)[0] is not None
+
+    def required(self, request: Request) -> bool:
+        """Whether the grammar must be kept: it is not, where a request allows calls without requiring one."""
+        return is_constrained(request) or bool(request.grounded)
+
     def state(self, request: Request, ids: Sequence[int], make: MakesState[State_co]) -> State_co | None:
         """The grammar state of a row; ``None`` if the row is not constrained, or ended.
 
@@ -180,7 +189,7 @@ class Grammars:
 
         Args:
             request: what the row answers.
-            ids: what it has generated so far.
+            ids: what it has generated so far, without thoughts.
             make: makes the state.
 
         Raises:
@@ -200,8 +209,7 @@ class Grammars:
 
     def _find_as_required(self, request: Request) -> tuple[Compiled | None, bool]:
         """The grammar, if there is one, and whether it must be kept: what cannot be enforced is an error then."""
-        required = is_constrained(request) or bool(request.grounded)
-        if required:
+        if self.required(request):
             return self.find(request), True
         if not takes_calls(request):
             return None, False
@@ -247,11 +255,6 @@ class Grammars:
             raise RequestError(
                 f"response_format and {shown_choice(request)} contradict each other: an answer is a "
                 "forced tool call or keeps a format. Leave out one of them"
-            )
-        if tag := self._template.opens_thoughts:
-            raise RequestError(
-                f"the model's chat template begins every answer with thoughts ({tag}), which a forced format would be "
-                "a part of: give a chat_template=… that leaves them out"
             )
         owner = "response_format" if tools is None else shown_choice(request)
         grammar, mark = self._grammar(request), None

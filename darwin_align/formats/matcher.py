@@ -100,6 +100,11 @@ class GrammarPosition(GrammarState):
         return self._grammar.ends
 
     @property
+    def text_from(self) -> int | None:
+        """Index of the text's first token: a row without thoughts begins with its text."""
+        return 0
+
+    @property
     def lenient(self) -> bool:
         """Whether the request allows calls without requiring one, so that the grammar may be dropped."""
         return self._lenient

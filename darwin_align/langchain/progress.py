@@ -42,7 +42,7 @@ class ScoredEventFilter:
             # lookahead. A first response that is decoded alone is none.
             self._in_lookahead = self._awaiting_score
             racing = any(population.beams[i].open for i in population.contenders)
-            self._awaiting_score = racing and not population.step.finished_only
+            self._awaiting_score = racing and not population.step.finished_only and not population.waiting
             return False
         ahead, self._in_lookahead, self._awaiting_score = self._in_lookahead, False, False
         return event.answered and (event.operator == "select" or (event.operator == "score" and not ahead))

@@ -106,7 +106,7 @@ def _choice(choice: ToolChoice, names: list[str]) -> str | dict[str, Any] | None
 
 
 def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fields: Any) -> AIMessage:
-    """A beam's answer as a message, with its tool calls if the request has tools.
+    """A beam's answer as a message, with its thoughts, and with its tool calls if the request has tools.
 
     A call's id follows from the search's seed, the conversation and the call's place, so a replay gives the same one.
     A policy that writes whole messages has ids, content blocks and further fields of its own: those are kept.
@@ -119,7 +119,7 @@ def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fi
     """
     request, own = result.request, _own_fields(beam, fields)
     if not takes_calls(request):
-        return AIMessage(**{"content": beam.text, **own})
+        return AIMessage(**{"content": _content(beam.thoughts, beam.text), **own})
     # The search refused a request with tools if its policy has no tool syntax.
     parsed = read_calls(cast("_ReadsToolCalls", policy).tool_syntax, request, beam.text, finished=True)
     place = derive(result.config.seed or 0, "tool calls", request.to_json(), beam.text)
@@ -127,7 +127,9 @@ def answer_message(result: SearchResult, beam: Beam, policy: Policy | None, **fi
     invalid = [_invalid(call, _id(place, i)) for i, call in enumerate(parsed.invalid, start=len(calls))]
     if _with_own_ids(calls, own.pop("tool_calls", [])) or invalid:
         own.pop("content", None)  # blocks of other calls than the message has
-    return AIMessage(**{"content": parsed.text, **own, "tool_calls": calls, "invalid_tool_calls": invalid})
+    return AIMessage(
+        **{"content": _content(beam.thoughts, parsed.text), **own, "tool_calls": calls, "invalid_tool_calls": invalid}
+    )
 
 
 def _own_fields(beam: Beam, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,6 +147,14 @@ def _with_own_ids(calls: Sequence[ToolCall], own: Sequence[Mapping[str, Any]]) -
             left.remove(same)
             call["id"] = same["id"] or call["id"]
     return bool(left) or len(calls) != len(own)
+
+
+def _content(thoughts: str, text: str) -> str | list[str | dict[str, Any]]:
+    """A text alone, or LangChain's standard blocks of a reasoning model's answer."""
+    if not thoughts:
+        return text
+    blocks: list[str | dict[str, Any]] = [{"type": "reasoning", "reasoning": thoughts}]
+    return [*blocks, {"type": "text", "text": text}] if text else blocks
 
 
 def _invalid(call: InvalidCall, call_id: str) -> InvalidToolCall:

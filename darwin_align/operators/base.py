@@ -47,6 +47,10 @@ from darwin_align.operators.usage import with_policy_usage
 
 __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Resource", "Scorer", "Selector", "policy_of"]
 
+_THINKING_PIECE = 64
+"""Tokens of a call for thoughts, where the policy does not stop at their end: what it decodes behind them is not
+compared."""
+
 T = TypeVar("T")
 Reply = Union[T, Awaitable[T]]  # noqa: UP007 - a generic alias needs the old spelling
 MethodCall = tuple[Callable[..., object], tuple[object, ...]]
@@ -229,7 +233,7 @@ class Decoder(Operator):
         return (self.policy,)
 
     def _dialogue(self, population: Population) -> Dialogue:
-        indices = population.open
+        indices = population.awaited
         if not indices:
             return population
         check_request(population.request, self.policy)
@@ -245,9 +249,12 @@ class Decoder(Operator):
         limit = population.max_new_tokens
         beams = {i: _continued(population.beams[i], c, limit) for i, c in zip(indices, reply, strict=True)}
         beams, faults = judged(beams, population.request, self.policy)
+        beams, unfinished = _without_answer(beams)
         if population.step.candidates:
             beams = {i: beam if beam.first_response else _candidate(beam) for i, beam in beams.items()}
-        return population.with_beams(beams).spend(usage_of(reply) + report.usage).note(*report.notes, *faults)
+        return (
+            population.with_beams(beams).spend(usage_of(reply) + report.usage).note(*report.notes, *faults, *unfinished)
+        )
 
     def _rows(self, population: Population, indices: Sequence[int]) -> list[Row]:
         if not population.step.candidates:
@@ -256,23 +263,29 @@ class Decoder(Operator):
         rows = []
         for i in indices:
             beam, rank = population.beams[i], None
-            if not beam.first_response:
+            if not (beam.first_response or beam.thinking):
                 key = (beam.instruction, beam.tokens, beam.text)
                 rank, alike[key] = alike[key], alike[key] + 1
             rows.append(self._row(population, i, rank))
         return rows
 
-    @staticmethod
-    def _row(population: Population, i: int, rank: int | None = None) -> Row:
+    def _row(self, population: Population, i: int, rank: int | None = None) -> Row:
         beam, step = population.beams[i], population.step
+        most = min(step.tokens, population.max_new_tokens - beam.length)
+        if step.thoughts_first and beam.thinking and not self.policy.capabilities.stops_at_text:
+            most = min(most, _THINKING_PIECE)
         # The first response is the same sample in every search.
         position = "first response" if beam.first_response else i
         return Row(
             request=population.request.with_instruction(beam.instruction),
-            max_tokens=min(step.tokens, population.max_new_tokens - beam.length),
+            max_tokens=most,
             seed=derive(step.seed, "decode", position),
             tokens=beam.tokens,
             text=beam.text,
+            thoughts=beam.thoughts,
+            thinking=beam.thinking,
+            text_from=beam.text_from,
+            to_text=step.thoughts_first,
             search_id=population.search_id,
             rank=rank,
             seconds=step.seconds_left,
@@ -283,6 +296,9 @@ class Scorer(Operator):
     """Rewards responses, partial or finished, against the ORIGINAL conversation: override :meth:`score`."""
 
     role: ClassVar[OperatorName] = "score"
+    score_thoughts: bool = False
+    """Whether responses come with the thoughts of a reasoning model, to be judged as well (``Response.thoughts``). An
+    answer of which there are only thoughts is judged by no scorer."""
 
     @abstractmethod
     def score(
@@ -310,6 +326,17 @@ class Scorer(Operator):
         return any(scorer.compares for scorer in self.components)
 
     @property
+    def reads_thoughts(self) -> bool:
+        """Whether this scorer, or one that it is made of, judges thoughts."""
+        return self.score_thoughts or any(scorer.reads_thoughts for scorer in self.components)
+
+    def judgeable(self, responses: Sequence[Response]) -> list[Response]:
+        """The responses as this scorer is to see them."""
+        if self.reads_thoughts:
+            return list(responses)
+        return [r.model_copy(update={"thoughts": ""}) if r.thoughts else r for r in responses]
+
+    @property
     def needs_preflight(self) -> bool:
         """Whether :meth:`try_out` would score something."""
         return False
@@ -325,8 +352,8 @@ class Scorer(Operator):
         indices = population.unscored
         # Beams that share a state are scored once.
         sharing: dict[Response, list[int]] = {}
-        for i in indices:
-            sharing.setdefault(population.beams[i].response, []).append(i)
+        for i, response in zip(indices, self.judgeable([population.beams[i].response for i in indices]), strict=True):
+            sharing.setdefault(response, []).append(i)
         if not sharing:
             return population
         responses = list(sharing)
@@ -408,6 +435,9 @@ def _continued(beam: Beam, continuation: Continuation, limit: int) -> Beam:
         update={
             "tokens": tuple(continuation.tokens),
             "text": continuation.text,
+            "thoughts": continuation.thoughts,
+            "thinking": continuation.thinking,
+            "text_from": continuation.text_from,
             "length": length,
             "reward": None,
             "logprob": logprob,
@@ -417,8 +447,21 @@ def _continued(beam: Beam, continuation: Continuation, limit: int) -> Beam:
     )
 
 
+def _without_answer(beams: dict[int, Beam]) -> tuple[dict[int, Beam], list[str]]:
+    """Beams that ended within their thoughts are invalid; a note for each of them."""
+    ended = {i: beam for i, beam in beams.items() if beam.thinking and beam.finished and beam.valid}
+    notes = [
+        f"beam {i} is invalid: it ended within its thoughts, after {beam.length} tokens: raise max_new_tokens, or give "
+        "max_thinking_tokens=…"
+        for i, beam in ended.items()
+    ]
+    return {**beams, **{i: beam.model_copy(update={"valid": False}) for i, beam in ended.items()}}, notes
+
+
 def _candidate(beam: Beam) -> Beam:
     """A continued beam whose end is still to be selected."""
+    if beam.thinking:  # there is nothing to select
+        return beam
     return beam.model_copy(update={"pending_finish_reason": beam.finish_reason, "finish_reason": None})
 
 

@@ -23,6 +23,7 @@ from darwin_align.core.types import Message, Role, ToolCall
 __all__ = ["from_langchain", "to_langchain"]
 
 _ROLES: dict[str, Role] = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+_REASONING = ("reasoning", "thinking", "reasoning_content")
 _CHAT_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
@@ -61,11 +62,22 @@ def _from(message: BaseMessage) -> Message:
         raise RequestError(f"a message of {kind} cannot be answered: use system, human, ai and tool messages")
     return Message(
         role=role,
-        content=message.content if isinstance(message.content, str) else tuple(map(_block, message.content)),
+        content=_content(message),
         name=message.name,
         tool_calls=tuple(_calls(message)) if isinstance(message, AIMessage) else (),
         tool_call_id=(message.tool_call_id or None) if isinstance(message, ToolMessage) else None,
     )
+
+
+def _content(message: BaseMessage) -> str | tuple[dict[str, Any], ...]:
+    """A message's content. Thoughts that a provider's package puts beside it become a block of it."""
+    content = message.content
+    blocks: list[str | dict[str, Any]] = [content] if isinstance(content, str) else list(content)
+    thoughts = message.additional_kwargs.get("reasoning_content") if isinstance(message, AIMessage) else None
+    known = any(isinstance(block, dict) and block.get("type") in _REASONING for block in blocks)
+    if isinstance(thoughts, str) and thoughts and not known:
+        return ({"type": "reasoning", "reasoning": thoughts}, *(_block(block) for block in blocks if block))
+    return content if isinstance(content, str) else tuple(map(_block, blocks))
 
 
 def _block(block: str | dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
+from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.operators.base import Check, Mutator, Resource, policy_of
 from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.messages import to_langchain
@@ -39,6 +40,10 @@ __all__ = [
     "clause_mutator",
 ]
 
+_ONLY_THOUGHTS = (
+    "a reply ended within its thoughts, after at most {} tokens: raise PolicyMutator(max_tokens=…), or give "
+    "max_thinking_tokens=…"
+)
 MUTATE = "mutate(request, instruction, n, seed) -> list[str]"
 """The call of a mutator's function."""
 
@@ -62,7 +67,11 @@ class PolicyMutator(Mutator):
 
     async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
         """Call the policy once for a list, or n times for one rewording, as the prompt requires."""
-        prompt = Request.of(self.prompt.render(request, instruction, n, seed), sampling=self.sampling)
+        sampling = self.sampling
+        if sampling.max_thinking_tokens is None and (limit := request.sampling.max_thinking_tokens) is not None:
+            sampling = sampling.model_copy(update={"max_thinking_tokens": limit})
+        text, switches = self.prompt.render(request, instruction, n, seed), request.chat_template_kwargs
+        prompt = Request.of(text, sampling=sampling, chat_template_kwargs=switches)
         if self.policy.has_own_refusal and (reason := await acall(self.policy.refusal, prompt, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         replies = n if self.prompt.one_per_reply else 1
@@ -74,7 +83,10 @@ class PolicyMutator(Mutator):
         continuations: Sequence[Continuation] = report.answer
         limited = most < self.max_tokens or seconds is not None
         cut = frozenset(c.text for c in continuations if limited and not c.finish_reason)
-        found, notes = _read(self.prompt, [c.text for c in continuations], cut)
+        # A policy that takes thoughts for text may know no more of its model than that.
+        found, notes = _read(self.prompt, ["" if c.thinking else c.text for c in continuations], cut)
+        if any(c.thinking for c in continuations):
+            notes = (*notes, _ONLY_THOUGHTS.format(most))
         return Report(found[:n], usage_of(continuations) + report.usage, (*report.notes, *notes))
 
 
@@ -119,7 +131,7 @@ class ChainMutator(Mutator):
         text = output.text if isinstance(output, BaseMessage) else output
         if not isinstance(text, str):
             return Report(output, counter.as_policy)
-        found = parse_list(text)[:n]
+        found = parse_list(without_thoughts(text))[:n]
         return Report(found, counter.as_policy, () if found else unread([text]))
 
 
@@ -128,9 +140,9 @@ def _read(
 ) -> tuple[list[str], tuple[str, ...]]:
     """The rewordings in the replies, and notes of the replies that hold none.
 
-    The last rewording of a reply that the budget ``cut`` is not whole.
+    A list in a model's thoughts holds none. The last rewording of a reply that the budget ``cut`` is not whole.
     """
-    read = {reply: prompt.read(reply)[: -1 if reply in cut else None] for reply in replies}
+    read = {reply: prompt.read(without_thoughts(reply))[: -1 if reply in cut else None] for reply in replies}
     return [one for reply in replies for one in read[reply]], unread(reply for reply in read if not read[reply])
 
 

@@ -92,6 +92,16 @@ class Row:
     tokens of the whole answer: so one call for 80 tokens decodes the same as two calls for 40."""
     tokens: tuple[int, ...] = ()
     text: str = ""
+    """The text so far, which is the state where the policy has no token ids."""
+    thoughts: str = ""
+    """What the model thought before the text; a part of the state, likewise."""
+    thinking: bool = False
+    """Whether the thoughts have not ended."""
+    text_from: int = 0
+    """Index of the text's first token among ``tokens``."""
+    to_text: bool = False
+    """End this call where the thoughts end, so that all rows begin their texts together. Only policies with
+    ``Capabilities.stops_at_text`` heed it; others are called for short pieces."""
     search_id: str = ""
     """Opaque hint for caches."""
     rank: int | None = None
@@ -108,7 +118,7 @@ class Continuation:
     """A policy's continuation of one row."""
 
     text: str
-    """The WHOLE answer so far, without special tokens and without the stop string."""
+    """The WHOLE answer so far, without special tokens, without the stop string, and without ``thoughts``."""
     tokens: tuple[int, ...] = ()
     """Token ids of the whole answer so far; empty where the policy has none."""
     new_tokens: int = 0
@@ -122,6 +132,12 @@ class Continuation:
     message: dict[str, Json] = field(default_factory=dict)
     """What the model's own message holds beside the text: see :attr:`Beam.message
     <darwin_align.core.types.Beam.message>`."""
+    thoughts: str = ""
+    """What the model thought before the text, without the marks around it."""
+    thinking: bool = False
+    """Whether the thoughts have not ended, so that there is no text yet."""
+    text_from: int = 0
+    """Index of the text's first token among ``tokens``."""
 
 
 Continuations = Sequence[Continuation] | Report[list[Continuation]]
@@ -155,6 +171,8 @@ class Capabilities:
     """It has a ``tool_syntax``, by which calls are read from its answers."""
     continues: bool = True
     """It continues a partial answer. One that does not is given rows without a state, for whole answers."""
+    stops_at_text: bool = False
+    """It heeds ``Row.to_text``."""
 
 
 class Policy(ABC):

@@ -17,6 +17,7 @@ from darwin_align.core.errors import ConfigError, DarwinError, ScoreReplyError
 from darwin_align.core.laws import check_rewards, is_ordered
 from darwin_align.core.types import Request, Response, ToolCall
 from darwin_align.formats.request_formats import takes_calls
+from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.formats.verdicts import read_calls
 from darwin_align.operators.base import Report, Resource, Scorer
@@ -144,7 +145,7 @@ class ChainScorer(Scorer):
         """What the chain is given, for each response."""
         messages = to_langchain(request.conversation)
         return [
-            {"instruction": request.instruction, "response": r.text, "messages": messages, "finished": r.finished}
+            {"instruction": request.instruction, "response": r.whole, "messages": messages, "finished": r.finished}
             for r in responses
         ]
 
@@ -198,7 +199,7 @@ class _Composite(Scorer):
 
     def _all(self, request: Request, responses: Sequence[Response]) -> Report[list[list[float]]]:
         """Rewards by scorer, then by response."""
-        reports = [Report.of(call(scorer.score, request, responses)) for scorer in self.scorers]
+        reports = [Report.of(call(scorer.score, request, scorer.judgeable(responses))) for scorer in self.scorers]
         rewards = [check_rewards(report.answer, len(responses)) for report in reports]
         usage = sum((report.usage for report in reports), Usage())
         return Report(rewards, usage, tuple(note for report in reports for note in report.notes))
@@ -282,7 +283,7 @@ class LengthPenalty(Scorer):
 
     def score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
         """Subtract the penalty."""
-        report = Report.of(call(self.scorer.score, request, responses))
+        report = Report.of(call(self.scorer.score, request, self.scorer.judgeable(responses)))
         rewards = check_rewards(report.answer, len(responses))
         excess = [max(0, len(response.text.split()) - self.free_words) for response in responses]
         penalised = [reward - self.per_word * words for reward, words in zip(rewards, excess, strict=True)]
@@ -364,6 +365,7 @@ def _made_again(who: str, error: Exception) -> str:
 
 def _number(output: Any) -> float:
     value = output.text if isinstance(output, BaseMessage) else output
+    value = without_thoughts(value) if isinstance(value, str) else value
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -39,7 +39,12 @@ async def _generate_in_pieces(
 ) -> Report[list[Continuation]]:
     """Continue rows until each has its tokens or the time is over; a piece that is interrupted is lost."""
     end, size = monotonic() + seconds, _FIRST_PIECE
-    found = [Continuation(text=row.text, tokens=row.tokens) for row in rows]
+    found = [
+        Continuation(
+            text=row.text, tokens=row.tokens, thoughts=row.thoughts, thinking=row.thinking, text_from=row.text_from
+        )
+        for row in rows
+    ]
     usage, notes = Usage(), dict[str, None]()
     while size and (pieces := _pieces(rows, found, size)):
         start = monotonic()
@@ -58,7 +63,15 @@ async def _generate_in_pieces(
 def _pieces(rows: Sequence[Row], found: Sequence[Continuation], size: int) -> dict[int, Row]:
     """The rows that still need tokens, by index, each with its state so far."""
     return {
-        i: replace(row, tokens=done.tokens, text=done.text, max_tokens=min(size, left))
+        i: replace(
+            row,
+            tokens=done.tokens,
+            text=done.text,
+            thoughts=done.thoughts,
+            thinking=done.thinking,
+            text_from=done.text_from,
+            max_tokens=min(size, left),
+        )
         for i, (row, done) in enumerate(zip(rows, found, strict=True))
         if done.finish_reason is None and (left := row.max_tokens - done.new_tokens) > 0
     }

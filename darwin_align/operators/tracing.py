@@ -125,6 +125,10 @@ def _beam(beam: Beam, parent: str) -> dict[str, Any]:
         seen["valid"] = False
     if beam.in_tool_call:
         seen["in_tool_call"] = True
+    if beam.thoughts:
+        seen["thoughts"] = cut(beam.thoughts)
+    if beam.thinking:
+        seen["thinking"] = True
     if not beam.alive:
         seen["dropped"] = True
     if beam.ancestor is not None:

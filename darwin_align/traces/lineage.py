@@ -42,6 +42,7 @@ class Point(Record):
     reward: float | None = None
     valid: bool = True
     in_tool_call: bool = False
+    thinking: bool = False
     finish_reason: FinishReason | None = None
     won: bool = False
     """Whether the selector counted it among the best."""
@@ -61,6 +62,8 @@ class Lane(Record):
     pieces: tuple[Piece, ...] = ()
     """One for every step in which the state grew, oldest first: joined they are the text."""
     reward: float | None = None
+    thoughts: str = ""
+    """What the model thought before the text."""
     length: int = 0
     wins: int = 0
     valid: bool = True
@@ -155,8 +158,9 @@ class _Cycle:
             history.beam = beam
 
     def _decoded(self, answered: Answered) -> None:
+        awaited = answered.question.population.awaited
         for i, (history, beam) in enumerate(zip(self.histories, answered.after.beams, strict=True)):
-            if history.beam.open:
+            if history.beam.open and (i in awaited or not answered.question.population.thinking):
                 self._grow(i, history, beam, answered.event.step)
             history.beam = beam
         self._keep_unless_waiting(answered.after)
@@ -174,6 +178,7 @@ class _Cycle:
                 decoded=beam.length - history.beam.length,
                 length=beam.length,
                 in_tool_call=beam.in_tool_call,
+                thinking=beam.thinking,
                 valid=beam.valid,
                 finish_reason=beam.finish_reason,
             )
@@ -216,7 +221,7 @@ class _Cycle:
         history.points[-1] = history.points[-1].model_copy(update=fields)
 
     def _keep_unless_waiting(self, population: Population) -> None:
-        if not population.unscored:
+        if not (population.unscored or population.waiting):
             self._keep()
 
     def _keep(self) -> None:
@@ -264,6 +269,7 @@ def _lane(cycle: int, i: int, history: _BeamHistory) -> Lane:
         points=tuple(history.points),
         pieces=tuple(history.pieces),
         reward=beam.reward,
+        thoughts=beam.thoughts,
         length=beam.length,
         wins=beam.wins,
         valid=beam.valid,

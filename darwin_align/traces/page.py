@@ -17,7 +17,7 @@ from darwin_align.traces.lineage import CycleLineage, Lane, Lineage, Point
 from darwin_align.traces.markup import Markup, count, cut, element, head, join, number, section, signed
 from darwin_align.traces.picture import colour, key, lineage_picture, name, parts_strip, reward_picture
 from darwin_align.traces.tables import archive, conversation, cost, settings
-from darwin_align.traces.texts import LONGEST, boxed, legend, parts, text
+from darwin_align.traces.texts import LONGEST, boxed, folded, legend, parts, text
 from darwin_align.traces.words import changes
 
 if TYPE_CHECKING:
@@ -167,13 +167,15 @@ def _answer(result: SearchResult, lineage: Lineage) -> Markup:
         lead = f"Beam {answer.beam + 1} of cycle {cycle.cycle + 1} wrote it from start to end."
     strip = parts_strip(answer, cycle) if len(authors) > 1 else Markup()
     title = element("h3", f"Answer, reward {number(result.reward)}")
-    own = element("div", title, strip, boxed(parts(answer, cycle), len(answer.text)), legend(answer, cycle))
+    shown = boxed(parts(answer, cycle), len(answer.text))
+    own = element("div", title, strip, *folded(answer.thoughts), shown, legend(answer, cycle))
     if result.best.first_response:
         return section("Answer", "answer", element("div", own, class_="answers single"), lead=lead)
     first = result.first_response
     other = element(
         "div",
         element("h3", f"Plain sample, reward {number(first.reward)}"),
+        *folded(first.thoughts),
         boxed(text(first.text, "text other"), len(first.text)),
         *_calls(first),
     )
@@ -297,6 +299,7 @@ def _panel(lane: Lane, cycle: CycleLineage, tags: Sequence[str]) -> Iterator[Mar
     if len({piece.beam for piece in lane.pieces if piece.text}) > 1:
         facts.append("text of more than one beam")
     yield element("p", " · ".join(facts), class_="quiet")
+    yield from folded(cut(lane.thoughts, LONGEST))
     yield parts(lane, cycle, LONGEST)
     if lane.points:
         rows = [_step_row(point, lane) for point in lane.points]
@@ -324,4 +327,6 @@ def _then(point: Point, lane: Lane) -> str:
         return {"stop": "ended", "length": "cut", "tool_calls": "tool call"}[point.finish_reason]
     if point.in_tool_call:
         return "not replaced: open tool call"
+    if point.thinking:
+        return "not compared: it thinks"
     return "among the best" if point.won else "went on" if point is not lane.points[-1] else ""

@@ -10,7 +10,7 @@ from darwin_align.traces.lineage import CycleLineage, Lane, Piece
 from darwin_align.traces.markup import Markup, count, cut, element, join
 from darwin_align.traces.picture import colour, key, name
 
-__all__ = ["LONGEST", "boxed", "called", "legend", "parts", "text"]
+__all__ = ["LONGEST", "boxed", "called", "folded", "legend", "parts", "text"]
 
 LONGEST = 6000
 """Characters of another beam's text, an instruction or a turn before their middle is left out. The answer, the plain
@@ -32,6 +32,13 @@ def boxed(shown: Markup, length: int) -> Markup:
     if length <= _BOXED:
         return shown
     return element("div", shown, class_="box", tabindex="0", role="region", aria_label="Text, scrolls")
+
+
+def folded(thoughts: str) -> Iterator[Markup]:
+    """What a reasoning model thought before its text, shown on request."""
+    if thoughts:
+        body = boxed(text(thoughts, "text other"), len(thoughts))
+        yield element("details", element("summary", f"Thoughts, {count(len(thoughts), 'character')}"), body)
 
 
 def parts(lane: Lane, cycle: CycleLineage, most: int | None = None) -> Markup:

@@ -21,7 +21,7 @@ from darwin_align.core.figures import figures_of
 from darwin_align.langchain.answers import FIGURES, best_of
 from darwin_align.langchain.tools import answer_message
 
-from .conversation import call_chunks, invalid_text, to_openai
+from .conversation import call_chunks, invalid_text, thoughts_of, to_openai
 
 __all__ = ["DONE", "Answer", "Answers", "Reply", "event"]
 
@@ -123,6 +123,8 @@ class Reply:
         for index, answer in enumerate(answers.each):
             if index:
                 yield self.begin(index)
+            if thoughts := thoughts_of(answer.message):
+                yield self._chunk([_choice(index, {"reasoning_content": thoughts})])
             if text := answer.message.text + invalid_text(answer.message):
                 yield self._chunk([_choice(index, {"content": text})])
             if calls := call_chunks(answer.message):

@@ -18,7 +18,7 @@ from .faults import invalid
 from .settings import SearchLimits
 from .wire import AssistantTurn, Content, SystemTurn, ToolTurn, Turn, UserTurn
 
-__all__ = ["call_chunks", "check_texts", "invalid_text", "messages_of", "texts_of", "to_openai"]
+__all__ = ["call_chunks", "check_texts", "invalid_text", "messages_of", "texts_of", "thoughts_of", "to_openai"]
 
 
 def messages_of(turns: Sequence[Turn]) -> tuple[Message, ...]:
@@ -35,6 +35,7 @@ def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
             yield from (part.text for part in turn.content or ())
         if isinstance(turn, AssistantTurn):
             yield from (call.function.arguments for call in turn.tool_calls or ())
+            yield from filter(None, (turn.reasoning_content, turn.reasoning))
 
 
 def check_texts(limits: SearchLimits, texts: Iterable[str], param: str) -> None:
@@ -63,6 +64,9 @@ def _message(turn: SystemTurn | UserTurn | AssistantTurn | ToolTurn) -> Message:
                 ToolCall(name=call.function.name, arguments=from_json(call.function.arguments), id=call.id)
                 for call in turn.tool_calls or ()
             )
+            if thoughts := turn.reasoning_content or turn.reasoning:
+                blocks = ({"type": "text", "text": content},) if isinstance(content, str) else content
+                content = ({"type": "reasoning", "reasoning": thoughts}, *blocks)
             return Message(role="assistant", content=content, name=turn.name, tool_calls=calls)
 
 
@@ -81,8 +85,18 @@ def to_openai(message: AIMessage) -> ChatCompletionMessage:
     calls = [{key: value for key, value in call.items() if key != "index"} for call in call_chunks(message)]
     text = message.text + invalid_text(message)
     content = text if text or not calls else None
+    thoughts = {"reasoning_content": found} if (found := thoughts_of(message)) else {}
     return ChatCompletionMessage.model_validate(
-        {"role": "assistant", "content": content, "tool_calls": calls or None, "refusal": None}
+        {"role": "assistant", "content": content, **thoughts, "tool_calls": calls or None, "refusal": None}
+    )
+
+
+def thoughts_of(message: AIMessage) -> str:
+    """What a reasoning model thought before an answer; empty if nothing."""
+    return "".join(
+        str(block["reasoning"])
+        for block in message.content
+        if isinstance(block, dict) and block.get("type") == "reasoning"
     )
 
 

@@ -18,6 +18,8 @@ __all__ = ["CHAT_IGNORED", "CHAT_NEUTRAL", "CHAT_REFUSED", "IGNORED_IN_HISTORY",
 _NO_RECORDS = "for the operator's records, and none are kept"
 _CACHES = "how a provider keeps prompts; the engine keeps its own"
 
+_SWITCHES = "a switch of some chat templates: give chat_template_kwargs"
+
 CHAT_IGNORED = {
     "metadata": _NO_RECORDS,
     "store": _NO_RECORDS,
@@ -29,8 +31,8 @@ CHAT_IGNORED = {
     "cache_control": _CACHES,
     "service_tier": "how soon a provider answers",
     "prediction": "makes a known answer faster, and changes none",
-    "reasoning_effort": "a dial that these models do not have",
-    "verbosity": "a dial that these models do not have",
+    "reasoning_effort": _SWITCHES,
+    "verbosity": _SWITCHES,
     "stream_options.include_obfuscation": "pads a stream",
 }
 """Of a chat request: name, and why it has no effect."""
@@ -41,8 +43,6 @@ IGNORED_IN_PARTS = {"cache_control": _CACHES, "prompt_cache_breakpoint": _CACHES
 IGNORED_IN_HISTORY = {
     **IGNORED_IN_PARTS,
     "annotations": "where an answer's text came from, not a part of it",
-    "reasoning": "thoughts of earlier answers: models are not shown them again",
-    "reasoning_content": "thoughts of earlier answers: models are not shown them again",
     "thinking_blocks": "thoughts of earlier answers: models are not shown them again",
     "provider_specific_fields": "a client's own notes",
     "parsed": "a client's own reading of the answer",
@@ -92,7 +92,6 @@ CHAT_REFUSED = {
     "guided_regex": "give response_format with a schema that has a pattern",
     "guided_choice": "give response_format with a schema that has an enum",
     "structured_outputs": "give response_format",
-    "chat_template_kwargs": "the chat template is the operator's",
     "chat_template": "the chat template is the operator's",
 }
 """Fields that would change an answer, and what to do instead."""

@@ -18,7 +18,16 @@ from .wire import ChatRequest
 
 __all__ = ["ResolvedRequest"]
 
-_ALIKE = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "stop", "parallel_tool_calls")
+_ALIKE = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "parallel_tool_calls",
+    "chat_template_kwargs",
+)
 """Fields of a chat request that are named as a search's settings."""
 
 

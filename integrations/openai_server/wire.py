@@ -178,6 +178,10 @@ class AssistantTurn(Wire):
     ignored = IGNORED_IN_HISTORY
     role: Literal["assistant"]
     content: Content | None = None
+    reasoning_content: str | None = None
+    """What it thought before; chat templates show what their models are to see again."""
+    reasoning: str | None = None
+    """The same by another name."""
     name: str | None = None
     tool_calls: Annotated[Items[Call], Field(max_length=_PARTS)] | None = None
 
@@ -317,6 +321,8 @@ class ChatRequest(Wire):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None
+    chat_template_kwargs: dict[str, JsonValue] | None = None
+    """Switches of the policy's chat template, e.g. ``enable_thinking``."""
     darwin: DarwinSettings | None = None
     user: str | None = None
     """Ignored, like the next two."""

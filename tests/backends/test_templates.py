@@ -14,6 +14,7 @@ from darwin_align.backends.templates import ChatTemplate, to_chat
 from darwin_align.backends.turns import question_of
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Message, Request, Response, ToolCall
+from darwin_align.formats.thoughts import Tags
 
 USER = Message(role="user", content="How do I brew green tea?")
 ANSWER = Message(role="assistant", content="Heat the water.")
@@ -164,8 +165,10 @@ def test_a_prompt_that_opens_thoughts(tokenizers, tag):
     template = ChatTemplate(
         tokenizers["qwen3"], "{% for m in messages %}{{ m.content }}{% endfor %}" + f"{{{{ {tag!r} }}}}"
     )
-    assert template.opens_thoughts == tag.strip()
-    assert not ChatTemplate(tokenizers["qwen3"]).opens_thoughts
+    thoughts = template.thoughts(request_of(USER))
+    assert isinstance(thoughts, Tags)
+    assert thoughts.begin.text == tag.strip()
+    assert thoughts.opened
 
 
 # -- answers

@@ -68,7 +68,7 @@ class RequestBatcher:
             sampling=first.row.request.sampling,
             n=n,
             seeds=tuple(seeds) if self._seeded else (),
-            stop=first.row.request.stop,
+            stop=first.stop,
             extra=self._extra_body,
             constraint=first.constraint,
         )
@@ -90,4 +90,5 @@ def _equal_but_for_noise(rows: Sequence[PendingRow], several: bool) -> Iterable[
 def _seed(pending: PendingRow) -> int:
     """The seed of one request: the row's own seed is that of its whole answer, and each chunk needs different noise."""
     row, again = pending.row, (pending.tries,) if pending.tries else ()
-    return derive(row.seed, "endpoint", len(row.tokens) or len(row.text), *again) % (2**31 - 1) + 1  # TGI takes no 0
+    done = len(row.tokens) or len(row.thoughts) + len(row.text)
+    return derive(row.seed, "endpoint", done, *again) % (2**31 - 1) + 1  # TGI takes no 0

@@ -17,6 +17,7 @@ from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Choice, T
 from darwin_align.core.errors import EndpointServerError
 from darwin_align.core.types import Sampling
 from darwin_align.formats.matcher import GrammarPosition, tokens_of_mask
+from darwin_align.formats.thinking import ThinkingPosition
 from darwin_align.operators.policy import Row
 
 __all__ = ["ConstrainedRow", "NextRequest", "ids_of", "most_requests"]
@@ -74,7 +75,7 @@ class ConstrainedRow:
     row: Row
     prompt: tuple[int, ...]
     limit: int
-    position: GrammarPosition
+    position: GrammarPosition | ThinkingPosition
     detokenizer: Detokenizer
     end: int | None
     masks: bool
@@ -187,11 +188,13 @@ class ConstrainedRow:
     def _push(self, token: int) -> None:
         self.new.append(token)
         self._tries, self._refused = 0, set()
-        stops = self.row.request.stop
-        if token in self._ends or (stops and self.detokenizer.ends_with_stop(self.tokens, stops)):
+        if token in self._ends:
             self.finish = "stop"
-        else:
-            self.position.push(token)
+            return
+        self.position.push(token)
+        stops, start = self.row.request.stop, self.position.text_from
+        if stops and start is not None and self.detokenizer.ends_with_stop(self.tokens[start:], stops):
+            self.finish = "stop"
 
     def _note_end(self, choice: Choice, kept: int) -> None:
         """Set the finish reason if the server ended the answer after its last id, which is allowed."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from darwin_align.backends.endpoint.dialects.base import (
 )
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import EndpointError, EndpointServerError, RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.formats.request_formats import answer_schema, required_tools
 from darwin_align.operators.policy import Continuation, Row
@@ -58,6 +60,8 @@ class ContinuationStrategy(ABC):
     template: ChatTemplate | None
     context_length: int | None
     extra: dict[str, Any]
+    switches: Mapping[str, Json] = field(default_factory=dict, kw_only=True)
+    """The policy's switches of the chat template."""
     warning: str = field(default="", kw_only=True)
     """A doubt that the probe left, for the log and the notes."""
     name: ClassVar[str]
@@ -94,14 +98,25 @@ class ContinuationStrategy(ABC):
         """Refuse what this strategy cannot enforce.
 
         Raises:
-            RequestError: a ``response_format``, a forced ``tool_choice`` or grounded values that cannot be enforced.
+            RequestError: a ``response_format``, a forced ``tool_choice``, grounded values or ``max_thinking_tokens``
+                that cannot be enforced.
         """
+        thinks = self.template is None or self.template.thought_format is not None
+        if (most := request.sampling.max_thinking_tokens) is not None and thinks:
+            raise RequestError(
+                f"max_thinking_tokens={most} cannot be kept on a server that is continued by {self.name}: use one that "
+                "takes and gives token ids, and give tokenizer=…; or leave it out"
+            )
         if answer_schema(request) is not None:
             raise RequestError(_UNENFORCED.format(what="response_format", why=self.name))
         if required_tools(request) is not None:
             raise RequestError(_UNENFORCED.format(what=f"tool_choice={request.tool_choice!r}", why=self.name))
         if request.grounded:
             raise RequestError(_UNENFORCED.format(what=f"grounded={request.grounded!r}", why=self.name))
+
+    def stop(self, row: Row) -> tuple[str, ...]:
+        """Stop strings that the server may look for: they end no thoughts, so a row that may think has none."""
+        return row.request.stop
 
     def constrained_row(self, row: Row, prompt: Prompt, limit: int) -> ConstrainedRow | None:  # noqa: ARG002
         """The row with its grammar; ``None`` if any answer is allowed."""

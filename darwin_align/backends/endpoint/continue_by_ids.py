@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 from darwin_align.backends.detokenizer import first_stop
@@ -17,6 +17,8 @@ from darwin_align.core.errors import RequestError
 from darwin_align.core.types import Request
 from darwin_align.formats.grammars import Grammars
 from darwin_align.formats.matcher import GrammarPosition
+from darwin_align.formats.thinking import ThinkingPhase, ThinkingPosition
+from darwin_align.formats.thoughts import Split
 from darwin_align.operators.policy import Continuation, Row
 
 __all__ = ["ByIds"]
@@ -54,12 +56,29 @@ class ByIds(ContinuationStrategy):
 
     def constrained_row(self, row: Row, prompt: Prompt, limit: int) -> ConstrainedRow | None:
         """As for local rows: what is forced is enforced; calls that are not forced are kept to their schemas."""
-        position = self._grammars.state(row.request, row.tokens, GrammarPosition)
+        position = self._position(row)
         if position is None:
             return None
         ids = prompt if isinstance(prompt, tuple) else ()
         template = self._required_template
         return ConstrainedRow(row, ids, limit, position, template.detokenizer, template.end_of_turn, self.dialect.masks)
+
+    def _position(self, row: Row) -> GrammarPosition | ThinkingPosition | None:
+        template, grammars, request = self._required_template, self._grammars, row.request
+        if (form := template.thoughts(request)) is None:
+            return grammars.state(request, row.tokens, GrammarPosition)
+        limit, constrained = request.sampling.max_thinking_tokens, grammars.constrains(request)
+        if not constrained and limit is None:
+            return None
+        phase = ThinkingPhase(form, row.tokens, limit=limit, constrained=constrained)
+        size, ends = len(template.tokenizer), sorted(template.ends)
+        text = partial(grammars.state, request, make=GrammarPosition)
+        return ThinkingPosition(phase, size, ends, text, lenient=not grammars.required(request))
+
+    def stop(self, row: Row) -> tuple[str, ...]:
+        """None for a row that may still think: its text is searched here."""
+        may_think = row.thinking or not row.tokens
+        return () if may_think and self._required_template.thoughts(row.request) else row.request.stop
 
     @property
     def _required_template(self) -> ChatTemplate:
@@ -98,9 +117,10 @@ class ByIds(ContinuationStrategy):
         ids = ids_of(choice)
         state = (*row.tokens, *ids)
         finish = self._finish_reason(row, choice, len(ids), max_tokens)
-        text = self._required_template.detokenizer.text(state, finished=finish == "stop")
+        split = self._split(row, state, finished=finish == "stop")
+        text = split.text
         if first_stop(text, row.request.stop) is not None:
-            state, text = self._cut_at_stop(state, len(row.tokens), row.request.stop)
+            state, text = self._cut_at_stop(row, state)
             finish = "stop"
         return Continuation(
             text=text,
@@ -108,13 +128,20 @@ class ByIds(ContinuationStrategy):
             new_tokens=len(state) - len(row.tokens),
             finish_reason=finish,
             prefilled_tokens=max(0, len(prompt) - choice.cached_tokens) if isinstance(prompt, tuple) else 0,
+            thoughts=split.thoughts,
+            thinking=split.thinking,
+            text_from=split.text_from,
         )
 
-    def _cut_at_stop(self, state: tuple[int, ...], given: int, stops: Sequence[str]) -> tuple[tuple[int, ...], str]:
+    def _split(self, row: Row, state: Sequence[int], *, finished: bool = True) -> Split:
+        text_of = partial(self._required_template.detokenizer.text, finished=finished)
+        form = self._required_template.thoughts(row.request)
+        return Split(text_of(state)) if form is None else form.split(state, text_of)
+
+    def _cut_at_stop(self, row: Row, state: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
         """The state up to the token that completes a stop string (servers return more), and the text before it."""
-        detokenizer = self._required_template.detokenizer
-        for end in range(given + 1, len(state) + 1):
-            text = detokenizer.text(state[:end])
-            if (stop := first_stop(text, stops)) is not None:
+        for end in range(len(row.tokens) + 1, len(state) + 1):
+            text = self._split(row, state[:end]).text
+            if (stop := first_stop(text, row.request.stop)) is not None:
                 return state[:end], text[:stop]
         raise AssertionError("the whole state contains a stop string")

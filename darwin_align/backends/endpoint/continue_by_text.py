@@ -22,8 +22,10 @@ from darwin_align.backends.endpoint.continuation import (
     log_once,
 )
 from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Chat, Choice, CompletionRequest, Prompt, Wire
+from darwin_align.backends.turns import without_thoughts
 from darwin_align.core.errors import EndpointServerError, RequestError
 from darwin_align.core.types import FinishReason, Request, Response
+from darwin_align.formats.thoughts import Split, Tags
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row
 
@@ -51,7 +53,21 @@ class _TextStrategy(ContinuationStrategy):
             raise RequestError("a row has token ids, which a server that is continued by text would lose: use 'ids'")
         # One space at the end would become a token of its own, which models merge with the next word instead. Further
         # spaces before it are separate tokens for the model, too.
-        return row.text.removesuffix(" ")
+        form = self._form(row)
+        whole = row.text if form is None else form.joined(Split(row.text, row.thoughts, row.thinking))
+        return whole.removesuffix(" ")
+
+    def _form(self, row: Row) -> Tags | None:  # noqa: ARG002
+        """How the thoughts are told from the text in what the server returns; ``None`` if they are not."""
+        return None
+
+    def _split(self, row: Row, state: str) -> Split:
+        form = self._form(row)
+        return Split(state) if form is None else form.split_text(state)
+
+    def stop(self, row: Row) -> tuple[str, ...]:
+        """None for a row that may still think: its text is searched here."""
+        return () if self._form(row) is not None and not row.text else row.request.stop
 
     def _added(self, given: str, choice: Choice) -> str:
         text = choice.text.removeprefix(given) if self.echo else choice.text
@@ -60,7 +76,8 @@ class _TextStrategy(ContinuationStrategy):
 
     def stalled(self, row: Row, found: Continuation) -> bool:
         """With few tokens a chunk: they are one space, or fewer bytes than a character has."""
-        return found.finish_reason is None and self._state(replace(row, text=found.text)) == self._state(row)
+        longer = replace(row, text=found.text, thoughts=found.thoughts, thinking=found.thinking)
+        return found.finish_reason is None and self._state(longer) == self._state(row)
 
     def _finished(
         self, row: Row, text: str, new_tokens: int, choice: Choice, max_tokens: int
@@ -83,7 +100,8 @@ class _TextStrategy(ContinuationStrategy):
     def _continuation(self, row: Row, given: str, choice: Choice, max_tokens: int) -> Continuation:
         added = self._added(given, choice)
         new_tokens = self._count(added, choice, max_tokens)
-        text, finish = self._finished(row, self._state(row) + added, new_tokens, choice, max_tokens)
+        split = self._split(row, self._state(row) + added)
+        text, finish = self._finished(row, split.text, new_tokens, choice, max_tokens)
         if finish is None and not added and new_tokens >= _VISIBLE_TOKENS:
             raise EndpointServerError(
                 f"the server decoded {new_tokens} tokens and shows none of them: the model probably thinks before it "
@@ -94,6 +112,8 @@ class _TextStrategy(ContinuationStrategy):
             new_tokens=new_tokens,
             finish_reason=finish,
             prefilled_tokens=max(0, (choice.prompt_tokens or 0) - choice.cached_tokens),
+            thoughts=split.thoughts,
+            thinking=split.thinking,
         )
 
 
@@ -104,6 +124,12 @@ class ByText(_TextStrategy):
     drop_bos: bool = False
     """Whether the server adds the BOS itself, so that the rendered one would be a second."""
     name: ClassVar[str] = "text behind the chat template"
+
+    def _form(self, row: Row) -> Tags | None:
+        """By tags alone: the marks of channels are special tokens, which are in no server's text."""
+        assert self.template is not None  # noqa: S101 - chosen only with one
+        form = self.template.thoughts(row.request)
+        return form if isinstance(form, Tags) else None
 
     async def probe(self, endpoint: Endpoint) -> None:
         """Detect who adds the BOS, whether the prompt is echoed, and whether both sides count the same tokens."""
@@ -164,7 +190,8 @@ class ByPrefill(_TextStrategy):
     async def probe(self, endpoint: Endpoint) -> None:
         """Detect whether a prefill is continued, and whether it is echoed."""
         # So few tokens that the whole prefill is in the reply only if the server echoes it.
-        choice = await self._complete(endpoint, Chat(_messages(PROBE_REQUEST), _PROBE_PREFILL), max_tokens=4)
+        probe = Chat(_messages(PROBE_REQUEST), _PROBE_PREFILL, self.switches)
+        choice = await self._complete(endpoint, probe, max_tokens=4)
         self.echo = self.dialect.echoes or choice.text.startswith(_PROBE_PREFILL)
         if self._added(_PROBE_PREFILL, choice).lstrip().casefold().startswith(_RESTARTS):
             raise UnsupportedStrategy("it begins the answer anew instead of going on with it")
@@ -178,7 +205,7 @@ class ByPrefill(_TextStrategy):
                 "tools cannot be combined with a begun assistant's turn, which is how this server is continued: leave "
                 "them out, or use a server that takes token ids and give tokenizer=…"
             )
-        return Chat(_messages(request), self._state(row))
+        return Chat(_messages(request), self._state(row), {**self.switches, **request.chat_template_kwargs})
 
     def _state(self, row: Row) -> str:
         # Chat templates trim turns, so the model generates the white space at the end again.
@@ -206,6 +233,6 @@ class ByPrefill(_TextStrategy):
 
 def _messages(request: Request) -> tuple[dict[str, Any], ...]:
     """The conversation as OpenAI's chat calls take it."""
-    turns = convert_to_openai_messages(to_langchain(request.conversation), text_format="string")
+    turns = convert_to_openai_messages(to_langchain(without_thoughts(request.conversation)), text_format="string")
     assert isinstance(turns, list)  # noqa: S101 - of a list
     return tuple(turns)

@@ -30,6 +30,7 @@ from darwin_align.backends.endpoint.server_profile import PolicyOptions, ServerP
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ContextLengthError, DarwinError, RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.base import Report
@@ -82,6 +83,8 @@ class EndpointPolicy(Policy):
         rows_per_request: the most prompts in one request, where they are sent as a list.
         extra_body: further fields for every request, e.g. OpenRouter's ``provider``. Objects are merged with those that
             are sent anyway, e.g. Ollama's ``options``.
+        chat_template_kwargs: switches of the chat template, e.g. ``{"enable_thinking": False}``, used here or sent,
+            wherever prompts are rendered; a request's overrule them. They may also be given in ``extra_body``.
         api_key: bearer token; see :class:`~darwin_align.backends.endpoint.client.Endpoint` for the environment.
         headers: further headers; their values are secrets.
         limits: requests in flight, attempts, deadlines.
@@ -109,10 +112,13 @@ class EndpointPolicy(Policy):
         seeded: bool = True,
         rows_per_request: int = 64,
         extra_body: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, Json] | None = None,
         api_key: str | SecretStr | None = None,
         headers: Mapping[str, str | SecretStr] | None = None,
         limits: Limits | None = None,
     ) -> None:
+        extra = dict(extra_body or {})
+        switches = {**extra.pop("chat_template_kwargs", {}), **(chat_template_kwargs or {})}
         self._options = PolicyOptions(
             model,
             dialect,
@@ -122,7 +128,8 @@ class EndpointPolicy(Policy):
             context_length,
             seeded,
             rows_per_request,
-            dict(extra_body or {}),
+            extra,
+            switches,
         )
         self.endpoint = Endpoint(base_url, api_key=api_key, headers=headers, limits=limits)
         self._profile: ServerProfile | None = None
@@ -202,7 +209,7 @@ class EndpointPolicy(Policy):
         if self._profile is None:
             return self._options.continuation == "ids"
         strategy = self._profile.strategy
-        return isinstance(strategy, ByIds) and strategy.template is not None and not strategy.template.opens_thoughts
+        return isinstance(strategy, ByIds)
 
     @property
     def capabilities(self) -> Capabilities:

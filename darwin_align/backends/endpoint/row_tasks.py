@@ -41,6 +41,8 @@ class PendingRow:
     prompt: Prompt
     max_tokens: int
     """The row's own, or fewer if the context ends before."""
+    stop: tuple[str, ...] = ()
+    """Stop strings for the server: none for a row that may still think."""
     constraint: TokenConstraint | None = None
     tries: int = 0
     """Requests for the same tokens before this one: each uses another seed."""
@@ -48,12 +50,12 @@ class PendingRow:
     @property
     def settings(self) -> tuple[int, Sampling, tuple[str, ...], TokenConstraint | None]:
         """What all rows of one request share."""
-        return self.max_tokens, self.row.request.sampling, self.row.request.stop, self.constraint
+        return self.max_tokens, self.row.request.sampling, self.stop, self.constraint
 
     @property
     def has_state(self) -> bool:
         """Whether a part of the answer is decoded already."""
-        return bool(self.row.text or self.row.tokens)
+        return bool(self.row.text or self.row.tokens or self.row.thoughts)
 
 
 @dataclass(eq=False)
@@ -83,7 +85,8 @@ class RowTask:
         request = constrained.next_request()
         row = replace(pending.row, tokens=constrained.tokens, max_tokens=request.max_tokens)
         prompt = (*constrained.prompt, *constrained.new)
-        return PendingRow(pending.index, row, prompt, request.max_tokens, request.constraint, request.tries)
+        stop = self.strategy.stop(row)
+        return PendingRow(pending.index, row, prompt, request.max_tokens, stop, request.constraint, request.tries)
 
     def accept(self, sent: PendingRow, choice: Choice, *, read: bool) -> None:
         """Take the choice for the row as it was sent; ``read``: another choice accounts for its prompt."""
@@ -134,23 +137,29 @@ def pending_row(strategy: ContinuationStrategy, index: int, row: Row) -> Pending
     """
     prompt = strategy.prompt(row)
     limit = strategy.max_response_tokens(row, prompt)
-    if limit is not None and limit < 1 and not (row.text or row.tokens):
+    if limit is not None and limit < 1 and not (row.text or row.tokens or row.thoughts):
         raise ContextLengthError(
             f"the conversation leaves no room for an answer in the model's context of {strategy.context_length} "
             "tokens: shorten it or use a model with a longer context"
         )
-    return PendingRow(index, row, prompt, row.max_tokens if limit is None else min(row.max_tokens, limit))
+    most = row.max_tokens if limit is None else min(row.max_tokens, limit)
+    return PendingRow(index, row, prompt, most, strategy.stop(row))
 
 
 async def row_tasks(strategy: ContinuationStrategy, rows: Sequence[PendingRow]) -> dict[int, RowTask]:
     """The tasks of rows by their indices, with a grammar where the request requires one."""
-    if not any(one.row.request.tools or is_constrained(one.row.request) for one in rows):
+    if not any(map(_may_be_constrained, rows)):
         return {one.index: RowTask(strategy, one) for one in rows}
     # Compiling a grammar takes time, in which the loop serves other searches.
     constrained = await asyncio.to_thread(
         lambda: [strategy.constrained_row(one.row, one.prompt, one.max_tokens) for one in rows]
     )
     return {one.index: RowTask(strategy, one, found) for one, found in zip(rows, constrained, strict=True)}
+
+
+def _may_be_constrained(pending: PendingRow) -> bool:
+    request = pending.row.request
+    return bool(request.tools) or is_constrained(request) or request.sampling.max_thinking_tokens is not None
 
 
 def accept_replies(replies: Sequence[RowReply]) -> list[PendingRow]:

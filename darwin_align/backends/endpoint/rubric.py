@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.json_types import Json
 from darwin_align.core.types import Message, Request, Response
+from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.operators.prompts import delimited, transcript
 
 __all__ = ["Question", "Rubric"]
@@ -147,7 +148,7 @@ class Rubric:
 
     def question(self, request: Request, response: Response, seed: int = 0) -> Question[float]:
         """Ask for the score of one reply; it and the conversation are delimited by tags drawn by the seed."""
-        reply = delimited(response.text, "reply", seed)
+        reply = delimited(response.whole, "reply", seed)
         shown = reply if response.finished else f"{reply}\n{self.unfinished}"
         prompt = self._filled(self.template, request, {"response": shown}, seed)
         return Question(prompt, self._form('"score": <number>', self._scale), self.schema, self.read)
@@ -254,7 +255,7 @@ def _data(reply: Json) -> Any:
     if isinstance(reply, Mapping):
         return reply
     # A model's thoughts before the answer may contain any number.
-    answer = str(reply).rpartition("</think>")[2].strip()
+    answer = without_thoughts(str(reply)).strip()
     fenced = answer.startswith("```") and answer.endswith("```")
     try:
         data = json.loads(answer.strip("`").removeprefix("json") if fenced else answer)

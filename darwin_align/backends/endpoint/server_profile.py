@@ -18,6 +18,7 @@ from darwin_align.backends.endpoint.server import ServedModel, ServerInfo, ident
 from darwin_align.backends.endpoint.tokenizers import load_template, may_be_loaded, tokenizer_length
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ModelLoadError
+from darwin_align.core.json_types import Json
 from darwin_align.core.record import did_you_mean
 
 __all__ = ["PolicyOptions", "ServerProfile", "detect_profile"]
@@ -48,6 +49,7 @@ class PolicyOptions:
     seeded: bool
     rows_per_request: int
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.dialect not in ("auto", *DIALECTS):
@@ -100,7 +102,14 @@ async def detect_profile(endpoint: Endpoint, options: PolicyOptions) -> ServerPr
     for name, strategy_class in _STRATEGIES.items():
         if options.continuation not in ("auto", name):
             continue
-        strategy = strategy_class(dialect, served.id, tokenizer.template, context_length, dict(options.extra_body))
+        strategy = strategy_class(
+            dialect,
+            served.id,
+            tokenizer.template,
+            context_length,
+            dict(options.extra_body),
+            switches=options.chat_template_kwargs,
+        )
         try:
             _check_supported(name, dialect, tokenizer)
             await strategy.probe(endpoint)
@@ -133,19 +142,20 @@ def _check_supported(name: str, dialect: Dialect, tokenizer: _Tokenizer) -> None
 async def _tokenizer(options: PolicyOptions, dialect: Dialect, served: ServedModel) -> _Tokenizer:
     """The tokenizer that the options name, or one by the name of the served model."""
     if options.tokenizer is not None:
-        return await _loaded(options.tokenizer, options.chat_template)
+        return await _loaded(options.tokenizer, options)
     if options.continuation == "prefill" or not dialect.hub_models:
         return _Tokenizer(None, "it needs tokenizer=…, a folder or a hub id")
     names = dict.fromkeys(name for name in (served.root, served.id) if name)
     for name in [name for name in names if may_be_loaded(name, options.model)]:
         try:
-            return await _loaded(name, options.chat_template)
+            return await _loaded(name, options)
         except ModelLoadError as error:
             logger.info("no tokenizer by the name of %r: %s", name, error)
     missing = f"it needs tokenizer=…, for there is none here by the name of {' or '.join(map(repr, names))}"
     return _Tokenizer(None, missing)
 
 
-async def _loaded(path: str | Path, chat_template: str | Path | None) -> _Tokenizer:
-    template = await asyncio.to_thread(load_template, path, chat_template)
+async def _loaded(path: str | Path, options: PolicyOptions) -> _Tokenizer:
+    switches = options.chat_template_kwargs
+    template = await asyncio.to_thread(load_template, path, options.chat_template, switches=switches)
     return _Tokenizer(template, context_length=tokenizer_length(path))

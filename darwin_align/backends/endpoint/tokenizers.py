@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.backends.text_encoder import BosFrom
 from darwin_align.core.errors import ModelLoadError
+from darwin_align.core.json_types import Json
 
 __all__ = ["load_template", "load_tokenizer", "may_be_loaded", "tokenizer_length"]
 
@@ -68,11 +70,18 @@ def tokenizer_length(path: str | Path) -> int | None:
 
 
 def load_template(
-    path: str | Path, chat_template: str | Path | None = None, *, bos: BosFrom = "template"
+    path: str | Path,
+    chat_template: str | Path | None = None,
+    *,
+    bos: BosFrom = "template",
+    switches: Mapping[str, Json] | None = None,
 ) -> ChatTemplate:
     """Load a tokenizer and its chat template.
 
     Raises:
         ModelLoadError: there is no such tokenizer, or it has no chat template.
+        ConfigError: the template does not read a switch.
     """
-    return ChatTemplate(load_tokenizer(path), chat_template, name=f"the model {str(path)!r}", bos=bos)
+    return ChatTemplate(
+        load_tokenizer(path), chat_template, name=f"the model {str(path)!r}", bos=bos, switches=switches
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,10 +27,13 @@ from darwin_align.backends.local.loading import (
     model_context_length,
 )
 from darwin_align.backends.local.padded import PaddedForward
+from darwin_align.backends.local.thinking import ThinkingConstraint
 from darwin_align.backends.request_bounds import check_fits, takes_long
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
+from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request
+from darwin_align.formats.thinking import ThinkingPhase
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.portal import off_loop, submits, wait
@@ -45,6 +48,7 @@ class _Options:
     max_batch_rows: int
     row_memory: int | None
     compiled: bool
+    switches: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.max_batch_rows < 1:
@@ -65,10 +69,15 @@ class LocalPolicy(SharedModel, Policy):
     where ``max_tokens``, the context or a stop string cuts it. ``grounded`` values are copied by the same mechanism:
     free text is a span of the request's sources, and a number is one that occurs in them.
 
+    A reasoning model's thoughts are found by its chat template and its tokenizer. They are kept apart from the text;
+    stop strings, formats and forced calls begin behind them.
+
     Args:
         model: a transformers causal language model.
         tokenizer: its tokenizer.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
+        chat_template_kwargs: switches of the chat template, e.g. ``{"enable_thinking": False}``; a request's overrule
+            them.
         threads: CPU threads while this policy works; ``None`` leaves torch's number.
         max_batch_rows: rows decoded side by side; more wait.
         row_memory: bytes for the keys and values of all rows; ``None`` is a quarter of the device's (free) memory. Rows
@@ -92,14 +101,15 @@ class LocalPolicy(SharedModel, Policy):
         tokenizer: Any,
         *,
         chat_template: str | Path | None = None,
+        chat_template_kwargs: Mapping[str, Json] | None = None,
         threads: int | None = None,
         max_batch_rows: int = 256,
         row_memory: int | None = None,
         compile: bool = False,
     ) -> None:
-        self._setup(
-            LoadedModel(model, tokenizer), _Options(chat_template, threads, max_batch_rows, row_memory, compile)
-        )
+        switches = dict(chat_template_kwargs or {})
+        options = _Options(chat_template, threads, max_batch_rows, row_memory, compile, switches)
+        self._setup(LoadedModel(model, tokenizer), options)
 
     @classmethod
     def from_pretrained(
@@ -113,6 +123,7 @@ class LocalPolicy(SharedModel, Policy):
         attn_implementation: str | None = None,
         revision: str | None = None,
         chat_template: str | Path | None = None,
+        chat_template_kwargs: Mapping[str, Json] | None = None,
         threads: int | None = None,
         trust_remote_code: bool = False,
         max_batch_rows: int = 256,
@@ -134,6 +145,7 @@ class LocalPolicy(SharedModel, Policy):
                 engine its reuse.
             revision: of a hub id.
             chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
+            chat_template_kwargs: switches of the chat template, e.g. ``{"enable_thinking": False}``.
             threads: CPU threads while this policy works.
             trust_remote_code: run Python code that comes with the model.
             max_batch_rows: rows decoded side by side.
@@ -156,12 +168,15 @@ class LocalPolicy(SharedModel, Policy):
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        return cls._restore(source, _Options(chat_template, threads, max_batch_rows, row_memory, compile))
+        switches = dict(chat_template_kwargs or {})
+        return cls._restore(source, _Options(chat_template, threads, max_batch_rows, row_memory, compile, switches))
 
     def _setup(self, loaded: LoadedModel, options: _Options) -> None:
         check_class("causal", loaded.model, loaded.name)
         self._loaded, self._options = loaded, options
-        self.template = ChatTemplate(loaded.tokenizer, options.chat_template, name=f"the model {loaded.name!r}")
+        self.template = ChatTemplate(
+            loaded.tokenizer, options.chat_template, name=f"the model {loaded.name!r}", switches=options.switches
+        )
         self.context_length = model_context_length(loaded)
         self.eos_ids = _eos_ids(loaded, self.template)
         framing = self.template.detokenizer.hidden
@@ -207,7 +222,7 @@ class LocalPolicy(SharedModel, Policy):
     @property
     def enforces_formats(self) -> bool:
         """Whether a ``response_format`` and a forced ``tool_choice`` can be enforced, token by token."""
-        return find_spec("llguidance") is not None and not self.template.opens_thoughts
+        return find_spec("llguidance") is not None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -215,6 +230,7 @@ class LocalPolicy(SharedModel, Policy):
         return Capabilities(
             ranks_tokens=True,
             stops_in_time=True,
+            stops_at_text=True,
             enforces_formats=self.enforces_formats,
             enforces_grounding=self.enforces_grounding,
             supports_tools=self.supports_tools,
@@ -309,10 +325,20 @@ class LocalPolicy(SharedModel, Policy):
                 f"the conversation is {len(prompt)} tokens long and the model's context is {self.context_length}: "
                 "there is no room for an answer. Shorten the conversation or use a model with a longer context"
             )
-        sequence = DecodeRow(row, prompt, self.context_length, self.eos_ids, self._detokenizer)
+        form, phase = self.template.thoughts(row.request), None
+        limit, constrained = row.request.sampling.max_thinking_tokens, False
+        if form is not None:
+            constrained = self._constraints.constrains(row.request)
+            phase = ThinkingPhase(form, row.tokens, limit=limit, constrained=constrained)
+        sequence = DecodeRow(row, prompt, self.context_length, self.eos_ids, self._detokenizer, form=form, phase=phase)
         sequence.check_end()
-        if sequence.remaining > 0:
+        if sequence.remaining <= 0:
+            return sequence
+        if phase is None:
             sequence.constraint = self._constraints.constraint(row.request, row.tokens)
+        elif constrained or limit is not None:
+            text_grammar = partial(self._constraints.constraint, row.request)
+            sequence.constraint = ThinkingConstraint(phase, len(self._loaded.tokenizer), text_grammar)
         return sequence
 
 
@@ -335,13 +361,13 @@ def _check_decodable(loaded: LoadedModel, engine: Engine, padded: PaddedForward)
 
 
 def _eos_ids(loaded: LoadedModel, template: ChatTemplate) -> frozenset[int]:
-    """Every id that ends an answer: the generation config's, the tokenizer's, and the template's end of turn."""
+    """Every id that ends an answer: the generation config's, the tokenizer's, and the template's ends of turns."""
     generation = getattr(loaded.model, "generation_config", None)
     return frozenset(
         (
             *_ids(getattr(generation, "eos_token_id", None)),
             *_ids(loaded.tokenizer.eos_token_id),
-            *_ids(template.end_of_turn),
+            *_ids(sorted(template.ends)),
         )
     )
 

@@ -299,11 +299,11 @@ class RewardModel(SharedModel):
 
     def _inputs(self, request: Request, responses: Sequence[Response]) -> list[_Input]:
         texts = [one.text for one in request.conversation]
-        self._check_fits([*texts, max((one.text for one in responses), key=len, default="")])
+        self._check_fits([*texts, max((one.whole for one in responses), key=len, default="")])
         if self._template is not None:
             return [_Input(tuple(ids)) for ids in self._template.answer_ids(request, responses, self._options.turn)]
         question = question_of(request.conversation)
-        return [self._pair(question, response.text) for response in responses]
+        return [self._pair(question, response.whole) for response in responses]
 
     def _pair(self, question: str, answer: str) -> _Input:
         encoded = self._loaded.tokenizer(question, answer, verbose=False)
@@ -354,11 +354,11 @@ class RewardModel(SharedModel):
     def _custom_scores(self, request: Request, responses: Sequence[Response]) -> list[float]:
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
         chat = with_tool_turns_as_text(to_chat(request.conversation))
-        unique = dict.fromkeys(response.text for response in responses)
+        unique = dict.fromkeys(response.whole for response in responses)
         rewards = {
             text: float(model.get_score(tokenizer, [*chat, {"role": "assistant", "content": text}])) for text in unique
         }
-        return [rewards[response.text] for response in responses]
+        return [rewards[response.whole] for response in responses]
 
 
 def _check_labels(loaded: LoadedModel, recipe: Recipe) -> None:

@@ -26,13 +26,13 @@ class LocalScorer(Scorer):
     reward_model: RewardModel
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> Self:
-        """Load a reward model; the options are those of :meth:`RewardModel.from_pretrained`.
+    def from_pretrained(cls, path: str | Path, *, score_thoughts: bool = False, **options: Any) -> Self:
+        """Load a reward model; the options are those of :meth:`RewardModel.from_pretrained`, and ``score_thoughts``.
 
         Raises:
             ModelLoadError: there is no such model, it has not exactly one label, or it needs code of its own.
         """
-        return cls(reward_model=RewardModel.from_pretrained(path, **options))
+        return cls(reward_model=RewardModel.from_pretrained(path, **options), score_thoughts=score_thoughts)
 
     def max_response_tokens(self, request: Request) -> int | None:
         """Tokens of an answer that the model can still read."""

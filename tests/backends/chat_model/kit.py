@@ -60,7 +60,9 @@ class Fake(BaseChatModel):
     def _llm_type(self) -> str:
         return "fake"
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **more: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **more: Any
+    ) -> ChatResult:
         self.calls.append({"messages": messages, "stop": stop, **more})
         return ChatResult(generations=[ChatGeneration(message=self.says(messages))])
 

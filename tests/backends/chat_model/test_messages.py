@@ -6,7 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
-from langchain_core.exceptions import ModelConnectionError, ModelInvalidRequestError, ModelRateLimitError, ModelTimeoutError
+from langchain_core.exceptions import (
+    ModelConnectionError,
+    ModelInvalidRequestError,
+    ModelRateLimitError,
+    ModelTimeoutError,
+)
 from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import Field
 
@@ -19,7 +24,11 @@ from tests.backends.endpoint.fixtures.served import serving
 USAGE = {"input_tokens": 10, "output_tokens": 4, "total_tokens": 14}
 BLOCKS = [
     {"type": "reasoning", "reasoning": "Leaves burn easily.", "extras": {"signature": "c2ln"}},
-    {"type": "text", "text": "Use water of 80 degrees.", "annotations": [{"type": "citation", "url": "https://tea.test"}]},
+    {
+        "type": "text",
+        "text": "Use water of 80 degrees.",
+        "annotations": [{"type": "citation", "url": "https://tea.test"}],
+    },
 ]
 TOOLS = [{"type": "function", "function": {"name": "heat", "parameters": {"type": "object"}}}]
 

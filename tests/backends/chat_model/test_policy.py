@@ -65,7 +65,9 @@ def test_presets_of_whole_answers(llama: Server, preset: str) -> None:
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name not in WHOLE_ANSWERS])
 def test_presets_that_continue_answers_are_refused(llama: Server, preset: str) -> None:
-    with pytest.raises(ConfigError, match=r"\(ChatOpenAI\) writes whole answers .*'mutate_best_of_n', 'learned_cl.*prefill"):
+    with pytest.raises(
+        ConfigError, match=r"\(ChatOpenAI\) writes whole answers .*'mutate_best_of_n', 'learned_cl.*prefill"
+    ):
         search(llama.url, preset=preset)
     wire = Wire()
     settings = {name: value for name, value in PRESETS[preset].items() if name != "cycles"} or {"selector": "top_k"}
@@ -80,7 +82,9 @@ async def test_a_run_repeats_in_both_drivers_and_from_its_events(llama: Server) 
     again = await made.ainvoke(TEA)
     assert [beam.text for beam in again.ranking] == [beam.text for beam in result.ranking]
     assert again.usage.decoded_tokens == result.usage.decoded_tokens
-    replayed = DarwinSearch(policy=Dead(), scorer=length, config=made.config, guard=None).invoke(TEA, replay=result.events)
+    replayed = DarwinSearch(policy=Dead(), scorer=length, config=made.config, guard=None).invoke(
+        TEA, replay=result.events
+    )
     assert replayed == result
     assert SearchResult.from_json(result.to_json()) == result
 

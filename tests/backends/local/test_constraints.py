@@ -581,13 +581,6 @@ def test_a_state_that_breaks_the_format_is_refused(qwen3):
         qwen3.generate([row(tokens=free.tokens, response_format={"type": "json_object"})])
 
 
-def test_a_prompt_that_opens_thoughts_is_refused(qwen3, templates):
-    source = templates.chatml.replace("assistant\n{%", "assistant\n<think>\n{%")
-    policy = LocalPolicy(qwen3._loaded.model, qwen3._loaded.tokenizer, chat_template=source)
-    with pytest.raises(RequestError, match="begins every answer with thoughts"):
-        policy.generate([row(response_format={"type": "json_object"})])
-
-
 def test_an_unknown_form_of_calls_cannot_be_forced(folders):
     source = (
         "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"

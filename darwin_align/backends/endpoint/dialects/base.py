@@ -6,7 +6,7 @@ The base class is plain OpenAI; a dialect overrides what its server does differe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeGuard
 
 from darwin_align.core.errors import ConfigError, EndpointServerError
@@ -48,6 +48,8 @@ class Chat:
 
     messages: tuple[dict[str, Any], ...]
     prefix: str = ""
+    switches: Mapping[str, Json] = field(default_factory=dict)
+    """Of the server's chat template."""
 
 
 Prompt = tuple[int, ...] | str | Chat
@@ -167,6 +169,8 @@ class Dialect:
         if chat.prefix:
             body["messages"].append(self.prefill_message(chat.prefix))
             body.update(self.prefill_fields())
+        if chat.switches:
+            body["chat_template_kwargs"] = dict(chat.switches)
         return "/v1/chat/completions", body
 
     def prefill_message(self, prefix: str) -> dict[str, Any]:

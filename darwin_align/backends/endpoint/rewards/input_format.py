@@ -12,7 +12,7 @@ from darwin_align.backends.endpoint.rewards import REWARD_DIALECTS
 from darwin_align.backends.endpoint.rewards.base import Form, Item, RewardDialect
 from darwin_align.backends.recipes import Recipe
 from darwin_align.backends.templates import ChatTemplate, Turn
-from darwin_align.backends.turns import question_of
+from darwin_align.backends.turns import question_of, without_thoughts
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.messages import to_langchain
@@ -43,9 +43,9 @@ class RewardInputFormat:
         """The item to send for each response."""
         blank = Item(self.form, question=question_of(request.conversation))
         if self.form == "pair":
-            return [replace(blank, answer=response.text) for response in responses]
+            return [replace(blank, answer=response.whole) for response in responses]
         return [
-            replace(blank, answer=response.text, **own)
+            replace(blank, answer=response.whole, **own)
             for response, own in zip(responses, self._inputs(request, responses), strict=True)
         ]
 
@@ -55,15 +55,16 @@ class RewardInputFormat:
         if self.form == "text":
             texts = self._required_template.answer_texts(request, responses, self.turn, special=self.dialect.special)
             return [{"before": before, "after": after} for before, after in texts]
-        conversation = convert_to_openai_messages(to_langchain(request.conversation), text_format="string")
-        answers = [{"role": "assistant", "content": response.text} for response in responses]
+        turns = to_langchain(without_thoughts(request.conversation))
+        conversation = convert_to_openai_messages(turns, text_format="string")
+        answers = [{"role": "assistant", "content": response.whole} for response in responses]
         return [{"messages": (*conversation, answer), "open": self.turn == "open"} for answer in answers]
 
     def lengths(self, request: Request, responses: Sequence[Response]) -> list[int] | None:
         """Tokens that the model reads for each response; ``None`` without its tokenizer."""
         if self.recipe.inputs == "pair" and self.tokenizer is not None:
             return [
-                len(self.tokenizer(question_of(request.conversation), r.text, verbose=False)["input_ids"])
+                len(self.tokenizer(question_of(request.conversation), r.whole, verbose=False)["input_ids"])
                 for r in responses
             ]
         if self.template is None:
