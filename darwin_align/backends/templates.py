@@ -18,7 +18,7 @@ from darwin_align.backends.text_encoder import BosFrom, TextEncoder
 from darwin_align.backends.turns import Chat, Shape, marked, shapes, to_chat, tool_turns, with_tool_turns_as_text
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
-from darwin_align.formats.call_template import shared_length
+from darwin_align.formats.call_template import BEHIND, shared_length, whole_tags
 from darwin_align.formats.tool_syntax import ToolSyntax
 
 __all__ = ["ChatTemplate", "Frame", "Turn", "to_chat"]
@@ -338,19 +338,22 @@ class ChatTemplate:
         return ToolSyntax.found(
             self._rendered_calls,
             ends=ends,
+            render_behind=lambda calls: self._rendered_calls(calls, BEHIND),
             response_template=getattr(tokenizer, "response_template", None),
             read=lambda text, tools: tokenizer.parse_response(text, prefix="", tools=tools),
         )
 
-    def _rendered_calls(self, calls: list[dict[str, Any]]) -> str:
-        """The text that the template renders behind the generation prompt for a turn with these calls."""
+    def _rendered_calls(self, calls: list[dict[str, Any]], content: str = "") -> str:
+        """What the template renders for a turn with these calls, between the prompt and the end of the turn."""
         user = {"role": "user", "content": "x"}
-        turn = {"role": "assistant", "content": "", "tool_calls": calls}
+        turn = {"role": "assistant", "content": content, "tool_calls": calls}
         tools: list[dict[str, Any]] | None = [] if self._named else None
         prompt = self._render([user], tools, answer_next=True)
         whole = self._render([user, turn], tools, answer_next=False)
+        frame = self._frame([user], tools)
+        whole = whole.removesuffix(frame.after if frame else "")
         # A prompt may begin something that the turn lacks, e.g. thoughts: the answer begins where the two differ.
-        return whole[shared_length(prompt, whole) :]
+        return whole[whole_tags(whole, shared_length(prompt, whole)) :]
 
     @cached_property
     def opens_thoughts(self) -> str:
