@@ -89,24 +89,22 @@ def make_tokenizer(
 
 def make_sentencepiece_tokenizer(template: str | None = SENTENCEPIECE_INST) -> PreTrainedTokenizerFast:
     """In the manner of Llama 2: words begin with ▁, unknown characters are bytes, a text's first space is left out."""
-    specials = ["<unk>", "<s>", "</s>"]
+    specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,?![]/"
     words = ["Sure", "Heat", "the", "water", "INST", "tea"]
     merges = []
     for word in words:
         pieces = [word[: end + 1] for end in range(len(word))]
         merges += [*zip(pieces, word[1:], strict=False), ("▁", word)]
-    pieces = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *(a + b for a, b in merges)]
+    pieces = [*specials.values(), *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *(a + b for a, b in merges)]
     vocabulary = {piece: at for at, piece in enumerate(dict.fromkeys(pieces))}
-    core = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core = Tokenizer(models.BPE(vocabulary, merges, unk_token=pieces[0], fuse_unk=True, byte_fallback=True))
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     core.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, chat_template=template, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials.values()])
+    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **specials)
 
 
 def _tokenizers() -> dict[str, PreTrainedTokenizerFast]:

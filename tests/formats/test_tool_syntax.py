@@ -373,8 +373,9 @@ def test_thoughts_that_speak_of_calls_make_none(qwen3, thoughts):
     "call",
     [
         # As of Gemma 4: a notation of its own, in which a JSON text is another thing than arguments.
-        "call:{{ c.function.name }}{ {%- if c.function.arguments is mapping %}{% for k, v in c.function.arguments | items %}"
-        "{{ k }}:<q>{{ v }}<q>{% endfor %}{% else %}{{ c.function.arguments }}{% endif %}}<end>",
+        "call:{{ c.function.name }}{ {%- if c.function.arguments is mapping %}"
+        "{% for k, v in c.function.arguments | items %}{{ k }}:<q>{{ v }}<q>{% endfor %}"
+        "{% else %}{{ c.function.arguments }}{% endif %}}<end>",
         # As of Apertus: names as keys.
         "{{ '<|calls|>[' if loop.first else ', ' }}"
         '{"{{ c.function.name }}": {{ c.function.arguments | tojson }}}'

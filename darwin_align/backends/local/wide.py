@@ -43,7 +43,8 @@ def draw_from_nuclei(scores: Tensor, logprobs: Tensor, keys: Tensor, top_p: floa
         Token ids and their log-probabilities within the nucleus, both of shape (rows,).
     """
     tokens, drawn = torch.empty_like(keys), torch.empty_like(logprobs[:, 0])
-    narrow = _draw_narrow(scores, logprobs, keys, top_p, tokens, drawn)
+    found, within, narrow = _draw_narrow(scores, logprobs, keys, top_p)
+    tokens[narrow], drawn[narrow] = found[narrow], within[narrow]
     if len(rows := (~narrow).nonzero()[:, 0]):
         nuclei = [_nucleus(scores[row], logprobs[row], top_p) for row in rows]
         kept, own = (torch.stack(parts) for parts in zip(*nuclei, strict=True))
@@ -51,8 +52,8 @@ def draw_from_nuclei(scores: Tensor, logprobs: Tensor, keys: Tensor, top_p: floa
     return tokens, drawn
 
 
-def _draw_narrow(scores: Tensor, logprobs: Tensor, keys: Tensor, top_p: float, tokens: Tensor, drawn: Tensor) -> Tensor:
-    """Draw where the nucleus lies within the largest columns; return which rows that were."""
+def _draw_narrow(scores: Tensor, logprobs: Tensor, keys: Tensor, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw where the nucleus lies within the largest columns: tokens, log-probabilities, and in which rows it does."""
     values, columns = _by_score(*largest(scores, _NARROW))
     own = logprobs.gather(-1, columns).double()
     masses = own.exp().cumsum(dim=-1)
@@ -62,9 +63,7 @@ def _draw_narrow(scores: Tensor, logprobs: Tensor, keys: Tensor, top_p: float, t
     kept = values.masked_fill(torch.arange(_NARROW) >= sizes, -torch.inf)
     place = (kept + gumbel_noise(keys[:, None], columns)).argmax(dim=-1, keepdim=True)
     within = own.gather(-1, place) - masses.gather(-1, sizes - 1).log()
-    for found, wanted in ((tokens, columns.gather(-1, place)), (drawn, within)):
-        found[narrow[:, 0]] = wanted[narrow].to(found.dtype)
-    return narrow[:, 0]
+    return columns.gather(-1, place)[:, 0], within[:, 0].to(logprobs.dtype), narrow[:, 0]
 
 
 def _sizes(probabilities: Tensor, masses: Tensor, top_p: float, before: float = 0.0) -> Tensor:
