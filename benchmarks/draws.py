@@ -57,7 +57,7 @@ def logits_like(kind: str, vocabulary: int) -> Tensor:
 def main() -> None:
     """Measure and print."""
     keys = seed_keys(range(ROWS))
-    print(f"{'vocabulary':>10}  {'logits':<7} {'sampling':<11} {'before':>8} {'now':>8}  ms for {ROWS} rows")  # noqa: T201
+    print(f"{'vocabulary':>10}  {'logits':<7} {'sampling':<11} {'before':>8} {'now':>8}  ms for {ROWS} rows")
     for vocabulary in (152_000, 262_000):
         for kind in ("peaked", "flat"):
             logits = logits_like(kind, vocabulary)
@@ -65,7 +65,7 @@ def main() -> None:
                 sampler = Sampler([sampling] * ROWS)
                 before = milliseconds(lambda: over_all_columns(sampling, logits, keys))  # noqa: B023 - called at once
                 now = milliseconds(lambda: sampler.draw(logits, keys))  # noqa: B023
-                print(f"{vocabulary:>10}  {kind:<7} {name:<11} {before:>8.1f} {now:>8.1f}")  # noqa: T201
+                print(f"{vocabulary:>10}  {kind:<7} {name:<11} {before:>8.1f} {now:>8.1f}")
 
 
 if __name__ == "__main__":

