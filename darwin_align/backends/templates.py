@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from darwin_align.backends.turns import (
 from darwin_align.core.errors import ConfigError, ModelLoadError, RequestError
 from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request, Response
-from darwin_align.formats.call_template import shared_length
+from darwin_align.formats.call_template import BEHIND, shared_length, whole_tags
 from darwin_align.formats.thoughts import Tags, ThoughtFormat
 from darwin_align.formats.tool_syntax import ToolSyntax
 
@@ -54,10 +54,14 @@ class Frame:
 
     def around(self, answer: str) -> Frame:
         """The frame of this answer."""
-        if self.before.endswith(" ") and answer.startswith(" "):
-            # The template puts a space before answers, and a policy that was trained on it generates that space itself.
-            return replace(self, before=self.before[:-1])
-        return self
+        return self.without_space() if answer.startswith(" ") else self
+
+    def without_space(self) -> Frame:
+        """The frame of an answer that brings the space before it.
+
+        Some templates put a space before answers, and a policy that was trained on that generates the space itself.
+        """
+        return replace(self, before=self.before.removesuffix(" "))
 
 
 class ChatTemplate:
@@ -102,9 +106,28 @@ class ChatTemplate:
         self._switches = dict(switches or {})
         if unread := check_switches(self._own_text, self._switches, f"the chat template of {name}"):
             raise ConfigError(unread)
+        # transformers takes the template of this name for conversations that come with tools.
+        self._named = self._source is None and "tool_use" in _template_names(tokenizer.chat_template)
         self._encoder = TextEncoder(tokenizer, bos, name)
         self._behind: Callable[[str], ThoughtFormat | None] = lru_cache(maxsize=256)(self._thoughts_behind)
         self._rendering: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probe_rendering)
+        self._check_without_tools(name)
+
+    def _check_without_tools(self, name: str) -> None:
+        """Refuse a template for conversations with tools alone.
+
+        Raises:
+            ModelLoadError: it is one.
+        """
+        try:
+            self._render([{"role": "user", "content": "x"}], answer_next=True)
+        except RequestError as error:
+            if self._probe([{"role": "user", "content": "x"}], [_tool("x")]):
+                raise ModelLoadError(
+                    f"the chat template of {name} renders conversations with tools only ({error}): give a "
+                    "chat_template=… that renders others too, or set the tokenizer's chat_template to a dict with the "
+                    "names 'default' and 'tool_use'"
+                ) from error
 
     @property
     def tokenizer(self) -> Any:
@@ -187,16 +210,16 @@ class ChatTemplate:
                 )
             chat = with_tool_turns_as_text(chat)
             notes.append("takes no tool calls and results: it reads them as text of the neighbouring turns")
-        shape = self._best_rendered_shape(chat)
+        shape = self._best_rendered_shape(chat, bool(self._tools(request)))
         notes += [shape.note] if shape.note else []
         whose = f"the {self._role}'s chat template"
         return Shape(shape.chat, "; ".join(f"{whose} {note}" for note in notes))
 
-    def _best_rendered_shape(self, chat: Chat) -> Shape:
+    def _best_rendered_shape(self, chat: Chat, with_tools: bool) -> Shape:
         """The least changed form that the template renders completely, else the first that it does not refuse."""
         taken: Shape | None = None
         for shape in shapes(chat):
-            renders, whole = self._rendering(json.dumps(marked(shape.chat)))
+            renders, whole = self._rendering(json.dumps([*marked(shape.chat), with_tools and self._named]))
             if whole:
                 return shape
             taken = taken or (shape if renders else None)
@@ -204,8 +227,8 @@ class ChatTemplate:
 
     def _probe_rendering(self, marked_chat: str) -> tuple[bool, bool]:
         """Whether a marked conversation (JSON, with its markers) is rendered at all, and whether completely."""
-        chat, words = json.loads(marked_chat)
-        text = self._probe(chat)
+        chat, words, named = json.loads(marked_chat)
+        text = self._probe(chat, [] if named else None)
         return bool(text), all(word in text for word in words)
 
     def _render(
@@ -216,6 +239,8 @@ class ChatTemplate:
         answer_next: bool,
         switches: Mapping[str, Json] | None = None,
     ) -> str:
+        if self._named and tools is None and any(turn["role"] == "tool" or turn.get("tool_calls") for turn in chat):
+            tools = []  # the template for tools renders their turns, even if no tool is shown any more
         try:
             text: str = self._tokenizer.apply_chat_template(
                 chat,
@@ -252,7 +277,7 @@ class ChatTemplate:
         return [
             list(self._encoder.encode(self._whole(chat, tools, response, turn)))
             if (frame := frames[response.thoughts]) is None
-            else self._framed(frame.around(response.text), response)
+            else self._framed(frame, response)
             for response in responses
         ]
 
@@ -306,7 +331,10 @@ class ChatTemplate:
 
     def _framed(self, frame: Frame, response: Response) -> list[int]:
         if not self.detokenizer.spells(response.tokens, response.text):
+            frame = frame.around(response.text)
             return list(self._encoder.encode(frame.before + response.text + frame.after))
+        if self.detokenizer.begins_word(response.tokens):
+            frame = frame.without_space()
         first, last = self._encoder.special
         before, after = self._frame_ids(frame)
         return [*first, *before, *self.detokenizer.without_end(response.tokens), *after, *last]
@@ -359,9 +387,7 @@ class ChatTemplate:
     @cached_property
     def takes_tools(self) -> bool:
         """Whether tools reach the model."""
-        parameters = {"type": "object", "properties": {}}
-        about = {"name": _MARK, "description": "x", "parameters": parameters}
-        return _MARK in self._probe([{"role": "user", "content": "x"}], [{"type": "function", "function": about}])
+        return _MARK in self._probe([{"role": "user", "content": "x"}], [_tool(_MARK)])
 
     @cached_property
     def tool_syntax(self) -> ToolSyntax:
@@ -375,20 +401,25 @@ class ChatTemplate:
         return ToolSyntax.found(
             self._rendered_calls,
             ends=ends,
+            render_behind=lambda calls: self._rendered_calls(calls, BEHIND),
             response_template=getattr(tokenizer, "response_template", None),
             read=lambda text, tools: tokenizer.parse_response(text, prefix="", tools=tools),
         )
 
-    def _rendered_calls(self, calls: list[dict[str, Any]]) -> str:
-        """The text that the template renders behind the generation prompt for a turn with these calls."""
+    def _rendered_calls(self, calls: list[dict[str, Any]], content: str = "") -> str:
+        """What the template renders for a turn with these calls, between the prompt and the end of the turn."""
         user = {"role": "user", "content": "x"}
-        turn = {"role": "assistant", "content": "", "tool_calls": calls}
-        prompt, whole = self._render([user], answer_next=True), self._render([user, turn], answer_next=False)
+        turn = {"role": "assistant", "content": content, "tool_calls": calls}
+        tools: list[dict[str, Any]] | None = [] if self._named else None
+        prompt = self._render([user], tools, answer_next=True)
+        whole = self._render([user, turn], tools, answer_next=False)
+        frame = self._frame([user], tools)
+        whole = whole.removesuffix(frame.after if frame else "")
         form = self.thought_format.behind(prompt) if self.thought_format is not None else None
         if isinstance(form, Tags) and whole.startswith(bare := form.before_thoughts(prompt)):
             return form.behind_thoughts(whole[len(bare) :])
         # A prompt may begin something that the turn lacks: the answer begins where the two differ.
-        return whole[shared_length(prompt, whole) :]
+        return whole[whole_tags(whole, shared_length(prompt, whole)) :]
 
     def thoughts(self, request: Request) -> ThoughtFormat | None:
         """How thoughts are told from the text in answers to a request; ``None`` if the answers have none.
@@ -436,7 +467,7 @@ class ChatTemplate:
 
     def _tool_framing(self, framing: set[int]) -> set[int]:
         """Tokens that frame tools and their results. What frames a call is not among them: it belongs to the answer."""
-        turns, tool = tool_turns("x", "x"), {"type": "function", "function": {"name": "x", "parameters": {}}}
+        turns, tool = tool_turns("x", "x"), _tool("x")
         if not (call := self._probe_ids(turns[:2])):
             return set()
         return {*self._probe_ids(turns), *self._probe_ids(turns[:1], [tool])} - (set(call) - framing)
@@ -468,6 +499,16 @@ def _answer(text: str, thoughts: str = "") -> dict[str, Any]:
     """An assistant's turn. Thoughts have two names: older transformers does not give templates the second."""
     named = {"reasoning_content": thoughts, "thinking": thoughts} if thoughts else {}
     return {"role": "assistant", "content": text, **named}
+
+
+def _template_names(chat_template: Any) -> Collection[str]:
+    """Names of a tokenizer's templates, if it has several."""
+    return chat_template if isinstance(chat_template, Mapping) else ()
+
+
+def _tool(name: str) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {}}
+    return {"type": "function", "function": {"name": name, "description": "x", "parameters": parameters}}
 
 
 def _special_ids(tokenizer: Any) -> set[int]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from darwin_align.core.json_types import Json
 from darwin_align.core.types import ToolCall
-from darwin_align.formats.call_template import ID_LETTERS, ID_MARK, CallMarks
+from darwin_align.formats.call_template import ID_LETTERS, ID_MARK, INDEX_DIGITS, INDEX_MARK, CallMarks
 from darwin_align.formats.request_formats import functions
 from darwin_align.formats.validation import json_type, schema_violation
 
@@ -131,23 +131,24 @@ class _Findings:
 def _read_calls(marks: CallMarks, text: str, found: _Findings, finished: bool) -> _Rest:
     """Go through an answer from call to call; return what is behind the last one that is complete."""
     at = 0
-    while (start := _next_call(marks, text, at)) is not None:
-        found.texts.append(text[at:start])
+    while (place := _next_call(marks, text, at)) is not None:
+        ends, start = place
+        found.texts.append(text[at:ends])
         end = _read_call(marks, text, start, found, finished)
         if end is None:
             found.texts.pop()
-            return _Rest(text[at:start], text[start:], begun=True)
+            return _Rest(text[at:ends], text[start:], begun=True)
         at = end
     rest = text[at:]
     cut = len(rest) - _half_mark(marks, rest)
     return _Rest(rest[:cut], rest[cut:])
 
 
-def _next_call(marks: CallMarks, text: str, at: int) -> int | None:
-    """Where the next call begins."""
+def _next_call(marks: CallMarks, text: str, at: int) -> tuple[int, int] | None:
+    """Where the text before the next call ends, and where that call begins."""
     if marks.mark:
         start = text.find(marks.mark, at)
-        return None if start < 0 else start
+        return None if start < 0 else (start, start)
     # Nothing marks a call: a JSON object at the beginning is one if it has the right keys, and so are those behind it.
     lead = re.compile(r"\s*;?\s*" if at else r"\s*(?:<\|python_tag\|>)?\s*").match(text, at)
     start = lead.end() if lead else at
@@ -155,16 +156,16 @@ def _next_call(marks: CallMarks, text: str, at: int) -> int | None:
         return None
     whole, _ = _decoded(text, start)
     if whole is not None:
-        return start if marks.keys[0] in whole and _arguments_key(marks.keys, whole) in whole else None
+        return (at, start) if marks.keys[0] in whole and _arguments_key(marks.keys, whole) in whole else None
     begun, first = re.sub(r"\s", "", text[start:]), f'{{"{marks.keys[0]}"'
-    return start if begun.startswith(first) or first.startswith(begun) else None
+    return (at, start) if begun.startswith(first) or first.startswith(begun) else None
 
 
 def _read_call(marks: CallMarks, text: str, start: int, found: _Findings, finished: bool) -> int | None:
     """Read the call that begins at ``start``; return where it ends, or ``None`` if it is not complete."""
     body = start + len(marks.mark)
     name, at = _leading_name(marks, text, body)
-    value, end = (None, body) if marks.read or at is None else _decoded(text, at)
+    value, end = (None, body) if marks.read or at is None else _decoded_calls(marks, text, at)
     if value is not None:
         behind = _past_space(text, end)
         if text.startswith(marks.close, behind):
@@ -198,6 +199,7 @@ def _leading_name(marks: CallMarks, text: str, body: int) -> tuple[str | None, i
     if marks.keys is not None:
         return None, body
     middle = re.escape(marks.middle).replace(re.escape(ID_MARK), ID_LETTERS)
+    middle = middle.replace(re.escape(INDEX_MARK), INDEX_DIGITS)
     found = re.compile(r"(?s)\s*([^\s{]+?)\s*" + (f"{middle}\\s*" if middle else "") + r"(?=\{)").match(text, body)
     return (found[1], found.end()) if found else (None, None)
 
@@ -208,6 +210,17 @@ def _decoded(text: str, at: int) -> tuple[Json, int]:
         return _DECODER.raw_decode(text, _past_space(text, at))
     except (ValueError, RecursionError):
         return None, at
+
+
+def _decoded_calls(marks: CallMarks, text: str, at: int) -> tuple[Json, int]:
+    """The JSON of a call, or of all that follow one another up to the closing mark, and where it ends."""
+    value, end = _decoded(text, at)
+    while value is not None and marks.keys is not None and marks.close:
+        more, behind = _decoded(text, re.compile(r"\s*,?").match(text, end).end())  # type: ignore[union-attr]
+        if not isinstance(more, dict):
+            break
+        value, end = [*(value if isinstance(value, list) else [value]), more], behind
+    return value, end
 
 
 def _ends_in_string(text: str, at: int) -> bool:
@@ -236,6 +249,8 @@ def _entries(marks: CallMarks, name: str | None, value: Json) -> Iterator[tuple[
         return
     for one in value if isinstance(value, list) else [value]:
         entry = one if isinstance(one, dict) else {}
+        if isinstance(nested := entry.get("function"), dict):
+            entry = nested
         yield entry.get(marks.keys[0]), entry.get(_arguments_key(marks.keys, entry), {})
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from darwin_align.core.json_types import Json
-from darwin_align.formats.call_template import ID_LETTERS, CallTexts
+from darwin_align.formats.call_template import ID_LETTERS, INDEX_DIGITS, INDEX_MARK, CallTexts
 from darwin_align.formats.grounded_json import GroundedJson, NoSourceValue
 from darwin_align.formats.grounding import Sources
 from darwin_align.formats.schemas import closed
@@ -104,8 +104,14 @@ class GrammarWriter:
         """Exactly this text; added tokens in it as such."""
         parts: list[str] = []
         for piece in CallTexts.pieces(text):
-            parts += [f"/{ID_LETTERS}/"] if piece is None else self._plain(piece)
+            parts += [f"/{ID_LETTERS}/"] if piece is None else self._counted(piece)
         return " ".join(parts)
+
+    def _counted(self, text: str) -> Iterable[str]:
+        for i, piece in enumerate(text.split(INDEX_MARK)):
+            if i:
+                yield f"/{INDEX_DIGITS}/"
+            yield from self._plain(piece)
 
     def _plain(self, text: str) -> Iterable[str]:
         while text:

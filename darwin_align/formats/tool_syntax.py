@@ -6,8 +6,9 @@ template shows it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from darwin_align.core.errors import RequestError
@@ -15,14 +16,22 @@ from darwin_align.formats.call_parser import Parsed, parse_calls
 from darwin_align.formats.call_template import (
     CallMarks,
     CallTexts,
+    Probe,
     Read,
     Render,
     marks_of_response_template,
     marks_of_texts,
+    probes,
     texts_of_template,
+    unknown_form,
 )
+from darwin_align.formats.tagged_calls import marks_of_tagged_calls, tagged_probes
 
 __all__ = ["ToolSyntax"]
+
+_THOUGHTS = re.compile(
+    r"(?s)\s*<(think|thinking|thought|reasoning)>.*?(?:</\1>\s*|$)|\s*\[THINK\].*?(?:\[/THINK\]\s*|$)"
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class ToolSyntax:
         render: Render,
         *,
         ends: Iterable[str] = (),
+        render_behind: Render | None = None,
         response_template: Mapping[str, Any] | None = None,
         read: Read | None = None,
     ) -> ToolSyntax:
@@ -65,23 +75,44 @@ class ToolSyntax:
             render: an assistant's turn with these calls, from the end of the generation prompt on; it may raise
                 :class:`RequestError`.
             ends: texts of the tokens that end a turn.
+            render_behind: the same for a turn with the text :data:`~darwin_align.formats.call_template.BEHIND` in front
+                of the calls: it tells the calls from what a template puts around them.
             response_template: the tokenizer's ``response_template``, if it has one.
             read: reads an answer by it: ``tokenizer.parse_response``.
 
         Raises:
             RequestError: the form is not recognised.
         """
-        declared = marks_of_response_template(response_template, read)
+        declared, ended = marks_of_response_template(response_template, read), tuple(ends)
         try:
-            texts = texts_of_template(render, tuple(ends))
+            texts = texts_of_template(render, ended, render_behind)
             marks = marks_of_texts(texts)
-        except RequestError:
-            if declared is None:
-                raise
-            return cls(None, declared)
+        except RequestError as error:
+            if declared is not None:
+                return cls(None, declared)
+            return cls._tagged(render, ended, render_behind, error)
         # Where both agree that a call is JSON between two marks, it is read as such: a string in it may hold a mark.
         same = declared and marks.keys and (marks.mark, marks.close) == (declared.mark, declared.close)
-        return cls(texts, marks if declared is None or same else declared)
+        found = cls(texts, marks if declared is None or same else declared)
+        if declared is None:
+            _check_reading(found, probes(render, ended, render_behind))
+        return found
+
+    @classmethod
+    def _tagged(
+        cls, render: Render, ends: tuple[str, ...], render_behind: Render | None, error: RequestError
+    ) -> ToolSyntax:
+        """The form of calls whose arguments are no JSON object.
+
+        Raises:
+            RequestError: the given error, with which the search for JSON ended, if there are no such calls either.
+        """
+        try:
+            found = cls(None, marks_of_tagged_calls(render, ends, render_behind))
+            _check_reading(found, tagged_probes(render, ends, render_behind))
+        except RequestError:
+            raise error from None
+        return found
 
     def parse(self, text: str, tools: Sequence[Mapping[str, Any]], *, finished: bool = False) -> Parsed:
         """Take an answer apart.
@@ -91,4 +122,27 @@ class ToolSyntax:
             tools: those of the request, in OpenAI's form.
             finished: whether nothing will follow: a call that is cut is invalid then, not open.
         """
-        return parse_calls(self._marks, text, tools, finished=finished) if tools else Parsed(text)
+        if not tools:
+            return Parsed(text)
+        # Thoughts may speak of calls.
+        thoughts = _THOUGHTS.match(text)
+        behind = thoughts.end() if thoughts else 0
+        parsed = parse_calls(self._marks, text[behind:], tools, finished=finished)
+        return replace(parsed, text=text[:behind] + parsed.text) if behind else parsed
+
+
+def _check_reading(syntax: ToolSyntax, rendered: Iterable[Probe]) -> None:
+    """Refuse a form in which a call that the template renders is not read back.
+
+    Raises:
+        RequestError: it is one.
+    """
+    # Where nothing marks a call, an answer either is one or is text.
+    for probe in (one for one in rendered if syntax._marks.mark or not one.content):
+        tools = [{"type": "function", "function": {"name": name, "parameters": {}}} for name, _ in probe.calls]
+        parsed = syntax.parse(probe.text, tools, finished=True)
+        calls = tuple((call.name, dict(call.arguments)) for call in parsed.calls)
+        if calls != probe.calls or parsed.text.strip() != probe.content:
+            raise unknown_form(
+                f"{len(probe.calls)} of its calls are read as {len(calls)}, and {parsed.text!r} beside them"
+            )

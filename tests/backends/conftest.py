@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -45,6 +45,10 @@ INST = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
     "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}"
     "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"
+)
+SENTENCEPIECE_INST = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content | trim + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 TEXTS = [
     "How do I brew green tea? Heat the water, but do not let it boil. Wait two minutes.",
@@ -83,6 +87,26 @@ def make_tokenizer(
     return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **specials)
 
 
+def make_sentencepiece_tokenizer(template: str | None = SENTENCEPIECE_INST) -> PreTrainedTokenizerFast:
+    """In the manner of Llama 2: words begin with ▁, unknown characters are bytes, a text's first space is left out."""
+    specials = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,?![]/"
+    words = ["Sure", "Heat", "the", "water", "INST", "tea"]
+    merges = []
+    for word in words:
+        pieces = [word[: end + 1] for end in range(len(word))]
+        merges += [*zip(pieces, word[1:], strict=False), ("▁", word)]
+    pieces = [*specials.values(), *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *(a + b for a, b in merges)]
+    vocabulary = {piece: at for at, piece in enumerate(dict.fromkeys(pieces))}
+    core = Tokenizer(models.BPE(vocabulary, merges, unk_token=pieces[0], fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials.values()])
+    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **specials)
+
+
 def _tokenizers() -> dict[str, PreTrainedTokenizerFast]:
     header = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     chatml = ("<|im_start|>", "<|tools|>", "<tool_call>", "</tool_call>")
@@ -91,6 +115,7 @@ def _tokenizers() -> dict[str, PreTrainedTokenizerFast]:
         "llama": make_tokenizer(LLAMA3, llama, header, adds_bos=True),
         "qwen3": make_tokenizer(CHATML, {"eos_token": "<|im_end|>"}, chatml, vocabulary=450),
         "gpt2": make_tokenizer(INST, {"bos_token": "<s>", "eos_token": "</s>"}, vocabulary=350, texts=TEXTS[::-1]),
+        "sentencepiece": make_sentencepiece_tokenizer(),
         "plain": make_tokenizer(None, {"eos_token": "</s>"}, vocabulary=320, texts=TEXTS[:1]),
     }
 

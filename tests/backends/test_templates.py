@@ -171,6 +171,59 @@ def test_a_prompt_that_opens_thoughts(tokenizers, tag):
     assert thoughts.opened
 
 
+# -- named templates
+
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOL_USE = (
+    "<|im_start|>system\nTools:{% for t in tools %} {{ t | tojson }}{% endfor %}<|im_end|>\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'tool' %}<result>{{ m.content }}</result>{% else %}{{ m.content }}{% endif %}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _named(tokenizer, **sources):
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = sources
+    return made
+
+
+def test_the_template_for_tools_is_taken_where_transformers_takes_it(tokenizers):
+    """In the manner of Hermes: a template for tools beside the default."""
+    tokenizer = _named(tokenizers["qwen3"], default=PLAIN, tool_use=TOOL_USE)
+    template = ChatTemplate(tokenizer)
+    assert (template.takes_tools, template.takes_tool_turns) == (True, True)
+    for conversation, tools in [((USER,), None), ((USER,), [TOOL]), ((SYSTEM, USER, CALL, RESULT), [TOOL])]:
+        request = request_of(*conversation, tools=tuple(tools or ()))
+        expected = tokenizer.apply_chat_template(
+            to_chat(conversation), tools=tools, add_generation_prompt=True, return_dict=False
+        )
+        assert template.prompt_ids(request) == expected
+    syntax = template.tool_syntax
+    assert syntax.texts.first == '<tool_call>{"name": "'
+    assert syntax.parse('<tool_call>{"name": "heat", "arguments": {}}</tool_call>', [TOOL]).calls[0].name == "heat"
+
+
+def test_tool_turns_are_rendered_when_no_tool_is_shown_any_more(tokenizers):
+    template = ChatTemplate(_named(tokenizers["qwen3"], default=PLAIN, tool_use=TOOL_USE))
+    text = template.prompt_text(request_of(USER, CALL, RESULT, tools=(TOOL,), tool_choice="none"))
+    assert "<result>80 degrees</result>" in text
+    assert '<tool_call>{"name": "heat"' in text
+    assert '"description"' not in text
+
+
+@pytest.mark.parametrize("sources", [TOOL_USE, {"tool_use": TOOL_USE}])
+def test_a_template_for_tools_alone_is_refused(tokenizers, sources):
+    tokenizer = copy.deepcopy(tokenizers["qwen3"])
+    tokenizer.chat_template = sources
+    with pytest.raises(ModelLoadError, match=r"of the model 'x' renders conversations with tools only.*'default'"):
+        ChatTemplate(tokenizer, name="the model 'x'")
+
+
 # -- answers
 
 
@@ -309,6 +362,26 @@ def test_answer_texts_leave_the_bos_to_who_adds_it(tokenizers, special):
     assert [read] == template.answer_ids(request_of(USER), [Response(text="Hi")], "closed")
 
 
+@pytest.mark.parametrize("text", ["Sure", "Heat the water.", "茶 tea"])
+@pytest.mark.parametrize("turn", ["closed", "open"])
+def test_a_word_that_brings_its_space_has_no_other_before_it(tokenizers, text, turn):
+    """Llama 2 decodes the first word of an answer without its space."""
+    tokenizer = tokenizers["sentencepiece"]
+    template = ChatTemplate(tokenizer)
+    prompt = template.prompt_text(request_of(USER))
+    whole = tokenizer.encode(f"{prompt} {text}", add_special_tokens=False)
+    ids = whole[len(template.prompt_ids(request_of(USER))) :]
+    response = Response(text=template.detokenizer.text(ids), tokens=tuple(ids))
+    assert response.text == text
+    [by_ids], [by_text] = (
+        template.answer_ids(request_of(USER), [one], turn) for one in (response, Response(text=text))
+    )
+    assert by_ids == by_text
+    if turn == "closed":
+        chat = [{"role": "user", "content": USER.text}, {"role": "assistant", "content": text}]
+        assert by_ids == tokenizer.apply_chat_template(chat, return_dict=False)
+
+
 def test_answer_texts_of_a_template_without_a_frame(tokenizers):
     source = "{% for m in messages %}{{ m.content | replace('Hi', 'Hello') | upper }}|{% endfor %}"
     template = ChatTemplate(tokenizers["qwen3"], source)
@@ -355,6 +428,19 @@ MORE = Message(role="assistant", content="Wait.")
 def test_turns_are_merged_only_where_the_template_refuses_them(tokenizers, source, conversation, rendered):
     template = ChatTemplate(tokenizers["llama"], source)
     assert template.prompt_text(request_of(*conversation)) == rendered
+
+
+def test_a_late_system_turn_that_moves_is_noted(tokenizers, caplog):
+    """As of Gemma 2 and Mistral: transformers refuses such a conversation."""
+    template = ChatTemplate(tokenizers["llama"], ALTERNATING)
+    conversation = (USER, ANSWER, SYSTEM, HEY)
+    with pytest.raises(Exception, match="roles must alternate"):
+        tokenizers["llama"].apply_chat_template(to_chat(conversation), chat_template=ALTERNATING)
+    with caplog.at_level(logging.WARNING):
+        template.prompt_ids(request_of(*conversation))
+    note = "takes no system turn behind the first turns: its text goes in front of the next user turn"
+    assert note in caplog.text
+    assert note in "".join(template.notes(request_of(*conversation)))
 
 
 def test_tool_turns_are_text_of_their_neighbours_for_a_reward_model(tokenizers, caplog):

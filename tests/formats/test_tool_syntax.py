@@ -279,6 +279,169 @@ def test_phi_nests_its_calls(qwen3):
     assert not found.text
 
 
+# -- marks are whole tags, and every call is read
+
+BLOCK = (
+    HEAD
+    + "{% if m.tool_calls %}<calls>\n{% endif %}"
+    + CALLS
+    + '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n{% endfor %}'
+    + "{% if m.tool_calls %}</calls>{% endif %}"
+    + TAIL
+)  # as of MiniMax-M1: one object a line
+COUNTED = (
+    HEAD
+    + "{% if m.tool_calls %}<|calls|>{% endif %}"
+    + CALLS
+    + "<|call|>tools.{{ c.function.name }}:{{ loop.index0 }}<|args|>{{ c.function.arguments | tojson }}<|/call|>"
+    + "{% endfor %}{% if m.tool_calls %}<|/calls|>{% endif %}"
+    + TAIL
+)  # as of Kimi-K2
+ADJACENT = (
+    HEAD
+    + CALLS
+    + '<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>'
+    + "{% endfor %}\n\n<sep>"
+    + TAIL
+)  # as of Reka: nothing between two calls, and text behind the last that other turns have too
+HERMES_CALLS = (
+    CALLS
+    + '\n<tool_call>\n{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>'
+    + "{% endfor %}"
+)
+OPENED = HEAD + HERMES_CALLS + TAIL.replace("<bot>{% endif %}", "<bot><think>\n{% endif %}")  # as of QwQ
+ENDED = OPENED.replace("<bot>{{ m.content }}", "<bot><think>\n\n</think>\n\n{{ m.content }}")  # as of Qwen3-Thinking
+MARKED = {"block": BLOCK, "counted": COUNTED, "adjacent": ADJACENT, "opened": OPENED, "ended": ENDED}
+
+
+def rendered(tokenizer, source: str, *calls: ToolCall, content: str = "") -> str:
+    """The turn that a template makes of calls, from where the assistant's turn begins, without thoughts and its end."""
+    made = [{"type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}} for c in calls]
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": content, "tool_calls": made}]
+    text = tokenizer.apply_chat_template(turns, chat_template=source, tokenize=False, add_generation_prompt=False)
+    return (
+        text.partition("<bot>")[2]
+        .rpartition("</think>\n\n")[2]
+        .partition("<|im_end|>")[0]
+        .partition("<sep>")[0]
+        .rstrip()
+    )
+
+
+@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("content", ["", "我看看 🍵"])
+def test_calls_are_read_as_they_are_rendered(qwen3, name, content):
+    syntax, plain = ChatTemplate(qwen3, MARKED[name]).tool_syntax, ToolCall(name="get_weather", arguments={"city": "x"})
+    for calls in ((plain,), (STOP, plain), (plain, STOP, plain)):
+        text = rendered(qwen3, MARKED[name], *calls, content=content)
+        found = syntax.parse(text, TOOLS, finished=True)
+        assert (found.text, found.calls, found.invalid) == (content, calls, ())
+        assert all(not syntax.parse(text[:end], TOOLS).invalid for end in range(len(text)))
+    assert syntax.texts.first.lstrip().startswith("<")
+
+
+def test_the_marks_of_a_prompt_that_begins_thoughts(qwen3):
+    for name in ("opened", "ended"):
+        syntax = ChatTemplate(qwen3, MARKED[name]).tool_syntax
+        assert syntax.texts.first.strip() == '<tool_call>\n{"name": "'
+        assert syntax.texts.last == "}\n</tool_call>"
+
+
+def test_calls_are_counted_by_the_model(qwen3):
+    assert ChatTemplate(qwen3, COUNTED).tool_syntax.texts.middle == ":\1<|args|>"
+
+
+def test_the_tag_of_a_python_call_is_no_text(qwen3):
+    call = '{"name": "stop", "parameters": {}}'
+    found = syntax_of(qwen3, "llama").parse(f"<|python_tag|>{call}; {call}", TOOLS, finished=True)
+    assert (found.text, found.calls, found.invalid) == ("", (STOP, STOP), ())
+
+
+@pytest.mark.parametrize(
+    "thoughts", ["<think>\nI could write <tool_call> here.\n</think>\n\n", "[THINK]<tool_call>[/THINK]"]
+)
+def test_thoughts_that_speak_of_calls_make_none(qwen3, thoughts):
+    syntax = syntax_of(qwen3, "hermes")
+    found = syntax.parse(thoughts + "Tea.", TOOLS, finished=True)
+    assert (found.text, found.calls, found.invalid) == (f"{thoughts}Tea.", (), ())
+    assert syntax.parse(thoughts + written(syntax, STOP), TOOLS).calls == (STOP,)
+    cut = syntax.parse(thoughts[:-12], TOOLS)
+    assert (cut.text, cut.open) == (thoughts[:-12], False)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        # As of Gemma 4: a notation of its own, in which a JSON text is another thing than arguments.
+        "call:{{ c.function.name }}{ {%- if c.function.arguments is mapping %}"
+        "{% for k, v in c.function.arguments | items %}{{ k }}:<q>{{ v }}<q>{% endfor %}"
+        "{% else %}{{ c.function.arguments }}{% endif %}}<end>",
+        # As of Apertus: names as keys.
+        "{{ '<|calls|>[' if loop.first else ', ' }}"
+        '{"{{ c.function.name }}": {{ c.function.arguments | tojson }}}'
+        "{{ ']<|/calls|>' if loop.last }}",
+        # An id before the name, that no mark could hold.
+        "{{ c.id }}<name>{{ c.function.name }}<args>{{ c.function.arguments | tojson }}<end>",
+    ],
+)
+def test_calls_that_would_not_be_read_are_refused(qwen3, call):
+    with pytest.raises(RequestError, match="form that is not recognised"):
+        _ = ChatTemplate(qwen3, HEAD + CALLS + call + "{% endfor %}" + TAIL).tool_syntax
+
+
+# -- arguments between tags
+
+ITEMS = "{% for k, v in c.function.arguments | items %}"
+SHOWN = "{{ v if v is string else v | tojson }}"
+TAGGED = {
+    "function": HEAD  # as of Qwen3-Coder
+    + CALLS
+    + "\n<tool_call>\n<function={{ c.function.name }}>\n"
+    + ITEMS
+    + f"<parameter={{{{ k }}}}>\n{SHOWN}\n</parameter>\n{{% endfor %}}</function>\n</tool_call>{{% endfor %}}"
+    + TAIL,
+    "pairs": HEAD  # as of GLM
+    + CALLS
+    + "\n<tool_call>{{ c.function.name }}\n"
+    + ITEMS
+    + f"<arg_key>{{{{ k }}}}</arg_key>\n<arg_value>{SHOWN}</arg_value>\n{{% endfor %}}</tool_call>{{% endfor %}}"
+    + TAIL,
+    "typed": HEAD  # as of DeepSeek-V3.2
+    + "{% if m.tool_calls %}\n\n<｜calls>\n{% endif %}"
+    + CALLS
+    + '<｜invoke name="{{ c.function.name }}">\n'
+    + ITEMS
+    + """<｜parameter name="{{ k }}" string="{{ 'true' if v is string else 'false' }}">"""
+    + SHOWN
+    + "</｜parameter>\n{% endfor %}</｜invoke>\n{% endfor %}{% if m.tool_calls %}</｜calls>{% endif %}"
+    + TAIL,
+}
+ASKED = {"city": 'Paris "x"\n <b> & é', "days": [1, 2.5, None], "how": {"unit": "°C"}}
+
+
+@pytest.mark.parametrize("name", TAGGED)
+@pytest.mark.parametrize("content", ["", "我看看 🍵"])
+def test_tagged_arguments_are_read(qwen3, name, content):
+    syntax, call = ChatTemplate(qwen3, TAGGED[name]).tool_syntax, ToolCall(name="get_weather", arguments=ASKED)
+    assert syntax.texts is None, "they are read and not forced"
+    for calls in ((call,), (STOP,), (call, STOP, call)):
+        text = rendered(qwen3, TAGGED[name], *calls, content=content)
+        found = syntax.parse(text, TOOLS, finished=True)
+        assert (found.text, found.calls, found.invalid, found.open) == (content, calls, (), False)
+        assert syntax.parse(text[:-1], TOOLS).open
+
+
+def test_a_tagged_text_stays_a_text(qwen3):
+    syntax = ChatTemplate(qwen3, TAGGED["function"]).tool_syntax
+    form = (
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\n{}\n</parameter>\n<parameter=days>\n{}\n</parameter>\n"
+    )
+    form += "</function>\n</tool_call>"
+    for days, value in (("[12]", [12]), ("None", None), ("True", True), ("soon", "soon")):
+        [call] = syntax.parse(form.format("12", days), TOOLS, finished=True).calls
+        assert call.arguments == {"city": "12", "days": value}
+
+
 # -- tokenizers that say how their answers are read
 
 

@@ -170,7 +170,7 @@ class Rubric:
 
     def pair(self, request: Request, first: Response, second: Response, seed: int = 0) -> Question[float]:
         """Ask which of two replies is better: 1 is the first, 0 the second, 0.5 neither."""
-        values = {"first": delimited(first.text, "first", seed), "second": delimited(second.text, "second", seed)}
+        values = {"first": delimited(first.whole, "first", seed), "second": delimited(second.whole, "second", seed)}
         schema = self._object({"better": {"type": "string", "enum": list(_WINS)}})
         form = self._form('"better": "first" | "second" | "tie"', "")
         return Question(self._filled(self.pairwise, request, values, seed), form, schema, _better)
@@ -178,7 +178,7 @@ class Rubric:
     def ranking(self, request: Request, responses: Sequence[Response], seed: int = 0) -> Question[list[float]]:
         """Ask for the scores of several replies at once."""
         names = [f"reply_{i}" for i in range(1, len(responses) + 1)]
-        shown = [delimited(one.text, name.replace("_", "-"), seed) for one, name in zip(responses, names, strict=True)]
+        shown = [delimited(one.whole, name.replace("_", "-"), seed) for one, name in zip(responses, names, strict=True)]
         values = {"responses": "\n\n".join(f"Reply {i}:\n{text}" for i, text in enumerate(shown, 1))}
         form = self._form(", ".join(f'"{name}": <number>' for name in names), self._scale)
         schema = self._object(dict.fromkeys(names, self._number))

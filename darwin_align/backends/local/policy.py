@@ -33,6 +33,7 @@ from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request
+from darwin_align.formats.request_formats import takes_calls
 from darwin_align.formats.thinking import ThinkingPhase
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
@@ -207,12 +208,14 @@ class LocalPolicy(SharedModel, Policy):
         return self.template.tool_syntax
 
     def check_tools(self, request: Request) -> None:
-        """Refuse tools that the chat template cannot show.
+        """Refuse tools that the chat template cannot show, and calls of a form that could not be read.
 
         Raises:
-            RequestError: it refuses them.
+            RequestError: it refuses them, or its form of a call is not recognised.
         """
         self.template.check_tools(request)
+        if takes_calls(request):
+            _ = self.tool_syntax
 
     @property
     def supports_tools(self) -> bool:

@@ -271,7 +271,7 @@ class RewardModel(SharedModel):
         return self.engine.submit(answers, finish, owner=current_search.get(), threads=threads, **how)
 
     def _submit(self, inputs: Sequence[_Input], finish: Callable[[list[float], int], T]) -> Future[T]:
-        answers = {one: _RewardSequence(list(one.ids), input=one) for one in dict.fromkeys(inputs)}
+        answers = {one: _RewardSequence(self._read_ids(one), input=one) for one in dict.fromkeys(inputs)}
         self._check_context(answers)
         ordered = sorted(answers.values(), key=lambda answer: (len(answer.ids), answer.ids))
 
@@ -322,6 +322,18 @@ class RewardModel(SharedModel):
                 "longer context"
             )
 
+    def _read_ids(self, one: _Input) -> list[int]:
+        """The ids up to the one whose hidden state is rewarded: as in transformers, the last that is no padding.
+
+        It is what the model was trained with, and what its own ``logits`` are of: where the pad token also ends a turn
+        (Phi-3.5, DeepSeek), that end is passed over in training too.
+        """
+        end = len(one.ids)
+        if self._head is not None and (pad := self._loaded.model.config.get_text_config().pad_token_id) is not None:
+            while end > 1 and one.ids[end - 1] == pad:
+                end -= 1
+        return list(one.ids[:end])
+
     def _apply_head(self, answers: Sequence[_RewardSequence]) -> None:
         """Apply the reward head to the hidden states that the engine read."""
         if answers and self._head is not None:
@@ -333,8 +345,8 @@ class RewardModel(SharedModel):
         """Score answers in one forward pass, without cached slots."""
         model, device = self._loaded.model, self._loaded.device
         batch = [answer.input for answer in answers]
-        lengths = torch.tensor([len(one.ids) for one in batch])
-        ids = _padded([one.ids for one in batch], _pad_id(self._loaded)).to(device)
+        lengths = torch.tensor([len(answer.ids) for answer in answers])
+        ids = _padded([answer.ids for answer in answers], _pad_id(self._loaded)).to(device)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(device)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if batch[0].types is not None:
@@ -342,7 +354,7 @@ class RewardModel(SharedModel):
         if self.recipe.reads == "score":
             rewards = model(**inputs).score
         elif self._head is not None:
-            # The model's own pooling looks for the pad id and reads the wrong token when a turn ends with it.
+            # The model's own pooling refuses a batch if it has no pad id.
             hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
             last = torch.arange(len(batch), device=hidden.device), (lengths - 1).to(hidden.device)
             rewards = self._head(hidden[last])

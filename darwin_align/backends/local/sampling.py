@@ -22,6 +22,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from darwin_align.backends.local.columns import top_columns
+from darwin_align.backends.local.noise import gumbel_noise, place_keys, seed_keys
+from darwin_align.backends.local.wide import draw_from_all, draw_from_nuclei
 from darwin_align.core.types import Sampling
 
 __all__ = [
@@ -37,43 +40,8 @@ __all__ = [
     "warpers",
 ]
 
-_GROUP = 8
-
-# SplitMix64 (Steele, Lea, Flood 2014), in the two's complement that torch's int64 arithmetic wraps around in.
-_GOLDEN, _MIX_1, _MIX_2 = (
-    constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    x = x + _GOLDEN
-    # Logical shifts: the sign bit must not be dragged along.
-    x ^= (x >> 30) & (1 << 34) - 1
-    x *= _MIX_1
-    x ^= (x >> 27) & (1 << 37) - 1
-    x *= _MIX_2
-    x ^= (x >> 31) & (1 << 33) - 1
-    return x
-
-
-def seed_keys(seeds: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Hash one seed a row, integers of any size: int64 of shape (rows,)."""
-    wrapped = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
-    return _mixed(torch.tensor(wrapped, dtype=torch.int64, device=device))
-
-
-def place_keys(seeds: Tensor, positions: Tensor) -> Tensor:
-    """Hash rows and positions: keys of seeds and positions of draws, int64 that broadcast."""
-    # Each argument is mixed in turn: no seed's noise is another's, only shifted or with its arguments exchanged.
-    return _mixed(seeds + positions)
-
-
-def gumbel_noise(keys: Tensor, tokens: Tensor) -> Tensor:
-    """Gumbel noise for every (place, token id): int64 inputs that broadcast, float32 output."""
-    bits = (_mixed(keys + tokens) >> 11) & (1 << 53) - 1
-    uniform = bits.to(torch.float32).add_(0.5).mul_(2.0**-53)
-    # -log1p(-u) instead of -log(u): single precision is finest near zero, and small values are those that win.
-    return uniform.neg_().log1p_().neg_().log_().neg_()
+_WIDE = 1 << 14
+"""Columns from which on a draw without top-k looks at few of them."""
 
 
 def penalties(sampling: Sampling) -> LogitsProcessorList:
@@ -224,7 +192,7 @@ class _Draw:
 
     def __init__(self, sampling: Sampling, ranks: Tensor | None = None) -> None:
         self._ranks, self._deepest = ranks, 0 if ranks is None else int(ranks.max())
-        self._greedy, self._top_k = sampling.temperature == 0, sampling.top_k
+        self._greedy, self._top_k, self._top_p = sampling.temperature == 0, sampling.top_k, sampling.top_p
         self.temperature = sampling.temperature if ranks is None else 1.0
         self._penalties = penalties(sampling)
         plain = self._greedy or ranks is not None
@@ -241,6 +209,8 @@ class _Draw:
         if self._greedy:
             tokens = scores.argmax(dim=-1, keepdim=True)
             return tokens[:, 0], logits.log_softmax(dim=-1).gather(-1, tokens)[:, 0]
+        if self._top_k is None and scores.shape[-1] >= _WIDE and not scores.is_cuda:
+            return self._draw_wide(scores, keys, history)
         survivors = None if self._top_k is None or scores.is_cuda else top_columns(scores, self._top_k)
         warped, ids = (scores, _all_ids(scores)) if survivors is None else survivors
         for warper in self._warpers:
@@ -249,6 +219,15 @@ class _Draw:
         place = (warped + gumbel_noise(keys[:, None], ids)).argmax(dim=-1, keepdim=True)
         logprobs = warped.log_softmax(dim=-1).gather(-1, place)[:, 0]
         return ids.expand_as(warped).gather(-1, place)[:, 0], logprobs
+
+    def _draw_wide(self, scores: Tensor, keys: Tensor, history: Any) -> tuple[Tensor, Tensor]:
+        for warper in self._warpers:
+            if not isinstance(warper, TopPLogitsWarper):
+                scores = warper(history, scores)
+        logprobs = scores.log_softmax(dim=-1)
+        if self._top_p is None or self._top_p == 1.0:
+            return draw_from_all(scores, logprobs, keys)
+        return draw_from_nuclei(scores, logprobs, keys, self._top_p)
 
 
 def _of_rank(scores: Tensor, ranks: Tensor, deepest: int) -> Tensor:
@@ -260,54 +239,3 @@ def _of_rank(scores: Tensor, ranks: Tensor, deepest: int) -> Tensor:
 
 def _all_ids(scores: Tensor) -> Tensor:
     return torch.arange(scores.shape[-1], device=scores.device)[None]
-
-
-def top_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
-    """The columns that survive top-k, so that all later steps work on few of them.
-
-    Tied columns survive together, as in transformers' warper: a cut through a tie would depend on luck. Looking for
-    ties makes the host wait, so a GPU masks all columns instead.
-
-    Args:
-        scores: (rows, columns).
-        k: how many survive, at least.
-
-    Returns:
-        Scores and columns of the survivors, both (rows, k or more), or ``None`` if all survive.
-    """
-    if k >= scores.shape[-1]:
-        return None
-    values, columns = _largest(scores, k + 1)
-    if not bool((values[:, -1] == values[:, -2]).any()):
-        return values[:, :-1], columns[:, :-1]
-    worst = values[:, -2:-1]
-    # Forbidden tokens are minus infinity: a tie among them must not add columns.
-    most = int(((scores >= worst) & (scores > -torch.inf)).sum(dim=-1).max())
-    if most <= k:
-        return values[:, :-1], columns[:, :-1]
-    values, columns = scores.topk(most, dim=-1)
-    # A tie in one row must not let more columns of another row survive.
-    return values.masked_fill(values < worst, -torch.inf), columns
-
-
-def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``scores.topk(k)``, in about half its time on a CPU.
-
-    Columns go in groups of eight, whose maxima a vector unit finds. The k largest lie in the k groups of the largest
-    maxima; whether maxima tie at that border is looked at, and then all columns are.
-    """
-    rows, groups = len(scores), scores.shape[1] // _GROUP
-    if groups <= 2 * k:
-        return scores.topk(k, dim=-1)
-    grouped = scores[:, : groups * _GROUP].view(rows, _GROUP, groups)
-    maxima, chosen = grouped.amax(dim=1).topk(k + 1, dim=-1)
-    tied = maxima[:, -1] == maxima[:, -2]
-    # Groups that hold nothing but minus infinity may tie: whichever is chosen, none of it is drawn.
-    if bool(tied.any()) and bool((tied & (maxima[:, -1] > -torch.inf)).any()):
-        return scores.topk(k, dim=-1)
-    places = (chosen[:, :k, None] + torch.arange(0, groups * _GROUP, groups)).flatten(1)
-    if rest := scores.shape[1] - groups * _GROUP:
-        behind = torch.arange(groups * _GROUP, groups * _GROUP + rest)
-        places = torch.cat([places, behind.expand(rows, -1)], dim=1)
-    values, at = scores.gather(-1, places).topk(k, dim=-1)
-    return values, places.gather(-1, at)

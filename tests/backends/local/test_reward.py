@@ -81,19 +81,27 @@ def test_scores_by_the_cards_own_call(folders, tokenizers):
         assert reward.score(REQUEST, [response])[0] == pytest.approx([expected], abs=1e-4)
 
 
-def test_the_last_real_token_is_read_even_if_it_is_the_pad_token(folders, tokenizers, templates):
-    # Here the turn ends with <|end|>, which is the pad token: the model's own pooling reads the token before it.
+@pytest.mark.parametrize("engine", ["over slots", "without slots"])
+def test_a_turn_that_ends_with_the_pad_token_is_rewarded_before_it(folders, tokenizers, templates, engine, monkeypatch):
+    # As of Phi-3.5 and DeepSeek. Reward models of transformers are trained with this pooling.
     source = templates.llama3.replace("<|eot_id|>", "{{ eos_token }}")
-    reward = RewardModel.from_pretrained(folders["llama-rm"], device="cpu", chat_template=source)
-    model = reward._loaded.model
-    [ids] = reward._template.answer_ids(REQUEST, RESPONSES[:1], "closed")
-    assert ids[-1] == model.config.pad_token_id
+    reward = RewardModel.from_pretrained(folders["llama-rm"], device="cpu", chat_template=source, batch_size=6)
+    if engine == "without slots":
+        submit = reward._submit_to_engine
+        monkeypatch.setattr(reward, "_submit_to_engine", lambda *of, **how: submit(*of, **{**how, "over_slots": False}))
+    model, pad = reward._loaded.model, reward._loaded.model.config.pad_token_id
+    inputs = reward._template.answer_ids(REQUEST, RESPONSES, "closed")
+    assert all(ids[-1] == pad for ids in inputs)
+    rewards = reward.score(REQUEST, RESPONSES)[0]
+    assert rewards == pytest.approx([direct(reward, ids) for ids in inputs], abs=1e-4)
+    width = max(map(len, inputs))
+    batch = torch.tensor([[*ids, *[pad] * (width - len(ids))] for ids in inputs])
     with torch.inference_mode():
-        hidden = model.model(torch.tensor([ids])).last_hidden_state
-        expected, wrong = (float(model.score(hidden[0, at])) for at in (-1, -2))
-    assert reward.score(REQUEST, RESPONSES[:1])[0] == pytest.approx([expected], abs=1e-4)
-    assert reward.score(REQUEST, RESPONSES)[0][0] == pytest.approx(expected, abs=1e-4)
-    assert direct(reward, ids) == pytest.approx(wrong, abs=1e-4)
+        together = model(input_ids=batch, attention_mask=torch.arange(width) < torch.tensor([[len(i)] for i in inputs]))
+    assert rewards == pytest.approx(together.logits[:, 0].tolist(), abs=1e-4)
+    assert reward.submit_ids([[5, pad, pad], [5]], lambda found, _: found).result() == pytest.approx(
+        [direct(reward, [5])] * 2, abs=1e-4
+    )
 
 
 def test_company_and_order_do_not_matter(reward):

@@ -157,6 +157,44 @@ def test_a_tie_in_one_row_changes_no_other():
     assert beside[1][:400].tolist() == pytest.approx(alone[1].tolist())
 
 
+def wide_logits(kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(5, 20_000, generator=generator, dtype=torch.float64)
+    if kind == "peaked":
+        logits[:, ::97] += 9.0
+    if kind == "tied":  # as a model in half precision makes them
+        logits = (logits * 2).bfloat16().double()
+    if kind == "forbidden":
+        logits[:, 40:] = -torch.inf
+    return logits
+
+
+@pytest.mark.parametrize("kind", ["flat", "peaked", "tied", "forbidden"])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(temperature=t, top_k=None, top_p=p) for t, p in ((0.7, None), (1, 0.5), (1, 0.95), (0.6, 0.99))],
+)
+def test_few_columns_of_a_wide_vocabulary_draw_what_all_would(kind, sampling):
+    logits, positions = wide_logits(kind), range(30)
+    warped = warpers(sampling.model_copy(update={"top_p": None}))(None, logits).clone()
+    if sampling.top_p is not None:
+        # The smallest set of the likeliest that reaches top_p, summed exactly; of ties the higher ids.
+        values, order = warped.flip(-1).sort(dim=-1, descending=True, stable=True)
+        order = warped.shape[-1] - 1 - order
+        likely = values.softmax(-1)
+        warped.scatter_(-1, order, values.masked_fill(likely.cumsum(-1) - likely >= sampling.top_p, -torch.inf))
+    sampler, alone = Sampler([sampling] * 5), Sampler([sampling])
+    for position in positions:
+        keys = keys_of(range(5), [position] * 5)[:, 0]
+        tokens, logprobs = sampler.draw(logits, keys)
+        expected = (warped + gumbel_noise(keys[:, None], torch.arange(20_000))).argmax(-1)
+        assert tokens.tolist() == expected.tolist()
+        assert torch.allclose(logprobs, warped.log_softmax(-1).gather(-1, expected[:, None])[:, 0], atol=1e-9)
+        for row in range(5):
+            token, logprob = alone.draw(logits[row : row + 1], keys[row : row + 1])
+            assert (token.item(), logprob.item()) == (tokens[row].item(), logprobs[row].item())
+
+
 class Only:
     """Lets a few tokens through."""
 
