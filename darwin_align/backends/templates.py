@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,18 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from darwin_align.backends.detokenizer import Detokenizer
-from darwin_align.backends.text_encoder import BosFrom, TextEncoder
-from darwin_align.backends.turns import Chat, Shape, marked, shapes, to_chat, tool_turns, with_tool_turns_as_text
+from darwin_align.backends.frame import Frame
+from darwin_align.backends.text_encoder import BosFrom, TextEncoder, special_ids
+from darwin_align.backends.turns import (
+    Chat,
+    Shape,
+    marked,
+    shapes,
+    to_chat,
+    tool_named,
+    tool_turns,
+    with_tool_turns_as_text,
+)
 from darwin_align.core.errors import ModelLoadError, RequestError
 from darwin_align.core.types import Request, Response
 from darwin_align.formats.call_template import BEHIND, shared_length, whole_tags
@@ -32,25 +41,6 @@ Role = Literal["policy", "reward model"]
 _MARK = "QzDarwinAlignMarkZq"
 _UNSEEN = "the reward model's chat template takes no tools: it judges answers without seeing them"
 _OPEN_THOUGHTS = re.compile(r"(<\|?(?:think|thinking|thought|reasoning)\|?>|\[THINK\])\s*$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The text that a template renders around the assistant's last turn."""
-
-    before: str
-    after: str
-
-    def around(self, answer: str) -> Frame:
-        """The frame of this answer."""
-        return self.without_space() if answer.startswith(" ") else self
-
-    def without_space(self) -> Frame:
-        """The frame of an answer that brings the space before it.
-
-        Some templates put a space before answers, and a policy that was trained on that generates the space itself.
-        """
-        return replace(self, before=self.before.removesuffix(" "))
 
 
 class ChatTemplate:
@@ -90,7 +80,8 @@ class ChatTemplate:
                 "the form that the model was trained on"
             )
         # transformers takes the template of this name for conversations that come with tools.
-        self._named = self._source is None and "tool_use" in _template_names(tokenizer.chat_template)
+        named = tokenizer.chat_template
+        self._named = self._source is None and isinstance(named, Mapping) and "tool_use" in named
         self._encoder = TextEncoder(tokenizer, bos, name)
         self._rendering: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probe_rendering)
         self._check_without_tools(name)
@@ -104,7 +95,7 @@ class ChatTemplate:
         try:
             self._render([{"role": "user", "content": "x"}], answer_next=True)
         except RequestError as error:
-            if self._probe([{"role": "user", "content": "x"}], [_tool("x")]):
+            if self._probe([{"role": "user", "content": "x"}], [tool_named("x")]):
                 raise ModelLoadError(
                     f"the chat template of {name} renders conversations with tools only ({error}): give a "
                     "chat_template=… that renders others too, or set the tokenizer's chat_template to a dict with the "
@@ -324,7 +315,7 @@ class ChatTemplate:
     @cached_property
     def takes_tools(self) -> bool:
         """Whether tools reach the model."""
-        return _MARK in self._probe([{"role": "user", "content": "x"}], [_tool(_MARK)])
+        return _MARK in self._probe([{"role": "user", "content": "x"}], [tool_named(_MARK)])
 
     @cached_property
     def tool_syntax(self) -> ToolSyntax:
@@ -374,7 +365,7 @@ class ChatTemplate:
     @cached_property
     def detokenizer(self) -> Detokenizer:
         """Decodes states without the tokens that end or frame turns."""
-        special = _special_ids(self._tokenizer)
+        special = special_ids(self._tokenizer)
         user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
         probes: list[Chat] = [[user], [user, answer, user], [user, answer]]
         if self.takes_system:
@@ -386,7 +377,7 @@ class ChatTemplate:
 
     def _tool_framing(self, framing: set[int]) -> set[int]:
         """Tokens that frame tools and their results. What frames a call is not among them: it belongs to the answer."""
-        turns, tool = tool_turns("x", "x"), _tool("x")
+        turns, tool = tool_turns("x", "x"), tool_named("x")
         if not (call := self._probe_ids(turns[:2])):
             return set()
         return {*self._probe_ids(turns), *self._probe_ids(turns[:1], [tool])} - (set(call) - framing)
@@ -396,7 +387,7 @@ class ChatTemplate:
         """Id of the special token by which the template ends an assistant's turn, if it does so."""
         frame = self._frame([{"role": "user", "content": "x"}], None)
         after = self._frame_ids(frame)[1] if frame else []
-        return after[0] if after and after[0] in _special_ids(self._tokenizer) else None
+        return after[0] if after and after[0] in special_ids(self._tokenizer) else None
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -411,21 +402,6 @@ class ChatTemplate:
 
     def _probe_ids(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> Sequence[int]:
         return self._encoder.encode(self._probe(chat, tools))
-
-
-def _template_names(chat_template: Any) -> Collection[str]:
-    """Names of a tokenizer's templates, if it has several."""
-    return chat_template if isinstance(chat_template, Mapping) else ()
-
-
-def _tool(name: str) -> dict[str, Any]:
-    parameters = {"type": "object", "properties": {}}
-    return {"type": "function", "function": {"name": name, "description": "x", "parameters": parameters}}
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    added = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
-    return {*added, *tokenizer.all_special_ids}
 
 
 @lru_cache
