@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +12,9 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from darwin_align.backends.detokenizer import Detokenizer
+from darwin_align.backends.frame import Frame
 from darwin_align.backends.template_switches import check_switches
-from darwin_align.backends.text_encoder import BosFrom, TextEncoder
+from darwin_align.backends.text_encoder import BosFrom, TextEncoder, special_ids
 from darwin_align.backends.thought_formats import thought_format
 from darwin_align.backends.turns import (
     Chat,
@@ -23,6 +23,7 @@ from darwin_align.backends.turns import (
     opaque_blocks,
     shapes,
     to_chat,
+    tool_named,
     tool_turns,
     with_tool_turns_as_text,
 )
@@ -43,25 +44,6 @@ Role = Literal["policy", "reward model"]
 # Letters only: no template trims it, no tokenizer has it as a token, and no conversation contains it.
 _MARK = "QzDarwinAlignMarkZq"
 _UNSEEN = "the reward model's chat template takes no tools: it judges answers without seeing them"
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The text that a template renders around the assistant's last turn."""
-
-    before: str
-    after: str
-
-    def around(self, answer: str) -> Frame:
-        """The frame of this answer."""
-        return self.without_space() if answer.startswith(" ") else self
-
-    def without_space(self) -> Frame:
-        """The frame of an answer that brings the space before it.
-
-        Some templates put a space before answers, and a policy that was trained on that generates the space itself.
-        """
-        return replace(self, before=self.before.removesuffix(" "))
 
 
 class ChatTemplate:
@@ -107,7 +89,8 @@ class ChatTemplate:
         if unread := check_switches(self._own_text, self._switches, f"the chat template of {name}"):
             raise ConfigError(unread)
         # transformers takes the template of this name for conversations that come with tools.
-        self._named = self._source is None and "tool_use" in _template_names(tokenizer.chat_template)
+        named = tokenizer.chat_template
+        self._named = self._source is None and isinstance(named, Mapping) and "tool_use" in named
         self._encoder = TextEncoder(tokenizer, bos, name)
         self._behind: Callable[[str], ThoughtFormat | None] = lru_cache(maxsize=256)(self._thoughts_behind)
         self._rendering: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probe_rendering)
@@ -122,7 +105,7 @@ class ChatTemplate:
         try:
             self._render([{"role": "user", "content": "x"}], answer_next=True)
         except RequestError as error:
-            if self._probe([{"role": "user", "content": "x"}], [_tool("x")]):
+            if self._probe([{"role": "user", "content": "x"}], [tool_named("x")]):
                 raise ModelLoadError(
                     f"the chat template of {name} renders conversations with tools only ({error}): give a "
                     "chat_template=… that renders others too, or set the tokenizer's chat_template to a dict with the "
@@ -387,7 +370,7 @@ class ChatTemplate:
     @cached_property
     def takes_tools(self) -> bool:
         """Whether tools reach the model."""
-        return _MARK in self._probe([{"role": "user", "content": "x"}], [_tool(_MARK)])
+        return _MARK in self._probe([{"role": "user", "content": "x"}], [tool_named(_MARK)])
 
     @cached_property
     def tool_syntax(self) -> ToolSyntax:
@@ -455,7 +438,7 @@ class ChatTemplate:
     @cached_property
     def detokenizer(self) -> Detokenizer:
         """Decodes states without the tokens that end or frame turns."""
-        special = _special_ids(self._tokenizer)
+        special = special_ids(self._tokenizer)
         user, answer = {"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}
         probes: list[Chat] = [[user], [user, answer, user], [user, answer]]
         if self.takes_system:
@@ -467,7 +450,7 @@ class ChatTemplate:
 
     def _tool_framing(self, framing: set[int]) -> set[int]:
         """Tokens that frame tools and their results. What frames a call is not among them: it belongs to the answer."""
-        turns, tool = tool_turns("x", "x"), _tool("x")
+        turns, tool = tool_turns("x", "x"), tool_named("x")
         if not (call := self._probe_ids(turns[:2])):
             return set()
         return {*self._probe_ids(turns), *self._probe_ids(turns[:1], [tool])} - (set(call) - framing)
@@ -477,7 +460,7 @@ class ChatTemplate:
         """Id of the special token by which the template ends an assistant's turn, if it does so."""
         frame = self._frame([{"role": "user", "content": "x"}], None)
         after = self._frame_ids(frame)[1] if frame else []
-        return after[0] if after and after[0] in _special_ids(self._tokenizer) else None
+        return after[0] if after and after[0] in special_ids(self._tokenizer) else None
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -499,21 +482,6 @@ def _answer(text: str, thoughts: str = "") -> dict[str, Any]:
     """An assistant's turn. Thoughts have two names: older transformers does not give templates the second."""
     named = {"reasoning_content": thoughts, "thinking": thoughts} if thoughts else {}
     return {"role": "assistant", "content": text, **named}
-
-
-def _template_names(chat_template: Any) -> Collection[str]:
-    """Names of a tokenizer's templates, if it has several."""
-    return chat_template if isinstance(chat_template, Mapping) else ()
-
-
-def _tool(name: str) -> dict[str, Any]:
-    parameters = {"type": "object", "properties": {}}
-    return {"type": "function", "function": {"name": name, "description": "x", "parameters": parameters}}
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    added = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
-    return {*added, *tokenizer.all_special_ids}
 
 
 @lru_cache

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from darwin_align.core.errors import ModelLoadError
 
-__all__ = ["BosFrom", "TextEncoder"]
+__all__ = ["BosFrom", "TextEncoder", "special_ids"]
 
 BosFrom = Literal["template", "tokenizer"]
 
@@ -74,3 +74,9 @@ class TextEncoder:
         if not special:
             return before, after
         return before.removeprefix(first), after.removesuffix(last)
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of a tokenizer's special tokens, whoever declares them."""
+    added = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
+    return {*added, *tokenizer.all_special_ids}

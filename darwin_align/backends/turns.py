@@ -18,6 +18,7 @@ __all__ = [
     "question_of",
     "shapes",
     "to_chat",
+    "tool_named",
     "tool_turns",
     "with_tool_turns_as_text",
     "without_thoughts",
@@ -287,3 +288,9 @@ def tool_turns(name: str, result: str) -> Chat:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": result, "name": name, "tool_call_id": call_id},
     ]
+
+
+def tool_named(name: str) -> dict[str, Any]:
+    """A tool of this name, to probe what a template renders of it."""
+    parameters = {"type": "object", "properties": {}}
+    return {"type": "function", "function": {"name": name, "description": "x", "parameters": parameters}}
