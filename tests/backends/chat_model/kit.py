@@ -53,21 +53,23 @@ class Fake(BaseChatModel):
     """Answers with what a function makes of the conversation, after some seconds."""
 
     says: Callable[[list[BaseMessage]], AIMessage]
-    seconds: Callable[[int], float] = lambda _: 0.0
+    seconds: Callable[[], float] = lambda: 0.0
     calls: list[dict[str, Any]] = []  # noqa: RUF012 - pydantic copies it
 
     @property
     def _llm_type(self) -> str:
         return "fake"
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **more: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **more: Any
+    ) -> ChatResult:
         self.calls.append({"messages": messages, "stop": stop, **more})
         return ChatResult(generations=[ChatGeneration(message=self.says(messages))])
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **more: Any
     ) -> ChatResult:
-        await asyncio.sleep(self.seconds(len(self.calls)))
+        await asyncio.sleep(self.seconds())
         return self._generate(messages, stop, run_manager, **more)
 
 

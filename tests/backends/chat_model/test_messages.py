@@ -6,7 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
-from langchain_core.exceptions import ModelConnectionError, ModelInvalidRequestError, ModelRateLimitError, ModelTimeoutError
+from langchain_core.exceptions import (
+    ModelConnectionError,
+    ModelInvalidRequestError,
+    ModelRateLimitError,
+    ModelTimeoutError,
+)
 from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import Field
 
@@ -19,7 +24,11 @@ from tests.backends.endpoint.fixtures.served import serving
 USAGE = {"input_tokens": 10, "output_tokens": 4, "total_tokens": 14}
 BLOCKS = [
     {"type": "reasoning", "reasoning": "Leaves burn easily.", "extras": {"signature": "c2ln"}},
-    {"type": "text", "text": "Use water of 80 degrees.", "annotations": [{"type": "citation", "url": "https://tea.test"}]},
+    {
+        "type": "text",
+        "text": "Use water of 80 degrees.",
+        "annotations": [{"type": "citation", "url": "https://tea.test"}],
+    },
 ]
 TOOLS = [{"type": "function", "function": {"name": "heat", "parameters": {"type": "object"}}}]
 
@@ -186,7 +195,8 @@ def test_what_its_server_refuses_is_left_out_from_then_on() -> None:
 
 
 def test_answers_that_are_late_for_a_budget_are_not_waited_for() -> None:
-    fake = Fake(says=lambda _: said(), seconds=lambda number: 30.0 if number > 1 else 0.0)
+    waits = iter([0.0, 0.0, 30.0, 30.0])
+    fake = Fake(says=lambda _: said(), seconds=lambda: next(waits))
     result = search(fake, "best_of_n", budget=Budget(seconds=1.5), mutations=3).invoke(TEA)
     assert result.text == "Heat it."
     assert result.stop_reason == "budget: seconds"
@@ -211,7 +221,11 @@ async def test_a_server_that_fails_for_good_ends_a_search_with_the_best_so_far(h
         left.append(1)
         if len(left) > 3:
             return 429, {"error": {"message": "slow down"}}
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "1. Explain tea."}}
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "1. Explain how I brew green tea."},
+        }
         return {"object": "chat.completion", "id": "x", "created": 1, "model": "m", "choices": [choice], "usage": None}
 
     left: list[int] = []

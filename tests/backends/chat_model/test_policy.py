@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from pydantic import BaseModel
 
@@ -65,10 +66,12 @@ def test_presets_of_whole_answers(llama: Server, preset: str) -> None:
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name not in WHOLE_ANSWERS])
 def test_presets_that_continue_answers_are_refused(llama: Server, preset: str) -> None:
-    with pytest.raises(ConfigError, match=r"\(ChatOpenAI\) writes whole answers .*'mutate_best_of_n', 'learned_cl.*prefill"):
+    with pytest.raises(
+        ConfigError, match=r"\(ChatOpenAI\) writes whole answers .*'mutate_best_of_n', 'learned_cl.*prefill"
+    ):
         search(llama.url, preset=preset)
     wire = Wire()
-    settings = {name: value for name, value in PRESETS[preset].items() if name != "cycles"} or {"selector": "top_k"}
+    settings = {"selector": "top_k", **{name: value for name, value in PRESETS[preset].items() if name != "cycles"}}
     with pytest.raises(ConfigError, match="writes whole answers"):
         search(llama.url, wire).invoke(TEA, **settings)
     assert wire.bodies == []
@@ -80,7 +83,9 @@ async def test_a_run_repeats_in_both_drivers_and_from_its_events(llama: Server) 
     again = await made.ainvoke(TEA)
     assert [beam.text for beam in again.ranking] == [beam.text for beam in result.ranking]
     assert again.usage.decoded_tokens == result.usage.decoded_tokens
-    replayed = DarwinSearch(policy=Dead(), scorer=length, config=made.config, guard=None).invoke(TEA, replay=result.events)
+    replayed = DarwinSearch(policy=Dead(), scorer=length, config=made.config, guard=None).invoke(
+        TEA, replay=result.events
+    )
     assert replayed == result
     assert SearchResult.from_json(result.to_json()) == result
 
@@ -176,10 +181,9 @@ def test_copies_pickles_and_cache_keys() -> None:
     other = ChatModelPolicy(on_server("http://127.0.0.1:9", temperature=0.1))
     assert identity(one) == identity(same) != identity(other)
     assert "sk-secret" not in identity(one) + repr(one)
-    from tests.backends.chat_model.kit import Fake
-
-    fake = pickle.loads(pickle.dumps(ChatModelPolicy(Fake(says=str), limits=Limits(concurrency=2))))  # noqa: S301
-    assert (fake.limits.concurrency, repr(fake)) == (2, "ChatModelPolicy(Fake)")
+    fake = ChatModelPolicy(FakeListChatModel(responses=["Hi"]), limits=Limits(concurrency=2))
+    loaded = pickle.loads(pickle.dumps(fake))  # noqa: S301
+    assert (loaded.limits.concurrency, repr(loaded)) == (2, "ChatModelPolicy(FakeListChatModel)")
 
 
 def test_limits_that_the_model_has_itself_are_refused() -> None:
