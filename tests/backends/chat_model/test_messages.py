@@ -235,9 +235,9 @@ async def test_a_server_that_fails_for_good_ends_a_search_with_the_best_so_far(h
     assert result.stop_reason.startswith("failure: ")
     assert result.reward is not None
     assert "RateLimit" in (result.failure or "")
-    with serving(lambda path, body: (429, {"error": {"message": "slow down"}})) as served:
-        with pytest.raises(ModelRateLimitError):
-            darwin(on_server(served.url)).invoke(TEA)
+    refusal = (429, {"error": {"message": "slow down"}})
+    with serving(lambda path, body: refusal) as served, pytest.raises(ModelRateLimitError):
+        darwin(on_server(served.url)).invoke(TEA)
 
 
 def test_timeouts_are_langchains() -> None:

@@ -26,12 +26,12 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 def test_an_unknown_provider_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no chat model 'nobody:x' can be made: .*nobody"):
+    with pytest.raises(ConfigError, match=r"no chat model 'nobody:x' can be made: .*nobody"):
         chat_model_of("nobody:x")
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingPackageError, match="needs its provider's package: .*langchain-anthropic"):
+    with pytest.raises(MissingPackageError, match=r"needs its provider's package: .*langchain-anthropic"):
         chat_model_of("anthropic:claude")
     monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'darwin-align\[langgraph\]'"):

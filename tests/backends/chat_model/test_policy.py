@@ -52,7 +52,7 @@ def test_presets_of_whole_answers(llama: Server, preset: str) -> None:
     wire = Wire()
     made = search(llama.url, wire, preset)
     result = made.invoke(TEA)
-    answers = [beam for beam in (*result.ranking, result.first_response)]
+    answers = (*result.ranking, result.first_response)
     assert result.reward == max(len(beam.text) for beam in answers) or preset == "soft_best_of_n"
     assert all(beam.finish_reason in ("stop", "length") and 0 < beam.length <= 40 for beam in answers)
     decoded = [body for body in wire.bodies if body["max_completion_tokens"] == 40]
