@@ -53,7 +53,7 @@ class Fake(BaseChatModel):
     """Answers with what a function makes of the conversation, after some seconds."""
 
     says: Callable[[list[BaseMessage]], AIMessage]
-    seconds: Callable[[int], float] = lambda _: 0.0
+    seconds: Callable[[], float] = lambda: 0.0
     calls: list[dict[str, Any]] = []  # noqa: RUF012 - pydantic copies it
 
     @property
@@ -69,7 +69,7 @@ class Fake(BaseChatModel):
     async def _agenerate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **more: Any
     ) -> ChatResult:
-        await asyncio.sleep(self.seconds(len(self.calls)))
+        await asyncio.sleep(self.seconds())
         return self._generate(messages, stop, run_manager, **more)
 
 

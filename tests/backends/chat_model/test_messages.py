@@ -195,7 +195,8 @@ def test_what_its_server_refuses_is_left_out_from_then_on() -> None:
 
 
 def test_answers_that_are_late_for_a_budget_are_not_waited_for() -> None:
-    fake = Fake(says=lambda _: said(), seconds=lambda number: 30.0 if number > 1 else 0.0)
+    waits = iter([0.0, 0.0, 30.0, 30.0])
+    fake = Fake(says=lambda _: said(), seconds=lambda: next(waits))
     result = search(fake, "best_of_n", budget=Budget(seconds=1.5), mutations=3).invoke(TEA)
     assert result.text == "Heat it."
     assert result.stop_reason == "budget: seconds"
@@ -220,7 +221,11 @@ async def test_a_server_that_fails_for_good_ends_a_search_with_the_best_so_far(h
         left.append(1)
         if len(left) > 3:
             return 429, {"error": {"message": "slow down"}}
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "1. Explain tea."}}
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "1. Explain how I brew green tea."},
+        }
         return {"object": "chat.completion", "id": "x", "created": 1, "model": "m", "choices": [choice], "usage": None}
 
     left: list[int] = []
@@ -230,9 +235,9 @@ async def test_a_server_that_fails_for_good_ends_a_search_with_the_best_so_far(h
     assert result.stop_reason.startswith("failure: ")
     assert result.reward is not None
     assert "RateLimit" in (result.failure or "")
-    with serving(lambda path, body: (429, {"error": {"message": "slow down"}})) as served:
-        with pytest.raises(ModelRateLimitError):
-            darwin(on_server(served.url)).invoke(TEA)
+    refusal = (429, {"error": {"message": "slow down"}})
+    with serving(lambda path, body: refusal) as served, pytest.raises(ModelRateLimitError):
+        darwin(on_server(served.url)).invoke(TEA)
 
 
 def test_timeouts_are_langchains() -> None:

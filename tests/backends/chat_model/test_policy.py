@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from pydantic import BaseModel
 
@@ -51,7 +52,7 @@ def test_presets_of_whole_answers(llama: Server, preset: str) -> None:
     wire = Wire()
     made = search(llama.url, wire, preset)
     result = made.invoke(TEA)
-    answers = [beam for beam in (*result.ranking, result.first_response)]
+    answers = (*result.ranking, result.first_response)
     assert result.reward == max(len(beam.text) for beam in answers) or preset == "soft_best_of_n"
     assert all(beam.finish_reason in ("stop", "length") and 0 < beam.length <= 40 for beam in answers)
     decoded = [body for body in wire.bodies if body["max_completion_tokens"] == 40]
@@ -70,7 +71,7 @@ def test_presets_that_continue_answers_are_refused(llama: Server, preset: str) -
     ):
         search(llama.url, preset=preset)
     wire = Wire()
-    settings = {name: value for name, value in PRESETS[preset].items() if name != "cycles"} or {"selector": "top_k"}
+    settings = {"selector": "top_k", **{name: value for name, value in PRESETS[preset].items() if name != "cycles"}}
     with pytest.raises(ConfigError, match="writes whole answers"):
         search(llama.url, wire).invoke(TEA, **settings)
     assert wire.bodies == []
@@ -180,10 +181,9 @@ def test_copies_pickles_and_cache_keys() -> None:
     other = ChatModelPolicy(on_server("http://127.0.0.1:9", temperature=0.1))
     assert identity(one) == identity(same) != identity(other)
     assert "sk-secret" not in identity(one) + repr(one)
-    from tests.backends.chat_model.kit import Fake
-
-    fake = pickle.loads(pickle.dumps(ChatModelPolicy(Fake(says=str), limits=Limits(concurrency=2))))  # noqa: S301
-    assert (fake.limits.concurrency, repr(fake)) == (2, "ChatModelPolicy(Fake)")
+    fake = ChatModelPolicy(FakeListChatModel(responses=["Hi"]), limits=Limits(concurrency=2))
+    loaded = pickle.loads(pickle.dumps(fake))  # noqa: S301
+    assert (loaded.limits.concurrency, repr(loaded)) == (2, "ChatModelPolicy(FakeListChatModel)")
 
 
 def test_limits_that_the_model_has_itself_are_refused() -> None:
