@@ -58,7 +58,7 @@ def by_hand(config: SearchConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in config.model_fields_set}
 
 
-@limits(max_examples=15)
+@limits(max_examples=8)
 @given(cases())
 def test_sync_async_replayed_and_resumed_from_every_event_are_the_same_bit_for_bit(case: Case) -> None:
     settings = by_hand(case.config)

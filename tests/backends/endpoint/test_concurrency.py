@@ -87,7 +87,7 @@ def _in_child(endpoint: Endpoint, results: Any) -> None:
     results.put(call(some, endpoint, 9, 20))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_in_another_process(method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} on this system")

@@ -207,7 +207,7 @@ def posts(served: Served) -> list[Any]:
 # -- what comes out
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", [DIALECTS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in DIALECTS[1:])])
 @pytest.mark.parametrize("listed", [constrained._LISTED, 5], ids=["short lists", "long lists"])
 def test_an_erratic_server_gives_what_it_would_give_token_by_token(monkeypatch, dialect, listed):
     monkeypatch.setattr(constrained, "_LISTED", listed)

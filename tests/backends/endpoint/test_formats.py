@@ -172,7 +172,7 @@ def test_stop_strings_are_those_of_the_local_policy_under_a_format_too(policy, l
     assert [facts(found) for found in generated(policy, *rows)] == [facts(found) for found in generated(local, *rows)]
 
 
-@pytest.mark.parametrize("temperature", [0.7, 3.0, 6.0])
+@pytest.mark.parametrize("temperature", [*(pytest.param(t, marks=pytest.mark.slow) for t in (0.7, 3.0)), 6.0])
 def test_hot_rows_keep_their_formats(policy, temperature):
     """Tokens that nobody would guess: many of them are refused. At 6 by lists of all that may not come."""
     hot = Sampling(temperature=temperature, top_k=None)

@@ -182,7 +182,9 @@ def served() -> Any:
         yield served
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [name if i < 3 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(PROGRAMS)]
+)
 def test_programs_end_cleanly(name: str, served: Wire) -> None:
     program, printed = PROGRAMS[name]
     if "in_child" in program and not hasattr(os, "fork"):

@@ -15,6 +15,8 @@ from darwin_align.backends.endpoint import EndpointPolicy, Limits
 from darwin_align.backends.scripted import ScriptedScorer
 from darwin_align.pocket import held_out, policy_path
 
+pytestmark = pytest.mark.slow
+
 SEARCHES = 14
 PATIENT = Limits(attempts=6, backoff=0.1, max_backoff=0.5, connect_timeout=2, concurrency=16)
 CONFIG = SearchConfig(mutator="identity", cycles=1, mutations=3, replacement_period=12, max_new_tokens=120)

@@ -101,6 +101,7 @@ def test_searches_over_llama(pocket, llama: Server, strategy):
     assert len({result.text for result in results}) > 1
 
 
+@pytest.mark.slow
 def test_searches_over_transformers_serve(pocket, serve: Server):
     search = remote(pocket, serve.url, tokenizer=None, model=str(policy_path()))
     results = [search.invoke(question, seed=1, mutations=3) for question in (QUESTION, "How do I bake bread?")]
