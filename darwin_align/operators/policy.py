@@ -129,15 +129,15 @@ class Continuation:
     """Sum of the log-probabilities of the tokens decoded in this call, under the distribution they were drawn from."""
     prefilled_tokens: int = 0
     """Prompt and state tokens that had to be read for this row."""
-    message: dict[str, Json] = field(default_factory=dict)
-    """What the model's own message holds beside the text: see :attr:`Beam.message
-    <darwin_align.core.types.Beam.message>`."""
     thoughts: str = ""
     """What the model thought before the text, without the marks around it."""
     thinking: bool = False
     """Whether the thoughts have not ended, so that there is no text yet."""
     text_from: int = 0
     """Index of the text's first token among ``tokens``."""
+    message: dict[str, Json] = field(default_factory=dict)
+    """What the model's own message holds beside the text: see :attr:`Beam.message
+    <darwin_align.core.types.Beam.message>`."""
 
 
 Continuations = Sequence[Continuation] | Report[list[Continuation]]

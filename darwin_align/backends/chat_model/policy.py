@@ -17,7 +17,8 @@ from darwin_align.backends.concurrency import Places
 from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.backends.langchain_models import cut_answer, message_of, model_in, rewrapped
 from darwin_align.core.budget import Usage
-from darwin_align.core.errors import ConfigError
+from darwin_align.core.errors import ConfigError, RequestError
+from darwin_align.core.types import Request
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.operators.base import Report
 from darwin_align.operators.messages import to_langchain
@@ -100,6 +101,15 @@ class ChatModelPolicy(Policy):
     def tool_syntax(self) -> ToolSyntax:
         """The form in which a message's tool calls stand in a beam's text."""
         return SYNTAX
+
+    def check_tools(self, request: Request) -> None:  # noqa: ARG002
+        """Refuse tools where the model takes none.
+
+        Raises:
+            RequestError: its class has no ``bind_tools``.
+        """
+        if not self.capabilities.supports_tools:
+            raise RequestError(f"the request has tools, and {self._name} takes none: use a chat model with bind_tools")
 
     async def generate(self, rows: Sequence[Row]) -> Report[list[Continuation]]:
         """Write a whole answer for every row; those that take longer than the row's seconds stay empty.

@@ -157,8 +157,9 @@ def test_what_a_model_does_not_take_is_noted_once() -> None:
 
 
 def test_a_model_without_tools_is_refused() -> None:
-    with pytest.raises(RequestError, match="tools"):
-        darwin(Fake(says=lambda _: said())).bind_tools(TOOLS).invoke(TEA)
+    for choice, match in (("auto", "the request has tools"), ("any", "Fake takes none")):
+        with pytest.raises(RequestError, match=match):
+            darwin(Fake(says=lambda _: said())).bind_tools(TOOLS, tool_choice=choice).invoke(TEA)
 
 
 def test_tokens_beyond_the_limit_count_as_spent() -> None:

@@ -137,7 +137,7 @@ def test_settings_under_which_relative_rewards_mean_nothing(settings: dict[str, 
 
 def test_unfinished_answers_are_not_compared() -> None:
     scorer = JudgeScorer(model=RunnableLambda(judge_of_lists), mode="listwise")
-    with pytest.raises(ConfigError, match="one is not finished"):
+    with pytest.raises(ConfigError, match="some are not finished"):
         call(scorer.score, REQUEST, [*RESPONSES, Response(text="Heat", finished=False)])
 
 
