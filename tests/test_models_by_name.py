@@ -6,10 +6,22 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
+from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from benchmarks.servers.launch import Server, llama_server
-from darwin_align import DarwinChatModel, EndpointPolicy, EndpointScorer, LocalPolicy, LocalScorer, Request, Response
+from darwin_align import (
+    DarwinChatModel,
+    EndpointPolicy,
+    EndpointScorer,
+    JudgeScorer,
+    LocalPolicy,
+    LocalScorer,
+    Request,
+    Response,
+    SearchConfig,
+)
+from darwin_align.backends.chat_model import ChatModelPolicy
 from darwin_align.core.errors import ConfigError, ModelLoadError
 from darwin_align.langchain.given_models import _note_once
 from darwin_align.pocket import policy_path, reward_path
@@ -115,4 +127,38 @@ def test_names_that_are_nothing() -> None:
 
 def test_a_chat_model_as_the_reward_is_a_judge() -> None:
     model = DarwinChatModel(reward=FakeListChatModel(responses=["7"]), **SMALL)
-    assert type(model.search.scorer).__name__ == "JudgeScorer"
+    assert isinstance(model.search.scorer, JudgeScorer)
+
+
+def test_chat_models_by_their_providers_name() -> None:
+    given: dict[str, Any] = {"api_key": "k-e-y", "timeout": 7, "max_retries": 1}
+    model = DarwinChatModel(model="openai:gpt-5.5", reward=by_length, config=SearchConfig.preset("best_of_n"), **given)
+    policy = policy_of(model)
+    assert isinstance(policy, ChatModelPolicy)
+    assert isinstance(policy.model, ChatOpenAI)
+    assert (policy.model.model_name, policy.model.request_timeout, policy.model.max_retries) == ("gpt-5.5", 7, 1)
+    assert model.model_name == "openai:gpt-5.5"
+    assert "k-e-y" not in repr(model)
+
+
+def test_a_judge_by_its_providers_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k-e-y")
+    scorer = DarwinChatModel(reward="openai:gpt-5.5", **SMALL).search.scorer
+    assert isinstance(scorer, JudgeScorer)
+    assert isinstance(scorer.model, ChatOpenAI)
+
+
+def test_names_of_no_provider() -> None:
+    with pytest.raises(ConfigError, match="no chat model 'nobody:x' can be made"):
+        DarwinChatModel(model="nobody:x", reward=by_length)
+
+
+def test_settings_that_a_chat_model_cannot_follow_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cannot continue a part of one.*best_of_n"):
+        DarwinChatModel(model="openai:gpt-5.5", api_key="k-e-y", reward=by_length)
+
+
+def test_options_that_nobody_takes_are_refused(embedded_gguf: Path) -> None:
+    with pytest.raises(ConfigError, match="device would be ignored"):
+        DarwinChatModel.from_pretrained(embedded_gguf, by_length, device="cpu")
+    DarwinChatModel.from_pretrained(embedded_gguf, reward_path(), device="cpu")

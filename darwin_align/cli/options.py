@@ -36,9 +36,9 @@ _REMOTE = {
 }
 _LOCAL = ("device", "dtype", "threads")
 _KINDS = {
-    "policy": "folder or hub id of a causal language model, or a GGUF file",
-    "reward": "folder or hub id of a one-logit reward model; or FILE.py:NAME or MODULE:NAME of a function "
-    "score(request, responses) or a scorer",
+    "policy": "folder or hub id of a causal language model, a GGUF file, or PROVIDER:MODEL of LangChain",
+    "reward": "folder or hub id of a one-logit reward model; PROVIDER:MODEL of a judge; or FILE.py:NAME or "
+    "MODULE:NAME of a function score(request, responses) or a scorer",
 }
 
 
@@ -217,9 +217,9 @@ def load_reward(name: str, **how: Any) -> PopulationRunnable:
     """
     if _is_code(name):
         return _code(name)
-    from darwin_align.backends.local import LocalScorer
+    from darwin_align.langchain import given_models
 
-    return LocalScorer.from_pretrained(name, **how)
+    return given_models.load_reward(name, **how)
 
 
 def _code(name: str) -> PopulationRunnable:

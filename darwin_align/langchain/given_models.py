@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -16,9 +16,10 @@ from pydantic import SecretStr
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
+from darwin_align.operators.base import Scorer
 from darwin_align.operators.coerce import PolicyLike, ScorerLike
 
-__all__ = ["CONNECTION", "MODELS", "is_loadable", "load_policy", "loaded_pair", "with_models"]
+__all__ = ["CONNECTION", "MODELS", "is_loadable", "load_policy", "load_reward", "loaded_pair", "with_models"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,9 @@ def _policy(model: object, connection: _Connection) -> Any:
         return model
     if str(model).startswith(("http://", "https://")):
         raise ConfigError(f"model={model!r} is an address: give base_url={str(model)!r}, and the model's name there")
+    if _names_chat_model(model):
+        given = {name: value for name in CONNECTION if (value := getattr(connection, name)) is not None}
+        return load_policy(model, **given)
     connection.note_unused(str(model))
     return load_policy(model)
 
@@ -116,26 +120,45 @@ def _scorer(reward: object) -> Any:
         from darwin_align.backends.endpoint import JudgeScorer
 
         return JudgeScorer(model=reward)
-    if not isinstance(reward, str | Path):
-        return reward
-    if str(reward).startswith(("http://", "https://")):
+    return load_reward(reward) if isinstance(reward, str | Path) else reward
+
+
+def load_reward(name: str | Path, **options: Any) -> Scorer:
+    """Load a scorer by its name: a folder, a hub id, a reward server's address, or ``provider:model`` for a judge.
+
+    Args:
+        name: the reward model, or the chat model that judges.
+        options: of what it becomes: :meth:`LocalScorer.from_pretrained
+            <darwin_align.backends.local.scorer.LocalScorer.from_pretrained>`,
+            :class:`~darwin_align.backends.endpoint.scorer.EndpointScorer`, or the provider's chat model.
+
+    Raises:
+        ModelLoadError: there is no such model, or it cannot be used as a reward model.
+        ConfigError: the provider is not known.
+    """
+    if _names_chat_model(name):
+        from darwin_align.backends.chat_model import chat_model_of
+        from darwin_align.backends.endpoint import JudgeScorer
+
+        return JudgeScorer(model=chat_model_of(str(name), **options))
+    if str(name).startswith(("http://", "https://")):
         from darwin_align.backends.endpoint import EndpointScorer
 
-        return EndpointScorer(base_url=str(reward))
+        return EndpointScorer(base_url=str(name), **options)
     from darwin_align.backends.local import LocalScorer
 
-    return LocalScorer.from_pretrained(reward)
+    return LocalScorer.from_pretrained(name, **options)
 
 
 def load_policy(name: str | Path, **options: Any) -> PolicyLike:
-    """Load a policy by its name: a folder, a hub id, or a GGUF file.
+    """Load a policy by its name: a folder, a hub id, a GGUF file, or ``provider:model`` for a chat model.
 
     A GGUF file is run by llama.cpp where ``xllamacpp`` is installed, else by transformers, which is slower.
 
     Args:
         name: the model.
         options: of :class:`~darwin_align.backends.llama_cpp.policy.LlamaCppPolicy` for a GGUF file that llama.cpp
-            runs, else of :meth:`LocalPolicy.from_pretrained
+            runs, of the provider's chat model, else of :meth:`LocalPolicy.from_pretrained
             <darwin_align.backends.local.policy.LocalPolicy.from_pretrained>`.
 
     Raises:
@@ -152,6 +175,10 @@ def _loader(name: object) -> Callable[..., Any]:
     from darwin_align.backends.gguf_names import is_gguf
     from darwin_align.backends.local import LocalPolicy
 
+    if _names_chat_model(name):
+        from darwin_align.backends.chat_model import chat_model_of
+
+        return chat_model_of
     if not is_gguf(name):
         return LocalPolicy.from_pretrained
     if find_spec("xllamacpp") is None:
@@ -162,6 +189,13 @@ def _loader(name: object) -> Callable[..., Any]:
     from darwin_align.backends.llama_cpp import LlamaCppPolicy
 
     return LlamaCppPolicy
+
+
+def _names_chat_model(name: object) -> bool:
+    """Whether a model is named as ``provider:model``; a file or folder of that name comes first."""
+    from darwin_align.backends.chat_model import names_chat_model
+
+    return isinstance(name, str) and names_chat_model(name) and not Path(name).exists()
 
 
 def loaded_pair(
@@ -187,32 +221,46 @@ def loaded_pair(
     from darwin_align.backends.local import LocalScorer, RewardModel
 
     loads = is_loadable("policy", policy, policy_options), is_loadable("reward", reward, reward_options)
-    loader = _loader(policy) if loads[0] else None
+    loaders = _loader(policy) if loads[0] else None, RewardModel.from_pretrained if loads[1] else None
+    _check_shared(shared, policy, loaders)
+    loader, reward_loader = loaders
     policy_how = _overruled(shared, "policy_options", policy_options or {}, loader) if loader else {}
-    reward_how = _overruled(shared, "reward_options", reward_options or {}, RewardModel.from_pretrained)
-    given = {name for name, value in shared.items() if value not in ("auto", None, False)}
-    if given and not any(loads):
-        raise ConfigError(f"{min(given)} would be ignored: policy and reward are objects, so that nothing is loaded")
+    reward_how = _overruled(shared, "reward_options", reward_options or {}, reward_loader) if reward_loader else {}
     return (
         loader(policy, **policy_how) if loader else policy,  # type: ignore[return-value] # names are loaded
         LocalScorer.from_pretrained(reward, **reward_how) if isinstance(reward, str | Path) else reward,
     )
 
 
+def _check_shared(shared: Mapping[str, Any], policy: object, loaders: Sequence[Callable[..., Any] | None]) -> None:
+    """Refuse an option of both models that neither takes."""
+    given = {name for name, value in shared.items() if value not in ("auto", None, False)}
+    if ignored := given - {name for loader in loaders if loader is not None for name in _options_of(loader)}:
+        why = "policy and reward are objects, so that nothing is loaded"
+        if any(loaders):
+            why = f"the policy {policy!r} takes no such option"
+        raise ConfigError(f"{min(ignored)} would be ignored: {why}")
+
+
 def _overruled(
     shared: Mapping[str, Any], name: str, own: Mapping[str, Any], loader: Callable[..., Any]
 ) -> dict[str, Any]:
     """The shared options that a loader takes, overruled by its own."""
-    known = _check_options(name, own, loader)
+    _check_options(name, own, loader)
     placed = {"device": "auto"} if own.get("device_map") is not None else {}
-    return {**{name: value for name, value in shared.items() if name in known}, **placed, **own}
+    return {**{name: value for name, value in shared.items() if name in _options_of(loader)}, **placed, **own}
 
 
-def _check_options(name: str, own: Mapping[str, Any], loader: Callable[..., Any]) -> set[str]:
-    known = signature(loader).parameters.keys() - {"path"}
+def _check_options(name: str, own: Mapping[str, Any], loader: Callable[..., Any]) -> None:
+    known = _options_of(loader)
+    if "options" in known:  # of another package's class, which checks them itself
+        return
     if unknown := sorted(own.keys() - known):
         raise ConfigError(f"{name} has no {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
-    return known
+
+
+def _options_of(loader: Callable[..., Any]) -> set[str]:
+    return signature(loader).parameters.keys() - {"path", "name"}
 
 
 def is_loadable(role: str, given: object, options: Mapping[str, Any] | None) -> bool:

@@ -209,9 +209,9 @@ class JudgeScorer(RemoteScorer):
 
     @property
     def _judge(self) -> Judge:
-        judge: Judge
-        if (judge := self._state.facts.get("judge")) is None:
-            judge = self._state.facts["judge"] = self._new_judge()
+        if "judge" not in self._state.facts:
+            self._state.facts["judge"] = self._new_judge()
+        judge: Judge = self._state.facts["judge"]
         return judge
 
     def _new_judge(self) -> Judge:
