@@ -111,6 +111,10 @@ class ChatModelPolicy(Policy):
         if not self.capabilities.supports_tools:
             raise RequestError(f"the request has tools, and {self._name} takes none: use a chat model with bind_tools")
 
+    def describe(self) -> str:
+        """Name the model, and say that it cannot continue an answer."""
+        return f"{self._name} of LangChain: writes whole answers, and cannot continue a part of one"
+
     async def generate(self, rows: Sequence[Row]) -> Report[list[Continuation]]:
         """Write a whole answer for every row; those that take longer than the row's seconds stay empty.
 
