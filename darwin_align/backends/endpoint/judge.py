@@ -209,9 +209,10 @@ class JudgeScorer(RemoteScorer):
 
     @property
     def _judge(self) -> Judge:
-        judge: Judge
-        if (judge := self._state.facts.get("judge")) is None:
-            judge = self._state.facts["judge"] = self._new_judge()
+        facts = self._state.facts
+        if "judge" not in facts:
+            facts["judge"] = self._new_judge()
+        judge: Judge = facts["judge"]
         return judge
 
     def _new_judge(self) -> Judge:
