@@ -209,9 +209,10 @@ class JudgeScorer(RemoteScorer):
 
     @property
     def _judge(self) -> Judge:
-        if "judge" not in self._state.facts:
-            self._state.facts["judge"] = self._new_judge()
-        judge: Judge = self._state.facts["judge"]
+        facts = self._state.facts
+        if "judge" not in facts:
+            facts["judge"] = self._new_judge()
+        judge: Judge = facts["judge"]
         return judge
 
     def _new_judge(self) -> Judge:
