@@ -18,11 +18,11 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(DEMO_READY)
 	$(BIN)/darwin-align demo
 
-# The README's snippets and the notebooks are run by docs-check. One process a core: each file's tests stay together, so
+# The README's snippets, the notebooks and the site are run by docs-check. One process a core: each file's tests stay together, so
 # that their servers start once.
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile -p pytest_randomly --randomly-seed $(SEED) -m "not slow and not gpu" \
-		--ignore tests/test_readme.py --ignore tests/test_notebooks.py
+		--ignore tests/test_readme.py --ignore tests/test_notebooks.py --ignore tests/test_site.py
 
 test-slow: $(READY) $(SMALL_READY) $(VLLM_READY) $(ALPACA_READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
@@ -77,7 +77,7 @@ docs: $(READY)
 
 docs-check: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile --doctest-modules darwin_align integrations/langgraph/progress.py \
-		tests/test_readme.py tests/test_notebooks.py
+		tests/test_readme.py tests/test_notebooks.py tests/test_site.py
 
 # Runs the notebooks and keeps what they print: look at the diff before you commit it.
 notebooks: $(READY)

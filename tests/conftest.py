@@ -26,7 +26,6 @@ LONGEST = (
     "backends/local/engine/test_equality.py",
     "cli/test_commands.py",
     "standard/test_integration.py",
-    "backends/endpoint/test_chaos.py",
     "backends/endpoint/test_search.py",
     "evaluation/test_eval_commands.py",
     "backends/endpoint/test_pool.py",

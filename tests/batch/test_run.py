@@ -398,6 +398,7 @@ def test_parquet_and_jsonl_give_the_same_lines(tmp_path: Path) -> None:
     assert (report.new, report.unused) == (10, ("other",))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_over_a_long_stream(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.batch.long_stream", str(tmp_path), "2000", "100000"],

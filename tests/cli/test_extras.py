@@ -91,6 +91,7 @@ def test_a_missing_extra_is_named_before_anything_is_loaded(
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

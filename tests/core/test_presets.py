@@ -266,6 +266,7 @@ def test_the_more_particles_the_closer_to_the_tilted_policy() -> None:
     assert gaps[-1] < 0.04
 
 
+@pytest.mark.slow
 def test_the_answer_is_drawn_by_the_particles_weights() -> None:
     """The first response is one more particle, that was never resampled."""
     found, expected = Counter(), Counter()
@@ -467,6 +468,7 @@ def test_a_candidate_that_ends_is_scored_as_a_finished_answer() -> None:
     assert {finished for _, finished in scorer.scored} == {True, False}
 
 
+@pytest.mark.slow
 def test_args_stochastic_draws_the_first_token_by_the_softmax() -> None:
     runs, k, temperature = 600, 3, 1.4
     settings = {"reward_temperature": temperature, "max_new_tokens": 2}

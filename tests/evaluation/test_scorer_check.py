@@ -706,6 +706,7 @@ def test_the_embedded_reward_model_passes(embedded: LocalScorer, seed: int) -> N
     assert report.alone < 1e-3
 
 
+@pytest.mark.slow
 def test_the_embedded_reward_model_wired_wrongly_does_not(embedded: LocalScorer) -> None:
     pairs = embedded_pairs(24)
     squashed = FunctionScorer(function=lambda q, rs: [sigmoid(3 * r) for r in embedded.score(q, rs).answer])

@@ -32,6 +32,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
 }
 """Names of the fields for a setting, the first one that a model has counts."""
+_WORD = re.compile(r"\w+")
 _LARGEST_SEED = 2**31 - 1
 """Servers keep seeds in 32 bits or in 64, signed or not."""
 
@@ -128,8 +129,5 @@ def refused_setting(error: Exception, row: Row, refused: Collection[str]) -> str
     'seed'
     """
     optional = _settings(row).keys() - {"max_tokens"} - set(refused)
-    return next((name for name in sorted(optional) if re.search(_pattern(name), str(error))), None)
-
-
-def _pattern(setting: str) -> str:
-    return rf"\b(?:{'|'.join(_FIELDS[setting])})\b"
+    named = set(_WORD.findall(str(error)))
+    return next((name for name in sorted(optional) if named.intersection(_FIELDS[name])), None)

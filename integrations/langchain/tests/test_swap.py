@@ -54,6 +54,7 @@ def test_what_may_be_chosen_is_reported(model: DarwinChatModel) -> None:
         swap.ask(model, {"selector": "best"})
 
 
+@pytest.mark.slow
 def test_main_shows_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
     swap.main()
     shown = capsys.readouterr().out.splitlines()

@@ -142,6 +142,7 @@ def assembled(chunks: list[Any]) -> tuple[dict[str, Any], str]:
     return turn, next(c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason)
 
 
+@pytest.mark.slow
 def test_calls_that_were_cut_at_any_length_can_be_sent_back(client):
     given = {"model": "pocket:sample", "tools": [LAMP], "seed": 7}
 

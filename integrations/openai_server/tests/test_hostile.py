@@ -310,6 +310,7 @@ def is_closed(one: socket.socket) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_not_waited_for():
     """It asks again and again over one connection, until the server can write no more."""
     request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -89,6 +89,7 @@ def test_it_does_not_start_without_a_key_where_strangers_can_reach_it():
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_it_starts_there_with_keys_of_a_file_and_ends_gracefully(tmp_path):
     file = tmp_path / "keys"
     file.write_text(f"\n{KEY}\n")

@@ -23,6 +23,9 @@ BUDGET = 120.0
 """Seconds for each run. Both together take some twenty on two cores."""
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def exact(embedded_gguf: Path) -> Iterator[Server]:
     """One slot: what it writes does not depend on what else it writes."""
@@ -35,13 +38,11 @@ def found(exact: Server) -> Chaos:
     return chaos(exact.url, SEARCHES, BUDGET, seed=1)
 
 
-@pytest.mark.slow
 def test_no_search_is_lost_or_differs(found: Chaos) -> None:
     assert found.lost == []
     assert found.different == []
 
 
-@pytest.mark.slow
 def test_the_searches_could_have_been_mixed_up(found: Chaos) -> None:
     results = [result for result in found.clean.results if isinstance(result, SearchResult)]
     assert [result.request.instruction for result in results] == list(held_out(SEARCHES))
@@ -53,7 +54,6 @@ def test_the_searches_could_have_been_mixed_up(found: Chaos) -> None:
     assert all(differences(one, other) for one, other in pairwise(results))
 
 
-@pytest.mark.slow
 def test_every_kind_of_fault_was_met_as_often_as_ordered(found: Chaos) -> None:
     met = [found.faulty.injected[kind] for kind in FAULTS]
     assert min(met) >= 10
@@ -61,7 +61,6 @@ def test_every_kind_of_fault_was_met_as_often_as_ordered(found: Chaos) -> None:
     assert sum(met) / sum(found.faulty.injected.values()) == pytest.approx(0.2, abs=0.02)
 
 
-@pytest.mark.slow
 def test_every_fault_was_an_attempt_that_failed_and_no_answer_was_lost(found: Chaos) -> None:
     clean, faulty = found.clean.requests, found.faulty.requests
     assert clean["answers"] <= found.clean.injected["clean"] <= clean["requests"]
@@ -84,7 +83,6 @@ def test_every_fault_was_an_attempt_that_failed_and_no_answer_was_lost(found: Ch
     assert faulty["reset"] >= (injected["reset"] + injected["refused"]) / 2
 
 
-@pytest.mark.slow
 def test_no_more_in_flight_than_configured(found: Chaos) -> None:
     assert PATIENCE.concurrency / 2 < found.clean.peak <= PATIENCE.concurrency
 
@@ -98,7 +96,6 @@ def changed(result: SearchResult, place: int, **fields: Any) -> SearchResult:
     return result.model_copy(update={"events": (*result.events[:place], event, *result.events[place + 1 :])})
 
 
-@pytest.mark.slow
 def test_differences_are_found(found: Chaos) -> None:
     result = found.clean.results[0]
     assert isinstance(result, SearchResult)

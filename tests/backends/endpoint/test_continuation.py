@@ -436,6 +436,7 @@ def test_one_row_that_is_too_long_does_not_end_the_others(chain):
         generated(one, fine, row(filled(0), max_tokens=5))
 
 
+@pytest.mark.slow
 def test_the_tokenizer_names_a_length_where_the_server_does_not(serve: Server, folders):
     assert tokenizer_length(policy_path()) == 1024
     assert tokenizer_length(folders["qwen3"]) is None

@@ -183,7 +183,7 @@ def served() -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", [name if i < 3 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(PROGRAMS)]
+    "name", [name if i < 2 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(PROGRAMS)]
 )
 def test_programs_end_cleanly(name: str, served: Wire) -> None:
     program, printed = PROGRAMS[name]

@@ -112,6 +112,7 @@ def test_searches_over_transformers_serve(pocket, serve: Server):
     assert mean(gains(results)) > 0.5
 
 
+@pytest.mark.slow
 def test_many_searches_at_once(pocket, llama: Server):
     questions = list(held_out(8))
     results = remote(pocket, llama.url).batch(questions, seed=3)

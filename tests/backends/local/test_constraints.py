@@ -524,6 +524,7 @@ def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
 
 
 def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
+    module._log_once.cache_clear()
     odd = [{"type": "function", "function": {"name": "odd", "parameters": {"not": {"type": "string"}}}}]
     assert embedded._sequence(row("Hi", tools=odd)).constraint is None
     assert "tool calls are not kept to their schemas under tool_choice='auto'" in caplog.text

@@ -122,7 +122,7 @@ async def test_eight_at_once_on_one_engine(folders, plain_result, pair):
     assert policy.engine.slots_in_use == scorer.reward_model.engine.slots_in_use == 0
 
 
-@pytest.mark.parametrize("slots", [1, slowly(2), slowly(4)])
+@pytest.mark.parametrize("slots", [slowly(1), 2, slowly(4)])
 async def test_with_memory_for_a_few_rows(folders, plain_result, slots):
     """Rows are evicted and read anew; that costs time and nothing else."""
     for case in (0, 1, 2, 3):
