@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from time import process_time
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +19,17 @@ _FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "fi
 _LOCALS = {  # what stands for the names that only exist when a function runs
     ("darwin_align.evaluation.chat_judge", "names"): "question|answer",
     ("darwin_align.formats.call_parser", "middle"): "",
+    ("darwin_align.formats.tagged_calls", "self"): SimpleNamespace(
+        begin="<function=",
+        named=">",
+        key="<parameter=",
+        value=">",
+        other_value=">",
+        close="</parameter>",
+        end="</function>",
+    ),
+    ("darwin_align.formats.tagged_calls", "begun"): r"<function=\s*([^\s<>]+)\s*>\s*(?=<parameter=|\Z)",
+    ("darwin_align.formats.tagged_calls", "between"): ">|:",
 }
 _SLOW = 0.003
 """Seconds for 2,000 characters: a linear pattern takes about a fiftieth of it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ __all__ = ["TaggedCalls", "marks_of_tagged_calls", "tagged_probes"]
 _NAMES, _KEYS, _TEXT, _NUMBER = ("QzFirstToolZq", "QzOtherToolZq"), ("QzKeyOneZq", "QzKeyTwoZq"), "QzValueZq", 71935
 _ARGUMENTS: dict[str, Any] = {_KEYS[0]: _TEXT, _KEYS[1]: _NUMBER}
 _ONE = re.compile(rf"(?s)(.*?){_NAMES[0]}(.*?){_KEYS[0]}(.*?){_TEXT}(.*?){_KEYS[1]}(.*?){_NUMBER}(.*)")
-_TAG = re.compile(r"<[^<>\s]+[^<>]*>")
+_TAG = re.compile(r"<[^<>\s][^<>]*>")
 _NAME = r"([^\s<>\"'=]+?)"
 _WORDS = {"True": True, "False": False, "None": None}
 """Values that some templates write as Python does."""
@@ -68,21 +68,25 @@ class TaggedCalls:
         """
         schemas = functions(tools)
         calls = []
-        for call in self._call.finditer(text):
-            arguments = {key: self._value(value, schemas.get(call[1]), key) for key, value in self._pairs(call[2])}
+        # Cut at the ends first: a pattern over begin and end takes quadratic time where ends are missing.
+        for piece in re.split(_loose(self.end), text)[:-1]:
+            # A call without arguments has none of their tags.
+            begun = rf"{_loose(self.begin)}\s*{_NAME}\s*{_loose(self.named)}\s*(?={_loose(self.key)}|\Z)"
+            if (call := re.search(begun, piece)) is None:
+                continue
+            pairs = self._pairs(piece[call.end() :])
+            arguments = {key: self._value(value, schemas.get(call[1]), key) for key, value in pairs}
             calls.append({"type": "function", "function": {"name": call[1], "arguments": arguments}})
         return {"tool_calls": calls}
 
-    @property
-    def _call(self) -> re.Pattern[str]:
-        # A call without arguments has none of their tags.
-        behind = rf"{_loose(self.named)}\s*(?={_loose(self.key)}|{_loose(self.end)})"
-        return re.compile(rf"(?s){_loose(self.begin)}\s*{_NAME}\s*{behind}(.*?){_loose(self.end)}")
-
-    def _pairs(self, text: str) -> list[tuple[str, str]]:
+    def _pairs(self, text: str) -> Iterator[tuple[str, str]]:
+        """Names and values of arguments, as they are written."""
         between = "|".join(sorted({_loose(self.value), _loose(self.other_value)}))
-        pattern = f"(?s){_loose(self.key)}(.*?)(?:{between})\n?(.*?)\n?{_loose(self.close)}"
-        return [(key.strip(), value) for key, value in re.findall(pattern, text)]
+        for piece in re.split(_loose(self.close), text)[:-1]:
+            parts = re.split(_loose(self.key), piece, maxsplit=1)
+            named = re.split(between, parts[-1], maxsplit=1)
+            if len(parts) == len(named) == 2:
+                yield named[0].strip(), named[1].removeprefix("\n").removesuffix("\n")
 
     def _value(self, text: str, schema: Json, name: str) -> Json:
         properties = schema.get("properties") if isinstance(schema, dict) else None

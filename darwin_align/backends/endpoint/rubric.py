@@ -70,6 +70,7 @@ _UNFINISHED = (
 
 _TURNS = {"system": "system", "user": "person", "assistant": "assistant", "tool": "tool"}
 """Names of the tags around a conversation's turns, by role."""
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _SCORE = re.compile(
     r"[\s*_#]*(?:final |overall )?(?:score|rating)[\s*_]*[:=][\s*_]*(?P<score>-?\d+(?:\.\d+)?)"
     r"(?:[\s*_]*(?:/|out of)[\s*_]*(?P<of>\d+))?[\s*_.]*",
@@ -216,7 +217,8 @@ class Rubric:
             "high": f"{self.high:g}",
             **shown,
         }
-        return re.sub(rf"\{{({'|'.join(values)})\}}", lambda match: values[match[1]], template)
+        # In one pass: what is filled in may hold placeholders of its own.
+        return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
     def _score(self, score: Json) -> float:
         if isinstance(score, bool) or not isinstance(score, int | float) or not isfinite(score):
