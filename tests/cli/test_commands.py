@@ -112,6 +112,7 @@ def test_bad_input_exits_with_2_and_says_what_to_change(arguments: list[str], sa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_check_scorer_finds_the_embedded_reward_model_sane() -> None:
     done = run("check-scorer")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -146,6 +147,7 @@ def test_check_scorer_on_pairs_of_ones_own(tmp_path: Path, swapped: bool, code: 
     assert ("upside down" in done.stdout) is swapped
 
 
+@pytest.mark.slow
 def test_check_scorer_judges_another_model_by_the_general_pairs() -> None:
     done = run("check-scorer", "--reward", str(reward_path()))  # it knows nothing of them
     assert done.returncode == 1, done.stderr

@@ -18,6 +18,8 @@ from darwin_align.evaluation.world_page import page, plain
 from darwin_align.pocket import dev
 from darwin_align.pocket.pair import pocket_clauses
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["sample", "two: best_of_n mutations=1"]
 
 
@@ -45,7 +47,6 @@ def test_every_search_is_recorded_with_its_figures(run: tuple[Path, list[dict[st
     assert any(record["reward"] > record["first_reward"] for record in pairs)
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_cut(run: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     out, whole = run
     lines = (out / "searches.jsonl").read_bytes().splitlines(keepends=True)

@@ -505,6 +505,7 @@ class Booking(BaseModel):
     note: str | None = None
 
 
+@pytest.mark.slow
 def test_it_is_set_on_the_model_in_a_call_and_by_bind(policy):
     text, settings = "A table for Lena: 4 seats.", {"cycles": 1, "mutations": 2, "max_tokens": 96, "seed": 3}
     for temperature in (0, 1.2):

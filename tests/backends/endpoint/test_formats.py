@@ -215,6 +215,7 @@ def test_a_greedy_search_is_the_local_one_token_for_token(policy, local, name):
     assert found.best.valid
 
 
+@pytest.mark.slow
 def test_structured_output_in_chunks_of_a_few_tokens(policy):
     """Beams replace each other within the JSON."""
     model = DarwinChatModel(search=search_of(policy, mutator="policy", max_new_tokens=90))

@@ -96,6 +96,7 @@ def check_every_caller_is_served(policy: LocalPolicy, rows: list[Any], every: in
         assert not policy.engine.busy
 
 
+@pytest.mark.slow
 def test_an_error_at_a_line_of_the_round(policy: LocalPolicy, rows: list[Any]) -> None:
     check_every_caller_is_served(policy, rows, every=6)
 

@@ -106,7 +106,8 @@ def test_alone(folders, plain_result, start):
         assert_same(found, plain_result(case), within=1e-9)
 
 
-@pytest.mark.parametrize("pair", [0, *map(slowly, range(1, len(PAIRS)))])
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", range(len(PAIRS)))
 async def test_eight_at_once_on_one_engine(folders, plain_result, pair):
     cases = [pair + len(PAIRS) * i for i in range(8)]
     policy, scorer = exact(folders, pair)
@@ -122,7 +123,8 @@ async def test_eight_at_once_on_one_engine(folders, plain_result, pair):
     assert policy.engine.slots_in_use == scorer.reward_model.engine.slots_in_use == 0
 
 
-@pytest.mark.parametrize("slots", [slowly(1), 2, slowly(4)])
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [1, 2, 4])
 async def test_with_memory_for_a_few_rows(folders, plain_result, slots):
     """Rows are evicted and read anew; that costs time and nothing else."""
     for case in (0, 1, 2, 3):
