@@ -44,7 +44,7 @@ class ToolSyntax:
     >>> import json
     >>> def render(calls):
     ...     texts = [f'<tool_call>{json.dumps(call["function"])}</tool_call>' for call in calls]
-    ...     return ", ".join(texts) + "<|end|>"
+    ...     return "\\n".join(texts) + "<|end|>"
     >>> syntax = ToolSyntax.found(render, ends=["<|end|>"])
     >>> syntax.texts.first, syntax.texts.middle, syntax.texts.last
     ('<tool_call>{"name": "', '", "arguments": ', '}</tool_call>')
