@@ -36,7 +36,7 @@ _THOUGHTS = re.compile(
 
 @dataclass(frozen=True)
 class ToolSyntax:
-    """The form of one model's tool calls.
+    r"""The form of one model's tool calls.
 
     Attributes:
         texts: the parts of a call, to force one; ``None`` if its arguments are not JSON.
@@ -44,7 +44,7 @@ class ToolSyntax:
     >>> import json
     >>> def render(calls):
     ...     texts = [f'<tool_call>{json.dumps(call["function"])}</tool_call>' for call in calls]
-    ...     return "\\n".join(texts) + "<|end|>"
+    ...     return "\n".join(texts) + "<|end|>"
     >>> syntax = ToolSyntax.found(render, ends=["<|end|>"])
     >>> syntax.texts.first, syntax.texts.middle, syntax.texts.last
     ('<tool_call>{"name": "', '", "arguments": ', '}</tool_call>')
