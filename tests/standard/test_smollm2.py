@@ -43,7 +43,6 @@ def params() -> dict[str, Any]:
         "max_tokens": 128,
         "replacement_period": 64,
         "seed": 5,
-        "grounded": "where_possible",
     }
 
 
