@@ -149,18 +149,18 @@ class JudgeScorer(RemoteScorer):
         return await acall(self._score, request, responses)  # type: ignore[no-any-return]
 
     async def _score(self, request: Request, responses: Sequence[Response]) -> Report[list[float]]:
-        different = list({(one.text, one.finished): one for one in responses}.values())
+        different = list({(one.whole, one.finished): one for one in responses}.values())
         if self.compares and not all(one.finished for one in different):
             raise ConfigError(
                 f"mode={self.mode!r} compares whole answers, and some are not finished: use mode='absolute'"
             )
         scored = {"absolute": self._one_by_one, "listwise": self._all_together, "pairwise": self._two_by_two}[self.mode]
         scores, tokens = await scored(request, different)
-        by_answer = {(one.text, one.finished): score for one, score in zip(different, scores, strict=True)}
+        by_answer = {(one.whole, one.finished): score for one, score in zip(different, scores, strict=True)}
         self._state.facts["tried"] = True
         usage = Usage(reward_tokens=tokens) + self._state.facts.pop("preflight usage", Usage())
         notes = self._state.notes(*self._judge.dropped.values())
-        return Report([by_answer[one.text, one.finished] for one in responses], usage, notes)
+        return Report([by_answer[one.whole, one.finished] for one in responses], usage, notes)
 
     async def _one_by_one(self, request: Request, responses: Sequence[Response]) -> tuple[list[float], int]:
         questions = [self.rubric.question(request, response, self.seed) for response in responses]

@@ -190,3 +190,11 @@ def test_structured_output_by_the_call_of_a_tool_and_without_it() -> None:
     report = call(JudgeScorer(model=ToolFake(says=failing(refusal))).score, REQUEST, RESPONSES[:1])
     assert report.answer == [5.0]
     assert report.notes == ("the judge ToolFake does not take response_format: its replies are read as text",)
+
+
+@pytest.mark.parametrize(("score_thoughts", "rewards"), [(True, [9.0, 0.0]), (False, [0.0, 0.0])])
+def test_answers_of_one_text_differ_by_the_thoughts_that_are_judged(score_thoughts: bool, rewards: list[float]) -> None:
+    judge = RunnableLambda(lambda prompt: "Score: 9" if "Boil it first?" in prompt else "Score: 0")
+    scorer = JudgeScorer(model=judge, rubric=Rubric(low=0, high=10), score_thoughts=score_thoughts)
+    answers = [Response(text="Heat it.", thoughts="Boil it first?"), Response(text="Heat it.", thoughts="No milk?")]
+    assert call(scorer.score, Request.of("Tea?"), scorer.judgeable(answers)).answer == rewards
