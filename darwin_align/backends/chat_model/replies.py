@@ -13,6 +13,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
+from darwin_align.backends.detokenizer import first_stop
 from darwin_align.core.budget import Usage
 from darwin_align.core.json_types import Json
 from darwin_align.core.types import FinishReason
@@ -105,7 +106,7 @@ def _written(call: Mapping[str, Any]) -> str:
 
 
 def _stopped(text: str, stop: Sequence[str]) -> str:
-    return text[: min((at for one in stop if one and (at := text.find(one)) >= 0), default=len(text))]
+    return text[: first_stop(text, [one for one in stop if one])]
 
 
 def _finish_reason(message: AIMessage, notes: dict[str, None], name: str) -> FinishReason:

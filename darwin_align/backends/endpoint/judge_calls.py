@@ -98,8 +98,7 @@ class ChainJudge:
             raise EndpointTimeoutError(f"{self.name} did not answer in {limit:g} s (limits.attempt_timeout)") from None
 
     async def _answer(self, prompt: str, schema: dict[str, Any]) -> Json:
-        model = model_in(self._chain)
-        if model is None or "response_format" in self.dropped or structured(model, "rating", schema) is None:
+        if model_in(self._chain) is None or "response_format" in self.dropped:
             output = await self._chain.ainvoke(prompt)
             return str(output.text) if isinstance(output, BaseMessage) else output
         chain = rewrapped(self._chain, lambda one: structured(one, "rating", schema) or one)
