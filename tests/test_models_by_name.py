@@ -23,7 +23,7 @@ from darwin_align import (
 )
 from darwin_align.backends.chat_model import ChatModelPolicy
 from darwin_align.core.errors import ConfigError, ModelLoadError
-from darwin_align.langchain.given_models import _note_once
+from darwin_align.core.log_once import log_once
 from darwin_align.pocket import policy_path, reward_path
 
 SMALL: dict[str, Any] = {"cycles": 1, "mutations": 2, "replacement_period": 8, "max_tokens": 16, "seed": 3}
@@ -94,7 +94,7 @@ def test_the_key_goes_to_no_other_server() -> None:
 
 
 def test_what_means_nothing_here_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
-    _note_once.cache_clear()
+    log_once.cache_clear()
     for _ in range(2):
         DarwinChatModel(reward=by_length, api_key="k-e-y", timeout=3, max_retries=2)
     assert caplog.messages == ["not used: api_key, timeout, max_retries, for the embedded pair has no base_url"]

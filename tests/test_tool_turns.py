@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.tools import tool
 
 from darwin_align import DarwinChatModel
-from darwin_align.backends import templates
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.core.errors import RequestError
+from darwin_align.core.log_once import log_once
 from darwin_align.core.result import SearchResult
 from darwin_align.pocket import policy_path, reward_path
 
@@ -36,7 +36,7 @@ def set_light(room: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _log_anew() -> None:
-    templates._log_once.cache_clear()
+    log_once.cache_clear()
 
 
 def model_of(*, policy: str | None = None, reward: str | None = None) -> DarwinChatModel:

@@ -29,6 +29,7 @@ from darwin_align.backends.turns import (
 )
 from darwin_align.core.errors import ConfigError, ModelLoadError, RequestError
 from darwin_align.core.json_types import Json
+from darwin_align.core.log_once import log_once
 from darwin_align.core.types import Request, Response
 from darwin_align.formats.call_template import BEHIND, shared_length, whole_tags
 from darwin_align.formats.thoughts import Tags, ThoughtFormat
@@ -177,7 +178,7 @@ class ChatTemplate:
     def _chat(self, request: Request) -> Chat:
         shape = self._shape(request)
         if shape.note:
-            _log_once(shape.note)
+            log_once(logger, shape.note)
         return shape.chat
 
     def _shape(self, request: Request) -> Shape:
@@ -355,7 +356,7 @@ class ChatTemplate:
     def _shown_tools(self, request: Request) -> list[dict[str, Any]] | None:
         tools = self._tools(request)
         if tools and not self.takes_tools:
-            _log_once(_UNSEEN)
+            log_once(logger, _UNSEEN)
             return None
         return tools
 
@@ -482,8 +483,3 @@ def _answer(text: str, thoughts: str = "") -> dict[str, Any]:
     """An assistant's turn. Thoughts have two names: older transformers does not give templates the second."""
     named = {"reasoning_content": thoughts, "thinking": thoughts} if thoughts else {}
     return {"role": "assistant", "content": text, **named}
-
-
-@lru_cache
-def _log_once(sentence: str) -> None:
-    logger.warning(sentence)

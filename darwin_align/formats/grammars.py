@@ -15,12 +15,13 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from darwin_align.core.errors import MissingPackageError, RequestError
 from darwin_align.core.json_types import Json
+from darwin_align.core.log_once import log_once
 from darwin_align.core.types import Request
 from darwin_align.formats.call_template import CallTexts
 from darwin_align.formats.compilations import Compilations
@@ -332,9 +333,4 @@ def _llguidance() -> ModuleType:
 
 
 def _warn_unenforced(error: Exception) -> None:
-    _log_once(f"tool calls are not kept to their schemas under tool_choice='auto': {error}")
-
-
-@lru_cache
-def _log_once(sentence: str) -> None:
-    logger.warning(sentence)
+    log_once(logger, f"tool calls are not kept to their schemas under tool_choice='auto': {error}")

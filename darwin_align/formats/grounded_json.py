@@ -10,11 +10,12 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from darwin_align.core.errors import RequestError
 from darwin_align.core.json_types import Json
+from darwin_align.core.log_once import log_once
 from darwin_align.formats.grounding import Sources, is_free_text, kinds_of, lengths
 from darwin_align.formats.schemas import resolved
 from darwin_align.formats.validation import schema_violation
@@ -96,7 +97,7 @@ class GroundedJson:
                 if self.sources.required or lenient:
                     raise
                 lenient, empty = True, {}
-                _log_once(f"{owner}: {nothing}, so it is not constrained (grounded='where_possible')")
+                log_once(logger, f"{owner}: {nothing}, so it is not constrained (grounded='where_possible')")
             except _RegenerateRules:
                 pass
             del self._rules[size:]
@@ -307,11 +308,6 @@ class _Writer:
             names = " | ".join(_literal(_quoted(name)) for name in taken)
             key = self._grammar.add(f"STRING & ~({names})", self._grammar.name("GROUNDED"))
         return self._grammar.add(f'{key} ":" ws {value}')
-
-
-@lru_cache
-def _log_once(sentence: str) -> None:
-    logger.warning(sentence)
 
 
 def _repeated(part: str, least: int, most: int | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -15,6 +14,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import SecretStr
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.core.log_once import log_once
 from darwin_align.core.record import did_you_mean
 from darwin_align.operators.base import Scorer
 from darwin_align.operators.coerce import PolicyLike, ScorerLike
@@ -56,12 +56,7 @@ class _Connection:
     def note_unused(self, model: str) -> None:
         """Log, once, what means nothing to a model without a server."""
         if given := [name for name in CONNECTION if getattr(self, name) is not None]:
-            _note_once(f"not used: {', '.join(given)}, for {model} has no base_url")
-
-
-@lru_cache
-def _note_once(sentence: str) -> None:
-    logger.warning("%s", sentence)
+            log_once(logger, f"not used: {', '.join(given)}, for {model} has no base_url")
 
 
 def with_models(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from itertools import product
 import pytest
 from tokenizers import processors
 
-from darwin_align.backends import templates as module
 from darwin_align.backends.templates import ChatTemplate, to_chat
 from darwin_align.backends.turns import question_of
 from darwin_align.core.errors import ModelLoadError, RequestError
+from darwin_align.core.log_once import log_once
 from darwin_align.core.types import Message, Request, Response, ToolCall
 from darwin_align.formats.thoughts import Tags
 
@@ -30,7 +30,7 @@ def request_of(*conversation: Message, **settings) -> Request:
 
 @pytest.fixture(autouse=True)
 def _log_anew():
-    module._log_once.cache_clear()
+    log_once.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])

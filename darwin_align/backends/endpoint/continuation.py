@@ -13,7 +13,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar
 
 from darwin_align.backends.endpoint.client import Endpoint
@@ -30,11 +29,12 @@ from darwin_align.backends.endpoint.dialects.base import (
 from darwin_align.backends.templates import ChatTemplate
 from darwin_align.core.errors import EndpointError, EndpointServerError, RequestError
 from darwin_align.core.json_types import Json
+from darwin_align.core.log_once import log_once
 from darwin_align.core.types import FinishReason, Request, Sampling
 from darwin_align.formats.request_formats import answer_schema, required_tools
 from darwin_align.operators.policy import Continuation, Row
 
-__all__ = ["PROBE_REQUEST", "ContinuationStrategy", "UnsupportedStrategy", "log_once"]
+__all__ = ["PROBE_REQUEST", "ContinuationStrategy", "UnsupportedStrategy"]
 
 logger = logging.getLogger(__name__)
 
@@ -156,15 +156,9 @@ class ContinuationStrategy(ABC):
         if choice.finish in STOP:
             return "stop"
         if choice.finish == "content_filter":
-            log_once("the server's content filter cut an answer: it counts as ended there")
+            log_once(logger, "the server's content filter cut an answer: it counts as ended there")
             return "stop"
         if choice.finish not in (None, *LENGTH):
             raise EndpointServerError(f"the server ended an answer by {choice.finish!r}, an unknown finish reason")
         # An answer goes on only where the whole of max_tokens was decoded and none of it was cut by the context.
         return None if new_tokens >= max_tokens == row.max_tokens else "length"
-
-
-@lru_cache
-def log_once(sentence: str) -> None:
-    """Log a warning the first time that it occurs in the process."""
-    logger.warning(sentence)

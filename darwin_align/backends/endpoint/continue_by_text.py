@@ -7,6 +7,7 @@ twice as many tokens (see ``stalled``); what was decoded in vain counts as decod
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -19,17 +20,19 @@ from darwin_align.backends.endpoint.continuation import (
     PROBE_REQUEST,
     ContinuationStrategy,
     UnsupportedStrategy,
-    log_once,
 )
 from darwin_align.backends.endpoint.dialects.base import LENGTH, STOP, Chat, Choice, CompletionRequest, Prompt, Wire
 from darwin_align.backends.turns import without_thoughts
 from darwin_align.core.errors import EndpointServerError, RequestError
+from darwin_align.core.log_once import log_once
 from darwin_align.core.types import FinishReason, Request, Response
 from darwin_align.formats.thoughts import Split, Tags
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Row
 
 __all__ = ["ByPrefill", "ByText"]
+
+logger = logging.getLogger(__name__)
 
 _INCOMPLETE = re.compile("�{1,3}\\Z")
 """How servers decode a character whose last bytes are missing: it has four at most."""
@@ -93,7 +96,7 @@ class _TextStrategy(ContinuationStrategy):
         if choice.finish in LENGTH:
             return max_tokens
         if self.template is None:
-            log_once("the server does not count tokens: four characters are taken for one")
+            log_once(logger, "the server does not count tokens: four characters are taken for one")
         counted = len(added) // 4 if self.template is None else self.template.count(added)
         return max(1, min(counted + 1, max_tokens))
 

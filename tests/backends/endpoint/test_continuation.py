@@ -353,7 +353,7 @@ def test_what_is_no_continuation_is_an_error(changes, match):
 
 
 def test_a_content_filter_ends_an_answer_and_is_logged(caplog):
-    from darwin_align.backends.endpoint.continuation import log_once
+    from darwin_align.core.log_once import log_once
 
     log_once.cache_clear()
     with serving(saying(content="I may", finish="content_filter")) as served:

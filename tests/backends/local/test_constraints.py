@@ -19,6 +19,7 @@ from darwin_align import DarwinSearch, SearchConfig
 from darwin_align.backends.local import LocalPolicy
 from darwin_align.backends.local.sampling import Sampler, place_keys, seed_keys
 from darwin_align.core.errors import ModelLoadError, RequestError
+from darwin_align.core.log_once import log_once
 from darwin_align.core.types import Request, Sampling
 from darwin_align.formats import grammars as module
 from darwin_align.operators.policy import Row
@@ -524,7 +525,7 @@ def test_free_choices_constrain_calls_and_nothing_else(embedded, qwen3):
 
 
 def test_what_cannot_be_kept_leaves_calls_free(embedded, caplog):
-    module._log_once.cache_clear()
+    log_once.cache_clear()
     odd = [{"type": "function", "function": {"name": "odd", "parameters": {"not": {"type": "string"}}}}]
     assert embedded._sequence(row("Hi", tools=odd)).constraint is None
     assert "tool calls are not kept to their schemas under tool_choice='auto'" in caplog.text
