@@ -9,8 +9,11 @@ os.environ.setdefault("LANGSMITH_TRACING", "false")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import pytest
+import torch
 from hypothesis import settings
 
 from benchmarks.servers.gguf_file import write_gguf
@@ -47,6 +50,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that none of them is begun when all others are done."""
     first = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get(item.path, len(first)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Give a fixture the same random weights whichever tests ran before it."""
+    torch.manual_seed(crc32(fixturedef.argname.encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    torch.manual_seed(crc32(item.nodeid.encode()))
 
 
 @pytest.fixture(scope="session")
