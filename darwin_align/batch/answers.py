@@ -98,6 +98,7 @@ class Answerer:
         found = {
             "id": prompt.key,
             "answer": message.text,
+            **figures_of(result, "thoughts"),
             "tool_calls": [_openai_call(call) for call in message.tool_calls],
             "invalid_tool_calls": invalid,
             **figures_of(result, "finish_reason", "reward", "first_reward", "instruction", "seed"),
@@ -106,7 +107,7 @@ class Answerer:
             "input": prompt.digest,
             "fingerprint": self.fingerprint,
         }
-        optional = ("tool_calls", "invalid_tool_calls", "failure")
+        optional = ("thoughts", "tool_calls", "invalid_tool_calls", "failure")
         return {name: value for name, value in found.items() if value or name not in optional}
 
 

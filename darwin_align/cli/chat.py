@@ -67,6 +67,8 @@ def _print_turn(result: SearchResult, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(printable_json(summary_of(result, embedded=not has_own_policy(arguments))), flush=True)
         return
+    if result.thoughts:
+        print(f"[{len(result.thoughts.split())} words of thoughts: --json shows them]")
     print("\n".join(textwrap.fill(line, 100) for line in printable(result.text).split("\n")))
     first = result.first_response.reward
     print(f"[reward {_number(result.reward)}, plain sample {_number(first)}, seed {result.config.seed}]")

@@ -118,7 +118,7 @@ def summary_of(result: SearchResult, *, embedded: bool) -> dict[str, Any]:
     return {
         "instruction": result.request.instruction,
         "answer": result.text,
-        **figures_of(result, "reward", "first_response", "first_reward"),
+        **figures_of(result, "thoughts", "reward", "first_response", "first_reward"),
         "gold": gold and gold.total,
         "first_gold": first_gold and first_gold.total,
         "winning_instruction": result.instruction,

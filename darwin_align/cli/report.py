@@ -95,6 +95,8 @@ def _method(config: SearchConfig) -> str:
 
 def _answer(title: str, beam: Beam, gold: Gold | None, colour: str) -> Panel:
     verdict = f"reward {beam.reward:.2f}" if beam.reward is not None else "unscored"
+    if beam.thoughts:
+        verdict += f" · behind {len(beam.thoughts.split())} words of thoughts"
     if gold:
         verdict += f" · gold {gold.total:.1f}"
     return Panel(

@@ -12,6 +12,7 @@ from darwin_align.core.types import Beam
 __all__ = ["Figure", "figures_of"]
 
 Figure = Literal[
+    "thoughts",
     "reward",
     "first_response",
     "first_reward",
@@ -32,10 +33,12 @@ def figures_of(result: SearchResult, *names: Figure, beam: Beam | None = None) -
     Args:
         result: of the search.
         names: which figures.
-        beam: the answer whose ``reward``, ``instruction`` and ``finish_reason`` are returned; the best by default.
+        beam: the answer whose ``thoughts``, ``reward``, ``instruction`` and ``finish_reason`` are returned; the best
+            by default.
     """
     beam = result.best if beam is None else beam
     figures: dict[Figure, JsonValue] = {
+        "thoughts": beam.thoughts,
         "reward": beam.reward,
         "first_response": result.first_response.text,
         "first_reward": result.first_response.reward,

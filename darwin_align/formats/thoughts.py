@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-__all__ = ["Channels", "Decode", "Mark", "Split", "Tags", "ThoughtFormat", "without_thoughts"]
+__all__ = ["Channels", "Decode", "Mark", "Split", "Tags", "ThoughtFormat", "behind_thoughts", "without_thoughts"]
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, special tokens included."""
 
 _NAMES = "think|thinking|thought|thoughts|reasoning|seed:think"
 _CLOSED = re.compile(
-    rf"\A\s*(?:<\|?({_NAMES})\|?>|\[(THINK)\]|◁(think)▷).*?(?:</\|?\1\|?>|<\|/\1\|>|\[/\2\]|◁/\3▷)", re.DOTALL | re.I
+    rf"\s*(?:<\|?({_NAMES})\|?>|\[(THINK)\]|◁(think)▷).*?(?:</\|?\1\|?>|<\|/\1\|>|\[/\2\]|◁/\3▷)\s*", re.DOTALL | re.I
 )
-_OPENED = re.compile(rf"\A\s*(?:<\|?(?:{_NAMES})\|?>|\[THINK\]|◁think▷)", re.I)
+_OPENED = re.compile(rf"\s*(?:<\|?(?:{_NAMES})\|?>|\[THINK\]|◁think▷)", re.I)
 _END = re.compile(rf"</\|?(?:{_NAMES})\|?>|<\|/(?:{_NAMES})\|>|\[/THINK\]|◁/think▷", re.I)
 _FINAL = re.compile(
     r"<\|channel\|>final(?:\s*<\|constrain\|>\w+)?<\|message\|>(.*?)(?:<\|(?:return|end)\|>|\Z)", re.DOTALL
@@ -41,14 +41,22 @@ def without_thoughts(reply: str) -> str:
     """
     if final := _FINAL.findall(reply):
         return str(final[-1]).strip()
-    rest = reply
-    while closed := _CLOSED.match(rest):
-        rest = rest[closed.end() :]
-    if _OPENED.match(rest):
-        return ""
-    if rest is reply and (ends := list(_END.finditer(rest))):  # the prompt began the thoughts
-        rest = rest[ends[-1].end() :]
-    return reply if rest is reply else rest.strip()
+    if behind := behind_thoughts(reply):
+        return reply[behind:].strip()
+    ends = list(_END.finditer(reply))  # of thoughts that the prompt began
+    return reply[ends[-1].end() :].strip() if ends else reply
+
+
+def behind_thoughts(text: str) -> int:
+    r"""Index behind the thoughts that a text begins with, and behind white space after them; 0 if there are none.
+
+    >>> behind_thoughts("<think>So</think>\n\n9"), behind_thoughts("<think>So"), behind_thoughts("9")
+    (19, 9, 0)
+    """
+    at = 0
+    while closed := _CLOSED.match(text, at):
+        at = closed.end()
+    return len(text) if _OPENED.match(text, at) else at
 
 
 class Split(NamedTuple):

@@ -6,7 +6,6 @@ template shows it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,13 +25,9 @@ from darwin_align.formats.call_template import (
     unknown_form,
 )
 from darwin_align.formats.tagged_calls import marks_of_tagged_calls, tagged_probes
+from darwin_align.formats.thoughts import behind_thoughts
 
 __all__ = ["ToolSyntax"]
-
-_THOUGHTS = re.compile(
-    r"(?s)\s*<(think|thinking|thought|reasoning)>.*?(?:</\1>\s*|$)|\s*\[THINK\].*?(?:\[/THINK\]\s*|$)"
-)
-
 
 @dataclass(frozen=True)
 class ToolSyntax:
@@ -124,9 +119,7 @@ class ToolSyntax:
         """
         if not tools:
             return Parsed(text)
-        # Thoughts may speak of calls.
-        thoughts = _THOUGHTS.match(text)
-        behind = thoughts.end() if thoughts else 0
+        behind = behind_thoughts(text)  # thoughts may speak of calls
         parsed = parse_calls(self._marks, text[behind:], tools, finished=finished)
         return replace(parsed, text=text[:behind] + parsed.text) if behind else parsed
 

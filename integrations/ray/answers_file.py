@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("answer", pa.string()),
+        ("thoughts", pa.string()),  # null where the model has none
         ("tool_calls", pa.string()),  # JSON: the shape of arguments is each tool's own
         ("invalid_tool_calls", pa.string()),
         ("finish_reason", pa.string()),
@@ -108,7 +109,7 @@ def read_answers(out: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
-    optional = (*_AS_JSON, "failure")
+    optional = (*_AS_JSON, "failure", "thoughts")
     kept = {name: value for name, value in row.items() if name not in _OWN}
     kept = {name: value for name, value in kept.items() if value is not None or name not in optional}
     return {name: json.loads(value) if name in _AS_JSON else value for name, value in kept.items()}

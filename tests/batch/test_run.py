@@ -22,6 +22,7 @@ from darwin_align.pocket import held_out
 from darwin_align.pocket.pair import pocket_search
 from darwin_align.search import DarwinSearch
 from tests.batch.kit import by_key, read_lines, scripted, write_lines
+from tests.test_reasoning import Thinker, count_good
 
 PROMISED = {
     "id", "answer", "finish_reason", "reward", "first_reward", "instruction", "seed", "usage", "stop_reason", "input",
@@ -72,6 +73,17 @@ def test_a_line_holds_what_is_promised(tmp_path: Path) -> None:
         alone.usage.decoded_tokens,
     )
     assert not report.errors.exists()
+
+
+def test_thoughts_stand_beside_the_answer(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    search = scripted(Thinker(stops=True, length=24), count_good, max_new_tokens=30)
+    run_batch(search, [{"prompt": "Hi"}], out, seed=3)
+    [line] = read_lines(out)
+    alone = search.invoke("Hi", seed=line["seed"])
+    assert line["thoughts"]
+    assert (line["answer"], line["thoughts"]) == (alone.text, alone.thoughts)
+    assert line.keys() == PROMISED | {"thoughts"}
 
 
 def test_seeds_follow_from_the_runs_seed_and_the_key(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from darwin_align.core.terminal import PrintableFormatter, printable, printable_
 from darwin_align.search import DarwinSearch
 from tests import processes
 from tests.backends.endpoint.fixtures.wire import ReceivedRequest, wire
+from tests.test_reasoning import Thinker, count_good
 
 ATTACK = (
     "\x1b]0;owned\x07\x1b[31mred\x1b[0m \x9b31m \x7f \u202eevil\u2066 [/foo] [link=https://evil.example]here[/link]"
@@ -97,6 +98,25 @@ def test_chat(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     code, out, _ = run(capsys, "chat", *how)
     assert code == 0
     assert "owned" in out
+
+
+def test_chat_and_demo_tell_thoughts_from_the_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SearchConfig(mutator="identity", mutations=3, cycles=1, replacement_period=4, max_new_tokens=30)
+    search = DarwinSearch(policy=Thinker(stops=True, length=24), scorer=count_good, config=config)
+    result = search.invoke("Hi", seed=3)
+    for command in ("chat", "demo"):
+        monkeypatch.setattr(f"darwin_align.cli.{command}.build_search", lambda *_, **__: search)
+    for command in (("chat",), ("demo", "Hi")):
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
+        _, out, _ = run(capsys, *command, "--seed", "3")
+        assert result.text in out
+        assert f"{len(result.thoughts.split())} words of thoughts" in out
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
+        _, out, _ = run(capsys, *command, "--seed", "3", "--json")
+        shown = json.loads(out)
+        assert (shown["answer"], shown["thoughts"]) == (result.text, result.thoughts)
 
 
 def test_batch_tells_fields_failures_and_names(
