@@ -339,6 +339,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
         Raises:
             ConfigError: a tool that is no function, or a choice that is not known.
+            RequestError: the policy cannot show tools, or the form of its calls is not understood.
 
         >>> def steep(minutes: int) -> str:
         ...     '''Steep the tea.'''
@@ -346,7 +347,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         >>> model.invoke("Steep it for 3 minutes.").tool_calls[0]["name"]
         'steep'
         """
-        return self.bind(**bound_tools(tools, tool_choice, strict, parallel_tool_calls), **kwargs)
+        bound = bound_tools(tools, tool_choice, strict, parallel_tool_calls, self.search.policy)
+        return self.bind(**bound, **kwargs)
 
     def with_structured_output(
         self,

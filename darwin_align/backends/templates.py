@@ -7,12 +7,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jinja2 import TemplateError
-
+from darwin_align.backends.answer_frames import AnswerFrames, Turn, frame_ids, frame_of
 from darwin_align.backends.detokenizer import Detokenizer
-from darwin_align.backends.frame import Frame
+from darwin_align.backends.renderer import Renderer, Role
 from darwin_align.backends.template_switches import check_switches
 from darwin_align.backends.text_encoder import BosFrom, TextEncoder, special_ids
 from darwin_align.backends.thought_formats import thought_format
@@ -27,7 +26,7 @@ from darwin_align.backends.turns import (
     tool_turns,
     with_tool_turns_as_text,
 )
-from darwin_align.core.errors import ConfigError, ModelLoadError, RequestError
+from darwin_align.core.errors import RequestError
 from darwin_align.core.json_types import Json
 from darwin_align.core.log_once import log_once
 from darwin_align.core.types import Request, Response
@@ -35,15 +34,10 @@ from darwin_align.formats.call_template import BEHIND, shared_length, whole_tags
 from darwin_align.formats.thoughts import Tags, ThoughtFormat
 from darwin_align.formats.tool_syntax import ToolSyntax
 
-__all__ = ["ChatTemplate", "Frame", "Turn", "to_chat"]
+__all__ = ["ChatTemplate", "Turn", "to_chat"]
 
 logger = logging.getLogger(__name__)
 
-Turn = Literal["closed", "open"]
-Role = Literal["policy", "reward model"]
-
-# Letters only: no template trims it, no tokenizer has it as a token, and no conversation contains it.
-_MARK = "QzDarwinAlignMarkZq"
 _UNSEEN = "the reward model's chat template takes no tools: it judges answers without seeing them"
 
 
@@ -77,52 +71,16 @@ class ChatTemplate:
         bos: BosFrom = "template",
         switches: Mapping[str, Json] | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._role: Role = role
-        self._source = chat_template.read_text("utf-8") if isinstance(chat_template, Path) else chat_template
-        if not (self._source or tokenizer.chat_template):
-            raise ModelLoadError(
-                f"the tokenizer of {name} has no chat template, as is usual for base models: use an instruction-tuned "
-                "model, or give chat_template=… (Jinja source, or a Path to a file with it) that renders `messages` in "
-                "the form that the model was trained on"
-            )
-        self._switches = dict(switches or {})
-        if unread := check_switches(self._own_text, self._switches, f"the chat template of {name}"):
-            raise ConfigError(unread)
-        # transformers takes the template of this name for conversations that come with tools.
-        named = tokenizer.chat_template
-        self._named = self._source is None and isinstance(named, Mapping) and "tool_use" in named
+        self._renderer = Renderer(tokenizer, chat_template, name, role, switches)
+        self._tokenizer, self._role = tokenizer, role
         self._encoder = TextEncoder(tokenizer, bos, name)
         self._behind: Callable[[str], ThoughtFormat | None] = lru_cache(maxsize=256)(self._thoughts_behind)
         self._rendering: Callable[[str], tuple[bool, bool]] = lru_cache(maxsize=256)(self._probe_rendering)
-        self._check_without_tools(name)
-
-    def _check_without_tools(self, name: str) -> None:
-        """Refuse a template for conversations with tools alone.
-
-        Raises:
-            ModelLoadError: it is one.
-        """
-        try:
-            self._render([{"role": "user", "content": "x"}], answer_next=True)
-        except RequestError as error:
-            if self._probe([{"role": "user", "content": "x"}], [tool_named("x")]):
-                raise ModelLoadError(
-                    f"the chat template of {name} renders conversations with tools only ({error}): give a "
-                    "chat_template=… that renders others too, or set the tokenizer's chat_template to a dict with the "
-                    "names 'default' and 'tool_use'"
-                ) from error
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer."""
         return self._tokenizer
-
-    @property
-    def _own_text(self) -> str:
-        """The template itself; of several, all of them."""
-        source = self._source or self._tokenizer.chat_template
-        return "\n".join(source.values()) if isinstance(source, dict) else str(source)
 
     # -- prompts
 
@@ -149,9 +107,9 @@ class ChatTemplate:
         tools = self._tools(request)
         self.check_tools(request)
         switches = request.chat_template_kwargs
-        if unread := check_switches(self._own_text, switches, f"the {self._role}'s chat template"):
+        if unread := check_switches(self._renderer.source, switches, f"the {self._role}'s chat template"):
             raise RequestError(unread)
-        if not (text := self._render(self._chat(request), tools, answer_next=True, switches=switches)):
+        if not (text := self._renderer.render(self._chat(request), tools, answer_next=True, switches=switches)):
             raise RequestError(f"the {self._role}'s chat template rendered this conversation to nothing")
         return text if bos else text.removeprefix(self._tokenizer.bos_token or "")
 
@@ -203,7 +161,9 @@ class ChatTemplate:
         """The least changed form that the template renders completely, else the first that it does not refuse."""
         taken: Shape | None = None
         for shape in shapes(chat):
-            renders, whole = self._rendering(json.dumps([*marked(shape.chat), with_tools and self._named]))
+            renders, whole = self._rendering(
+                json.dumps([*marked(shape.chat), with_tools and self._renderer.has_own_for_tools])
+            )
             if whole:
                 return shape
             taken = taken or (shape if renders else None)
@@ -212,31 +172,8 @@ class ChatTemplate:
     def _probe_rendering(self, marked_chat: str) -> tuple[bool, bool]:
         """Whether a marked conversation (JSON, with its markers) is rendered at all, and whether completely."""
         chat, words, named = json.loads(marked_chat)
-        text = self._probe(chat, [] if named else None)
+        text = self._renderer.probe(chat, [] if named else None)
         return bool(text), all(word in text for word in words)
-
-    def _render(
-        self,
-        chat: Chat,
-        tools: list[dict[str, Any]] | None = None,
-        *,
-        answer_next: bool,
-        switches: Mapping[str, Json] | None = None,
-    ) -> str:
-        if self._named and tools is None and any(turn["role"] == "tool" or turn.get("tool_calls") for turn in chat):
-            tools = []  # the template for tools renders their turns, even if no tool is shown any more
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                chat,
-                tools=tools,
-                chat_template=self._source,
-                tokenize=False,
-                add_generation_prompt=answer_next,
-                **{**self._switches, **(switches or {})},
-            )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise RequestError(f"the {self._role}'s chat template refuses this conversation: {error}") from error
-        return text
 
     # -- answers, for a reward model
 
@@ -255,15 +192,7 @@ class ChatTemplate:
         Raises:
             RequestError: the template refuses the conversation.
         """
-        chat, tools = self._chat(request), self._shown_tools(request)
-        responses = self._with_shown_thoughts(responses)
-        frames = self._frames(chat, tools, responses, turn)
-        return [
-            list(self._encoder.encode(self._whole(chat, tools, response, turn)))
-            if (frame := frames[response.thoughts]) is None
-            else self._framed(frame, response)
-            for response in responses
-        ]
+        return self._frames.ids(self._chat(request), self._shown_tools(request), responses, turn)
 
     def answer_texts(
         self, request: Request, responses: Sequence[Response], turn: Turn, *, special: bool = False
@@ -286,63 +215,12 @@ class ChatTemplate:
         Raises:
             RequestError: the template refuses the conversation.
         """
-        chat, tools = self._chat(request), self._shown_tools(request)
-        responses = self._with_shown_thoughts(responses)
-        frames = self._frames(chat, tools, responses, turn)
-        texts = []
-        for response in responses:
-            if (frame := frames[response.thoughts]) is None:
-                texts.append((self._whole(chat, tools, response, turn), ""))
-            else:
-                around = frame.around(response.text)
-                texts.append((around.before, response.text + around.after))
+        texts = self._frames.texts(self._chat(request), self._shown_tools(request), responses, turn)
         return [self._encoder.for_reader(before, after, special) for before, after in texts]
 
-    def _with_shown_thoughts(self, responses: Sequence[Response]) -> list[Response]:
-        """The responses; thoughts for which the template has no place become a part of the text."""
-        return [
-            Response(text=response.whole, finished=response.finished)
-            if response.thoughts and not self.shows_thoughts
-            else response
-            for response in responses
-        ]
-
-    def _frames(
-        self, chat: Chat, tools: list[dict[str, Any]] | None, responses: Sequence[Response], turn: Turn
-    ) -> dict[str, Frame | None]:
-        """The frame of each response's text, by its thoughts."""
-        return {thoughts: self._frame(chat, tools, turn, thoughts) for thoughts in {r.thoughts for r in responses}}
-
-    def _framed(self, frame: Frame, response: Response) -> list[int]:
-        if not self.detokenizer.spells(response.tokens, response.text):
-            frame = frame.around(response.text)
-            return list(self._encoder.encode(frame.before + response.text + frame.after))
-        if self.detokenizer.begins_word(response.tokens):
-            frame = frame.without_space()
-        first, last = self._encoder.special
-        before, after = self._frame_ids(frame)
-        return [*first, *before, *self.detokenizer.without_end(response.tokens), *after, *last]
-
-    def _frame(
-        self, chat: Chat, tools: list[dict[str, Any]] | None, turn: Turn = "closed", thoughts: str = ""
-    ) -> Frame | None:
-        rendered = self._render([*chat, _answer(_MARK, thoughts)], tools, answer_next=False)
-        before, found, after = rendered.partition(_MARK)
-        if not found or _MARK in after:
-            return None
-        return Frame(before, "" if turn == "open" else after)
-
-    def _frame_ids(self, frame: Frame) -> tuple[list[int], list[int]]:
-        # Tokenised behind a word, because some tokenizers treat the beginning of a text as the beginning of a word.
-        word = self._encoder.pieces(frame.before + "x")
-        whole = self._encoder.pieces(frame.before + "x" + frame.after)
-        after = whole[len(word) :] if whole[: len(word)] == word else self._encoder.pieces(frame.after)
-        return list(self._encoder.pieces(frame.before)), list(after)
-
-    def _whole(self, chat: Chat, tools: list[dict[str, Any]] | None, response: Response, turn: Turn) -> str:
-        if turn == "open":
-            return self._render(chat, tools, answer_next=True) + response.whole
-        return self._render([*chat, _answer(response.text, response.thoughts)], tools, answer_next=False)
+    @cached_property
+    def _frames(self) -> AnswerFrames:
+        return AnswerFrames(self._renderer, self._encoder, self.detokenizer)
 
     def notes(self, request: Request) -> tuple[str, ...]:
         """Notes on the parts of a request that a reward model reads in another form, or not at all.
@@ -362,16 +240,15 @@ class ChatTemplate:
 
     # -- probes of the template
 
-    @cached_property
+    @property
     def takes_system(self) -> bool:
         """Whether a system turn reaches the model."""
-        chat = [{"role": "system", "content": _MARK}, {"role": "user", "content": "x"}]
-        return _MARK in self._probe(chat)
+        return self._renderer.takes_system
 
-    @cached_property
+    @property
     def takes_tools(self) -> bool:
         """Whether tools reach the model."""
-        return _MARK in self._probe([{"role": "user", "content": "x"}], [tool_named(_MARK)])
+        return self._renderer.takes_tools
 
     @cached_property
     def tool_syntax(self) -> ToolSyntax:
@@ -394,10 +271,10 @@ class ChatTemplate:
         """What the template renders for a turn with these calls, between the prompt and the end of the turn."""
         user = {"role": "user", "content": "x"}
         turn = {"role": "assistant", "content": content, "tool_calls": calls}
-        tools: list[dict[str, Any]] | None = [] if self._named else None
-        prompt = self._render([user], tools, answer_next=True)
-        whole = self._render([user, turn], tools, answer_next=False)
-        frame = self._frame([user], tools)
+        tools: list[dict[str, Any]] | None = [] if self._renderer.has_own_for_tools else None
+        prompt = self._renderer.render([user], tools, answer_next=True)
+        whole = self._renderer.render([user, turn], tools, answer_next=False)
+        frame = frame_of(self._renderer, [user], tools)
         whole = whole.removesuffix(frame.after if frame else "")
         form = self.thought_format.behind(prompt) if self.thought_format is not None else None
         if isinstance(form, Tags) and whole.startswith(bare := form.before_thoughts(prompt)):
@@ -419,22 +296,17 @@ class ChatTemplate:
     @cached_property
     def thought_format(self) -> ThoughtFormat | None:
         """How the model's thoughts begin and end, whatever the prompt; ``None`` if it has none."""
-        return thought_format(self._tokenizer, self._own_text, self._probe)
-
-    @cached_property
-    def shows_thoughts(self) -> bool:
-        """Whether the template has a place for the thoughts of an answer."""
-        return _MARK in self._probe([{"role": "user", "content": "x"}, _answer("x", _MARK)])
+        return thought_format(self._tokenizer, self._renderer.source, self._renderer.probe)
 
     @property
     def renders_tool_conversations(self) -> bool:
         """Whether tools, calls of them and their results reach the model."""
         return self.takes_tools and self.takes_tool_turns
 
-    @cached_property
+    @property
     def takes_tool_turns(self) -> bool:
         """Whether tool calls and their results reach the model."""
-        return all(_MARK in self._probe(tool_turns(*names)) for names in ((_MARK, "x"), ("x", _MARK)))
+        return self._renderer.takes_tool_turns
 
     @cached_property
     def detokenizer(self) -> Detokenizer:
@@ -459,8 +331,8 @@ class ChatTemplate:
     @cached_property
     def end_of_turn(self) -> int | None:
         """Id of the special token by which the template ends an assistant's turn, if it does so."""
-        frame = self._frame([{"role": "user", "content": "x"}], None)
-        after = self._frame_ids(frame)[1] if frame else []
+        frame = frame_of(self._renderer, [{"role": "user", "content": "x"}], None)
+        after = frame_ids(self._encoder, frame)[1] if frame else []
         return after[0] if after and after[0] in special_ids(self._tokenizer) else None
 
     @cached_property
@@ -469,17 +341,5 @@ class ChatTemplate:
         channels = frozenset() if self.thought_format is None else self.thought_format.ends
         return frozenset({self._tokenizer.eos_token_id, self.end_of_turn} - {None}) | channels
 
-    def _probe(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> str:
-        try:
-            return self._render(chat, tools, answer_next=not chat or chat[-1]["role"] != "assistant")
-        except RequestError:
-            return ""
-
     def _probe_ids(self, chat: Chat, tools: list[dict[str, Any]] | None = None) -> Sequence[int]:
-        return self._encoder.encode(self._probe(chat, tools))
-
-
-def _answer(text: str, thoughts: str = "") -> dict[str, Any]:
-    """An assistant's turn. Thoughts have two names: older transformers does not give templates the second."""
-    named = {"reasoning_content": thoughts, "thinking": thoughts} if thoughts else {}
-    return {"role": "assistant", "content": text, **named}
+        return self._encoder.encode(self._renderer.probe(chat, tools))

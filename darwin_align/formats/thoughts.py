@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-__all__ = ["Channels", "Decode", "Mark", "Split", "Tags", "ThoughtFormat", "behind_thoughts", "without_thoughts"]
+__all__ = ["Channels", "Decode", "Mark", "Split", "Tags", "ThoughtFormat", "end_of_thoughts", "without_thoughts"]
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, special tokens included."""
@@ -41,16 +41,16 @@ def without_thoughts(reply: str) -> str:
     """
     if final := _FINAL.findall(reply):
         return str(final[-1]).strip()
-    if behind := behind_thoughts(reply):
+    if behind := end_of_thoughts(reply):
         return reply[behind:].strip()
     ends = list(_END.finditer(reply))  # of thoughts that the prompt began
     return reply[ends[-1].end() :].strip() if ends else reply
 
 
-def behind_thoughts(text: str) -> int:
+def end_of_thoughts(text: str) -> int:
     r"""Index behind the thoughts that a text begins with, and behind white space after them; 0 if there are none.
 
-    >>> behind_thoughts("<think>So</think>\n\n9"), behind_thoughts("<think>So"), behind_thoughts("9")
+    >>> end_of_thoughts("<think>So</think>\n\n9"), end_of_thoughts("<think>So"), end_of_thoughts("9")
     (19, 9, 0)
     """
     at = 0
@@ -223,7 +223,7 @@ class Tags(ThoughtFormat):
         """A rendered prompt without the thoughts that it begins."""
         return prompt.rstrip().removesuffix(self.begin.text) if self.opened else prompt
 
-    def behind_thoughts(self, turn: str) -> str:
+    def end_of_thoughts(self, turn: str) -> str:
         """A rendered turn from its text on."""
         thought = turn.lstrip().startswith(self.begin.text) and self.end.text in turn
         return turn.partition(self.end.text)[2].lstrip() if thought else turn

@@ -7,6 +7,7 @@ template shows it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,10 +25,12 @@ from darwin_align.formats.call_template import (
     texts_of_template,
     unknown_form,
 )
+from darwin_align.formats.channel_calls import marks_of_channel_calls
 from darwin_align.formats.tagged_calls import marks_of_tagged_calls, tagged_probes
-from darwin_align.formats.thoughts import behind_thoughts
+from darwin_align.formats.thoughts import end_of_thoughts
 
 __all__ = ["ToolSyntax"]
+
 
 @dataclass(frozen=True)
 class ToolSyntax:
@@ -85,7 +88,7 @@ class ToolSyntax:
         except RequestError as error:
             if declared is not None:
                 return cls(None, declared)
-            return cls._tagged(render, ended, render_behind, error)
+            return cls._not_json(render, ended, render_behind, error)
         # Where both agree that a call is JSON between two marks, it is read as such: a string in it may hold a mark.
         same = declared and marks.keys and (marks.mark, marks.close) == (declared.mark, declared.close)
         found = cls(texts, marks if declared is None or same else declared)
@@ -94,14 +97,16 @@ class ToolSyntax:
         return found
 
     @classmethod
-    def _tagged(
+    def _not_json(
         cls, render: Render, ends: tuple[str, ...], render_behind: Render | None, error: RequestError
     ) -> ToolSyntax:
-        """The form of calls whose arguments are no JSON object.
+        """The form of calls that are no JSON object, or stand between marks that frame turns.
 
         Raises:
             RequestError: the given error, with which the search for JSON ended, if there are no such calls either.
         """
+        with suppress(RequestError):
+            return cls(None, marks_of_channel_calls(render))
         try:
             found = cls(None, marks_of_tagged_calls(render, ends, render_behind))
             _check_reading(found, tagged_probes(render, ends, render_behind))
@@ -119,7 +124,7 @@ class ToolSyntax:
         """
         if not tools:
             return Parsed(text)
-        behind = behind_thoughts(text)  # thoughts may speak of calls
+        behind = end_of_thoughts(text)  # thoughts may speak of calls
         parsed = parse_calls(self._marks, text[behind:], tools, finished=finished)
         return replace(parsed, text=text[:behind] + parsed.text) if behind else parsed
 

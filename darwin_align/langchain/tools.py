@@ -14,14 +14,14 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.json import parse_partial_json
 
-from darwin_align.core import Beam, SearchConfig, SearchResult
+from darwin_align.core import Beam, Request, SearchConfig, SearchResult
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
 from darwin_align.core.seeds import derive
 from darwin_align.formats.call_parser import InvalidCall
 from darwin_align.formats.request_formats import functions, takes_calls
 from darwin_align.formats.tool_syntax import ToolSyntax
-from darwin_align.formats.verdicts import read_calls
+from darwin_align.formats.verdicts import check_request, read_calls
 from darwin_align.operators.policy import Policy
 
 __all__ = ["Tool", "ToolChoice", "answer_message", "bound_tools", "call_chunks", "profile_of"]
@@ -45,6 +45,7 @@ def bound_tools(
     tool_choice: ToolChoice = None,
     strict: bool | None = None,
     parallel_tool_calls: bool | None = None,
+    policy: Policy | None = None,
 ) -> dict[str, Any]:
     """What :meth:`DarwinChatModel.bind_tools <darwin_align.chat_model.DarwinChatModel.bind_tools>` binds to calls.
 
@@ -56,6 +57,7 @@ def bound_tools(
 
     Raises:
         ConfigError: a tool that is no function, or a choice that is not known.
+        RequestError: a ``policy`` is given that cannot use them, as far as that is known without a server.
     """
     made = [_function(tool, strict) for tool in tools]
     bound: dict[str, Any] = {"tools": made} if made else {}
@@ -65,6 +67,8 @@ def bound_tools(
         if not isinstance(parallel_tool_calls, bool):
             raise ConfigError(f"parallel_tool_calls = {parallel_tool_calls!r}: give True or False")
         bound["parallel_tool_calls"] = parallel_tool_calls
+    if policy is not None:
+        check_request(Request.of("Hi", **bound), policy)
     return bound
 
 

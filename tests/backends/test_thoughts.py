@@ -11,7 +11,7 @@ from darwin_align.backends.turns import to_chat
 from darwin_align.core.errors import ConfigError, RequestError
 from darwin_align.core.types import Message, Request, Response
 from darwin_align.formats.thoughts import Channels, Split, Tags
-from tests.backends.thinking_kit import CHANNELS, MAY_THINK, THINKS, channels, ids_of, tags
+from tests.backends.thinking_kit import CHANNELS, MAY_THINK, THINKS, TOOL_CHANNELS, channels, ids_of, tags
 
 HI = Request.of("Hi")
 ANSWERED = "<think>\nShe greets.\n</think>\n\nHello!<|im_end|>"
@@ -52,6 +52,32 @@ def test_channels(new_tokenizer):
     assert split(template, "Hello!")[:3] == ("Hello!", "", False)
     call = "<|channel|>commentary to=functions.heat json<|message|>{}<|call|>"
     assert split(template, call)[:2] == (f"<|start|>assistant{call}", "")
+
+
+TOOLS = ({"type": "function", "function": {"name": "heat", "parameters": {"properties": {"to": {"type": "integer"}}}}},)
+CALL = '{} to=functions.heat <|constrain|>json<|message|>{{"to": 80}}<|call|>'
+
+
+@pytest.mark.parametrize("header", ["<|channel|>commentary", "<|channel|>analysis", ""])
+def test_calls_between_channels(new_tokenizer, header):
+    template = ChatTemplate(channels(new_tokenizer, TOOL_CHANNELS))
+    assert template.renders_tool_conversations
+    syntax = template.tool_syntax
+    assert syntax.texts is None  # read, not forced
+    thought = "<|channel|>analysis<|message|>She wants tea.<|end|><|start|>assistant"
+    said = "<|channel|>commentary<|message|>One moment.<|end|><|start|>assistant"
+    for before, text in (("", ""), (thought, ""), (said, "One moment."), (thought + said, "One moment.")):
+        found = split(template, before + CALL.format(header))
+        parsed = syntax.parse(found.text, TOOLS, finished=True)
+        assert (parsed.text, parsed.invalid) == (text, ())
+        [call] = parsed.calls
+        assert (call.name, call.arguments) == ("heat", {"to": 80})
+    cut = split(template, CALL.format(header).partition("80")[0])
+    assert syntax.parse(cut.text, TOOLS).open
+    assert syntax.parse(cut.text, TOOLS, finished=True).invalid
+    other = split(template, CALL.format(header).replace("heat", "cool"))
+    [invalid] = syntax.parse(other.text, TOOLS, finished=True).invalid
+    assert "no tool 'cool'" in invalid.reason
 
 
 def test_a_calls_end_ends_an_answer(new_tokenizer):

@@ -32,6 +32,21 @@ CHANNELS = (
     "{%- endfor -%}{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}"
 )
 """Messages of several channels in one turn."""
+TOOL_CHANNELS = (
+    "{%- if tools %}<|start|>developer<|message|>{{ tools | tojson }}<|end|>{% endif -%}"
+    "{%- for m in messages -%}"
+    "{%- if m.tool_calls -%}{%- if m.content %}{{ '<|start|>assistant<|channel|>commentary<|message|>' + m.content + "
+    "'<|end|>' }}{% endif -%}{%- set f = m.tool_calls[0].function -%}"
+    "{{ '<|start|>assistant to=functions.' + f.name + '<|channel|>commentary json<|message|>' }}"
+    "{{- f.arguments if f.arguments is string else f.arguments | tojson }}{{ '<|call|>' }}"
+    "{%- elif m.role == 'tool' -%}"
+    "{{ '<|start|>functions.' + (m.name or 'tool') + ' to=assistant<|channel|>commentary<|message|>' + m.content "
+    "+ '<|end|>' }}"
+    "{%- else -%}{%- set c = '<|channel|>final' if m.role == 'assistant' else '' -%}"
+    "{{ '<|start|>' + m.role + c + '<|message|>' + m.content + '<|end|>' }}{%- endif -%}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}"
+)
+"""The same with tools: a call is a message to a recipient."""
 CHANNEL_MARKS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>")
 
 
@@ -43,9 +58,9 @@ def tags(new_tokenizer: Any, template: str = MAY_THINK, *, marks: bool = True) -
     return tokenizer
 
 
-def channels(new_tokenizer: Any) -> Any:
+def channels(new_tokenizer: Any, template: str = CHANNELS) -> Any:
     """A tokenizer with the marks of channels."""
-    return new_tokenizer(CHANNELS, {"eos_token": "<|return|>"}, CHANNEL_MARKS, vocabulary=450)
+    return new_tokenizer(template, {"eos_token": "<|return|>"}, CHANNEL_MARKS, vocabulary=450)
 
 
 def ids_of(tokenizer: Any, text: str) -> tuple[int, ...]:
