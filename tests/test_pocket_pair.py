@@ -25,7 +25,7 @@ TASKS = ["brew green tea", "bake bread"]
 
 @pytest.fixture(scope="module")
 def model() -> DarwinChatModel:
-    return DarwinChatModel(config=SearchConfig(cycles=1, seed=5))
+    return DarwinChatModel(config=SearchConfig(cycles=1, mutations=3, max_new_tokens=64, seed=5))
 
 
 def test_every_way_of_calling_gives_the_same_text(model: DarwinChatModel) -> None:

@@ -256,7 +256,7 @@ def test_order_and_concurrency_do_not_matter(tmp_path: Path) -> None:
 
 def test_the_embedded_pair_answers_alike_alone_and_in_company(tmp_path: Path) -> None:
     search = pocket_search(SearchConfig(cycles=1, mutations=2, max_new_tokens=40))
-    source = held_out(10)
+    source = held_out(5)
     run_batch(search, source, tmp_path / "one", concurrency=1)
     run_batch(search, source, tmp_path / "sixteen", concurrency=16)
     alone, together = ({line["id"]: line for line in read_lines(tmp_path / name)} for name in ("one", "sixteen"))

@@ -49,7 +49,7 @@ def test_demo_json_holds_one_object_with_the_promised_keys() -> None:
 
 
 def test_demo_explains_the_method_on_one_screen() -> None:
-    done = run_fresh("demo", QUESTION)
+    done = run_fresh("demo", QUESTION, "--set", "mutations=3", "--set", "max_tokens=64")
     assert done.returncode == 0, done.stderr
     for word in (
         "You asked",

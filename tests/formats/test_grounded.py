@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import BaseModel, Field
@@ -114,7 +114,6 @@ schemas = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(text=texts, schema=schemas, seed=st.integers(0, 2**40), sampling=st.sampled_from([HOT, Sampling(), GREEDY]))
 def test_every_value_stands_in_the_conversation(policy, text, schema, seed, sampling):
     [found] = policy.generate([Row(request_of(text, schema, sampling=sampling), 150, seed)])
@@ -128,7 +127,6 @@ def test_every_value_stands_in_the_conversation(policy, text, schema, seed, samp
     assert ungrounded(value, schema, Sources([text])) == ""
 
 
-@settings(max_examples=25, deadline=None)
 @given(text=texts, seed=st.integers(0, 2**40), choice=st.sampled_from(["any", "auto"]))
 def test_every_argument_stands_in_the_conversation(policy, text, seed, choice):
     tools = [tool("heat", what=TEXT, to=NUMBER), tool("call", who=TEXT)]
@@ -140,7 +138,6 @@ def test_every_argument_stands_in_the_conversation(policy, text, seed, choice):
     assert all(stands(value, [text]) for call in parsed.calls for value in call.arguments.values())
 
 
-@settings(max_examples=150, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8") | st.sampled_from(' \n"\\\t\x00你é'), min_size=1), data=st.data())
 @example(text='say "hi"\n\\n 你好!', data=None)
 def test_the_grammar_agrees_with_the_check(policy, text, data):

@@ -265,7 +265,7 @@ schemas = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(schema=schemas, seed=st.integers(0, 2**40))
 def test_random_schemas(embedded, schema, seed):
     one = row(seed=seed, response_format=formed(schema), max_tokens=150)
