@@ -223,7 +223,7 @@ class Tags(ThoughtFormat):
         """A rendered prompt without the thoughts that it begins."""
         return prompt.rstrip().removesuffix(self.begin.text) if self.opened else prompt
 
-    def end_of_thoughts(self, turn: str) -> str:
+    def behind_thoughts(self, turn: str) -> str:
         """A rendered turn from its text on."""
         thought = turn.lstrip().startswith(self.begin.text) and self.end.text in turn
         return turn.partition(self.end.text)[2].lstrip() if thought else turn
