@@ -347,7 +347,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         >>> model.invoke("Steep it for 3 minutes.").tool_calls[0]["name"]
         'steep'
         """
-        bound = bound_tools(tools, tool_choice, strict, parallel_tool_calls, self.search.policy)
+        policy = self.search.policy_for() if self.search.decoder is None else None  # a call may choose another decoder
+        bound = bound_tools(tools, tool_choice, strict, parallel_tool_calls, policy)
         return self.bind(**bound, **kwargs)
 
     def with_structured_output(
