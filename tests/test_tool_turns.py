@@ -89,9 +89,14 @@ def test_a_policy_without_tools_says_so_before_the_first_turn() -> None:
     model = model_of(policy=PLAIN)
     assert (model.profile or {})["tool_calling"] is False
     assert (model_of().profile or {})["tool_calling"] is True
+    with pytest.raises(RequestError, match=r"the policy's chat template does not show tools"):
+        model.bind_tools([set_light])
+    assert model.bind_tools([set_light], tool_choice="none").invoke("Light, please.").content
     events: list[Any] = []
     with pytest.raises(RequestError, match=r"the policy's chat template does not show tools, calls and their results"):
-        model.bind_tools([set_light]).invoke("Light, please.", on_event=lambda *event: events.append(event))
+        model.bind(tools=model_of().bind_tools([set_light]).kwargs["tools"]).invoke(
+            "Light, please.", on_event=lambda *event: events.append(event)
+        )
     assert not events
     with pytest.raises(RequestError, match=r"the policy's chat template does not render them"):
         model.invoke(

@@ -21,7 +21,7 @@ from darwin_align.core.seeds import derive
 from darwin_align.formats.call_parser import InvalidCall
 from darwin_align.formats.request_formats import functions, takes_calls
 from darwin_align.formats.tool_syntax import ToolSyntax
-from darwin_align.formats.verdicts import check_request, read_calls
+from darwin_align.formats.verdicts import read_calls
 from darwin_align.operators.policy import Policy
 
 __all__ = ["Tool", "ToolChoice", "answer_message", "bound_tools", "call_chunks", "profile_of"]
@@ -68,7 +68,7 @@ def bound_tools(
             raise ConfigError(f"parallel_tool_calls = {parallel_tool_calls!r}: give True or False")
         bound["parallel_tool_calls"] = parallel_tool_calls
     if policy is not None:
-        check_request(Request.of("Hi", **bound), policy)
+        policy.check_tools(Request.of("Hi", **bound))
     return bound
 
 
