@@ -23,6 +23,7 @@ Figure = Literal[
     "max_new_tokens",
     "seed",
     "usage",
+    "exploration",
 ]
 
 
@@ -34,7 +35,7 @@ def figures_of(result: SearchResult, *names: Figure, beam: Beam | None = None) -
         names: which figures.
         beam: the answer whose ``reward``, ``instruction`` and ``finish_reason`` are returned; the best by default.
     """
-    beam = result.best if beam is None else beam
+    beam, exploration = result.best if beam is None else beam, result.exploration
     figures: dict[Figure, JsonValue] = {
         "reward": beam.reward,
         "first_response": result.first_response.text,
@@ -47,5 +48,6 @@ def figures_of(result: SearchResult, *names: Figure, beam: Beam | None = None) -
         "max_new_tokens": result.config.max_new_tokens,
         "seed": result.config.seed,
         "usage": result.usage.model_dump(mode="json"),
+        "exploration": None if exploration is None else exploration.figures,
     }
     return {name: figures[name] for name in names}
