@@ -24,6 +24,8 @@ from darwin_align.core import PRESETS, Event, Usage
 from darwin_align.core.errors import ConfigError, OperatorError, ReplayError, RequestError, RewardError
 from darwin_align.core.search_settings import SearchSettings
 from darwin_align.operators import (
+    AspectMutator,
+    AutoMutator,
     ClauseMutator,
     Decoder,
     IdentityMutator,
@@ -301,7 +303,9 @@ def test_settings_become_operators() -> None:
     }.items():
         assert isinstance(search.operators(SearchConfig(selector=name))["select"], kind)
     assert search.operators(SearchConfig(survivors=2))["select"] == TopKReplacement(survivors=2)
-    assert isinstance(search.operators(SearchConfig())["mutate"], PolicyMutator)
+    assert isinstance(search.operators(SearchConfig())["mutate"], AutoMutator)
+    assert isinstance(search.operators(SearchConfig(mutator="policy"))["mutate"], PolicyMutator)
+    assert isinstance(search.operators(SearchConfig(mutator="aspects"))["mutate"], AspectMutator)
     assert isinstance(search.operators(SearchConfig(mutator="identity"))["mutate"], IdentityMutator)
     given_ = SearchConfig(mutator="clauses", clauses=CLAUSES)
     assert search.operators(given_)["mutate"] == ClauseMutator(clauses=CLAUSES)
