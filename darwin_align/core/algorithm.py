@@ -200,7 +200,10 @@ class _SearchState:
 
     def _known(self, population: Population) -> Knowledge:
         first = population.first_response
-        beams = [self.first_response if first is None else population.beams[first], *(beam for beam, _, _ in self.ended)]
+        beams = [
+            self.first_response if first is None else population.beams[first],
+            *(beam for beam, _, _ in self.ended),
+        ]
         answers = [
             ScoredAnswer(text=beam.text, reward=beam.reward, instruction=beam.instruction)
             for beam in beams

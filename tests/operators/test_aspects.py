@@ -186,7 +186,7 @@ def test_sentences_on_one_another_do_not_contradict() -> None:
         ("Summarize this text.\n\nTea is a drink. It is old.", True),
         ("Tea is a drink. It was first drunk in China.\n\nSummarize the text above.", False),
         ("What is wrong with this code?\n```\nprint(1\n```", True),
-        ("What does the following sentence mean? \"It's raining cats and dogs.\"", True),
+        ('What does the following sentence mean? "It\'s raining cats and dogs."', True),
         ("My favourite review of the series is this: ", True),
         ("Rewrite in plain English: the party of the first part shall pay", True),
         ("Which is bigger?\nA. the sun\nB. the moon", True),
@@ -198,7 +198,13 @@ def test_it_goes_with_the_order(instruction: str, before: bool) -> None:
         assert text != instruction
 
 
-ORDERS = ("Summarize this text", "Classify this as A or B", "What does it mean", "Übersetze das", "これを要約してください")
+ORDERS = (
+    "Summarize this text",
+    "Classify this as A or B",
+    "What does it mean",
+    "Übersetze das",
+    "これを要約してください",
+)
 MATERIAL = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), include_characters="\n\t"), min_size=1, max_size=300
 )
@@ -217,7 +223,9 @@ def test_material_and_parent_stay_as_they_are(order: str, material: str, form: s
     found = AspectMutator().mutate(MutationContext.of(instruction, n=3, seed=seed)).answer
     for text in found:
         assert text.endswith(instruction)  # the sentence is before the order, and the material is untouched
-    again = AspectMutator().mutate(MutationContext.of(instruction, instruction=found[0], n=3, seed=seed)) if found else None
+    again = (
+        AspectMutator().mutate(MutationContext.of(instruction, instruction=found[0], n=3, seed=seed)) if found else None
+    )
     for text in again.answer if again else ():
         assert text.endswith(found[0])
 

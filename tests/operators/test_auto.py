@@ -195,9 +195,10 @@ async def test_a_cancelled_search_leaves_the_probe_to_the_others() -> None:
 def test_objects_are_tried_apart_and_forgotten_with_them() -> None:
     before = len(_memory._kept)
     one, other = Writer(5, 5), Writer(2)
-    assert search(one).invoke(OTHER, cycles=1, **SMALL).exploration != search(other).invoke(
-        OTHER, cycles=1, **SMALL
-    ).exploration
+    assert (
+        search(one).invoke(OTHER, cycles=1, **SMALL).exploration
+        != search(other).invoke(OTHER, cycles=1, **SMALL).exploration
+    )
     assert len(_memory._kept) == before + 2
     del one, other
     gc.collect()

@@ -109,7 +109,9 @@ async def test_an_async_function_and_an_object() -> None:
 
 
 def test_a_subclass_with_the_arguments_of_before_is_refused_when_it_is_defined() -> None:
-    message = r"^Old\.mutate\(self, request.* cannot be called with one context\. Define it as `def mutate\(self, context"
+    message = (
+        r"^Old\.mutate\(self, request.* cannot be called with one context\. Define it as `def mutate\(self, context"
+    )
     with pytest.raises(ConfigError, match=message):
 
         class Old(Mutator):

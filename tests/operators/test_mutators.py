@@ -122,7 +122,9 @@ def test_identity() -> None:
 
 def test_rules_are_drawn_without_repetition_as_long_as_there_are_enough() -> None:
     rules = RuleMutator(templates=("{instruction} A", "{instruction} B", "{instruction} C", "{instruction} D"))
-    draws = [rules.mutate(MutationContext.of(REQUEST, instruction="mutated before", n=3, seed=seed)) for seed in range(40)]
+    draws = [
+        rules.mutate(MutationContext.of(REQUEST, instruction="mutated before", n=3, seed=seed)) for seed in range(40)
+    ]
     assert all(len(set(draw)) == 3 for draw in draws)
     assert all(text.startswith(ASKED) for draw in draws for text in draw)  # templates do not pile up
     assert {text for draw in draws for text in draw} == {f"{ASKED} {letter}" for letter in "ABCD"}

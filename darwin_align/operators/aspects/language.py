@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from functools import cache
 
 from darwin_align.operators.aspects.data import function_words, padded
 
@@ -41,12 +42,19 @@ def _script(letter: str) -> str:
     return _SCRIPTS.get(name, "")
 
 
+@cache
+def _shares() -> dict[str, float]:
+    """What every function word says for one of its languages."""
+    known = function_words()
+    return {word: 1 / sum(word in words for words in known.values()) for words in known.values() for word in words}
+
+
 def _latin(text: str) -> str | None:
     """The language with the most function words; a word that several share counts less."""
-    known = function_words()
-    shares = {word: 1 / sum(word in words for words in known.values()) for word in set().union(*known.values())}
-    present = padded(text).split()
-    scores = {language: sum(shares[word] for word in present if word in words) for language, words in known.items()}
+    present, shares = padded(text).split(), _shares()
+    scores = {
+        language: sum(shares[word] for word in present if word in words) for language, words in function_words().items()
+    }
     plain = all(letter.isascii() for letter in text if letter.isalpha())
     scores["en"] += _PLAIN if plain else 0.0
     best = max(scores, key=lambda language: scores[language])

@@ -69,9 +69,7 @@ class AspectMutator(Mutator):
         mine = [Aspect(text, _LEARNED + text, worth) for text, worth in learned.items() if text not in kinds]
         return [*mine, *(replace(aspect, worth=learned.get(aspect.text, 0.0)) for aspect in bank.aspects)]
 
-    def _drawn(
-        self, context: MutationContext, aspects: Iterable[Aspect], earned: Mapping[str, float]
-    ) -> list[Aspect]:
+    def _drawn(self, context: MutationContext, aspects: Iterable[Aspect], earned: Mapping[str, float]) -> list[Aspect]:
         """Draw up to ``n``: a kind by what it earned, then one of its sentences."""
         left: dict[str, list[Aspect]] = defaultdict(list)
         for aspect in aspects:

@@ -37,9 +37,11 @@ def placed(instruction: str, sentence: str, *, before: bool) -> str:
         return sentence + _gap(sentence, instruction) + instruction
     last = instruction.rstrip()[-1:]
     if instruction[-1:].isspace():
-        return instruction + ("\n" if "\n" not in instruction[len(instruction.rstrip()) :] else "") * (
-            last not in _ENDED
-        ) + sentence
+        return (
+            instruction
+            + ("\n" if "\n" not in instruction[len(instruction.rstrip()) :] else "") * (last not in _ENDED)
+            + sentence
+        )
     if last not in _ENDED:
         return f"{instruction}\n{sentence}"
     return f"{instruction}{'' if last in _FULL_WIDTH else ' '}{sentence}"
