@@ -38,9 +38,8 @@ Json = dict[str, Any]
 
 def read_prompts(file: Path, number: int) -> list[str]:
     """Draw prompts from a file by a fixed seed."""
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    with opened as lines:
-        records = [json.loads(line) for line in lines if line.strip()]
+    data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    records = [json.loads(line) for line in data.decode().splitlines() if line.strip()]
     prompts = [record.get("instruction") or record["prompt"] for record in records]
     return Random(SEED).sample(prompts, min(number, len(prompts)))
 

@@ -60,7 +60,8 @@ class SearchConfig(Settings):
     to it and needs no model. "auto" has the policy reword if it can, and adds guidance sentences where it cannot.
     "clauses" adds some of ``clauses``, and with "identity" the instruction stays as it is."""
     clauses: tuple[Clause, ...] = ()
-    """What "clauses" adds, and what "aspects" begins with; :func:`~darwin_align.core.learning.learn_clauses` finds some in finished searches."""
+    """What "clauses" adds, and what "aspects" begins with; :func:`~darwin_align.core.learning.learn_clauses` finds some
+    in finished searches."""
     selector: SelectorName = "top_k"
     """Exploitation: who takes whose state after each step."""
     decoding: Decoding = "sample"

@@ -89,7 +89,7 @@ class SearchResult(Record):
 
         >>> from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
         >>> from darwin_align.search import DarwinSearch
-        >>> search = DarwinSearch(policy=ScriptedPolicy(), scorer=ScriptedScorer(), mutator=lambda context: ["Hi there"])
+        >>> search = DarwinSearch(policy=ScriptedPolicy(), scorer=ScriptedScorer(), mutator=lambda _: ["Hi there"])
         >>> search.invoke("Hi", cycles=1, mutations=3, seed=1, max_tokens=5).exploration.filled_by_parent
         1
         """

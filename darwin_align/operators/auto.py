@@ -80,8 +80,8 @@ class AutoMutator(Mutator):
         if 2 * accepted < places:
             draft.count(Exploration(policy_given_up=True))
             draft.note(
-                f"only {accepted} of {places} rewordings of the policy could be used: guidance sentences fill the other "
-                "places, and it is not asked again in this search"
+                f"only {accepted} of {places} rewordings of the policy could be used: guidance sentences fill the "
+                "other places, and it is not asked again in this search"
             )
         elif draft.missing and not current_allowance.get().spent:
             yield from self._attempt_by(self.rewording, draft, 1)

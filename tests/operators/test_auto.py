@@ -17,7 +17,7 @@ from darwin_align.operators import AspectMutator, Decoder, Policy
 from darwin_align.operators.aspects.data import bank_of
 from darwin_align.operators.policy import Capabilities, Continuation, Row
 from darwin_align.operators.probe import _memory
-from tests.core.kit import ASKED, Babbler, Letters, reword, timeless
+from tests.core.kit import Babbler, Letters, reword, timeless
 
 SMALL: dict[str, Any] = {"max_new_tokens": 12, "replacement_period": 4, "seed": 5}
 PROBED = "How do I brew green tea?"

@@ -70,7 +70,7 @@ WRONG: list[tuple[str, Any, str]] = [
         lambda request, n: [],
         r"as mutator: .* 1 positional arguments: mutate\(context\) -> list",
     ),
-    ("mutator", lambda: [], r"as mutator: .*mutate\(context\)"),
+    ("mutator", list, r"as mutator: .*mutate\(context\)"),
     ("selector", lambda rewards: rewards, r"as selector: .*select\(rewards, finished, weights, seed\) -> \(ancestors"),
     ("policy", lambda *, rows: [], r"as policy: .* 1 positional arguments: generate\(rows\) -> continuations"),
     ("policy", SimpleNamespace(generate=lambda prompt, tokens: []), r"as policy: .*generate\(rows\)"),

@@ -41,8 +41,8 @@ _FIXES: Mapping[str, frozenset[str]] = {
     "everything": PROPERTIES,
     "repeated": PROPERTIES | {"request"},
 }
-"""What words of each group fix: a "work" (a poem, a letter) has a form of its own, and where the request itself is to be
-repeated, nothing may be added to it at all."""
+"""What words of each group fix: a "work" (a poem, a letter) has a form of its own, and where the request itself is to
+be repeated, nothing may be added to it at all."""
 _ONE_OF_A_KIND = frozenset({"order", "format", "audience", "tone"})
 
 
