@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import Field, JsonValue
 
@@ -47,7 +48,7 @@ class Exploration(Record):
         both = {name: mine + getattr(other, name) for name, mine in self if isinstance(mine, int)}
         reasons = dict.fromkeys([*self.refused, *other.refused])
         refused = {reason: self.refused.get(reason, 0) + other.refused.get(reason, 0) for reason in reasons}
-        once = {
+        once: dict[str, Any] = {
             "probe_tokens": max(self.probe_tokens, other.probe_tokens),
             "policy_given_up": self.policy_given_up or other.policy_given_up,
         }

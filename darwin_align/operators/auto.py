@@ -32,8 +32,8 @@ class AutoMutator(Mutator):
     one fixed request with a fixed seed, when a search first needs to know: so no search depends on which ones ran
     before. These tokens belong to no search's usage or budget; ``result.exploration`` names them as ``probe_tokens``. A
     policy that declares ``Capabilities(rewords=…)`` is not tried (a
-    :class:`~darwin_align.backends.scripted.ScriptedPolicy` declares that it cannot), and one that raises an error when
-    it is tried counts as able. A replay tries nothing.
+    :class:`~darwin_align.backends.scripted.ScriptedPolicy` declares that it cannot). An error that it raises when it is
+    tried counts as the mutator's, as one in a rewording does. A replay tries nothing.
     """
 
     rewording: PolicyMutator
@@ -69,10 +69,11 @@ class AutoMutator(Mutator):
                 )
         elif not draft.population.known.exploration.policy_given_up and not current_allowance.get().spent:
             yield from self._ask_policy(draft)
-        if draft.missing:
-            before = len(draft.accepted)
-            yield from self._attempt_by(self.aspects, draft, "aspects")
-            draft.count(Exploration(filled_by_aspects=len(draft.accepted) - before))
+        before = len(draft.accepted)
+        for attempt in ("aspects", "other aspects"):  # a guard may refuse some
+            if draft.missing:
+                yield from self._attempt_by(self.aspects, draft, attempt)
+        draft.count(Exploration(filled_by_aspects=len(draft.accepted) - before))
 
     def _ask_policy(self, draft: Draft) -> Generator[MethodCall, Any, None]:
         yield from self._attempt_by(self.rewording, draft, 0)

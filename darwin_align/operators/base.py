@@ -179,7 +179,7 @@ class Mutator(Operator):
         """Return up to ``context.n`` rewordings of ``context.instruction``."""
 
     async def prepare(self) -> None:
-        """Do what is needed once, e.g. measure a model. A search calls it outside its budget, before it rewords."""
+        """Do what has to be done once, e.g. measure a model. Searches call it outside their budget."""
 
     @property
     def prepares(self) -> bool:

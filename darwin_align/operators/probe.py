@@ -63,8 +63,7 @@ async def probed(mutator: PolicyMutator) -> Probe:
 
     Call it by :func:`~darwin_align.operators.portal.call` or :func:`~darwin_align.operators.portal.acall`: so it runs
     on the portal's loop, where simultaneous callers wait for one and the same attempt. A caller that is cancelled
-    leaves it running. An attempt that raises is not remembered, and counts as able: the search asks the policy, and the
-    error shows where it always did.
+    leaves it running. What the policy raises is raised, and is not remembered.
 
     Args:
         mutator: with the policy, the prompt and the checks.
@@ -79,14 +78,9 @@ async def probed(mutator: PolicyMutator) -> Probe:
         task = kept[settings] = asyncio.get_running_loop().create_task(_try_out(mutator), context=Context())
     try:
         return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if task.cancelled():
+    finally:
+        if task.done() and (task.cancelled() or task.exception()):
             kept.pop(settings, None)
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a policy of a user's own raises
-        kept.pop(settings, None)
-        logger.info("could not try whether %.80r rewords: %s", mutator.policy, error)
-        return Probe(True)
 
 
 async def _try_out(mutator: PolicyMutator) -> Probe:
@@ -102,8 +96,8 @@ async def _try_out(mutator: PolicyMutator) -> Probe:
     found = Probe(2 * accepted >= _CONTEXT.n, accepted, _CONTEXT.n, report.usage.decoded_tokens)
     logger.log(
         logging.INFO if found.able else logging.WARNING,
-        "%.80r was tried once for %d tokens: %d of %d rewordings could be used, so mutator='auto' %s",
-        mutator.policy,
+        "%s was tried once for %d tokens: %d of %d rewordings could be used, so mutator='auto' %s",
+        f"{mutator.policy!r:.80}",  # a kept record must not keep the policy
         found.tokens,
         accepted,
         _CONTEXT.n,

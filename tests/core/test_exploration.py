@@ -66,7 +66,7 @@ def test_recordings_without_figures_are_read_and_have_none(caplog: pytest.LogCap
     again = search_of(mutator=spent, guard=LexicalIntent()).invoke(ASKED, **SMALL, cycles=2, replay=events)
     assert again.exploration is None
     assert again.best == result.best
-    assert "Rewording" not in page(Trace.of(again))
+    assert "of 10 places" not in page(Trace.of(again))
     assert not caplog.records
 
 

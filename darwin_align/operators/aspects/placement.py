@@ -34,23 +34,17 @@ def placed(instruction: str, sentence: str, *, before: bool) -> str:
     'Be accurate. Translate into French: I am here'
     """
     if before:
-        return sentence + _gap(sentence, instruction) + instruction
-    last = instruction.rstrip()[-1:]
-    if instruction[-1:].isspace():
-        return (
-            instruction
-            + ("\n" if "\n" not in instruction[len(instruction.rstrip()) :] else "") * (last not in _ENDED)
-            + sentence
-        )
-    if last not in _ENDED:
-        return f"{instruction}\n{sentence}"
-    return f"{instruction}{'' if last in _FULL_WIDTH else ' '}{sentence}"
+        return sentence + _gap(sentence, "\n\n" if "\n" in instruction else " ") + instruction
+    text = instruction.rstrip()
+    ended, tail = text[-1:] in _ENDED, instruction[len(text) :]
+    if tail:
+        return instruction + ("" if ended or "\n" in tail else "\n") + sentence
+    return instruction + (_gap(instruction, " ") if ended else "\n") + sentence
 
 
-def _gap(sentence: str, instruction: str) -> str:
-    if "\n" in instruction:
-        return "\n\n"
-    return "" if sentence[-1:] in _FULL_WIDTH else " "
+def _gap(text: str, gap: str) -> str:
+    """What separates a sentence from the text behind it; in scripts without spaces there is none."""
+    return "" if gap == " " and text[-1:] in _FULL_WIDTH else gap
 
 
 def goes_before(instruction: str, bank: Bank, *, closed: bool) -> bool:
