@@ -282,7 +282,7 @@ def test_a_missing_scorer_is_refused() -> None:
 
 def test_a_decoder_without_a_policy_needs_a_mutator() -> None:
     with pytest.raises(ConfigError, match=r"with a decoder but no policy no model rewords instructions"):
-        search_of(policy=None, decoder=Decoder(policy=Babbler()), mutator=None)
+        search_of(policy=None, decoder=Decoder(policy=Babbler()), mutator=None, config=SearchConfig(mutator="policy"))
     search = search_of(policy=None, decoder=Decoder(policy=Babbler()))
     assert timeless(search.invoke(ASKED, **SMALL)) == timeless(search_of().invoke(ASKED, **SMALL))
 

@@ -86,9 +86,10 @@ def bank_of(language: str) -> Bank:
 
 @cache
 def function_words() -> Mapping[str, frozenset[str]]:
-    """Frequent words of languages that are written in Latin letters."""
+    """Frequent words of languages that are written in Latin letters, those of orders included."""
     data = tomllib.loads((_FOLDER / "languages.toml").read_text(encoding="utf-8"))
-    return {language: frozenset(words.split()) for language, words in data.items()}
+    orders = {language: bank_of(language).orders for language in LANGUAGES}
+    return {language: frozenset(words.split()) | orders.get(language, frozenset()) for language, words in data.items()}
 
 
 _NO_WORD = re.compile(r"[\W_]+")
