@@ -309,3 +309,15 @@ def test_the_chat_models_metadata_has_the_figures() -> None:
     message = DarwinChatModel(search=search(Writer(2))).invoke(OTHER, cycles=1, **SMALL)
     figures = message.response_metadata["darwin"]["exploration"]
     assert (figures["places"], figures["filled_by_aspects"], figures["wasted_share"]) == (5, 5, 0.0)
+
+
+def test_the_benchmark_counts_distinct_instructions(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.exploration import measured
+
+    prompts = [OTHER, "How do I bake bread?"]
+    auto = measured(search(Writer(2), config=SearchConfig(cycles=2, max_new_tokens=8)), prompts, "auto")
+    assert (auto["places"], auto["share"], auto["wasted_share"], auto["probe_tokens"]) == (20, 1.0, 0.0, 50)
+    paper = measured(search(Writer(5, 0), config=SearchConfig(cycles=2, max_new_tokens=8)), prompts, "policy")
+    assert (paper["share"], paper["wasted_tokens"]) == (0.0, 2 * 2 * 2 * 50)
+    assert paper["wasted_share"] > 1
+    assert "policy: 2 of 2" in capsys.readouterr().out
