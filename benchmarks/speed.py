@@ -46,6 +46,7 @@ from darwin_align.backends.local import LocalPolicy, LocalScorer, RewardModel
 from darwin_align.backends.local.sampling import Sampler
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
+from darwin_align.operators.context import MutationContext
 from darwin_align.operators.mutators import FunctionMutator, RuleMutator
 from darwin_align.operators.policy import Row, current_search
 from darwin_align.operators.prompts import MANY
@@ -454,10 +455,11 @@ def costly_mutator(pair: Pair, tokens: int) -> FunctionMutator:
         tokens: length of the reply, which a random policy never ends by itself.
     """
 
-    def reword(request: Request, instruction: str, n: int, seed: int) -> list[str]:
-        prompt = Request.of(MANY.render(request, instruction, n), sampling=Sampling(temperature=1.0))
-        pair.policy.generate([Row(prompt, tokens, seed=seed, search_id=current_search.get())])
-        return REWORDINGS.mutate(request, instruction, n, seed)
+    def reword(context: MutationContext) -> list[str]:
+        prompt = MANY.render(context.request, context.instruction, context.n)
+        request = Request.of(prompt, sampling=Sampling(temperature=1.0))
+        pair.policy.generate([Row(request, tokens, seed=context.seed, search_id=current_search.get())])
+        return REWORDINGS.mutate(context)
 
     return FunctionMutator(function=reword)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from darwin_align.core import (
         Budget,
         Clause,
+        Exploration,
         Message,
         Population,
         Request,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from darwin_align.evaluation import check
     from darwin_align.operators import (
         ARGSSelector,
+        AspectMutator,
+        AutoMutator,
         ChainMutator,
         ChainScorer,
         ChatModelMutator,
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
         JudgeIntent,
         LengthPenalty,
         LexicalIntent,
+        MutationContext,
         MutationPrompt,
         Mutator,
         NoSelection,
@@ -92,6 +96,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ARGSSelector",
+    "AspectMutator",
+    "AutoMutator",
     "Budget",
     "ChainMutator",
     "ChainScorer",
@@ -120,6 +126,7 @@ __all__ = [
     "EndpointServerError",
     "EndpointTimeoutError",
     "Ensemble",
+    "Exploration",
     "FunctionMutator",
     "FunctionScorer",
     "FunctionSelector",
@@ -134,6 +141,7 @@ __all__ = [
     "Message",
     "MissingPackageError",
     "ModelLoadError",
+    "MutationContext",
     "MutationPrompt",
     "Mutator",
     "NoSelection",
@@ -170,7 +178,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(__all__, "darwin_align.operators"),
     **{name: "darwin_align.core.errors" for name in __all__ if name.endswith("Error")},
-    **dict.fromkeys(("Budget", "Clause", "Message", "Population"), "darwin_align.core"),
+    **dict.fromkeys(("Budget", "Clause", "Exploration", "Message", "Population"), "darwin_align.core"),
     **dict.fromkeys(("Request", "Response", "Sampling"), "darwin_align.core"),
     **dict.fromkeys(("SearchConfig", "SearchResult", "learn_clauses"), "darwin_align.core"),
     "ChatModelPolicy": "darwin_align.backends.chat_model",

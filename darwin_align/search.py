@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from time import perf_counter
 from typing import Any, Never, Self, Unpack, cast
@@ -43,7 +43,9 @@ from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import ends_search, error_message
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import readable
-from darwin_align.operators.base import Check, Decoder, Resource, Scorer
+from darwin_align.operators.aspects import AspectMutator
+from darwin_align.operators.auto import AutoMutator
+from darwin_align.operators.base import Check, Decoder, Mutator, Resource, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import (
     ConfigLike,
@@ -63,10 +65,10 @@ from darwin_align.operators.coerce import (
 from darwin_align.operators.guarded import guarded
 from darwin_align.operators.mutators import IdentityMutator, PolicyMutator, clause_mutator
 from darwin_align.operators.policy import Policy, check_ranks
-from darwin_align.operators.portal import OutOfTime, acall
+from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
 from darwin_align.operators.resources import released, resources_of
-from darwin_align.operators.rewording import ParentShare
+from darwin_align.operators.rewording import warned_of_few
 from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
@@ -274,6 +276,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
                 preflight(judge, spec.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
+                    if prepare := run.preparation(operator):
+                        call(prepare)
+                        run.start_clock()
                     run.reply = operator.invoke(question.population, marked(config, question.operator))
                 send(run.progress, config)
                 yield run.answer
@@ -289,6 +294,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
                 await preflight(judge, spec.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
             for question, operator in run:
                 with run.answering(question):
+                    if prepare := run.preparation(operator):
+                        await acall(prepare)
+                        run.start_clock()
                     run.reply = await operator.ainvoke(question.population, marked(config, question.operator))
                 await asend(run.progress, config)
                 yield run.answer
@@ -359,10 +367,14 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             return IdentityMutator()
         elif config.mutator == "clauses":
             mutator = clause_mutator(config)
+        elif config.mutator == "aspects" or (config.mutator == "auto" and self._policy is None):
+            mutator = AspectMutator(clauses=config.clauses or self.clauses)
         elif self._policy is None:
             raise ConfigError("with a decoder but no policy no model rewords instructions: give mutator=… or policy=…")
         else:
             mutator = PolicyMutator(policy=self._policy, prompt=self.mutation_prompt)
+            if config.mutator == "auto":
+                mutator = AutoMutator(rewording=mutator, aspects=AspectMutator(clauses=self.clauses))
         checks = [self.guard] if self.guard is not None else []
         if self._policy is not None and self._policy.has_own_refusal:
             checks.append(fits(self._policy.refusal, config.max_new_tokens))
@@ -423,10 +435,11 @@ class _Run:
         self.recorded, self.on_event = list(spec.replay), spec.on_event
         self.may_end = config.on_failure == "best_so_far"
         self.reply: Population
+        self.started = 0.0
         self.event: Event | None = None
         self.answer: Event
         """The last live answer."""
-        self.parent_share = ParentShare(config.cycles)
+        self.cycles = config.cycles
         self.standing = Progress(config)
         self.progress: dict[str, Any] | None = None
         """The search's progress after the last answer."""
@@ -451,29 +464,36 @@ class _Run:
         if next(replay, None) is not None:
             raise ReplayError("more events were recorded than this search has questions: they belong to another search")
 
+    def preparation(self, operator: Runnable[Any, Any]) -> Callable[[], Awaitable[None]] | None:
+        """What an operator does once, whose time and tokens count against no search."""
+        return operator.prepare if isinstance(operator, Mutator) and operator.prepares else None
+
+    def start_clock(self) -> None:
+        """Begin to measure an answer's time."""
+        self.started = perf_counter()
+
     @contextmanager
     def answering(self, question: Question) -> Iterator[None]:
         """Time an operator and record what it replies, or that it failed for good and the search ends."""
-        start = perf_counter()
+        self.start_clock()
         try:
             yield
         except OutOfTime:
-            self.event = question.interrupted(perf_counter() - start)
+            self.event = question.interrupted(perf_counter() - self.started)
         except Exception as error:
             if not (self.may_end and question.has_best and ends_search(question.operator, error)):
                 raise
-            self.event = question.failed(error_message(error), perf_counter() - start)
+            self.event = question.failed(error_message(error), perf_counter() - self.started)
             warn_failed(self.event, error)
         else:
-            reply = self.parent_share.noted(question, self.reply)
+            reply = warned_of_few(question, self.reply, self.cycles)
             if isinstance(reply, Population):  # else `answered` refuses it
                 reply, self.notes = reply.note(*self.notes), ()
-            self.event = question.answered(reply, perf_counter() - start)
+            self.event = question.answered(reply, perf_counter() - self.started)
         self.answer = self.event
         self._report(self.event, question)
 
     def _report(self, event: Event, question: Question) -> None:
-        self.parent_share.see(question, event)
         population = question.fold(event).spend(Usage(seconds=event.seconds))
         self.progress = self.standing.after(event, population)
         if self.on_event:

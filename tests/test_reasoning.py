@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from darwin_align import DarwinChatModel, DarwinSearch, Request, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy
 from darwin_align.core.types import Beam
-from darwin_align.operators import FunctionScorer, PolicyMutator
+from darwin_align.operators import FunctionScorer, MutationContext, PolicyMutator
 from darwin_align.operators.messages import from_langchain
 from darwin_align.operators.policy import Capabilities, Continuation, Row
 from darwin_align.traces import Trace
@@ -191,7 +191,7 @@ def test_a_list_in_thoughts_is_no_rewording():
     policy = ScriptedPolicy(replies={})
     policy.generate = lambda rows: [Continuation(reply, new_tokens=9, finish_reason="stop") for _ in rows]  # type: ignore[method-assign]
     mutator = PolicyMutator(policy=policy)
-    report = asyncio.run(mutator.mutate(Request.of("How do I brew tea?"), "How do I brew tea?", 1, 1))
+    report = asyncio.run(mutator.mutate(MutationContext.of("How do I brew tea?")))
     assert report.answer == ["Explain how to brew green tea."]
 
 

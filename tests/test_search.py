@@ -24,6 +24,8 @@ from darwin_align.core import PRESETS, Event, Usage
 from darwin_align.core.errors import ConfigError, OperatorError, ReplayError, RequestError, RewardError
 from darwin_align.core.search_settings import SearchSettings
 from darwin_align.operators import (
+    AspectMutator,
+    AutoMutator,
     ClauseMutator,
     Decoder,
     IdentityMutator,
@@ -280,7 +282,7 @@ def test_a_missing_scorer_is_refused() -> None:
 
 def test_a_decoder_without_a_policy_needs_a_mutator() -> None:
     with pytest.raises(ConfigError, match=r"with a decoder but no policy no model rewords instructions"):
-        search_of(policy=None, decoder=Decoder(policy=Babbler()), mutator=None)
+        search_of(policy=None, decoder=Decoder(policy=Babbler()), mutator=None, config=SearchConfig(mutator="policy"))
     search = search_of(policy=None, decoder=Decoder(policy=Babbler()))
     assert timeless(search.invoke(ASKED, **SMALL)) == timeless(search_of().invoke(ASKED, **SMALL))
 
@@ -301,7 +303,9 @@ def test_settings_become_operators() -> None:
     }.items():
         assert isinstance(search.operators(SearchConfig(selector=name))["select"], kind)
     assert search.operators(SearchConfig(survivors=2))["select"] == TopKReplacement(survivors=2)
-    assert isinstance(search.operators(SearchConfig())["mutate"], PolicyMutator)
+    assert isinstance(search.operators(SearchConfig())["mutate"], AutoMutator)
+    assert isinstance(search.operators(SearchConfig(mutator="policy"))["mutate"], PolicyMutator)
+    assert isinstance(search.operators(SearchConfig(mutator="aspects"))["mutate"], AspectMutator)
     assert isinstance(search.operators(SearchConfig(mutator="identity"))["mutate"], IdentityMutator)
     given_ = SearchConfig(mutator="clauses", clauses=CLAUSES)
     assert search.operators(given_)["mutate"] == ClauseMutator(clauses=CLAUSES)

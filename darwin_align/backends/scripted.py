@@ -31,7 +31,7 @@ class ScriptedPolicy(Policy):
     'green'
     """
 
-    capabilities = Capabilities(ranks_tokens=True)
+    capabilities = Capabilities(ranks_tokens=True, rewords=False)
 
     def __init__(
         self,

@@ -186,9 +186,9 @@ def build_search(
         policy, mutator = _policy(arguments), None
         scorer = scorer or _scorer(arguments)
         if rewording_tokens is not None:
-            from darwin_align.operators.mutators import PolicyMutator
+            from darwin_align.operators import AutoMutator, PolicyMutator
 
-            mutator = PolicyMutator(policy=policy, max_tokens=rewording_tokens)
+            mutator = AutoMutator(rewording=PolicyMutator(policy=policy, max_tokens=rewording_tokens))
         return DarwinSearch(policy=policy, scorer=scorer, mutator=mutator, config=config, sampling=sampling)
 
 

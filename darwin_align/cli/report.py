@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["print_report", "watched"]
 
 _EXPLORES = {
+    "auto": "a cycle rewords the instruction, or adds guidance to it, and decodes beams under each of the results",
+    "aspects": "a cycle adds guidance sentences to the instruction and decodes beams under each of the results",
     "policy": "a cycle rewords the instruction and decodes beams under each rewording",
     "clauses": "a cycle adds learned clauses to the instruction and decodes beams under each of the results",
     "identity": "a cycle decodes beams under the instruction as it is",

@@ -6,6 +6,7 @@ from darwin_align.core.budget import Budget, Usage
 from darwin_align.core.clauses import Clause, read_clauses, write_clauses
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event, Question
+from darwin_align.core.exploration import Exploration, ScoredAnswer
 from darwin_align.core.learning import learn_clauses
 from darwin_align.core.presets import PRESETS
 from darwin_align.core.result import SearchResult
@@ -30,12 +31,14 @@ __all__ = [
     "Clause",
     "Entry",
     "Event",
+    "Exploration",
     "Message",
     "Population",
     "Question",
     "Request",
     "Response",
     "Sampling",
+    "ScoredAnswer",
     "Search",
     "SearchConfig",
     "SearchResult",

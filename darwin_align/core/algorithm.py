@@ -15,6 +15,7 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.choice import Answer
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event, Question
+from darwin_align.core.exploration import Exploration, Knowledge, ScoredAnswer
 from darwin_align.core.result import SearchResult
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Beam, OperatorName, Population, Request, Step
@@ -159,8 +160,11 @@ class _SearchState:
         Raises:
             _Aborted: the operator gave no answer, and the search ends.
         """
-        update = {"operator": operator, **self._left, **step}
-        questioned = population.model_copy(update={"step": population.step.model_copy(update=update), "notes": ()})
+        now = population.step.model_copy(update={"operator": operator, **self._left, **step})
+        fresh: dict[str, object] = {"step": now, "notes": (), "exploration": None}
+        if operator == "mutate":
+            fresh["known"] = self._known(population)
+        questioned = population.model_copy(update=fresh)
         question = Question(operator, questioned, self.fingerprint, self.has_best)
         event = yield question
         answer = question.fold(event)
@@ -193,6 +197,26 @@ class _SearchState:
         if operator != "decode" or before.step.seconds_left is None:
             return False
         return all(answer.beams[i].open and answer.beams[i].length == before.beams[i].length for i in before.open)
+
+    def _known(self, population: Population) -> Knowledge:
+        first = population.first_response
+        beams = [
+            self.first_response if first is None else population.beams[first],
+            *(beam for beam, _, _ in self.ended),
+        ]
+        answers = [
+            ScoredAnswer(text=beam.text, reward=beam.reward, instruction=beam.instruction)
+            for beam in beams
+            if beam.reward is not None and beam.finished and beam.alive and beam.valid
+        ]
+        rewards = self.archive.rewards or {answer.instruction: answer.reward for answer in answers}
+        return Knowledge(
+            parent_reward=rewards.get(population.parent),
+            answers=tuple(sorted(answers, key=lambda answer: -answer.reward)),
+            archive=self.archive.entries,
+            tried=tuple(dict.fromkeys(beam.instruction for beam in beams)),
+            exploration=Exploration.sum(e for event in self.events if (e := event.delta.exploration)),
+        )
 
     def first_response_alone(self, population: Population) -> Steps:
         """Decode and score the first response before anything else is spent: a whole answer comes first."""

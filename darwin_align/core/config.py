@@ -15,7 +15,7 @@ from darwin_align.core.record import Settings, did_you_mean
 
 __all__ = ["SearchConfig"]
 
-MutatorName = Literal["policy", "identity", "clauses"]
+MutatorName = Literal["auto", "policy", "aspects", "identity", "clauses"]
 SelectorName = Literal["top_k", "tournament", "smc", "speculative_rejection", "args", "none"]
 Decoding = Literal["sample", "candidates"]
 Choice = Literal["best", "soft"]
@@ -55,10 +55,13 @@ class SearchConfig(Settings):
     """Tokens decoded only for scoring and thrown away [l]."""
     max_new_tokens: int = Field(2048, gt=0)
     """Length at which an answer is cut, in policy tokens."""
-    mutator: MutatorName = "policy"
-    """Exploration: the policy rewords the instruction, it stays as it is, or some of ``clauses`` are added to it."""
+    mutator: MutatorName = "auto"
+    """Exploration. "policy" is the paper's: the policy rewords the instruction. "aspects" adds short guidance sentences
+    to it and needs no model. "auto" has the policy reword if it can, and adds guidance sentences where it cannot.
+    "clauses" adds some of ``clauses``, and with "identity" the instruction stays as it is."""
     clauses: tuple[Clause, ...] = ()
-    """What "clauses" adds; :func:`~darwin_align.core.learning.learn_clauses` finds some in finished searches."""
+    """What "clauses" adds, and what "aspects" begins with; :func:`~darwin_align.core.learning.learn_clauses` finds some
+    in finished searches."""
     selector: SelectorName = "top_k"
     """Exploitation: who takes whose state after each step."""
     decoding: Decoding = "sample"
@@ -139,7 +142,7 @@ class SearchConfig(Settings):
     def _unread(self) -> Iterator[str]:
         """Settings that would be ignored; ``survivors`` is read wherever the selector is."""
         readers = {
-            "clauses": (self.mutator == "clauses", "mutator='clauses'"),
+            "clauses": (self.mutator in ("clauses", "aspects"), "mutator='clauses' or mutator='aspects'"),
             "rejection": (self.selector == "speculative_rejection", "selector='speculative_rejection'"),
             "resample_below": (self.selector == "smc", "selector='smc'"),
             "reward_weight": (self.selector == "args", "selector='args'"),
@@ -167,9 +170,11 @@ class SearchConfig(Settings):
     @property
     def identity(self) -> str:
         """The settings that decide which questions a search yields, as JSON: what it shares with its replay."""
-        # A search that broke off may be resumed by one that would not: on_failure decides no answer.
-        default = type(self).model_fields["on_failure"].default
-        return self.model_copy(update={"on_failure": default}).to_json()
+        # A search that broke off may be resumed by one that would not: on_failure decides no answer. Recordings from
+        # before "auto" was the default are of "policy", and name neither.
+        default = {name: type(self).model_fields[name].default for name in ("on_failure", "mutator")}
+        kept = {} if self.mutator in ("auto", "policy") else {"mutator": self.mutator}
+        return self.model_copy(update={**default, **kept}).to_json()
 
     @property
     def beams(self) -> int:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import OperatorError, ReplayError
+from darwin_align.core.exploration import Exploration
 from darwin_align.core.json_types import Json
 from darwin_align.core.laws import check_answer
 from darwin_align.core.record import Record
@@ -30,6 +31,8 @@ class Delta(Record):
     beams: dict[int, dict[str, Any]] = Field(default_factory=dict)
     usage: Usage = Usage()
     notes: tuple[str, ...] = ()
+    exploration: Exploration | None = None
+    """What came of a mutation's rewordings; ``None`` for other operators, and in recordings that have no figures."""
 
 
 class Event(Record):
@@ -84,7 +87,8 @@ class Question:
         pairs = zip(before.beams, population.beams, strict=True)
         changed = {i: _changes(before, old, new) for i, (old, new) in enumerate(pairs) if old is not new and old != new}
         spent = population.usage - before.usage
-        return self._event(Delta(beams=changed, usage=spent, notes=population.notes[len(before.notes) :]), seconds)
+        notes = population.notes[len(before.notes) :]
+        return self._event(Delta(beams=changed, usage=spent, notes=notes, exploration=population.exploration), seconds)
 
     def failed(self, failure: str, seconds: float = 0.0) -> Event:
         """Return the event of an operator that failed for good: the search then ends with the best so far.
@@ -129,7 +133,8 @@ class Question:
         self._check_own(event)
         population = self.population
         beams = {i: _changed(population, population.beams[i], fields) for i, fields in event.delta.beams.items()}
-        after = population.with_beams(beams, usage=population.usage + event.delta.usage).note(*event.delta.notes)
+        usage, exploration = population.usage + event.delta.usage, event.delta.exploration
+        after = population.with_beams(beams, usage=usage, exploration=exploration).note(*event.delta.notes)
         self._folds[:] = [(event, after)]
         return after
 

@@ -24,6 +24,7 @@ Figure = Literal[
     "max_new_tokens",
     "seed",
     "usage",
+    "exploration",
 ]
 
 
@@ -36,7 +37,7 @@ def figures_of(result: SearchResult, *names: Figure, beam: Beam | None = None) -
         beam: the answer whose ``thoughts``, ``reward``, ``instruction`` and ``finish_reason`` are returned; the best
             by default.
     """
-    beam = result.best if beam is None else beam
+    beam, exploration = result.best if beam is None else beam, result.exploration
     figures: dict[Figure, JsonValue] = {
         "thoughts": beam.thoughts,
         "reward": beam.reward,
@@ -50,5 +51,6 @@ def figures_of(result: SearchResult, *names: Figure, beam: Beam | None = None) -
         "max_new_tokens": result.config.max_new_tokens,
         "seed": result.config.seed,
         "usage": result.usage.model_dump(mode="json"),
+        "exploration": None if exploration is None else exploration.figures,
     }
     return {name: figures[name] for name in names}

@@ -70,9 +70,11 @@ def check_answer(operator: OperatorName, before: Population, answer: Population)
     """
     if not isinstance(answer, Population):
         raise OperatorError(f"{operator} answered with {answer!r:.80}; operators answer with a population")
-    for name in ("request", "parent", "beams_per_mutation", "max_new_tokens"):
+    for name in ("request", "parent", "beams_per_mutation", "max_new_tokens", "known"):
         if getattr(answer, name) != getattr(before, name):
             raise OperatorError(f"{operator} changed the population's {name}; operators answer with changed beams only")
+    if operator != "mutate" and answer.exploration is not None:
+        raise OperatorError(f"{operator} set the population's exploration, which is a mutator's")
     if len(answer.beams) != len(before.beams):
         raise OperatorError(
             f"{operator} was given {len(before.beams)} beams and returned {len(answer.beams)}: "

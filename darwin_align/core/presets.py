@@ -2,7 +2,8 @@
 
 What a search costs, with ``n`` mutations (beams, without rewording), ``N`` cycles, the replacement period ``m`` and
 answers of ``L`` tokens each, in ``S = ceil(L / m)`` steps. Tokens of the mutation replies come on top where the policy
-rewords; equal responses of one step are scored once, so reward calls are at most these.
+rewords (``mutator="auto"`` or ``"policy"``); equal responses of one step are scored once, so reward calls are at most
+these.
 
 ======================  =======================================  ==============================================
 preset                  decoded tokens                           reward calls

@@ -9,6 +9,7 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.choice import Answer
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event
+from darwin_align.core.exploration import Exploration
 from darwin_align.core.record import Record
 from darwin_align.core.types import Beam, Request
 
@@ -81,6 +82,23 @@ class SearchResult(Record):
     def notes(self) -> tuple[str, ...]:
         """Notes and remarks without repetition: fallbacks, refused mutations, how a server is called, what was cut."""
         return tuple(dict.fromkeys([*(note for event in self.events for note in event.delta.notes), *self.remarks]))
+
+    @property
+    def exploration(self) -> Exploration | None:
+        """What came of the rewordings; ``None`` for a recording without these figures.
+
+        >>> from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
+        >>> from darwin_align.search import DarwinSearch
+        >>> search = DarwinSearch(policy=ScriptedPolicy(), scorer=ScriptedScorer(), mutator=lambda _: ["Hi there"])
+        >>> search.invoke("Hi", cycles=1, mutations=3, seed=1, max_tokens=5).exploration.filled_by_parent
+        1
+        """
+        found = [event.delta.exploration for event in self.events if event.operator == "mutate" and event.answered]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            return None
+        answers = sum(event.delta.usage.decoded_tokens for event in self.events if event.operator == "decode")
+        return Exploration.sum(known).model_copy(update={"answer_tokens": answers})
 
     @classmethod
     def of(

@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import RequestError
+from darwin_align.core.exploration import Exploration, Knowledge
 from darwin_align.core.record import Record, Settings
 
 __all__ = [
@@ -375,6 +376,10 @@ class Population(Record):
     """Spent so far; operators add to it."""
     notes: tuple[str, ...] = ()
     """Notes of this question's operators, e.g. on a fallback."""
+    known: Knowledge = Knowledge()
+    """What the search knows when the instruction is reworded."""
+    exploration: Exploration | None = None
+    """What came of this question's rewordings, by its mutator."""
     search_id: str = Field("", exclude=True)
     """Opaque hint for caches; it never decides an answer."""
 

@@ -24,6 +24,7 @@ FIGURES: tuple[Figure, ...] = (
     "max_new_tokens",
     "seed",
     "usage",
+    "exploration",
 )
 """Figures of a search in its messages' ``response_metadata["darwin"]``."""
 

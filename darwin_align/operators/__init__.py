@@ -1,8 +1,11 @@
 """Operators: what a user swaps."""
 
+from darwin_align.operators.aspects import AspectMutator
+from darwin_align.operators.auto import AutoMutator
 from darwin_align.operators.base import Check, Decoder, Mutator, Operator, Report, Scorer, Selector
 from darwin_align.operators.checks import EmbeddingIntent, JudgeIntent, LexicalIntent
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_policy, as_scorer, as_selector
+from darwin_align.operators.context import MutationContext
 from darwin_align.operators.mutators import (
     ChainMutator,
     ChatModelMutator,
@@ -34,6 +37,8 @@ from darwin_align.operators.selectors import (
 
 __all__ = [
     "ARGSSelector",
+    "AspectMutator",
+    "AutoMutator",
     "Capabilities",
     "ChainMutator",
     "ChainScorer",
@@ -51,6 +56,7 @@ __all__ = [
     "JudgeIntent",
     "LengthPenalty",
     "LexicalIntent",
+    "MutationContext",
     "MutationPrompt",
     "Mutator",
     "NoSelection",

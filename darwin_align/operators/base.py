@@ -28,6 +28,8 @@ from darwin_align.core.seeds import derive
 from darwin_align.core.selection import Selection, winners_of
 from darwin_align.core.types import Ancestor, Beam, OperatorName, Population, Request, Response
 from darwin_align.formats.verdicts import check_request, judged
+from darwin_align.operators.context import MutationContext
+from darwin_align.operators.draft import Draft
 from darwin_align.operators.policy import (
     Allowance,
     Continuation,
@@ -40,9 +42,9 @@ from darwin_align.operators.policy import (
 )
 from darwin_align.operators.portal import acall, call, default_submit, has_own_submit, start, time_limit
 from darwin_align.operators.report import Report
-from darwin_align.operators.rewording import filled_note
+from darwin_align.operators.signatures import check_mutate
 from darwin_align.operators.timed import generate_call
-from darwin_align.operators.tracing import TracedRunnable, cut, summary
+from darwin_align.operators.tracing import TracedRunnable, summary
 from darwin_align.operators.usage import with_policy_usage
 
 __all__ = ["Check", "Decoder", "Mutator", "Operator", "Report", "Resource", "Scorer", "Selector", "policy_of"]
@@ -156,47 +158,64 @@ class Mutator(Operator):
     """Rewords the parent instruction: override :meth:`mutate`.
 
     A mutation that a check refuses, or that is missing, is requested once more; then the parent is used instead. The
-    event's notes report both.
+    event's notes report both, and ``result.exploration`` counts them.
+
+    Raises:
+        ConfigError: where a subclass is defined whose ``mutate`` takes other arguments than one context.
     """
 
     role: ClassVar[OperatorName] = "mutate"
+    explores: ClassVar[bool] = True
+    """Whether it is meant to return something else than the parent."""
     checks: tuple[Check, ...] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "mutate" in vars(cls):
+            check_mutate(cls.__name__, vars(cls)["mutate"])
+
     @abstractmethod
-    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Reply[list[str] | Report[list[str]]]:
-        """Return up to ``n`` rewordings of ``instruction``, which descends from ``request.instruction``."""
+    def mutate(self, context: MutationContext) -> Reply[list[str] | Report[list[str]]]:
+        """Return up to ``context.n`` rewordings of ``context.instruction``."""
+
+    async def prepare(self) -> None:
+        """Do what has to be done once, e.g. measure a model. Searches call it outside their budget."""
+
+    @property
+    def prepares(self) -> bool:
+        """Whether :meth:`prepare` is overridden."""
+        return type(self).prepare is not Mutator.prepare
 
     def guarded(self, *checks: Check) -> Mutator:
         """Return this mutator with further checks."""
         return self.model_copy(update={"checks": (*self.checks, *checks)})
 
     def _dialogue(self, population: Population) -> Dialogue:
-        groups, parent = population.groups(), population.parent
-        kept: list[str] = []
+        draft = Draft(population, explores=self.explores)
+        yield from self._fill(draft)
+        return draft.filled()
+
+    def _fill(self, draft: Draft) -> Generator[MethodCall, Any, None]:
+        """Fill a draft's places, as far as rewordings are found for them."""
         for attempt in range(2):
-            if missing := len(groups) - len(kept):
-                if current_allowance.get().spent:
-                    break
-                seed = derive(population.step.seed, "mutate", attempt)
-                report = Report.of((yield self.mutate, (population.request, parent, missing, seed)))
-                population = population.spend(report.usage).note(*report.notes)
-                current_allowance.set(current_allowance.get().after(report.usage))
-                for mutation in _mutations(report.answer, missing):
-                    reason, spent = yield from self._refusal(population.request, mutation)
-                    population = population.spend(spent)
-                    if reason:
-                        population = population.note(f"refused {cut(mutation, 300)!r}: {reason}")
-                    else:
-                        kept.append(mutation)
-        if missing := len(groups) - len(kept):
-            population = population.note(filled_note(missing, len(groups)))
-        kept += [parent] * missing
-        reworded = {
-            i: population.beams[i].model_copy(update={"instruction": mutation})
-            for mutation, group in zip(kept, groups, strict=True)
-            for i in group
-        }
-        return population.with_beams(reworded)
+            if draft.missing and not current_allowance.get().spent:
+                yield from self._attempt(draft, attempt)
+
+    def _attempt(self, draft: Draft, attempt: int | str) -> Generator[MethodCall, Any, None]:
+        """Call for the missing rewordings once, and check them."""
+        missing, before = draft.missing, len(draft.accepted)
+        report = Report.of((yield self.mutate, (draft.context(attempt),)))
+        draft.spend(report.usage)
+        draft.note(*report.notes)
+        current_allowance.set(current_allowance.get().after(report.usage))
+        for mutation in _mutations(report.answer, missing):
+            reason, spent = yield from self._refusal(draft.population.request, mutation)
+            draft.spend(spent)
+            if reason:
+                draft.refuse(mutation, reason)
+            else:
+                draft.accept(mutation)
+        draft.count_tokens(report.usage.decoded_tokens, missing, len(draft.accepted) - before)
 
     def _refusal(
         self, request: Request, mutation: str

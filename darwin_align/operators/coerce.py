@@ -27,6 +27,7 @@ from darwin_align.core.types import Request, Response
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.lazy import loaded
 from darwin_align.operators.base import Decoder, Mutator, Operator, Resource, Scorer, Selector
+from darwin_align.operators.context import MutationContext
 from darwin_align.operators.mutators import MUTATE, ChainMutator, ChatModelMutator, FunctionMutator
 from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row, has_tool_syntax
 from darwin_align.operators.report import Report
@@ -66,6 +67,12 @@ class HasGenerate(Protocol):
 class HasMutate(Protocol):
     """An object that is no mutator and rewords instructions."""
 
+    def mutate(self, context: MutationContext, /) -> Mutations | Awaitable[Mutations]: ...
+
+
+class HasMutateOfFour(Protocol):
+    """One whose method has the four arguments of before."""
+
     def mutate(self, request: Request, instruction: str, n: int, seed: int, /) -> Mutations | Awaitable[Mutations]: ...
 
 
@@ -98,7 +105,12 @@ LangChain's ``bind``, ``with_retry`` and ``with_fallbacks``."""
 DecoderLike = Decoder | PolicyLike | Runnable[Any, Any]
 """What is taken as a decoder: a decoder, also behind LangChain's wrappers, or what is taken as a policy."""
 MutatorLike = (
-    Mutator | HasMutate | Callable[[Request, str, int, int], Mutations | Awaitable[Mutations]] | Runnable[Any, Any]
+    Mutator
+    | HasMutate
+    | HasMutateOfFour
+    | Callable[[MutationContext], Mutations | Awaitable[Mutations]]
+    | Callable[[Request, str, int, int], Mutations | Awaitable[Mutations]]
+    | Runnable[Any, Any]
 )
 """What is taken as a mutator: among the Runnables are chat models, and chains to a list of rewordings."""
 ScorerLike = Scorer | HasScore | Callable[[Request, list[Response]], Rewards | Awaitable[Rewards]] | Runnable[Any, Any]
@@ -142,6 +154,11 @@ class ObjectPolicy(Policy):
     def refusal(self) -> Callable[[Request, int], str | None]:
         """The object's, if it has one."""
         return getattr(self.given, "refusal", super().refusal)
+
+    @property
+    def remembered_by(self) -> object:
+        """The object."""
+        return self.given
 
     def release(self, search_id: str) -> None:
         """Release the object, if it can be."""
@@ -224,7 +241,7 @@ def as_policy(given: object) -> Policy:
 def as_mutator(given: object) -> PopulationRunnable:
     """Make a mutator of a Mutator, a chat model, a chain, an object with ``mutate``, or a function like it.
 
-    >>> as_mutator(lambda request, instruction, n, seed: [instruction.upper()] * n).role
+    >>> as_mutator(lambda context: [context.instruction.upper()]).role
     'mutate'
     """
     if _is(given, Mutator):

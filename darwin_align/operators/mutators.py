@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
@@ -19,13 +19,14 @@ from darwin_align.core.types import Request, Sampling
 from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.operators.base import Check, Mutator, Resource, policy_of
 from darwin_align.operators.checks import words_it_as_request
+from darwin_align.operators.context import MutationContext
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Policy, Row, current_allowance, current_search, usage_of
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField, parse_list
 from darwin_align.operators.report import Report
 from darwin_align.operators.rewording import unread
-from darwin_align.operators.signatures import check_signature, check_variables
+from darwin_align.operators.signatures import check_signature, check_variables, first_argument, takes
 from darwin_align.operators.timed import generate_call
 from darwin_align.operators.usage import counting, with_policy_usage
 
@@ -44,7 +45,7 @@ _ONLY_THOUGHTS = (
     "a reply ended within its thoughts, after at most {} tokens: raise PolicyMutator(max_tokens=…), or give "
     "max_thinking_tokens=…"
 )
-MUTATE = "mutate(request, instruction, n, seed) -> list[str]"
+MUTATE = "mutate(context) -> list[str]"
 """The call of a mutator's function."""
 
 
@@ -65,12 +66,13 @@ class PolicyMutator(Mutator):
         """The policy."""
         return (self.policy,)
 
-    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
+    async def mutate(self, context: MutationContext) -> Report[list[str]]:
         """Call the policy once for a list, or n times for one rewording, as the prompt requires."""
+        request, n, seed = context.request, context.n, context.seed
         sampling = self.sampling
         if sampling.max_thinking_tokens is None and (limit := request.sampling.max_thinking_tokens) is not None:
             sampling = sampling.model_copy(update={"max_thinking_tokens": limit})
-        text, switches = self.prompt.render(request, instruction, n, seed), request.chat_template_kwargs
+        text, switches = self.prompt.render(request, context.instruction, n, seed), request.chat_template_kwargs
         prompt = Request.of(text, sampling=sampling, chat_template_kwargs=switches)
         if self.policy.has_own_refusal and (reason := await acall(self.policy.refusal, prompt, 1)):
             return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
@@ -98,9 +100,10 @@ class ChatModelMutator(Mutator):
     """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
     checks: tuple[Check, ...] = (words_it_as_request,)
 
-    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:
+    def mutate(self, context: MutationContext) -> Report[list[str]]:
         """Call the chat model, and report the token usage that it returns."""
-        prompt = self.prompt.render(request, instruction, n, seed)
+        n = context.n
+        prompt = self.prompt.render(context.request, context.instruction, n, context.seed)
         with counting() as counter:
             replies = self.model.batch([prompt] * (n if self.prompt.one_per_reply else 1))
         found, notes = _read(self.prompt, [reply.text for reply in replies])
@@ -110,8 +113,10 @@ class ChatModelMutator(Mutator):
 class ChainMutator(Mutator):
     """A LangChain chain to a list of rewordings, e.g. ``prompt | model | parser``.
 
-    The chain is given ``instruction``, ``n`` and ``messages`` (the conversation), and answers with a list of texts, or
-    with a text or message that holds one: JSON, numbered or bulleted.
+    The chain is given ``instruction``, ``n`` and ``messages`` (the conversation); besides, what the search knows:
+    ``reward`` (the instruction's), ``best`` and ``worst`` (texts of answers so far, empty while there are none),
+    ``best_reward`` and ``worst_reward``, ``archive`` (instructions and their rewards) and ``seed``. It answers with a
+    list of texts, or with a text or message that holds one: JSON, numbered or bulleted.
     """
 
     chain: Runnable[Any, Any]
@@ -120,19 +125,50 @@ class ChainMutator(Mutator):
     @field_validator("chain")
     @classmethod
     def _known_variables(cls, chain: Runnable[Any, Any]) -> Runnable[Any, Any]:
-        check_variables("rewording", chain, ("instruction", "n", "messages"))
+        check_variables("rewording", chain, _VARIABLES)
         return chain
 
-    async def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Report[list[str]]:  # noqa: ARG002
+    async def mutate(self, context: MutationContext) -> Report[list[str]]:
         """Run the chain, and report the token usage that its models return."""
-        messages = to_langchain(request.with_instruction(instruction).conversation)
         with counting() as counter:
-            output = await self.chain.ainvoke({"instruction": instruction, "n": n, "messages": messages})
+            output = await self.chain.ainvoke(_inputs(context))
         text = output.text if isinstance(output, BaseMessage) else output
         if not isinstance(text, str):
             return Report(output, counter.as_policy)
-        found = parse_list(without_thoughts(text))[:n]
+        found = parse_list(without_thoughts(text))[: context.n]
         return Report(found, counter.as_policy, () if found else unread([text]))
+
+
+_VARIABLES = (
+    "instruction",
+    "n",
+    "messages",
+    "reward",
+    "best",
+    "best_reward",
+    "worst",
+    "worst_reward",
+    "archive",
+    "seed",
+)
+
+
+def _inputs(context: MutationContext) -> dict[str, Any]:
+    """The variables of a rewording chain."""
+    best, worst = context.best, context.worst
+    values = (
+        context.instruction,
+        context.n,
+        to_langchain(context.request.with_instruction(context.instruction).conversation),
+        context.reward,
+        best.text if best else "",
+        best.reward if best else None,
+        worst.text if worst else "",
+        worst.reward if worst else None,
+        {entry.instruction: entry.reward for entry in context.archive},
+        context.seed,
+    )
+    return dict(zip(_VARIABLES, values, strict=True))
 
 
 def _read(
@@ -150,19 +186,19 @@ class RuleMutator(Mutator):
     """A table of templates with ``{instruction}``, drawn without repetition as long as there are enough.
 
     >>> rules = RuleMutator(templates=("{instruction} Explain step by step.", "{instruction} Name what can go wrong."))
-    >>> sorted(rules.mutate(Request.of("Hi"), "Hi", 2, seed=1))
+    >>> sorted(rules.mutate(MutationContext.of("Hi", n=2, seed=1)))
     ['Hi Explain step by step.', 'Hi Name what can go wrong.']
     """
 
     templates: tuple[str, ...] = Field(min_length=1)
 
-    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002
+    def mutate(self, context: MutationContext) -> list[str]:
         """Fill n templates."""
-        base = request.instruction  # templates on top of templates would pile up over the cycles
+        base = context.request.instruction  # templates on top of templates would pile up over the cycles
         chosen: list[str] = []
-        for i in range(n):
+        for i in range(context.n):
             rest = [template for template in self.templates if template not in chosen] or list(self.templates)
-            chosen.append(rest[below(len(rest), seed, i)])
+            chosen.append(rest[below(len(rest), context.seed, i)])
         return [template.replace("{instruction}", base) for template in chosen]
 
 
@@ -173,7 +209,7 @@ class ClauseMutator(Mutator):
     ``exp(worth / temperature)``. Clauses that stand there already are left out.
 
     >>> clauses = (Clause(text="Leave nothing out.", worth=0.6), Clause(text="Be brief.", worth=-0.6))
-    >>> ClauseMutator(clauses=clauses, most=1).mutate(Request.of("Hi!"), "Hi!", 2, seed=1)
+    >>> ClauseMutator(clauses=clauses, most=1).mutate(MutationContext.of("Hi!", n=2, seed=1))
     ['Hi! Leave nothing out.', 'Hi! Leave nothing out.']
     """
 
@@ -184,11 +220,13 @@ class ClauseMutator(Mutator):
     temperature: float = Field(0.15, gt=0)
     """In standard deviations of the reward: the smaller, the more the best clauses are preferred."""
 
-    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002
+    def mutate(self, context: MutationContext) -> list[str]:
         """Add clauses n times."""
+        instruction = context.instruction
         here = set(sentences(instruction))
         pool = [clause for clause in self.clauses if not set(sentences(clause.text)) <= here]
-        return [with_clauses(instruction, self._drawn(pool, derive(seed, i))) for i in range(n)]
+        drawn = [self._drawn(pool, derive(context.seed, i)) for i in range(context.n)]
+        return [with_clauses(instruction, clauses) for clauses in drawn]
 
     def _drawn(self, pool: Sequence[Clause], seed: int) -> list[str]:
         perturbed = {clause.text: clause.worth / self.temperature + gumbel(seed, clause.text) for clause in pool}
@@ -198,29 +236,40 @@ class ClauseMutator(Mutator):
 class IdentityMutator(Mutator):
     """No exploration: every beam decodes the parent instruction (best-of-n and sample-and-replace).
 
-    >>> IdentityMutator().mutate(Request.of("Hi"), "Hi", 2, seed=1)
+    >>> IdentityMutator().mutate(MutationContext.of("Hi", n=2))
     ['Hi', 'Hi']
     """
 
-    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> list[str]:  # noqa: ARG002
+    explores: ClassVar[bool] = False
+
+    def mutate(self, context: MutationContext) -> list[str]:
         """Return the instruction n times."""
-        return [instruction] * n
+        return [context.instruction] * context.n
 
 
 class FunctionMutator(Mutator):
-    """A function ``(request, instruction, n, seed) -> up to n rewordings``, plain or ``async``."""
+    """A function of one context, ``(context) -> up to n rewordings``, plain or ``async``.
+
+    One of four arguments, ``(request, instruction, n, seed)``, is taken as well.
+
+    >>> FunctionMutator(function=lambda context: [f"{context.instruction} Be kind."]).mutate(MutationContext.of("Hi!"))
+    ['Hi! Be kind.']
+    """
 
     function: Callable[..., object]
 
     @field_validator("function")
     @classmethod
     def _callable_so(cls, function: Callable[..., object]) -> Callable[..., object]:
-        check_signature("mutator", function, MUTATE)
+        if not takes(function, 4):
+            check_signature("mutator", function, MUTATE)
         return function
 
-    def mutate(self, request: Request, instruction: str, n: int, seed: int) -> Any:
+    def mutate(self, context: MutationContext) -> Any:
         """Call the function; tokens of LangChain models that it calls are counted."""
-        reply, spent = with_policy_usage(self.function)(request, instruction, n, seed)
+        four = (context.request, context.instruction, context.n, context.seed)
+        arguments = four if takes(self.function, 4) and first_argument(self.function) != "context" else (context,)
+        reply, spent = with_policy_usage(self.function)(*arguments)
         return reply if isinstance(reply, Report) or spent == Usage() else Report(reply, spent)
 
 

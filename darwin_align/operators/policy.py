@@ -173,6 +173,8 @@ class Capabilities:
     """It continues a partial answer. One that does not is given rows without a state, for whole answers."""
     stops_at_text: bool = False
     """It heeds ``Row.to_text``."""
+    rewords: bool | None = None
+    """Whether it can reword instructions; ``None`` leaves it to ``mutator="auto"`` to try that once."""
 
 
 class Policy(ABC):
@@ -239,6 +241,11 @@ class Policy(ABC):
     def capabilities(self) -> Capabilities:
         """What it can do beyond sampling."""
         return Capabilities(reads_tool_calls=self.reads_tool_calls)
+
+    @property
+    def remembered_by(self) -> object:
+        """The object that stands for the model: what was measured of the model is kept as long as this object lives."""
+        return self
 
     @property
     def enforces_formats(self) -> bool:

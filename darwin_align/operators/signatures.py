@@ -12,7 +12,7 @@ from langchain_core.runnables.base import RunnableBindingBase
 
 from darwin_align.core.errors import ConfigError
 
-__all__ = ["check_signature", "check_variables"]
+__all__ = ["check_mutate", "check_signature", "check_variables", "first_argument", "takes"]
 
 
 def check_signature(role: str, function: Callable[..., object], expected: str) -> None:
@@ -41,6 +41,43 @@ def check_signature(role: str, function: Callable[..., object], expected: str) -
             f"cannot use {name}{signature} as {role}: {error}. It is called with {len(arguments)} positional "
             f"arguments: {expected}"
         ) from None
+
+
+def takes(function: Callable[..., object], arguments: int) -> bool:
+    """Whether a function can be called with so many positional arguments, as far as its signature can be read.
+
+    >>> takes(lambda context: [], 1), takes(lambda request, instruction, n, seed: [], 1)
+    (True, False)
+    """
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature that could be read
+        return True
+    return True
+
+
+def first_argument(function: Callable[..., object]) -> str | None:
+    """The name of a function's first parameter, if it can be read."""
+    try:
+        return next(iter(inspect.signature(function).parameters), None)
+    except (TypeError, ValueError):
+        return None
+
+
+def check_mutate(name: str, method: object) -> None:
+    """Refuse a mutator class whose method cannot be called with one context.
+
+    Raises:
+        ConfigError: with what to change.
+    """
+    if inspect.isfunction(method) and not takes(method, 2):
+        raise ConfigError(
+            f"{name}.mutate{inspect.signature(method)} cannot be called with one context. Define it as "
+            "`def mutate(self, context)`, and read context.request, context.instruction, context.n and context.seed; "
+            "context.reward, context.best, context.worst and context.archive are what the search knows by then"
+        )
 
 
 def check_variables(role: str, chain: Runnable[Any, Any], given: Collection[str]) -> None:

@@ -101,6 +101,7 @@ def _header(result: SearchResult, lineage: Lineage) -> Markup:
         _fact("Searched", begun, f"{count(others, 'beam')}, {count(steps, 'step')}" if others else "no search"),
         _fact("Decoded", count(usage.decoded_tokens), "tokens"),
         _fact("Scored", count(usage.reward_calls), "responses"),
+        *_reworded(result),
         _fact("Time in models", f"{usage.seconds:.2f} s", f"seed {config.seed}"),
         _fact("Ended by", _ended(result), f"limit {count(config.max_new_tokens, 'token')}"),
     ]
@@ -110,6 +111,16 @@ def _header(result: SearchResult, lineage: Lineage) -> Markup:
         _failure(result),
         element("dl", *facts, class_="facts"),
     )
+
+
+def _reworded(result: SearchResult) -> Iterator[Markup]:
+    """How many places hold a rewording, where any were wanted and the recording says so."""
+    found = result.exploration
+    if found and found.places:
+        by_model = found.accepted - found.filled_by_aspects
+        parts = [f"{by_model} of {count(found.places, 'place')}"]
+        parts += [f"guidance sentences fill {found.filled_by_aspects}"] if found.filled_by_aspects else []
+        yield _fact("Reworded", *parts, f"{count(found.wasted_tokens, 'token')} wasted")
 
 
 def _fact(label: str, value: str, *notes: str) -> Markup:

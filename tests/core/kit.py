@@ -95,7 +95,7 @@ def preset_of(name: str, **changes: Any) -> SearchConfig:
 
 def mutator_of(config: SearchConfig) -> Any:
     """A mutator instead of the policy, which would have to be called for rewordings."""
-    return reword if config.mutator == "policy" else None
+    return reword if config.mutator in ("auto", "policy") else None
 
 
 def timeless(result: SearchResult) -> str:

@@ -106,7 +106,7 @@ def test_presets_are_the_papers_family() -> None:
     assert SearchConfig.preset("best_of_n", mutations=14).answers == 15
     assert not SearchConfig.preset("best_of_n").replaces
     assert SearchConfig.preset("sample_replace").replaces
-    assert SearchConfig.preset("mutate_best_of_n").mutator == "policy"
+    assert SearchConfig.preset("mutate_best_of_n").mutator == SearchConfig.preset("darwin").mutator == "auto"
     assert not SearchConfig.preset("mutate_best_of_n").replaces
     assert SearchConfig.preset("learned_clauses").mutator == "clauses"
     assert not SearchConfig.preset("learned_clauses").replaces

@@ -102,7 +102,7 @@ async def test_an_authors_error_crosses_as_it_is() -> None:
 
 async def test_a_stop_iteration_is_no_answer() -> None:
     class Exhausted(Mutator):
-        def mutate(self, request: Any, instruction: Any, n: int, seed: int) -> list[str]:
+        def mutate(self, context: Any) -> list[str]:
             return [next(iter(()))]
 
     with pytest.raises(RuntimeError, match="raised StopIteration"):

@@ -17,7 +17,7 @@ from darwin_align.backends.scripted import ScriptedPolicy
 from darwin_align.core import PRESETS, Clause, Event, Usage
 from darwin_align.core.clauses import sentences, with_clauses
 from darwin_align.core.errors import ConfigError, ReplayError
-from darwin_align.operators import ClauseMutator
+from darwin_align.operators import ClauseMutator, MutationContext
 from tests.core.kit import ASKED, CLAUSES, REQUEST, preset_of, search_of, timeless
 
 TEXTS = [clause.text for clause in CLAUSES]
@@ -31,7 +31,7 @@ NONE_GIVEN = (
 def drawn(n: int, instruction: str = ASKED, seed: int = 1, **settings: Any) -> list[list[str]]:
     """The clauses that n mutations add, in their order."""
     mutator = ClauseMutator(**{"clauses": CLAUSES, **settings})
-    mutations = mutator.mutate(REQUEST, instruction, n, seed)
+    mutations = mutator.mutate(MutationContext.of(REQUEST, instruction=instruction, n=n, seed=seed))
     assert all(mutation.startswith(instruction) for mutation in mutations)
     return [sentences(mutation.removeprefix(instruction)) for mutation in mutations]
 
@@ -108,10 +108,10 @@ def test_the_temperature_leads_from_the_best_to_any() -> None:
 
 def test_behind_several_lines_comes_a_blank_one() -> None:
     kind = ClauseMutator(clauses=(Clause(text="Be kind."),))
-    assert kind.mutate(REQUEST, ASKED, 1, 1) == [f"{ASKED} Be kind."]
+    assert kind.mutate(MutationContext.of(REQUEST)) == [f"{ASKED} Be kind."]
     code = "What does this print?\nprint(1)"
-    assert kind.mutate(Request.of(code), code, 1, 1) == [f"{code}\n\nBe kind."]
-    for mutation in ClauseMutator(clauses=CLAUSES).mutate(Request.of(code), code, 20, 1):
+    assert kind.mutate(MutationContext.of(code)) == [f"{code}\n\nBe kind."]
+    for mutation in ClauseMutator(clauses=CLAUSES).mutate(MutationContext.of(code, n=20)):
         head, added = mutation.split("\n\n")
         assert head == code
         assert "\n" not in added
@@ -120,7 +120,7 @@ def test_behind_several_lines_comes_a_blank_one() -> None:
 @pytest.mark.parametrize("gap", [" ", "\n", "\n\n"])
 def test_once_all_clauses_stand_there_the_instruction_stays(gap: str) -> None:
     full = gap.join([ASKED, *TEXTS])
-    assert ClauseMutator(clauses=CLAUSES).mutate(REQUEST, full, 3, 1) == [full] * 3
+    assert ClauseMutator(clauses=CLAUSES).mutate(MutationContext.of(REQUEST, instruction=full, n=3)) == [full] * 3
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_without_clauses_the_error_states_what_to_do() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"mutator": "identity"}, {"mutator": "policy"}])
 async def test_clauses_that_no_mutator_would_add_are_refused(changes: dict[str, str]) -> None:
-    message = r"^clauses only serves mutator='clauses': set that too, or leave clauses out$"
+    message = r"^clauses only serves mutator='clauses' or mutator='aspects': set that too, or leave clauses out$"
     with pytest.raises(ConfigError, match=message):
         SearchConfig(clauses=CLAUSES, **changes)
     with pytest.raises(ConfigError, match=message):
@@ -307,10 +307,8 @@ def test_a_clause_without_an_end_mark_runs_into_no_other() -> None:
 def test_a_clause_of_two_sentences_is_known_again() -> None:
     mutator = ClauseMutator(clauses=(Clause(text="Be thorough. Be kind."),))
     instruction = "Hi! Be thorough. Be kind."
-    assert mutator.mutate(Request.of(instruction), instruction, 2, seed=1) == [instruction] * 2
-    assert mutator.mutate(Request.of("Hi! Be kind."), "Hi! Be kind.", 1, seed=1) == [
-        "Hi! Be kind. Be thorough. Be kind."
-    ]
+    assert mutator.mutate(MutationContext.of(instruction, n=2)) == [instruction] * 2
+    assert mutator.mutate(MutationContext.of("Hi! Be kind.")) == ["Hi! Be kind. Be thorough. Be kind."]
 
 
 def test_a_blank_clause_is_refused() -> None:

@@ -161,7 +161,7 @@ def test_alternatives_are_chosen_by_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("coerce", "message"),
     [
-        (as_mutator, r"as mutator: give a Mutator, a function, or an object with the method mutate\(request, instr"),
+        (as_mutator, r"as mutator: give a Mutator, a function, or an object with the method mutate\(context\)"),
         (as_decoder, r"as policy: give a Policy, a function, or an object with the method generate\(rows\)"),
         (as_scorer, r"as scorer: give a Scorer, a function, or an object with the method score\(request, responses"),
         (as_selector, r"as selector: give a Selector, a function, or an object with the method select\(rewards"),

@@ -16,6 +16,7 @@ from darwin_align.operators import (
     FunctionMutator,
     IdentityMutator,
     LexicalIntent,
+    MutationContext,
     MutationPrompt,
     Mutator,
     PolicyMutator,
@@ -121,11 +122,14 @@ def test_identity() -> None:
 
 def test_rules_are_drawn_without_repetition_as_long_as_there_are_enough() -> None:
     rules = RuleMutator(templates=("{instruction} A", "{instruction} B", "{instruction} C", "{instruction} D"))
-    draws = [rules.mutate(REQUEST, "mutated before", 3, seed) for seed in range(40)]
+    draws = [
+        rules.mutate(MutationContext.of(REQUEST, instruction="mutated before", n=3, seed=seed)) for seed in range(40)
+    ]
     assert all(len(set(draw)) == 3 for draw in draws)
     assert all(text.startswith(ASKED) for draw in draws for text in draw)  # templates do not pile up
     assert {text for draw in draws for text in draw} == {f"{ASKED} {letter}" for letter in "ABCD"}
-    assert rules.mutate(REQUEST, ASKED, 9, 1) == rules.mutate(REQUEST, ASKED, 9, 1)
+    nine = MutationContext.of(REQUEST, n=9, seed=1)
+    assert rules.mutate(nine) == rules.mutate(nine)
     with pytest.raises(ConfigError, match="templates"):
         RuleMutator(templates=())
 

@@ -68,9 +68,9 @@ WRONG: list[tuple[str, Any, str]] = [
     (
         "mutator",
         lambda request, n: [],
-        r"as mutator: .* 4 positional arguments: mutate\(request, instr",
+        r"as mutator: .* 1 positional arguments: mutate\(context\) -> list",
     ),
-    ("mutator", RunnableLambda(lambda text: [text]), r"as mutator: .*mutate\(request, instruction, n, seed\)"),
+    ("mutator", list, r"as mutator: .*mutate\(context\)"),
     ("selector", lambda rewards: rewards, r"as selector: .*select\(rewards, finished, weights, seed\) -> \(ancestors"),
     ("policy", lambda *, rows: [], r"as policy: .* 1 positional arguments: generate\(rows\) -> continuations"),
     ("policy", SimpleNamespace(generate=lambda prompt, tokens: []), r"as policy: .*generate\(rows\)"),

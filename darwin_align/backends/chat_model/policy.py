@@ -71,6 +71,11 @@ class ChatModelPolicy(Policy):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name})"
 
+    @property
+    def remembered_by(self) -> object:
+        """The chat model."""
+        return self.model
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _made, (self.model, self.limits)
 
