@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from inspect import isabstract
 from typing import Any, ClassVar, Literal
 
 from darwin_align.core.errors import ConfigError
@@ -126,9 +127,9 @@ def rule_of(data: object) -> Rule:
         return data
     if not isinstance(data, Mapping) or not isinstance(data.get("rule"), str):
         raise ConfigError(f"{data!r:.80} is no rule: give one of darwin_align.operators.rules, e.g. MaxWords(80)")
-    name = data["rule"]
-    if name not in Rule.named:
-        raise ConfigError(f"unknown rule {name!r}: {did_you_mean(name, Rule.named)}")
+    name, known = data["rule"], [name for name, kind in Rule.named.items() if not isabstract(kind)]
+    if name not in known:
+        raise ConfigError(f"unknown rule {name!r}: {did_you_mean(name, known)}")
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "rule"}
     try:
         return Rule.named[name](**settings)

@@ -29,7 +29,7 @@ class RuleScorer(Scorer):
     >>> answers = [Response(text="We refund you."), Response(text="We refund", finished=False), Response(text="No.")]
     >>> [round(reward, 3) for reward in scorer.score(Request.of("May I send it back?"), answers)]
     [1.0, 0.935, 0.25]
-    >>> RuleScorer.from_json(scorer.to_json()) == scorer
+    >>> RuleScorer.from_json(scorer.rules_json) == scorer
     True
     """
 
@@ -60,13 +60,14 @@ class RuleScorer(Scorer):
         total = sum(rule.weight for rule in self.rules)
         return sum(rule.weight * credit for rule, credit in zip(self.rules, credits, strict=True)) / total
 
-    def to_json(self) -> str:
+    @property
+    def rules_json(self) -> str:
         """The rules as compact JSON, which :meth:`from_json` reads."""
         return json.dumps([rule.to_data() for rule in self.rules], ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read the output of :meth:`to_json`.
+        """Read what :attr:`rules_json` returned.
 
         Raises:
             ConfigError: it is no list of rules.

@@ -61,7 +61,7 @@ def test_a_search_ends_at_its_tokens_or_when_all_rules_are_kept(tmp_path: Path) 
     assert len(records) == 2 * 2 * 2
     for record in records:
         if record["key"] == 2:  # no answer ends so: all tokens are spent
-            assert record["stop_reason"] == "budget"
+            assert record["stop_reason"] == "budget: tokens"
             assert 200 <= record["decoded_tokens"] < 200 + 5 * 8
             assert record["strict"] == [False, True]
         elif record["reward"] == 1.0:

@@ -94,7 +94,7 @@ def test_it_sums_with_a_reward_model() -> None:
 
 def test_rules_go_to_json_and_back_and_name_the_scorer() -> None:
     scorer = RuleScorer([*RULES, JsonSchema({"type": "object", "required": ["a"]})])
-    again = RuleScorer.from_json(scorer.to_json())
+    again = RuleScorer.from_json(scorer.rules_json)
     assert again == scorer
     assert identity(again) == identity(scorer)
     assert identity(scorer) != identity(RuleScorer(RULES))
