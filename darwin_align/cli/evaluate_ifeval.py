@@ -44,8 +44,9 @@ def add_ifeval(benchmarks: Commands) -> None:
         help="IFEval: verifiable instructions, whose rules are also the reward",
         usage="%(prog)s [options] FILE ['[LABEL: ]PRESET [NAME=VALUE …]' …]",
         description="Methods of the search compared on IFEval's prompts. A search may decode --tokens tokens for a "
-        "prompt, rewordings\nincluded, and ends with the first answer that keeps all rules. --set and --clauses hold for "
-        "every method that does not\nsay otherwise itself. A run that was interrupted goes on when it is started again.",
+        "prompt, rewordings\nincluded, and ends with the first answer that keeps all rules. --set and --clauses hold "
+        "for every method that does not say\notherwise itself. A run that was interrupted goes on when it is started "
+        "again.",
         epilog=examples("""
             darwin-align eval ifeval ifeval.jsonl --policy model.gguf --limit 50 --set max_tokens=256
             darwin-align eval ifeval ifeval.jsonl best_of_n 'often: darwin replacement_period=10' --against best_of_n
@@ -98,14 +99,15 @@ def _ifeval(arguments: argparse.Namespace) -> int:
         from darwin_align.storage.atomic import write_atomically
     texts = arguments.methods or ([arguments.preset] if arguments.preset else _METHODS)
     ends = 1.0 if by_rules else None
-    methods = [
-        Method.of(_with_defaults(text, arguments), tokens=arguments.tokens, reward_ends=ends) for text in texts
-    ]
+    methods = [Method.of(_with_defaults(text, arguments), tokens=arguments.tokens, reward_ends=ends) for text in texts]
     labels = [one.label for one in methods]
     against = arguments.against or [one for one in labels if one.split()[0] == "best_of_n"][:1]
     check_labels(methods, against)
     prompts = read_prompts(arguments.file)[: arguments.limit]
-    models = {"policy": model_name(arguments, "policy"), "reward": RULES if by_rules else model_name(arguments, "reward")}
+    models = {
+        "policy": model_name(arguments, "policy"),
+        "reward": RULES if by_rules else model_name(arguments, "reward"),
+    }
     records = measure(
         methods,
         prompts,

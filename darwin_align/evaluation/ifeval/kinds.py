@@ -1,7 +1,7 @@
 """The 25 kinds of instructions of IFEval (Zhou et al. 2023, arXiv 2311.07911) as rules.
 
-What each kind means in detail, where the paper is silent, is what the published checkers do: e.g. a keyword counts within
-a longer word, "less than" excludes the number, and bullets must be exactly so many.
+What each kind means in detail, where the paper is silent, is what the published checkers do: e.g. a keyword counts
+within a longer word, "less than" excludes the number, and bullets must be exactly so many.
 """
 
 from __future__ import annotations

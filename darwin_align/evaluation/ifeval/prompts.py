@@ -63,11 +63,10 @@ class Prompt:
 
 
 def followed(prompt: Prompt, answer: str) -> dict[str, list[bool]]:
-    """Which instructions an answer follows, by IFEval's two readings.
+    r"""Which instructions an answer follows, by IFEval's two readings.
 
-    >>> prompt = Prompt(1, "Say hello without commas.", (Instruction("punctuation:no_comma", rules_of(
-    ...     "punctuation:no_comma", {})),))
-    >>> followed(prompt, "Sure, here it is:\\nHello there.")
+    >>> no_comma = Instruction("punctuation:no_comma", rules_of("punctuation:no_comma", {}))
+    >>> followed(Prompt(1, "Say hello.", (no_comma,)), "Sure, here it is:\nHello there.")
     {'strict': [False], 'loose': [True]}
     """
     return {"strict": prompt.strict(answer), "loose": prompt.loose(answer)}
@@ -75,13 +74,16 @@ def followed(prompt: Prompt, answer: str) -> dict[str, list[bool]]:
 
 def _variants(answer: str) -> Iterator[str]:
     lines = answer.split("\n")
-    for text in (answer, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))):
+    shorter = ("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))
+    for text in (answer, *shorter):
         yield text
         yield text.replace("*", "")
 
 
 def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
-    """Read prompts in IFEval's form: JSONL, or a list in JSON, with ``key``, ``prompt``, ``instruction_id_list`` and ``kwargs``.
+    """Read prompts in IFEval's form, JSONL or a JSON list.
+
+    Each has ``key``, ``prompt``, ``instruction_id_list`` and ``kwargs``.
 
     Raises:
         ConfigError: the file cannot be read or holds none, or a line is no such prompt.

@@ -18,7 +18,6 @@ from darwin_align.core import PRESETS, Sampling, SearchConfig
 from darwin_align.core.clauses import read_clauses
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
-from darwin_align.core.seeds import derive
 from darwin_align.core.types import Message
 from darwin_align.evaluation.ifeval.prompts import Prompt, followed
 from darwin_align.evaluation.ledger import Ledger, Record
@@ -148,7 +147,9 @@ def check_labels(methods: Sequence[Method], against: Sequence[str] = ()) -> None
     if not labels:
         raise ConfigError("there are no methods: give one at least")
     if twice := [label for label in labels if labels.count(label) > 1]:
-        raise ConfigError(f"two methods are called {twice[0]!r}: leave one out, or give each a label, 'LABEL: PRESET …'")
+        raise ConfigError(
+            f"two methods are called {twice[0]!r}: leave one out, or give each a label, 'LABEL: PRESET …'"
+        )
     for label in against:
         if label not in labels:
             raise ConfigError(f"no method is called {label!r}: {did_you_mean(label, labels)}")
@@ -162,7 +163,9 @@ def _key(method: Method, seed: int, prompt: Prompt) -> str:
 async def _answer(search_of: SearchOf, method: Method, seed: int, prompt: Prompt, *, timed: bool) -> Record:
     subject = Subject(search_of(method, prompt), method.label, seed)
     clock = perf_counter()
-    found = await subject.answer([Message(role="user", content=prompt.text)], subject.seed_at("ifeval", str(prompt.key)))
+    found = await subject.answer(
+        [Message(role="user", content=prompt.text)], subject.seed_at("ifeval", str(prompt.key))
+    )
     seconds = {"seconds": perf_counter() - clock} if timed else {}
     usage = found.get("usage", {})
     return {

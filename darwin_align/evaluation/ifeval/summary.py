@@ -112,15 +112,13 @@ class _Tally:
         self.records = records
         self._prompts = {prompt.key: prompt for prompt in prompts}
 
-    def counts(self, reading: str, chosen: Callable[[str, str], bool] = lambda kind, group: True) -> Counts:
+    def counts(self, reading: str, chosen: Callable[[str, str], bool] = lambda *_: True) -> Counts:
         """Instructions that were followed, those chosen by kind and group."""
         found: Counts = {}
         for record in self.records:
             instructions = self._prompts[record["key"]].instructions
             marks = [
-                mark
-                for mark, one in zip(record[reading], instructions, strict=True)
-                if chosen(one.kind, one.decides)
+                mark for mark, one in zip(record[reading], instructions, strict=True) if chosen(one.kind, one.decides)
             ]
             kept, number = found.get(record["key"], (0, 0))
             found[record["key"]] = (kept + sum(marks), number + len(marks))

@@ -133,7 +133,9 @@ class _Scan:
                 self._close()
                 return
         rest = len(self.text) - self._at
-        self.wrong = not any(literal.startswith(self.text[self._at : self._at + 9]) for literal in _LITERALS) or rest > 8
+        self.wrong = (
+            not any(literal.startswith(self.text[self._at : self._at + 9]) for literal in _LITERALS) or rest > 8
+        )
         self._at = len(self.text)
 
     def _string(self, then: Any) -> None:

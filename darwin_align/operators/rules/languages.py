@@ -36,7 +36,9 @@ def _detector() -> tuple[Any, type[Exception]]:
         from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
         from langdetect.lang_detect_exception import LangDetectException
     except ImportError as error:
-        raise MissingPackageError(f"languages are told by langdetect ({error}): pip install 'darwin-align[ifeval]'") from error
+        raise MissingPackageError(
+            f"languages are told by langdetect ({error}): pip install 'darwin-align[ifeval]'"
+        ) from error
     factory = DetectorFactory()
     factory.set_seed(0)
     factory.load_profile(PROFILES_DIRECTORY)

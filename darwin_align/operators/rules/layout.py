@@ -204,7 +204,9 @@ class ParagraphStart(Rule):
         super().__post_init__()
         check_text(self, "word", self.word)
         if not (isinstance(self.number, int) and isinstance(self.nth, int) and 1 <= self.nth <= self.number):
-            raise ConfigError(f"ParagraphStart({self.number!r}, {self.nth!r}): give a paragraph among the number, from 1")
+            raise ConfigError(
+                f"ParagraphStart({self.number!r}, {self.nth!r}): give a paragraph among the number, from 1"
+            )
 
     @property
     def decides(self) -> Decides:

@@ -77,23 +77,22 @@ def _capital_parts(token: str) -> int:
 
 _CLOSERS = "\"')]}"
 _AFTER_MARK = frozenset("?!)\";}]*:@'({[")
-_ABBREVIATIONS = frozenset(
-    """
-    a.m adm ariz aug ave bros c calif co col colo conn corp ct d d.c dec dr e f feb fla fri ft g ga gen h ill inc jan jr k
-    kan ky l l.a lt ltd m m.b.a maj messrs mg mich minn mr mrs ms n n.j n.y nev nov oct okla ore p p.m pa ph.d prof r rep
-    s sen sep sept sr st u.k u.n u.s vs
-    """.split()
-)
+_ABBREVIATION_LIST = """
+    a.m adm ariz aug ave bros c calif co col colo conn corp ct d d.c dec dr e f feb fla fri ft g ga gen h ill inc
+    jan jr k kan ky l l.a lt ltd m m.b.a maj messrs mg mich minn mr mrs ms n n.j n.y nev nov oct okla ore p p.m pa
+    ph.d prof r rep s sen sep sept sr st t tenn u.k u.n u.s v va vs vt w wash wis
+"""
+_ABBREVIATIONS = frozenset(_ABBREVIATION_LIST.split())
 """Those that the English model of Punkt knows: behind others, such as "etc." and "e.g.", it ends a sentence."""
-_STARTERS = frozenset(
-    """
-    a after all although an and another any as at because before but by despite during each even every few first for from
-    he her here his how however i if in indeed instead is it its just last later like many meanwhile more moreover most
-    my no nor not now of on once one only or other our perhaps please she since so some still such than thanks that the
-    their then there these they this those though thus to today too under until we well what when where whether which
-    while who why with yes yet you your
-    """.split()
-)
+_STARTER_LIST = """
+    a after all although an and another any as at because before but by despite during each even every few first for
+    from he her here his how however i if in indeed instead is it its just last later like many meanwhile more
+    moreover most my no nor not now of on once one only or other our perhaps please she since so some still such
+    than thanks that the their then there these they this those though thus to today too under until we well what
+    when where whether which while who why with yes yet you your
+"""
+_STARTERS = frozenset(_STARTER_LIST.split())
+"""Words that are written small within a sentence, so that a capital letter begins one."""
 
 
 def sentences(text: str) -> int:

@@ -230,7 +230,9 @@ def check_language(rule: Rule, code: object) -> None:
     if not isinstance(code, str) or not _LANGUAGE_CODE.fullmatch(code):
         raise ConfigError(f"{type(rule).__name__}({code!r}): give the code of a language, e.g. 'en', 'de', 'zh-cn'")
     if find_spec("langdetect") is None:
-        raise MissingPackageError(f"{type(rule).__name__}({code!r}) needs langdetect: pip install 'darwin-align[ifeval]'")
+        raise MissingPackageError(
+            f"{type(rule).__name__}({code!r}) needs langdetect: pip install 'darwin-align[ifeval]'"
+        )
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,18 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     ("combination:repeat_prompt", {"prompt_to_repeat": "Say hello."}, ["say hello. Hello"], ["Hello. Say hello."]),
     ("startend:end_checker", {"end_phrase": "Any questions?"}, ["Bye. any questions?"], ["Any questions? Bye"]),
     ("startend:quotation", {}, ['"Tea"'], ["Tea", '"Tea" it is']),
-    ("change_case:capital_word_frequency", {"capital_relation": "at least", "capital_frequency": 2}, ["A TEA"], ["TEA"]),
-    ("change_case:capital_word_frequency", {"capital_relation": "less than", "capital_frequency": 2}, ["Tea"], ["A TEA"]),
+    (
+        "change_case:capital_word_frequency",
+        {"capital_relation": "at least", "capital_frequency": 2},
+        ["A TEA"],
+        ["TEA"],
+    ),
+    (
+        "change_case:capital_word_frequency",
+        {"capital_relation": "less than", "capital_frequency": 2},
+        ["Tea"],
+        ["A TEA"],
+    ),
     ("change_case:english_capital", {}, [ENGLISH.upper()], [ENGLISH, GERMAN.upper()]),
     ("change_case:english_lowercase", {}, [ENGLISH.lower()], [ENGLISH, GERMAN.lower()]),
     ("punctuation:no_comma", {}, ["Tea"], ["Tea, milk"]),
@@ -93,7 +103,9 @@ def test_loose_leaves_out_the_first_and_the_last_line(answer: str, strict: bool,
 
 
 def test_loose_leaves_out_asterisks() -> None:
-    prompt = prompt_of(**{"startend:quotation": {}, "detectable_format:number_highlighted_sections": {"num_highlights": 1}})
+    prompt = prompt_of(
+        **{"startend:quotation": {}, "detectable_format:number_highlighted_sections": {"num_highlights": 1}}
+    )
     assert followed(prompt, '**"Tea"**') == {"strict": [False, True], "loose": [True, True]}
 
 
@@ -127,7 +139,10 @@ def test_prompts_are_read(tmp_path: Path) -> None:
         (line(instruction_id_list=["punctuation:no_commas"]), "did you mean 'punctuation:no_comma'"),
         (line(instruction_id_list=["length_constraints:number_words"]), "needs 'relation' in its kwargs"),
         (
-            line(instruction_id_list=["length_constraints:number_words"], kwargs=[{"relation": "at most", "num_words": 1}]),
+            line(
+                instruction_id_list=["length_constraints:number_words"],
+                kwargs=[{"relation": "at most", "num_words": 1}],
+            ),
             "a relation is one of 'at least' and 'less than'",
         ),
         (line(prompt=" "), "a prompt needs a text"),

@@ -89,7 +89,9 @@ def test_a_run_goes_on_where_it_was_cut_and_a_rerun_makes_no_search(tmp_path: Pa
     assert searches.made == 8 + 5 + 4, "a prompt that was changed is answered anew"
 
 
-def record(method: Method, key: int, strict: list[bool], loose: list[bool] | None = None, seed: int = 0) -> dict[str, Any]:
+def record(
+    method: Method, key: int, strict: list[bool], loose: list[bool] | None = None, seed: int = 0
+) -> dict[str, Any]:
     figures = {"reward": 0.5, "decoded_tokens": 100, "reward_calls": 3, "seconds": 2.0}
     return {"method": method.text, "seed": seed, "key": key, "strict": strict, "loose": loose or strict, **figures}
 
@@ -153,7 +155,12 @@ def test_labels_are_told_apart() -> None:
 
 def write(path: Path) -> Path:
     rows = [
-        {"key": 7, "prompt": "How do I brew green tea?", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+        {
+            "key": 7,
+            "prompt": "How do I brew green tea?",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{}],
+        },
         {
             "key": 8,
             "prompt": "How do I fry pancakes?",

@@ -81,7 +81,9 @@ WHOLE: list[tuple[Rule, list[str], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "kept", "broken"), WHOLE, ids=lambda value: repr(value) if isinstance(value, Rule) else "")
+@pytest.mark.parametrize(
+    ("rule", "kept", "broken"), WHOLE, ids=lambda value: repr(value) if isinstance(value, Rule) else ""
+)
 def test_whole_answers(rule: Rule, kept: list[str], broken: list[str]) -> None:
     assert [rule.judge(text, finished=True).state for text in kept] == ["kept"] * len(kept)
     assert [rule.judge(text, finished=True).state for text in broken] == ["broken"] * len(broken)

@@ -43,7 +43,7 @@ def test_all_kept_is_exactly_one() -> None:
 
 def test_replacement_follows_the_rules_and_reaches_what_a_sample_does_not() -> None:
     rules = [MustNotMention(("red",)), MustMention("green", 3)]
-    kept = {preset: 0 for preset in ("sample", "sample_replace")}
+    kept = dict.fromkeys(("sample", "sample_replace"), 0)
     for seed in range(20):
         for preset, changes in (("sample", {"cycles": 0}), ("sample_replace", {"cycles": 1, "mutations": 5})):
             kept[preset] += search_of(RuleScorer(rules), **changes).invoke("Say colours.", seed=seed).reward == 1.0
