@@ -54,7 +54,7 @@ def rules_of(kind: str, settings: Settings) -> Rules:
     """The rules that an instruction sets; it is followed if all of them are kept. Their weights add up to 1.
 
     >>> rules_of("length_constraints:number_words", {"relation": "less than", "num_words": 100})
-    (MaxWords(most=99, weight=1.0),)
+    (MaxWords(weight=1.0, most=99),)
 
     Args:
         kind: as IFEval names it.

@@ -27,8 +27,8 @@ class RuleScorer(Scorer):
     >>> from darwin_align.operators.rules import MaxWords, MustMention
     >>> scorer = RuleScorer([MaxWords(80), MustMention("refund", weight=3)])
     >>> answers = [Response(text="We refund you."), Response(text="We refund", finished=False), Response(text="No.")]
-    >>> [round(reward, 3) for reward in scorer.score(Request.of("May I send it back?"), answers)]
-    [1.0, 0.935, 0.25]
+    >>> [round(reward, 2) for reward in scorer.score(Request.of("May I send it back?"), answers)]
+    [1.0, 0.93, 0.25]
     >>> RuleScorer.from_json(scorer.rules_json) == scorer
     True
     """

@@ -166,7 +166,7 @@ def test_a_finished_beginning_contradicts_no_settled_verdict(rule: Rule, text: s
 def test_each_rule_settles_what_it_says_and_only_then() -> None:
     """``decides`` says whether a beginning can break or keep a rule: shown on beginnings that do."""
     texts = [
-        "Tea, tea: TEA IN CHINA. The tea is hot! And dear? aa aa *x* **y** [x] [y] [z] Day 1 SECTION 2 SECTION 3 ςς **",
+        "Tea, tea: TEA IN CHINA. The tea is hot! And dear? aa aa *x* **y** [x] [y] [z] Day 1 Day 2 SECTION 3 ςς **",
         "- a\n- b\n- c\n",
         "*** a ***\n\nb\n\nc\n\nd ***** ***",
         "<<x>> p.s. p.p.s note: yes. Yes. YES 1, ",
