@@ -23,7 +23,9 @@ __all__ = [
     "build_search",
     "check_models",
     "has_own_policy",
+    "load_policy",
     "load_reward",
+    "load_scorer",
     "model_name",
     "read_settings",
 ]
@@ -87,8 +89,12 @@ def add_settings(parser: argparse.ArgumentParser, *, seed: str) -> None:
     group.add_argument("--seed", type=int, metavar="N", help=f"same seed, same answer (default: {seed})")
 
 
-def check_models(arguments: argparse.Namespace) -> None:
+def check_models(arguments: argparse.Namespace, *, own_reward: bool = False) -> None:
     """Refuse options that contradict each other, before anything is loaded.
+
+    Args:
+        arguments: what the parser read.
+        own_reward: the command rewards answers itself, so that a policy needs no reward model beside it.
 
     Raises:
         UsageError: two options contradict each other, or one needs another.
@@ -100,7 +106,8 @@ def check_models(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{role} is a local model and --{role}-url a remote one: give one of them")
         if url is None and (alien := next((name for name in options if getattr(arguments, name) is not None), None)):
             raise UsageError(f"{_flag(alien)} needs --{role}-url: it is for a model behind an endpoint")
-    _check_pair(arguments)
+    if not own_reward:
+        _check_pair(arguments)
     own = arguments.policy is not None or (arguments.reward is not None and not _is_code(arguments.reward))
     if not own and (alien := next((name for name in _LOCAL if getattr(arguments, name) is not None), None)):
         raise UsageError(f"--{alien} needs --policy or --reward: it is for local models of your own")
@@ -192,6 +199,27 @@ def build_search(
         return DarwinSearch(policy=policy, scorer=scorer, mutator=mutator, config=config, sampling=sampling)
 
 
+def load_policy(arguments: argparse.Namespace) -> PolicyLike:
+    """Load the policy that the options name.
+
+    Raises:
+        ModelLoadError: it cannot be loaded.
+    """
+    with working("loading the policy"):
+        return _policy(arguments)
+
+
+def load_scorer(arguments: argparse.Namespace) -> PopulationRunnable:
+    """Load the reward model, or the code, that the options name.
+
+    Raises:
+        ConfigError: the code cannot be imported, or is no scorer.
+        ModelLoadError: the model cannot be loaded.
+    """
+    with working("loading the reward model"):
+        return _scorer(arguments)
+
+
 def has_own_policy(arguments: argparse.Namespace) -> bool:
     """Whether the policy is another than the embedded one."""
     return _given(arguments, "policy") is not None
@@ -237,9 +265,9 @@ def _is_code(name: str) -> bool:
 
 def _policy(arguments: argparse.Namespace) -> PolicyLike:
     if arguments.policy is not None:
-        from darwin_align.langchain.given_models import load_policy
+        from darwin_align.langchain import given_models
 
-        return load_policy(arguments.policy, **_how(arguments))
+        return given_models.load_policy(arguments.policy, **_how(arguments))
     from darwin_align.backends.endpoint import EndpointPolicy
 
     return EndpointPolicy(arguments.policy_url, **_endpoint(arguments, "policy"))

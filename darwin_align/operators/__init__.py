@@ -17,6 +17,7 @@ from darwin_align.operators.mutators import (
 )
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.prompts import MutationPrompt
+from darwin_align.operators.rules import RuleScorer
 from darwin_align.operators.scorers import (
     ChainScorer,
     Ensemble,
@@ -66,6 +67,7 @@ __all__ = [
     "Report",
     "Row",
     "RuleMutator",
+    "RuleScorer",
     "SMCSelector",
     "Scorer",
     "Selector",

@@ -7,7 +7,7 @@ Whatever only looks like one of them is refused when a search is made, with what
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Protocol, TypeVar
@@ -31,6 +31,7 @@ from darwin_align.operators.context import MutationContext
 from darwin_align.operators.mutators import MUTATE, ChainMutator, ChatModelMutator, FunctionMutator
 from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row, has_tool_syntax
 from darwin_align.operators.report import Report
+from darwin_align.operators.rules import Rule, RuleScorer
 from darwin_align.operators.scorers import SCORE, ChainScorer, FunctionScorer
 from darwin_align.operators.selectors import SELECT, FunctionSelector
 from darwin_align.operators.signatures import check_signature
@@ -113,7 +114,13 @@ MutatorLike = (
     | Runnable[Any, Any]
 )
 """What is taken as a mutator: among the Runnables are chat models, and chains to a list of rewordings."""
-ScorerLike = Scorer | HasScore | Callable[[Request, list[Response]], Rewards | Awaitable[Rewards]] | Runnable[Any, Any]
+ScorerLike = (
+    Scorer
+    | HasScore
+    | Callable[[Request, list[Response]], Rewards | Awaitable[Rewards]]
+    | Runnable[Any, Any]
+    | Sequence[Rule]
+)
 """What is taken as a scorer: among the Runnables are chains from one response to a number, but no chat models."""
 SelectorLike = (
     Selector
@@ -264,13 +271,16 @@ def as_decoder(given: object) -> PopulationRunnable:
 
 
 def as_scorer(given: object) -> PopulationRunnable:
-    """Make a scorer of a Scorer, a chain to a number, an object with ``score``, or a function like it.
+    """Make a scorer of a Scorer, a chain to a number, a list of rules, an object with ``score``, or a function like it.
 
     >>> as_scorer(lambda request, responses: [0.0 for _ in responses]).role
     'score'
     """
     if _is(given, Scorer):
         return _with_alternatives(given, as_scorer)
+    rules = [given] if isinstance(given, Rule) else given
+    if isinstance(rules, list | tuple) and any(isinstance(one, Rule) for one in rules):
+        return RuleScorer(rules)
     if _is(given, BaseLanguageModel):
         raise ConfigError(
             f"{type(given).__name__} cannot be the scorer: a language model generates text and gives no reward. Give "

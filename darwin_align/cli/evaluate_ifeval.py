@@ -1,0 +1,169 @@
+"""``darwin-align eval ifeval``: methods of the search on IFEval, with its rules as the reward."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darwin_align.cli.activity import working
+from darwin_align.cli.options import (
+    UsageError,
+    add_models,
+    add_settings,
+    check_models,
+    has_own_policy,
+    load_policy,
+    load_scorer,
+    model_name,
+)
+from darwin_align.cli.parsing import Commands, examples
+from darwin_align.core.terminal import printable, printable_json
+from darwin_align.evaluation.options import count
+
+if TYPE_CHECKING:
+    from darwin_align.evaluation.ifeval import Method, Prompt
+    from darwin_align.operators.coerce import PolicyLike, PopulationRunnable
+    from darwin_align.search import DarwinSearch
+
+__all__ = ["add_ifeval"]
+
+RULES = "rules"
+"""The ``--reward`` that is made of each prompt's own instructions."""
+_METHODS = ("sample", "best_of_n", "sample_replace", "darwin")
+
+
+def add_ifeval(benchmarks: Commands) -> None:
+    """Add ``ifeval`` to the benchmarks of ``eval``."""
+    parser = benchmarks.add_parser(
+        "ifeval",
+        help="IFEval: verifiable instructions, whose rules are also the reward",
+        usage="%(prog)s [options] FILE ['[LABEL: ]PRESET [NAME=VALUE …]' …]",
+        description="Methods of the search compared on IFEval's prompts. A search may decode --tokens tokens for a "
+        "prompt, rewordings\nincluded, and ends with the first answer that keeps all rules. --set and --clauses hold "
+        "for every method that does not say\notherwise itself. A run that was interrupted goes on when it is started "
+        "again.",
+        epilog=examples("""
+            darwin-align eval ifeval ifeval.jsonl --policy model.gguf --limit 50 --set max_tokens=256
+            darwin-align eval ifeval ifeval.jsonl best_of_n 'often: darwin replacement_period=10' --against best_of_n
+        """),
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="IFEval's prompts, JSONL (google/IFEval on the hub)")
+    parser.add_argument(
+        "methods",
+        nargs="*",
+        metavar="METHOD",
+        help=f"methods to compare, e.g. 'darwin cycles=2'; also clauses=FILE (default: {', '.join(_METHODS)})",
+    )
+    add_models(parser)
+    parser.epilog = f"--reward {RULES}, the default, rewards the share of a prompt's rules.\n\n{parser.epilog}"
+    add_settings(parser, seed="0; for several give --seeds")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="several seeds, in place of --seed")
+    parser.add_argument("--limit", type=count, metavar="N", help="only the first N prompts; may be raised later")
+    parser.add_argument(
+        "--tokens",
+        type=count,
+        metavar="N",
+        help="that a search may decode for a prompt (default: those of 16 answers of full length)",
+    )
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="compare all with this one (default: best_of_n, where it takes part)",
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=count,
+        default=1,
+        metavar="N",
+        help="searches at a time; more than 1 measures no seconds (default: 1)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/ifeval"), metavar="DIR", help="(default: results/ifeval)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.set_defaults(run=_ifeval, parser=parser)
+
+
+def _ifeval(arguments: argparse.Namespace) -> int:
+    by_rules = _check(arguments)
+    with working("starting"):
+        from darwin_align.evaluation.ifeval import measure, plain, read_prompts, summary, table
+        from darwin_align.evaluation.ifeval.run import Method, check_labels
+        from darwin_align.storage.atomic import write_atomically
+    texts = arguments.methods or ([arguments.preset] if arguments.preset else _METHODS)
+    ends = 1.0 if by_rules else None
+    methods = [Method.of(_with_defaults(text, arguments), tokens=arguments.tokens, reward_ends=ends) for text in texts]
+    labels = [one.label for one in methods]
+    against = arguments.against or [one for one in labels if one.split()[0] == "best_of_n"][:1]
+    check_labels(methods, against)
+    prompts = read_prompts(arguments.file)[: arguments.limit]
+    models = {
+        "policy": model_name(arguments, "policy"),
+        "reward": RULES if by_rules else model_name(arguments, "reward"),
+    }
+    records = measure(
+        methods,
+        prompts,
+        _searches(arguments, by_rules),
+        arguments.out,
+        settings={"models": models},
+        seeds=arguments.seeds or [arguments.seed or 0],
+        concurrency=arguments.concurrency,
+    )
+    found = summary(methods, prompts, records, against)
+    shown = {"models": models, **plain(found)}
+    write_atomically(arguments.out / "results.json", json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+    text = printable_json(shown, indent=2) if arguments.json else printable(f"{table(found)}\n\nfiles: {arguments.out}")
+    sys.stdout.write(f"{text}\n")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> bool:
+    """Refuse options that contradict each other; whether the reward is that of the rules."""
+    by_rules = arguments.reward == RULES or (arguments.reward is None and arguments.reward_url is None)
+    check_models(arguments, own_reward=by_rules)
+    if arguments.methods and arguments.preset:
+        raise UsageError("--preset gives one method to measure, and others are given by themselves: give one of them")
+    if arguments.seeds and arguments.seed is not None:
+        raise UsageError("--seed and --seeds are both given: give one of them")
+    return by_rules
+
+
+def _searches(arguments: argparse.Namespace, by_rules: bool) -> Callable[[Method, Prompt], DarwinSearch]:
+    """What makes a method's search for a prompt; models are loaded when the first one is made."""
+
+    @cache
+    def policy() -> PolicyLike:
+        return load_policy(arguments)
+
+    @cache
+    def reward() -> PopulationRunnable | None:
+        return None if by_rules else load_scorer(arguments)
+
+    def search_of(method: Method, prompt: Prompt) -> DarwinSearch:
+        scorer = reward() or prompt.scorer
+        if not has_own_policy(arguments):
+            from darwin_align.pocket.pair import pocket_search
+
+            return pocket_search(method.config, sampling=method.sampling, scorer=scorer)
+        from darwin_align.search import DarwinSearch
+
+        return DarwinSearch(policy=policy(), scorer=scorer, config=method.config, sampling=method.sampling)
+
+    return search_of
+
+
+def _with_defaults(text: str, arguments: argparse.Namespace) -> str:
+    """A method's text with the options' settings, where it has none of that name itself; its label stays."""
+    own = {pair.partition("=")[0] for pair in text.split()}
+    given = [f"clauses={arguments.clauses}"] if arguments.clauses and "learned_clauses" in text.split() else []
+    added = [pair for pair in (*given, *arguments.set) if pair.partition("=")[0] not in own]
+    labelled = text if ": " in text or not added else f"{text}: {text}"
+    return " ".join([labelled, *added])
