@@ -13,8 +13,20 @@ from textwrap import fill
 from typing import Literal, NamedTuple, Self
 
 from darwin_align.core.record import Record
+from darwin_align.evaluation.pairs import Pair
 
-__all__ = ["EMPTY", "FRACTIONS", "SPOT", "Finding", "Outcome", "Rewards", "ScorerReport", "Share", "shortened"]
+__all__ = [
+    "EMPTY",
+    "FRACTIONS",
+    "SPOT",
+    "Finding",
+    "Outcome",
+    "Rewards",
+    "ScorerReport",
+    "Share",
+    "SubsetReport",
+    "shortened",
+]
 
 Severity = Literal["ok", "warning", "problem"]
 
@@ -30,6 +42,8 @@ EASY = 0.8
 """A scorer that reads prompt and answer orders at least this share of easy pairs."""
 LEVELS = 11
 """A scorer with no more distinct rewards is coarse: as many as a judge has from 0 to 10."""
+MATCHED = 0.1
+"""Answers are of one length whose words differ by no more than this share of the longer one's."""
 END = 0.01
 """A sigmoid comes so near to 0 and 1 for logits beyond 4.6."""
 
@@ -81,12 +95,40 @@ class Outcome(Record):
 
     instruction: str
     about: str
+    subset: str = ""
     better: float
     worse: float
     shuffled: float | None = None
     """Reward of the better answer under another pair's prompt; ``None`` where all pairs ask the same."""
     partial: tuple[tuple[float, float] | None, ...] = ()
     """Rewards of both answers cut after each of :data:`FRACTIONS`; ``None`` where they still agree word for word."""
+
+
+class SubsetReport(Record):
+    """Figures of some of the pairs."""
+
+    name: str
+    accuracy: Share
+    """Better above worse."""
+    matched: Share | None
+    """The same, of pairs whose answers are of one length (:data:`MATCHED`)."""
+    longer_better: Share | None
+    """Among pairs that differ in length: the longer answer is the better one. So many are in order by length alone."""
+
+    @classmethod
+    def of(cls, name: str, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) -> Self:
+        """Look at pairs and their outcomes, one at least."""
+        accuracy = Share.of((one.better, one.worse) for one in outcomes)
+        if accuracy is None:
+            raise ValueError("there are no pairs")
+        words = [pair.words for pair in pairs]
+        of_one_length = [abs(a - b) <= MATCHED * max(a, b) for a, b in words]
+        return cls(
+            name=name,
+            accuracy=accuracy,
+            matched=Share.of((one.better, one.worse) for one, same in zip(outcomes, of_one_length, strict=True) if same),
+            longer_better=Share.of((a, b) for a, b in words if a != b),
+        )
 
 
 class Rewards(Record):
@@ -158,6 +200,10 @@ class ScorerReport(Record):
     """Longer answer above shorter."""
     longer_better: Share | None
     """Among the same pairs: the longer answer is the better one."""
+    matched: Share | None = None
+    """Better above worse where both are of one length (:data:`MATCHED`): no liking for long or short ones helps."""
+    subsets: tuple[SubsetReport, ...] = ()
+    """The same by :attr:`Pair.subset <darwin_align.evaluation.Pair.subset>`; empty where no pair has one."""
     calls: int
     responses: int
     concurrency: int
@@ -375,6 +421,7 @@ def _render(report: ScorerReport) -> str:
         "",
         f"{'':44}{'share':>7}   {'95% interval':14}wins/ties/pairs",
         *_share_line("better answer above the worse one", report.accuracy),
+        *(_share_line(f"  (of answers of one length, ±{MATCHED:.0%})", report.matched) if report.matched else ()),
         *_share_line("own prompt above a shuffled one", report.sensitivity),
         *(
             line
@@ -383,6 +430,7 @@ def _render(report: ScorerReport) -> str:
         ),
         *_share_line("longer answer above the shorter one", report.longer_wins),
         *_share_line("  (longer one is the better one)", report.longer_better),
+        *(line for one in report.subsets for line in _subset_lines(one)),
         "",
         *(f"{name:44}{value}" for name, value in _figures(report)),
         "",
@@ -417,6 +465,13 @@ def _share_line(name: str, share: Share | None) -> list[str]:
         return [f"{name:44}      –"]
     interval = f"{share.low:.2f} to {share.high:.2f}"
     return [f"{name:44}{share.share:7.2f}   {interval:14}{share.wins}/{share.ties}/{share.n}"]
+
+
+def _subset_lines(one: SubsetReport) -> list[str]:
+    named = shortened(f"in {one.name}", 44)
+    lines = ["", *_share_line(named, one.accuracy)]
+    lines += _share_line("  of answers of one length", one.matched)
+    return [*lines, *_share_line("  by length: the longer one is better", one.longer_better)]
 
 
 def _wrong(i: int, one: Outcome) -> str:
