@@ -116,9 +116,7 @@ def _scores(answers: Sequence[Answer], config: SearchConfig) -> list[float]:
     return scores
 
 
-def _log_weights(
-    rewards: Sequence[float], carried: Sequence[float], choice: Choice, temperature: float
-) -> list[float]:
+def _log_weights(rewards: Sequence[float], carried: Sequence[float], choice: Choice, temperature: float) -> list[float]:
     """Logarithms of the weights by which answers are drawn, before their noise; ``-inf`` where one never is.
 
     Args:

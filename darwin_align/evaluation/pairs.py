@@ -23,7 +23,16 @@ from darwin_align.operators.messages import from_langchain
 if TYPE_CHECKING:
     from darwin_align.pocket.world import Instruction, Topic
 
-__all__ = ["Pair", "PairFile", "builtin_pairs", "embedded_pairs", "messages_of", "pair_of", "read_pair_file", "read_pairs"]
+__all__ = [
+    "Pair",
+    "PairFile",
+    "builtin_pairs",
+    "embedded_pairs",
+    "messages_of",
+    "pair_of",
+    "read_pair_file",
+    "read_pairs",
+]
 
 _EXAMPLE = '{"prompt": "…", "better": "…", "worse": "…"}'
 

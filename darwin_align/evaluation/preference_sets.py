@@ -72,7 +72,11 @@ def _prompt(row: Mapping[str, Any]) -> str:
 
 def _majority(row: Mapping[str, Any]) -> int:
     votes = row["votes"] if "votes" in row else [row[name] for name in sorted(row) if name.startswith("annotator")]
-    if not isinstance(votes, list) or not votes or any(type(vote) is not int or vote not in (0, 1, 2) for vote in votes):
+    if (
+        not isinstance(votes, list)
+        or not votes
+        or any(type(vote) is not int or vote not in (0, 1, 2) for vote in votes)
+    ):
         raise ConfigError(f"'votes' must be a list of 1, 2 and 0 (a tie), not {votes!r:.60}")
     ((vote, count),) = Counter(votes).most_common(1)
     if vote == 0 or 2 * count <= len(votes):

@@ -126,7 +126,9 @@ class SubsetReport(Record):
         return cls(
             name=name,
             accuracy=accuracy,
-            matched=Share.of((one.better, one.worse) for one, same in zip(outcomes, of_one_length, strict=True) if same),
+            matched=Share.of(
+                (one.better, one.worse) for one, same in zip(outcomes, of_one_length, strict=True) if same
+            ),
             longer_better=Share.of((a, b) for a, b in words if a != b),
         )
 

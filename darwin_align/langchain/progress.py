@@ -85,9 +85,7 @@ class Progress:
     def _see(self, population: Population) -> None:
         cycle = population.step.cycle
         scored = [
-            Answer(beam, cycle, i)
-            for i, beam in enumerate(population.beams)
-            if beam.alive and beam.reward is not None
+            Answer(beam, cycle, i) for i, beam in enumerate(population.beams) if beam.alive and beam.reward is not None
         ]
         self._finished |= {(cycle, one.place): one for one in scored if one.beam.finished}
         if scored:

@@ -51,7 +51,9 @@ class Chooser:
         """
         choice, *given = text.split() or [""]
         if alien := [pair for pair in given if not pair.startswith("reward_temperature=")]:
-            raise ConfigError(f"{alien[0]!r} is no setting of a choice among given answers: reward_temperature alone is")
+            raise ConfigError(
+                f"{alien[0]!r} is no setting of a choice among given answers: reward_temperature alone is"
+            )
         config, _ = settings_of("best_of_n", [f"choice={choice}", *given])
         return cls(text, config.choice, config.reward_temperature)
 
@@ -168,7 +170,7 @@ def widths(pool: Sequence[PooledPrompt], wanted: Sequence[int] | None) -> list[i
 
 
 def figures(
-    scored: Sequence[Scored], choosers: Sequence[Chooser], ns: Sequence[int], *, seed: int = 0, draws: int = 20
+    scored: Sequence[Scored], choosers: Sequence[Chooser], ns: Sequence[int], *, seed: int = 0, draws: int = 10
 ) -> PoolFigures:
     """Work out what a scorer and some choices are worth on a pool.
 
@@ -217,16 +219,15 @@ Worth = tuple[list[float], list[float], list[float]]
 def _worths(scored: Sequence[Scored], orders: Sequence[list[list[int]]], chooser: Chooser, n: int) -> Worth:
     found: Worth = ([], [], [])
     for one, own in zip(scored, orders, strict=True):
-        sums = [0.0, 0.0, 0.0]
-        for order in own:
+        shuffles = own[:1] if n == len(one.rewards) else own  # all answers are the same ones in any order
+        weights: dict[int, float] = {}
+        for order in shuffles:
             first = order[:n]
-            drawn = chooser.chances([one.rewards[i] for i in first])
+            drawn = chooser.chances([one.rewards[i] for i in first]) if n > 1 else [1.0]
             for i, chance in zip(first, drawn, strict=True):
-                if chance:
-                    values = (one.prompt.verdicts[i], one.rewards[i], one.lengths[i])
-                    sums = [total + chance * value for total, value in zip(sums, values, strict=True)]
-        for column, total in zip(found, sums, strict=True):
-            column.append(total / len(own))
+                weights[i] = weights.get(i, 0.0) + chance / len(shuffles)
+        for column, values in zip(found, (one.prompt.verdicts, one.rewards, one.lengths), strict=True):
+            column.append(sum(weight * values[i] for i, weight in weights.items()))
     return found
 
 
