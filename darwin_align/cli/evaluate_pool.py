@@ -30,9 +30,9 @@ def add_pool(benchmarks: Commands) -> None:
         "pool",
         help="recorded answers with verdicts: what any scorer and any choice make of them",
         usage="%(prog)s [options] FILE",
-        description="Recorded answers with verdicts show what a scorer and a choice are worth, without a policy. FILE is "
-        'JSONL (.gz), a line:\n{"prompt": …, "answers": ["…", "…"], "verdicts": [0.2, 0.9]}, with "messages" in place of '
-        'the prompt where there are\nseveral turns, and with "rewards" where they were recorded too.',
+        description="Recorded answers with verdicts show what a scorer and a choice are worth, without a policy. FILE "
+        'is JSONL (.gz), a line:\n{"prompt": …, "answers": ["…", "…"], "verdicts": [0.2, 0.9]}, with "messages" in '
+        'place of the prompt where there are\nseveral turns, and with "rewards" where they were recorded too.',
         epilog=examples("""
             darwin-align eval pool log.jsonl --reward scorer.py:score
             darwin-align eval pool log.jsonl --choice 'soft reward_temperature=0.5' 'pessimistic reward_temperature=0.5'
@@ -137,7 +137,7 @@ def _calibrated(
     scored: Sequence[Scored], most: int, arguments: argparse.Namespace
 ) -> tuple[dict[str, Calibration], list[Scored]]:
     """Settings found on some prompts, drawn by the seed, and the others."""
-    from darwin_align.core.calibration import calibrate
+    from darwin_align.core.calibration import TUNED, calibrate
     from darwin_align.core.seeds import derive
 
     if arguments.calibrate > len(scored) - 2:
@@ -148,7 +148,7 @@ def _calibrated(
     for one in (scored[i] for i in chosen):
         first = one.shuffled(arguments.seed, 1)[0][:most]
         judged.append(([one.rewards[i] for i in first], [one.prompt.verdicts[i] for i in first]))
-    found = {name: calibrate(judged, name) for name in ("n", "soft", "pessimistic")}
+    found: dict[str, Calibration] = {tune: calibrate(judged, tune) for tune in TUNED}
     return found, [scored[i] for i in others]
 
 

@@ -18,9 +18,11 @@ from darwin_align.core.choice import chances
 from darwin_align.core.config import Choice
 from darwin_align.core.errors import ConfigError
 
-__all__ = ["Calibration", "CalibrationPoint", "calibrate", "expected_best"]
+__all__ = ["TUNED", "Calibration", "CalibrationPoint", "Tuned", "calibrate", "expected_best"]
 
 Tuned = Literal["n", "soft", "pessimistic"]
+TUNED: tuple[Tuned, ...] = ("n", "soft", "pessimistic")
+"""What can be tuned."""
 Judged = tuple[Sequence[float], Sequence[float]]
 """Rewards of one prompt's answers, and their verdicts."""
 

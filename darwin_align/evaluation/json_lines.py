@@ -37,7 +37,7 @@ def read_text(path: str | Path, what: str) -> str:
 
 
 def numbered(text: str, source: str, *, what: str, example: str) -> Iterator[tuple[str, Json]]:
-    """The values of a text with their places: one a line, or the entries of one list.
+    r"""The values of a text with their places: one a line, or the entries of one list.
 
     Args:
         text: of the file.
@@ -48,7 +48,7 @@ def numbered(text: str, source: str, *, what: str, example: str) -> Iterator[tup
     Raises:
         ConfigError: a line is no JSON, or there is no value at all.
 
-    >>> list(numbered('{"a": 1}\\n\\n{"a": 2}', "mine.jsonl", what="rows", example='{"a": …}'))
+    >>> list(numbered('{"a": 1}\n\n{"a": 2}', "mine.jsonl", what="rows", example='{"a": …}'))
     [('mine.jsonl, line 1', {'a': 1}), ('mine.jsonl, line 3', {'a': 2})]
     """
     if (entries := _list(text)) is not None:

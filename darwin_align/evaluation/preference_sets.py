@@ -2,8 +2,8 @@
 
 * PandaLM (Wang et al. 2024, arXiv 2306.05087): ``instruction``, ``input``, ``response1``, ``response2`` and the votes
   of several people, as a list ``votes`` or as ``annotator1`` and so on: 1 or 2 for an answer, 0 for a tie.
-* LLMBar (Zeng et al. 2024, arXiv 2310.07641): ``instruction`` or ``input``, ``output_1``, ``output_2``, and ``label``, 1
-  or 2, the better one.
+* LLMBar (Zeng et al. 2024, arXiv 2310.07641): ``instruction`` or ``input``, ``output_1``, ``output_2``, and ``label``,
+  1 or 2, the better one.
 
 RewardBench's rows (Lambert et al. 2024, arXiv 2403.13787) are those of other preference datasets with ``chosen`` and
 ``rejected``; :mod:`darwin_align.evaluation.pairs` reads them. ``subset`` is kept of all, where there is one.
@@ -72,11 +72,8 @@ def _prompt(row: Mapping[str, Any]) -> str:
 
 def _majority(row: Mapping[str, Any]) -> int:
     votes = row["votes"] if "votes" in row else [row[name] for name in sorted(row) if name.startswith("annotator")]
-    if (
-        not isinstance(votes, list)
-        or not votes
-        or any(type(vote) is not int or vote not in (0, 1, 2) for vote in votes)
-    ):
+    known = isinstance(votes, list) and all(type(vote) is int and vote in (0, 1, 2) for vote in votes)
+    if not votes or not known:
         raise ConfigError(f"'votes' must be a list of 1, 2 and 0 (a tie), not {votes!r:.60}")
     ((vote, count),) = Counter(votes).most_common(1)
     if vote == 0 or 2 * count <= len(votes):

@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_async_callback_manager_for_config, get_callback_manager_for_config
 
-from darwin_align.core import Beam, Event, Population, SearchConfig, Usage
+from darwin_align.core import Event, Population, SearchConfig, Usage
 from darwin_align.core.budget import Budget
 from darwin_align.core.choice import Answer, in_order
 

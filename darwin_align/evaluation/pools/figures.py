@@ -275,8 +275,8 @@ def _picked(scored: Sequence[Scored], seed: int) -> dict[str, tuple[int, Estimat
     return found
 
 
-def _correlations(scored: Sequence[Scored], bootstrap: Bootstrap) -> dict[str, Estimate | None]:
-    sides = {
+def _correlations(scored: Sequence[Scored], bootstrap: Bootstrap) -> dict[str, Any]:
+    sides: dict[str, Callable[[Scored], tuple[Sequence[float], Sequence[float]]]] = {
         "reward_and_verdict": lambda one: (one.rewards, one.prompt.verdicts),
         "reward_and_length": lambda one: (one.rewards, one.lengths),
         "length_and_verdict": lambda one: (one.lengths, one.prompt.verdicts),

@@ -34,8 +34,7 @@ def table(found: PoolFigures, calibrations: dict[str, Calibration] | None = None
     """The figures as lines of text."""
     head = ("choice", "n", "verdict", "reward", "characters", "less best of n")
     lines = [
-        f"{found.prompts} prompts, each shuffled {found.draws} times by seed {found.seed}; in brackets 95% intervals over "
-        "the prompts",
+        f"{found.prompts} prompts, each shuffled {found.draws} times by seed {found.seed}; in brackets 95% intervals",
         "",
         *_aligned([head, *map(_cells, found.rows), *_references(found)]),
         "",

@@ -65,11 +65,9 @@ def read_pool(path: str | Path) -> tuple[PooledPrompt, ...]:
             prompts.append(pooled_prompt(row))
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
-    if with_rewards := [prompt for prompt in prompts if prompt.rewards is not None]:
-        if len(with_rewards) < len(prompts):
-            raise ConfigError(
-                f"{path}: {len(with_rewards)} of {len(prompts)} prompts have 'rewards': give them to all or to none"
-            )
+    with_rewards = sum(prompt.rewards is not None for prompt in prompts)
+    if 0 < with_rewards < len(prompts):
+        raise ConfigError(f"{path}: {with_rewards} of {len(prompts)} prompts have 'rewards': give them to all or none")
     return tuple(prompts)
 
 
