@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import sqrt
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from darwin_align.evaluation.pools.intervals import Bootstrap
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 COSTS = (0.05, 0.1, 0.2, 0.3)
-"""Of one more answer, in mean standard deviations of a prompt's rewards."""
+"""Of one more answer, in median standard deviations of a prompt's rewards."""
 EXPLORED, SHARES = 3, (4.0, 5.0, 6.0)
 """Answers of every prompt before the rest is shared out; mean answers of a prompt."""
 SHUFFLES = 4
@@ -78,7 +78,7 @@ def shared_budget(explored: Array, budget: int, most: int) -> np.ndarray[Any, np
 
 def saved_by_stopping(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
     """Stopping by value at several costs."""
-    spread = fmean(stdev(one.rewards) for one in scored)
+    spread = median(stdev(one.rewards) for one in scored)
     rewards, verdicts = shuffles(scored, seed)
     found = []
     for cost in COSTS:
@@ -114,8 +114,8 @@ def against_best(
     """Compare with best of n on the same shuffles: a mixture of two n where the mean number of answers is no whole one.
 
     Returns:
-        Mean answers, verdict, its difference from best of n at equal answers with its interval, and the share of answers
-        that is saved at the same verdict and at the same reward.
+        Mean answers, verdict, its difference from best of n at equal answers with its interval, and the share of
+        answers that is saved at the same verdict and at the same reward.
     """
     answers = rewards.shape[2]
     firsts = [rewards[:, :, :n].argmax(axis=2) for n in range(1, answers + 1)]

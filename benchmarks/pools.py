@@ -3,7 +3,7 @@
     python -m benchmarks.pools ../shared/data/real/bon_pool.jsonl.gz
 
 Scorers of known quality: length, the share of the prompt's words in the answer, and the verdict with noise (good; weak;
-weak with heavy tails, so that its largest rewards are mistakes). Temperatures are in mean standard deviations of a
+weak with heavy tails, so that its largest rewards are mistakes). Temperatures are in median standard deviations of a
 prompt's rewards. Settings are calibrated on 50 prompts and measured on the others, for several splits. Everything that
 is tried is in the table. Prints tables as Markdown and writes ``benchmarks/results/pools.json``.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import tan
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, stdev
 from typing import Any
 
 from benchmarks.pool_budgets import saved_by_sharing, saved_by_stopping
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measured(scored: Sequence[Scored], seed: int, draws: int) -> dict[str, Any]:
     """All that is measured of one scorer."""
-    spread = fmean(stdev(one.rewards) for one in scored)
+    spread = median(stdev(one.rewards) for one in scored)
     choosers = [Chooser(f"{choice} {t:g}", choice, t * spread) for choice in DRAWN for t in TEMPERATURES]
     found = figures(scored, choosers, NS, seed=seed, draws=draws)
     return {
@@ -152,20 +152,19 @@ def shown(found: dict[str, Any]) -> str:
     lines = ["| choice | n | verdict | less best of n | characters |", "|---|---|---|---|---|"]
     for row in found["rows"]:
         gain = "" if row["gain"] is None else between(row["gain"], "+")
-        lines.append(
-            f"| {row['choice']} | {row['n']} | {between(row['verdict'])} | {gain} | {row['characters']:,.0f} |"
-        )
+        cells = (row["choice"], f"{row['n']}", between(row["verdict"]), gain, f"{row['characters']:,.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
     for name in ("random", "longest", "oracle", "pair_accuracy", "reward_and_length"):
         lines.append(f"| {name} | | {between(found[name])} | | |")
     for tune, one in found["calibrated"].items():
         lines.append(f"| calibrated {tune} | | | {between(one['gain'], '+')} | |")
+    lines += ["", "| budget | answers | verdict | less best of n | saved at the verdict | saved at the reward |"]
+    lines.append("|---|---|---|---|---|---|")
     for kind in ("stopping", "sharing"):
         for one in found[kind]:
-            name = f"{kind} {one['setting']:g}"
-            about = f"{one['saved_at_verdict']:+.0%} answers at the same verdict, {one['saved_at_reward']:+.0%} at the same reward"
-            lines.append(
-                f"| {name} | {one['answers']:.2f} | {one['verdict']:.3f} | {between(one['gain'], '+')} | {about} |"
-            )
+            saved = (f"{one['saved_at_verdict']:+.0%}", f"{one['saved_at_reward']:+.0%}")
+            cells = (f"{kind} {one['setting']:g}", f"{one['answers']:.2f}", f"{one['verdict']:.3f}")
+            lines.append(f"| {' | '.join([*cells, between(one['gain'], '+'), *saved])} |")
     return "\n".join(lines)
 
 

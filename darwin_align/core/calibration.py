@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import comb, isfinite, sqrt
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any, Literal, NamedTuple
 
 from darwin_align.core.choice import chances
@@ -27,7 +27,7 @@ Judged = tuple[Sequence[float], Sequence[float]]
 """Rewards of one prompt's answers, and their verdicts."""
 
 _STEPS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Temperatures that are tried, in mean standard deviations of the rewards of a prompt's answers."""
+"""Temperatures that are tried, in median standard deviations of the rewards of a prompt's answers."""
 
 
 class CalibrationPoint(NamedTuple):
@@ -126,10 +126,10 @@ def _drawn(rewards: Sequence[float], verdicts: Sequence[float], choice: Choice, 
 
 
 def _spread(prompts: Sequence[Judged]) -> float:
-    spread = fmean(stdev(rewards) for rewards, _ in prompts)
-    if not spread:
+    spreads = [spread for rewards, _ in prompts if (spread := stdev(rewards))]
+    if not spreads:
         raise ConfigError("all answers to a prompt have the same reward: there is nothing to choose by")
-    return spread
+    return median(spreads)
 
 
 def _point(value: float, worth: Sequence[float], best: Sequence[float]) -> CalibrationPoint:
