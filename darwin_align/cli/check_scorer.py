@@ -61,7 +61,7 @@ def _check_scorer(arguments: argparse.Namespace) -> int:
     else:
         print(printable(report))
         if file is not None and file.without_majority:
-            print(f"\n{file.without_majority} rows are left out: the votes on them name no better answer.")
+            print(f"\nRows left out, as the votes on them name no better answer: {file.without_majority}.")
         if own:
             print("\nThese were pairs of the embedded model's own world: it knows nothing else.")
     return 0 if report.passed else 1

@@ -113,7 +113,7 @@ def test_the_command_says_what_was_left_out(tmp_path: Path, capsys: pytest.Captu
         f"{tmp_path / 'mine.py'}:score",
     ]
     main(line)
-    assert "1 rows are left out: the votes on them name no better answer." in capsys.readouterr().out
+    assert "Rows left out, as the votes on them name no better answer: 1." in capsys.readouterr().out
     main([*line, "--json"])
     assert json.loads(capsys.readouterr().out)["without_majority"] == 1
 

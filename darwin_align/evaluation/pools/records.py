@@ -85,7 +85,7 @@ def pooled_prompt(row: Json) -> PooledPrompt:
     answers = row.get("answers")
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise ConfigError(f"'answers' must be a list of texts, not {answers!r:.60}; a line looks like {_EXAMPLE}")
-    name = _one_of(row, _VERDICTS, "verdicts")
+    name = _one_of(row, _VERDICTS, "the verdicts are")
     verdicts = _numbers(row[name], name, len(answers), gaps=True)
     judged = [i for i, verdict in enumerate(verdicts) if verdict is not None]
     if len(judged) < 2:
@@ -107,7 +107,7 @@ def pooled_prompt(row: Json) -> PooledPrompt:
 
 
 def _request(row: Mapping[str, Any]) -> Request:
-    name = _one_of(row, _PROMPTS, "prompt")
+    name = _one_of(row, _PROMPTS, "the prompt is")
     prompt = row[name]
     if not isinstance(prompt, list if name == "messages" else str) or not prompt:
         kind = "a list of messages" if name == "messages" else "a text"
@@ -129,8 +129,8 @@ def _request(row: Mapping[str, Any]) -> Request:
 def _one_of(row: Mapping[str, Any], names: Sequence[str], meant: str) -> str:
     given = [name for name in names if row.get(name) is not None]
     if len(given) != 1:
-        found = "there is no" if not given else f"{' and '.join(map(repr, given))} are both given, and are the"
-        raise ConfigError(f"{found} {meant}: give one of {', '.join(map(repr, names))}")
+        found = f"{meant} missing" if not given else f"{' and '.join(map(repr, given))} are both given"
+        raise ConfigError(f"{found}: give one of {', '.join(map(repr, names))}")
     return given[0]
 
 
