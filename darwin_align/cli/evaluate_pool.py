@@ -82,6 +82,11 @@ def _pool(arguments: argparse.Namespace) -> int:
     ns = widths(pool, arguments.n)
     out = arguments.out or Path("results") / "pool" / _folder(arguments, pool)
     enough = [prompt for prompt in pool if len(prompt.answers) >= max(ns)]
+    if arguments.calibrate is not None and not 2 <= arguments.calibrate <= len(enough) - 2:
+        raise UsageError(
+            f"--calibrate {arguments.calibrate} of {len(enough)} prompts is impossible: give 2 or more, and leave 2 or "
+            "more to measure on"
+        )
     rewards, notes = _rewards(arguments, enough, out)
     scored = [Scored(prompt, own) for prompt, own in zip(enough, rewards, strict=True)]
     calibrations: dict[str, Calibration] = {}
@@ -140,8 +145,6 @@ def _calibrated(
     from darwin_align.core.calibration import TUNED, calibrate
     from darwin_align.core.seeds import derive
 
-    if arguments.calibrate > len(scored) - 2:
-        raise UsageError(f"--calibrate {arguments.calibrate} leaves too few of {len(scored)} prompts: give a smaller K")
     order = sorted(range(len(scored)), key=lambda i: derive(arguments.seed, "calibrate", scored[i].prompt.key))
     chosen, others = order[: arguments.calibrate], sorted(order[arguments.calibrate :])
     judged = []

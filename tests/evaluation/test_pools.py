@@ -363,7 +363,7 @@ def test_recorded_rewards_and_calibration(tmp_path: Path, capsys: pytest.Capture
     ("arguments", "says"),
     [
         (["--n", "9"], "n=9 is too many: no prompt has more than 5 judged answers"),
-        (["--calibrate", "29"], "--calibrate 29 leaves too few of 30 prompts"),
+        (["--calibrate", "29"], "--calibrate 29 of 30 prompts is impossible: give 2 or more, and leave 2"),
         (["--choice", "sof"], "SearchConfig.choice = 'sof' is refused"),
         (["--dialect", "vllm"], "--dialect needs --url"),
     ],
