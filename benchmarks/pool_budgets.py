@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import sqrt
-from statistics import NormalDist, fmean, median, stdev
+from statistics import median, stdev
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,18 @@ from darwin_align.evaluation.pools.figures import Scored
 from darwin_align.evaluation.pools.intervals import Bootstrap
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 COSTS = (0.05, 0.1, 0.2, 0.3)
 """Of one more answer, in median standard deviations of a prompt's rewards."""
 EXPLORED, SHARES = 3, (4.0, 5.0, 6.0)
 """Answers of every prompt before the rest is shared out; mean answers of a prompt."""
 SHUFFLES = 4
-_NORMAL = NormalDist()
+KNOWN = 4
+"""Answers that the usual spread of other prompts' rewards counts for, where a prompt's own is estimated."""
 
 
-def answers_until_stop(rewards: Sequence[float], cost: float, least: int = 2) -> int:
+def answers_until_stop(rewards: Array, cost: float, usual: float | None, least: int = 3) -> Counts:
     """How many answers are taken before one more is not worth its cost (Pandora's rule).
 
     With a known distribution the optimal rule stops once the expected excess of one more answer over the best so far is
@@ -37,65 +38,82 @@ def answers_until_stop(rewards: Sequence[float], cost: float, least: int = 2) ->
     upper confidence bounds.
 
     Args:
-        rewards: in the order in which answers come.
+        rewards: in the order in which answers come, ``(…, answers)``.
         cost: of one answer, in units of the reward.
+        usual: spread of other prompts' rewards, which the own one is drawn to; ``None`` for the own one alone.
         least: answers before the rule is asked, two at least.
     """
-    for taken in range(max(least, 2), len(rewards)):
-        seen = rewards[:taken]
-        spread = stdev(seen) * sqrt(1 + 1 / taken)
-        if not spread:
-            continue  # equal rewards say nothing of the next one
-        z = (max(seen) - fmean(seen)) / spread
-        if spread * (_NORMAL.pdf(z) - z * (1 - _NORMAL.cdf(z))) < cost:
-            return taken
-    return len(rewards)
+    answers = rewards.shape[-1]
+    taken = np.full(rewards.shape[:-1], answers)
+    for n in range(answers - 1, least - 1, -1):
+        seen = rewards[..., :n]
+        spread = predictive(seen, usual)
+        z = (seen.max(axis=-1) - seen.mean(axis=-1)) / spread
+        excess = spread * (np.exp(-z * z / 2) / np.sqrt(2 * np.pi) - z * ndtr(-z))
+        taken = np.where(excess < cost, n, taken)
+    return taken
 
 
-def shared_budget(explored: Array, budget: int, most: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def predictive(seen: Array, usual: float | None) -> Array:
+    """The spread of the next reward, given some: ``(…, answers)`` to ``(…)``."""
+    n = seen.shape[-1]
+    variance = seen.var(axis=-1, ddof=1)
+    if usual is not None:
+        variance = (variance * (n - 1) + usual**2 * KNOWN) / (n - 1 + KNOWN)
+    return np.sqrt(np.maximum(variance, 1e-18) * (1 + 1 / n))  # type: ignore[no-any-return]
+
+
+def shared_budget(explored: Array, budget: int, most: int, usual: float | None) -> Counts:
     """How many further answers each prompt of a batch gets (AdaBoN: Raman et al. 2025, arXiv 2505.12050).
 
-    The distribution of each prompt's rewards is estimated by Gaussian kernels at the explored ones. The expected gain
-    of the maximum falls with every further answer, so that giving each one to the prompt that gains most is optimal.
+    The distribution of each prompt's rewards is estimated by Gaussian kernels at the explored ones, or as a normal one
+    with a spread that is drawn to the usual one. The expected gain of the maximum falls with every further answer, so
+    that giving each one to the prompt that gains most is optimal.
 
     Args:
         explored: rewards, ``(prompts, answers)``.
         budget: further answers of all prompts together.
         most: further answers of one prompt.
+        usual: spread of other prompts' rewards; ``None`` for kernels.
     """
-    prompts, seen = explored.shape
-    spread = np.maximum(explored.std(axis=1, ddof=1), 1e-12)
-    width = 1.06 * spread * seen**-0.2  # Silverman's rule
-    best = explored.max(axis=1)
-    steps = np.linspace(0.0, 4.0, 65)
-    grid = best[:, None] + steps * (spread + width)[:, None]
-    below = ndtr((grid[:, :, None] - explored[:, None, :]) / width[:, None, None]).mean(axis=2)
+    seen = explored.shape[1]
+    spread = predictive(explored, usual)
+    grid = explored.max(axis=1)[:, None] + np.linspace(0.0, 5.0, 65) * spread[:, None]
+    if usual is None:
+        width = 1.06 * np.maximum(explored.std(axis=1, ddof=1), 1e-9) * seen**-0.2  # Silverman's rule
+        below = ndtr((grid[:, :, None] - explored[:, None, :]) / width[:, None, None]).mean(axis=2)
+    else:
+        below = ndtr((grid - explored.mean(axis=1)[:, None]) / spread[:, None])
     gains = [np.trapezoid(1 - below**k, grid, axis=1) for k in range(most + 1)]  # of k further answers
     marginal = np.diff(np.stack(gains, axis=1), axis=1)
     given = np.argsort(-marginal, axis=None, kind="stable")[:budget]
-    return np.bincount(given // most, minlength=prompts)
+    return np.bincount(given // most, minlength=len(explored))
 
 
 def saved_by_stopping(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
-    """Stopping by value at several costs."""
+    """Stopping by value at several costs, by a prompt's own spread alone and drawn to the usual one."""
     spread = median(stdev(one.rewards) for one in scored)
     rewards, verdicts = shuffles(scored, seed)
     found = []
-    for cost in COSTS:
-        taken = np.array([[answers_until_stop(list(r), cost * spread) for r in own] for own in rewards])
-        found.append(against_best(rewards, verdicts, taken, cost, seed))
+    for name, usual in (("own spread", None), ("usual spread", spread)):
+        for cost in COSTS:
+            taken = answers_until_stop(rewards, cost * spread, usual)
+            found.append({"estimate": name, **against_best(rewards, verdicts, taken, cost, seed)})
     return found
 
 
 def saved_by_sharing(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
     """Sharing several budgets over all prompts as one batch."""
+    spread = median(stdev(one.rewards) for one in scored)
     rewards, verdicts = shuffles(scored, seed)
     most = rewards.shape[2] - EXPLORED
     found = []
-    for share in SHARES:
-        budget = round((share - EXPLORED) * len(scored))
-        columns = [shared_budget(rewards[:, d, :EXPLORED], budget, most) for d in range(SHUFFLES)]
-        found.append(against_best(rewards, verdicts, EXPLORED + np.stack(columns, axis=1), share, seed))
+    for name, usual in (("kernels", None), ("usual spread", spread)):
+        for share in SHARES:
+            budget = round((share - EXPLORED) * len(scored))
+            columns = [shared_budget(rewards[:, d, :EXPLORED], budget, most, usual) for d in range(SHUFFLES)]
+            taken = EXPLORED + np.stack(columns, axis=1)
+            found.append({"estimate": name, **against_best(rewards, verdicts, taken, share, seed)})
     return found
 
 
@@ -108,9 +126,7 @@ def shuffles(scored: Sequence[Scored], seed: int) -> tuple[Array, Array]:
     return rewards[rows, orders], verdicts[rows, orders]
 
 
-def against_best(
-    rewards: Array, verdicts: Array, taken: np.ndarray[Any, Any], setting: float, seed: int
-) -> dict[str, Any]:
+def against_best(rewards: Array, verdicts: Array, taken: Counts, setting: float, seed: int) -> dict[str, Any]:
     """Compare with best of n on the same shuffles: a mixture of two n where the mean number of answers is no whole one.
 
     Returns:

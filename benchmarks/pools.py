@@ -163,7 +163,7 @@ def shown(found: dict[str, Any]) -> str:
     for kind in ("stopping", "sharing"):
         for one in found[kind]:
             saved = (f"{one['saved_at_verdict']:+.0%}", f"{one['saved_at_reward']:+.0%}")
-            cells = (f"{kind} {one['setting']:g}", f"{one['answers']:.2f}", f"{one['verdict']:.3f}")
+            cells = (f"{kind} {one['setting']:g}, {one['estimate']}", f"{one['answers']:.2f}", f"{one['verdict']:.3f}")
             lines.append(f"| {' | '.join([*cells, between(one['gain'], '+'), *saved])} |")
     return "\n".join(lines)
 

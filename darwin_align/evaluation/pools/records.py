@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
@@ -37,7 +38,7 @@ class PooledPrompt:
     unjudged: int = 0
     """Answers without a verdict, which are left out."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A fingerprint of prompt and answers."""
         digest = blake2b(self.request.to_json().encode(), digest_size=12)
