@@ -27,7 +27,7 @@ from darwin_align.core.calibration import TUNED, calibrate, expected_best
 from darwin_align.core.choice import chances
 from darwin_align.core.config import Choice
 from darwin_align.core.seeds import derive, uniform
-from darwin_align.evaluation.pools.figures import Chooser, PoolFigures, Scored, figures
+from darwin_align.evaluation.pools.figures import Chooser, PoolFigures, Scored, pool_figures
 from darwin_align.evaluation.pools.intervals import Bootstrap
 from darwin_align.evaluation.pools.records import PooledPrompt, read_pool
 
@@ -98,7 +98,7 @@ def measured(scored: Sequence[Scored], seed: int, draws: int) -> dict[str, Any]:
     """All that is measured of one scorer."""
     spread = median(stdev(one.rewards) for one in scored)
     choosers = [Chooser(f"{choice} {t:g}", choice, t * spread) for choice in DRAWN for t in TEMPERATURES]
-    found = figures(scored, choosers, NS, seed=seed, draws=draws)
+    found = pool_figures(scored, choosers, NS, seed=seed, draws=draws)
     return {
         "spread": spread,
         "rows": [asdict(row) for row in found.rows],

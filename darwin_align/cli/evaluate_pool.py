@@ -71,7 +71,7 @@ def add_pool(benchmarks: Commands) -> None:
 def _pool(arguments: argparse.Namespace) -> int:
     check_scorer_options(arguments)
     with working("starting"):
-        from darwin_align.evaluation.pools.figures import POOL_NEEDS, Chooser, Scored, figures, widths
+        from darwin_align.evaluation.pools.figures import POOL_NEEDS, Chooser, Scored, pool_figures, widths
         from darwin_align.evaluation.pools.page import plain, table
         from darwin_align.evaluation.pools.records import read_pool
         from darwin_align.storage.atomic import write_atomically
@@ -95,7 +95,7 @@ def _pool(arguments: argparse.Namespace) -> int:
         choosers += _choosers(calibrations)
         ns = sorted({*ns, _answers(calibrations["n"], max(ns))})
     with working("working out the figures"):
-        found = figures(scored, choosers, ns, seed=arguments.seed, draws=arguments.draws)
+        found = pool_figures(scored, choosers, ns, seed=arguments.seed, draws=arguments.draws)
     if left := len(pool) - len(enough):
         notes = (f"{left} prompts are left out: they have fewer than {max(ns)} judged answers", *notes)
     source = {"file": arguments.file.name, "scorer": _scorer(arguments, pool), "notes": notes}

@@ -15,7 +15,7 @@ from darwin_align.cli import main
 from darwin_align.core.calibration import expected_best
 from darwin_align.core.errors import ConfigError, RewardError
 from darwin_align.core.seeds import uniform
-from darwin_align.evaluation.pools import Chooser, PooledPrompt, figures, pooled_prompt, read_pool, score_pool
+from darwin_align.evaluation.pools import Chooser, PooledPrompt, pool_figures, pooled_prompt, read_pool, score_pool
 from darwin_align.evaluation.pools.figures import Scored, widths
 from darwin_align.evaluation.pools.intervals import Bootstrap
 from tests.evaluation.kit import official, write_pool
@@ -127,7 +127,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
 
 def test_the_best_of_n_is_worth_what_all_shuffles_together_say() -> None:
     pool = scored(noise=0.6)
-    found = figures(pool, [], [1, 3, 6], draws=200)
+    found = pool_figures(pool, [], [1, 3, 6], draws=200)
     for n in (1, 3, 6):
         exact = fmean(expected_best(one.rewards, one.prompt.verdicts, n) for one in pool)
         assert found.row("best", n).verdict.mean == pytest.approx(exact, abs=0.01)
@@ -146,19 +146,19 @@ def test_an_order_by_length_earns_nothing_as_answers_are_shuffled() -> None:
             "verdicts": [i / 5 for i in range(6)],
         }
         pool.append(Scored(pooled_prompt(row), tuple(uniform(0, "reward", p, i) for i in range(6))))
-    found = figures(pool, [], [1, 2, 6], draws=40)
+    found = pool_figures(pool, [], [1, 2, 6], draws=40)
     assert found.row("best", 1).verdict.mean == pytest.approx(0.5, abs=0.03)  # the first of a file is 0.0
     assert found.longest.mean == found.oracle.mean == 1.0
     assert found.length_and_verdict is not None
     assert found.length_and_verdict.mean == pytest.approx(1.0)
-    assert figures(pool, [], [1, 2, 6], draws=40) == found
-    assert figures(pool, [], [1, 2, 6], draws=40, seed=1) != found
+    assert pool_figures(pool, [], [1, 2, 6], draws=40) == found
+    assert pool_figures(pool, [], [1, 2, 6], draws=40, seed=1) != found
 
 
 def test_a_drawn_choice_lies_between_a_random_answer_and_the_best() -> None:
     pool = scored()
     names = [f"{choice} reward_temperature={t}" for choice in ("soft", "pessimistic") for t in (0.01, 0.2, 100)]
-    found = figures(pool, [Chooser.of(name) for name in names], [2, 6])
+    found = pool_figures(pool, [Chooser.of(name) for name in names], [2, 6])
     best, random = found.row("best", 6).verdict.mean, found.random.mean
     for choice in ("soft", "pessimistic"):
         greedy, middle, plain = (
@@ -180,18 +180,20 @@ def test_over_optimisation_is_found_where_it_is_and_nowhere_else() -> None:
         verdicts = (0.0, *one.prompt.verdicts[1:])
         prompt = PooledPrompt(one.prompt.request, one.prompt.answers, verdicts)
         hacked.append(Scored(prompt, (5.0, *verdicts[1:])))
-    best, pessimistic = figures(hacked, [Chooser.of("pessimistic reward_temperature=4")], [1, 2, 6]).overoptimisation
+    best, pessimistic = pool_figures(
+        hacked, [Chooser.of("pessimistic reward_temperature=4")], [1, 2, 6]
+    ).overoptimisation
     assert best.found
     assert (best.peak, best.last) == (2, 6) or (best.peak, best.last) == (1, 6)
     assert best.fall.high < 0 < best.rise
     assert pessimistic.fall.mean > best.fall.mean
-    for one in figures(scored(), [Chooser.of("soft reward_temperature=0.2")], [1, 2, 6]).overoptimisation:
+    for one in pool_figures(scored(), [Chooser.of("soft reward_temperature=0.2")], [1, 2, 6]).overoptimisation:
         assert not one.found
         assert one.peak == 6
 
 
 def test_agreement_of_reward_length_and_verdict() -> None:
-    found = figures(scored(), [], [6])
+    found = pool_figures(scored(), [], [6])
     assert found.reward_and_verdict is not None
     assert found.reward_and_verdict.mean == pytest.approx(1.0)
     assert found.reward_and_length is not None
@@ -200,7 +202,7 @@ def test_agreement_of_reward_length_and_verdict() -> None:
     assert found.pair_accuracy.mean == 1.0
     assert found.pairs > 20
     flat = [Scored(one.prompt, (1.0,) * 6) for one in scored()]
-    same = figures(flat, [], [6])
+    same = pool_figures(flat, [], [6])
     assert same.reward_and_verdict is None
     assert same.pair_accuracy is not None
     assert same.pair_accuracy.mean == 0.5
@@ -213,7 +215,7 @@ def test_recorded_picks_are_compared_with_a_random_answer_to_the_same_prompts() 
                one.rewards)
         for p, one in enumerate(scored())
     ]  # fmt: skip
-    judged, taken, beside = figures(pool, [], [6]).picked["oracle"]
+    judged, taken, beside = pool_figures(pool, [], [6]).picked["oracle"]
     half = [one.prompt.verdicts for one in pool[1::2]]
     assert judged == 20
     assert taken.mean == pytest.approx(fmean(map(max, half)))
@@ -263,7 +265,7 @@ def test_what_tells_nothing_is_refused() -> None:
         ((pool, [], [7]), "a prompt has fewer than 7 judged answers"),
     ):
         with pytest.raises(ConfigError, match=says):
-            figures(*arguments)
+            pool_figures(*arguments)
 
 
 # -- rewards

@@ -23,7 +23,7 @@ from darwin_align.evaluation.pools.intervals import Bootstrap, Estimate
 from darwin_align.evaluation.pools.records import PooledPrompt
 from darwin_align.langchain.assignments import settings_of
 
-__all__ = ["POOL_NEEDS", "Chooser", "Overoptimisation", "PoolFigures", "Row", "Scored", "figures", "widths"]
+__all__ = ["POOL_NEEDS", "Chooser", "Overoptimisation", "PoolFigures", "Row", "Scored", "pool_figures", "widths"]
 
 POOL_NEEDS = ("numpy", "scipy")
 """Modules that the figures take, of the extra ``eval``."""
@@ -169,7 +169,7 @@ def widths(pool: Sequence[PooledPrompt], wanted: Sequence[int] | None) -> list[i
     return sorted(set(wanted))
 
 
-def figures(
+def pool_figures(
     scored: Sequence[Scored], choosers: Sequence[Chooser], ns: Sequence[int], *, seed: int = 0, draws: int = 10
 ) -> PoolFigures:
     """Work out what a scorer and some choices are worth on a pool.
