@@ -144,7 +144,7 @@ def _settings(tune: Tuned, value: float) -> dict[str, Any]:
 
 
 def _checked(judged: Iterable[Judged]) -> list[Judged]:
-    prompts = [(tuple(rewards), tuple(verdicts)) for rewards, verdicts in judged]
+    prompts: list[Judged] = [(tuple(rewards), tuple(verdicts)) for rewards, verdicts in judged]
     if len(prompts) < 2:
         raise ConfigError(f"{len(prompts)} judged prompts tell nothing: give some tens of them")
     answers = len(prompts[0][0])
