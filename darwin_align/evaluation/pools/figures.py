@@ -219,7 +219,7 @@ Worth = tuple[list[float], list[float], list[float]]
 def _worths(scored: Sequence[Scored], orders: Sequence[list[list[int]]], chooser: Chooser, n: int) -> Worth:
     found: Worth = ([], [], [])
     for one, own in zip(scored, orders, strict=True):
-        shuffles = own[:1] if n == len(one.rewards) else own  # all answers are the same ones in any order
+        shuffles = _shuffles(one, own, n)
         weights: dict[int, float] = {}
         for order in shuffles:
             first = order[:n]
@@ -259,8 +259,14 @@ def _of_first(
     found = []
     for one, own in zip(scored, orders, strict=True):
         liked = liking(one)
-        found.append(fmean(one.prompt.verdicts[max(order[:n], key=liked.__getitem__)] for order in own))
+        best = (max(order[:n], key=liked.__getitem__) for order in _shuffles(one, own, n))
+        found.append(fmean(one.prompt.verdicts[i] for i in best))
     return found
+
+
+def _shuffles(one: Scored, orders: list[list[int]], n: int) -> list[list[int]]:
+    """The shuffles that differ: the first n are the same ones in each, where these are all."""
+    return orders[:1] if n == len(one.rewards) else orders
 
 
 def _picked(scored: Sequence[Scored], seed: int) -> dict[str, tuple[int, Estimate, Estimate]]:
