@@ -56,12 +56,12 @@ def _check_scorer(arguments: argparse.Namespace) -> int:
     if arguments.json:
         findings = [found._asdict() for found in report.findings]
         shown = {**report.model_dump(mode="json"), "passed": report.passed, "findings": findings}
-        shown |= {"without_majority": file.without_majority} if file is not None else {}
+        shown |= {"left_out": file.left_out} if file is not None else {}
         print(printable_json(shown, indent=2))
     else:
         print(printable(report))
-        if file is not None and file.without_majority:
-            print(f"\nRows left out, as the votes on them name no better answer: {file.without_majority}.")
+        if file is not None and file.left_out:
+            print(f"\nRows left out, as the votes on them name no better answer: {file.left_out}.")
         if own:
             print("\nThese were pairs of the embedded model's own world: it knows nothing else.")
     return 0 if report.passed else 1

@@ -17,7 +17,7 @@ from darwin_align.core.json_types import Json
 from darwin_align.core.record import Settings, did_you_mean
 from darwin_align.core.types import Message, Request
 from darwin_align.evaluation.json_lines import numbered, read_text
-from darwin_align.evaluation.preference_sets import NoMajorityError, is_preference, preference_of
+from darwin_align.evaluation.preference_sets import NoBetterAnswerError, is_preference, preference_of
 from darwin_align.operators.messages import from_langchain
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class PairFile:
     """Pairs from a file."""
 
     pairs: tuple[Pair, ...]
-    without_majority: int = 0
-    """Rows that are left out, as the people who voted on them did not agree on a better answer."""
+    left_out: int = 0
+    """Rows without a better answer: the people who voted on them did not agree, or were for a blank one."""
 
 
 def read_pairs(path: str | Path) -> tuple[Pair, ...]:
@@ -121,8 +121,8 @@ def read_pairs(path: str | Path) -> tuple[Pair, ...]:
       more than one turn, and ``"system"``, ``"about"`` and ``"subset"`` where wanted;
     * the rows of preference datasets: ``chosen`` and ``rejected`` as texts behind a ``prompt``, or as lists of messages
       that share all but the last one (RewardBench, with its ``subset``). Their other columns are left alone;
-    * the rows of PandaLM and LLMBar (:mod:`darwin_align.evaluation.preference_sets`). Rows whose votes have no majority
-      are left out; :func:`read_pair_file` counts them.
+    * the rows of PandaLM and LLMBar (:mod:`darwin_align.evaluation.preference_sets`). Rows whose votes have no majority,
+      or are for a blank answer, are left out; :func:`read_pair_file` counts them.
 
     Raises:
         ConfigError: the file cannot be read, or a line is no pair; the message names the line and the remedy.
@@ -144,7 +144,7 @@ def _parse(text: str, source: str) -> PairFile:
     for place, row in numbered(text, source, what="pairs", example=_EXAMPLE):
         try:
             pairs.append(pair_of(row))
-        except NoMajorityError:
+        except NoBetterAnswerError:
             undecided += 1
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
@@ -157,7 +157,7 @@ def pair_of(row: Json) -> Pair:
     """Read one pair from an object, in our own form or in that of a preference dataset.
 
     Raises:
-        NoMajorityError: people voted, and do not agree.
+        NoBetterAnswerError: people voted, and do not agree on an answer that has a text.
         ConfigError: it is no pair.
     """
     if not isinstance(row, Mapping):

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from darwin_align.core.errors import ConfigError
 
-__all__ = ["NoMajorityError", "Preference", "is_preference", "preference_of"]
+__all__ = ["NoBetterAnswerError", "Preference", "is_preference", "preference_of"]
 
 _SIDES = (("response1", "response2"), ("output_1", "output_2"))
 
 
-class NoMajorityError(ConfigError):
-    """The votes on a pair name no better answer: it is no pair to check by."""
+class NoBetterAnswerError(ConfigError):
+    """The votes on a pair name no better answer, or a blank one: it is no pair to check by."""
 
 
 class Preference(NamedTuple):
@@ -48,7 +48,7 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
     """Read a row.
 
     Raises:
-        NoMajorityError: its votes are a tie, or there is no majority.
+        NoBetterAnswerError: its votes are a tie, there is no majority, or a blank answer is the better one.
         ConfigError: a field is missing, or is no such thing.
 
     >>> preference_of({"instruction": "Hi", "response1": "a", "response2": "b", "votes": [2, 2, 0]})[1:3]
@@ -57,6 +57,8 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
     first, second = next(names for names in _SIDES if any(name in row for name in names))
     answers = _text(row, first), _text(row, second)
     better = _majority(row) if first == "response1" else _label(row)
+    if not answers[better - 1].strip():
+        raise NoBetterAnswerError(f"answer {better} is the better one, and blank: leave the row out")
     subset = row.get("subset") or ""
     if not isinstance(subset, str):
         raise ConfigError(f"'subset' must be a text, not {subset!r:.60}")
@@ -77,7 +79,7 @@ def _majority(row: Mapping[str, Any]) -> int:
         raise ConfigError(f"'votes' must be a list of 1, 2 and 0 (a tie), not {votes!r:.60}")
     ((vote, count),) = Counter(votes).most_common(1)
     if vote == 0 or 2 * count <= len(votes):
-        raise NoMajorityError(f"the votes {votes} name no better answer: leave the row out")
+        raise NoBetterAnswerError(f"the votes {votes} name no better answer: leave the row out")
     return int(vote)
 
 

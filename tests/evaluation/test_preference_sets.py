@@ -44,7 +44,9 @@ def test_rows_without_a_majority_are_left_out_and_counted(tmp_path: Path) -> Non
     votes = ([1, 1, 1], [0, 0, 1], [0, 1, 2], [1, 2], [2, 2, 0])
     file = read_pair_file(write(tmp_path / "panda.jsonl", *({**PANDA, "votes": list(one)} for one in votes)))
     assert [pair.better for pair in file.pairs] == ["It rains.", "So."]
-    assert file.without_majority == 3
+    assert file.left_out == 3
+    blank = {**PANDA, "response2": " ", "votes": [2, 2, 2]}
+    assert read_pair_file(write(tmp_path / "blank.jsonl", blank, BAR)).left_out == 1
     with pytest.raises(ConfigError, match="holds no pair on which a majority agrees"):
         read_pairs(write(tmp_path / "ties.jsonl", {**PANDA, "votes": [0, 0, 0]}))
 
@@ -115,12 +117,12 @@ def test_the_command_says_what_was_left_out(tmp_path: Path, capsys: pytest.Captu
     main(line)
     assert "Rows left out, as the votes on them name no better answer: 1." in capsys.readouterr().out
     main([*line, "--json"])
-    assert json.loads(capsys.readouterr().out)["without_majority"] == 1
+    assert json.loads(capsys.readouterr().out)["left_out"] == 1
 
 
 def test_the_published_sets_have_the_figures_that_are_known_of_them() -> None:
     panda = read_pair_file(official("real/pandalm.jsonl.gz"))
-    assert (len(panda.pairs), panda.without_majority) == (663, 90)
+    assert (len(panda.pairs), panda.left_out) == (662, 91)  # people preferred a blank answer once
     bar = read_pairs(official("real/llmbar.jsonl.gz"))
     assert len(bar) == 188
     assert {pair.subset for pair in bar} == {
