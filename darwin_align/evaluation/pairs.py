@@ -121,8 +121,8 @@ def read_pairs(path: str | Path) -> tuple[Pair, ...]:
       more than one turn, and ``"system"``, ``"about"`` and ``"subset"`` where wanted;
     * the rows of preference datasets: ``chosen`` and ``rejected`` as texts behind a ``prompt``, or as lists of messages
       that share all but the last one (RewardBench, with its ``subset``). Their other columns are left alone;
-    * the rows of PandaLM and LLMBar (:mod:`darwin_align.evaluation.preference_sets`). Rows whose votes have no majority,
-      or are for a blank answer, are left out; :func:`read_pair_file` counts them.
+    * the rows of PandaLM and LLMBar (:mod:`darwin_align.evaluation.preference_sets`). Rows whose votes have no
+      majority, or are for a blank answer, are left out; :func:`read_pair_file` counts them.
 
     Raises:
         ConfigError: the file cannot be read, or a line is no pair; the message names the line and the remedy.
