@@ -2,8 +2,9 @@
 
     python -m benchmarks.pools ../shared/data/real/bon_pool.jsonl.gz
 
-Scorers of known quality: length, the share of the prompt's words in the answer, and the verdict with noise (good; weak;
-weak with heavy tails, so that its largest rewards are mistakes). Temperatures are in median standard deviations of a
+Scorers of known quality: length; shortness; the share of the prompt's words in the answer; and the verdict with noise:
+good, weak, weak with heavy tails, and good but "hacked" by a tenth of the answers, which it takes for the best by far.
+Temperatures are in median standard deviations of a
 prompt's rewards. Settings are calibrated on 50 prompts and measured on the others, for several splits. Everything that
 is tried is in the table. Prints tables as Markdown and writes ``benchmarks/results/pools.json``.
 """
@@ -37,12 +38,25 @@ TEMPERATURES = (0.25, 1.0)
 DRAWN: tuple[Choice, ...] = ("soft", "pessimistic")
 NOISE = {"good": 0.2, "weak": 1.0, "heavy": 0.25}
 """In units of the verdict, which goes from 0 to 1. Heavy tails are Cauchy's, at this scale."""
+HACKED, BONUS = 0.1, 2.0
+"""Share of the answers that the hacked scorer is fooled by, and by how much."""
 SPLITS, JUDGED = 10, 50
 
 
 def length(prompt: PooledPrompt, i: int) -> float:
     """The longer the better."""
     return float(len(prompt.answers[i]))
+
+
+def shortness(prompt: PooledPrompt, i: int) -> float:
+    """The shorter the better."""
+    return -length(prompt, i)
+
+
+def hacked(prompt: PooledPrompt, i: int) -> float:
+    """As the good one, but some answers are overrated whatever they are worth."""
+    fooled = uniform(0, "hacked", prompt.key, i) < HACKED
+    return noisy("good")(prompt, i) + BONUS * fooled
 
 
 def overlap(prompt: PooledPrompt, i: int) -> float:
@@ -64,7 +78,9 @@ def noisy(kind: str) -> Callable[[PooledPrompt, int], float]:
 
 SCORERS: dict[str, Callable[[PooledPrompt, int], float]] = {
     "length": length,
+    "short": shortness,
     "overlap": overlap,
+    "hacked": hacked,
     "heavy": noisy("heavy"),
     "weak": noisy("weak"),
     "good": noisy("good"),
@@ -123,6 +139,7 @@ def picked(found: PoolFigures) -> dict[str, Any]:
 def calibrated(scored: Sequence[Scored], seed: int) -> dict[str, Any]:
     """What calibrated settings are worth on other prompts, less the best of all answers, mean over splits."""
     found: dict[str, Any] = {}
+    best = [worth(one, {}) for one in scored]
     for tune in TUNED:
         gains: dict[int, list[float]] = {}
         settings = []
@@ -131,7 +148,7 @@ def calibrated(scored: Sequence[Scored], seed: int) -> dict[str, Any]:
             judged = [(scored[i].rewards, scored[i].prompt.verdicts) for i in order[:JUDGED]]
             settings.append(calibrate(judged, tune).settings)
             for i in order[JUDGED:]:
-                gains.setdefault(i, []).append(worth(scored[i], settings[-1]) - worth(scored[i], {}))
+                gains.setdefault(i, []).append(worth(scored[i], settings[-1]) - best[i])
         means = [fmean(own) for own in gains.values()]
         found[tune] = {"gain": asdict(Bootstrap(len(means), seed).mean(means)), "settings": settings}
     return found

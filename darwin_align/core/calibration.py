@@ -28,6 +28,8 @@ Judged = tuple[Sequence[float], Sequence[float]]
 
 _STEPS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Temperatures that are tried, in median standard deviations of the rewards of a prompt's answers."""
+_ERRORS = 2.0
+"""Standard errors by which another setting must be better than the best of all answers."""
 
 
 class CalibrationPoint(NamedTuple):
@@ -56,7 +58,7 @@ class Calibration(NamedTuple):
 def calibrate(judged: Iterable[Judged], tune: Tuned = "n") -> Calibration:
     """Find out on judged answers how far to follow a reward.
 
-    The best of all answers is left for another setting only where that one's gain in verdict is larger than its
+    The best of all answers is left for another setting only where that one's gain in verdict is larger than twice its
     standard error over the prompts: a handful of prompts hardly tells close settings apart.
 
     Args:
@@ -87,7 +89,7 @@ def calibrate(judged: Iterable[Judged], tune: Tuned = "n") -> Calibration:
     else:
         raise ConfigError(f"tune={tune!r} is unknown: use 'n', 'soft' or 'pessimistic'")
     curve = tuple(_point(value, worth, worths[0]) for value, worth in zip(values, worths, strict=True))
-    clear = [point for point in curve if point.gain > point.error]
+    clear = [point for point in curve if point.gain > _ERRORS * point.error]
     found = max(clear, key=lambda point: point.verdict, default=curve[0])
     return Calibration(_settings(tune, found.value), len(prompts), curve)
 
