@@ -185,6 +185,39 @@ def shown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def choices_table(data: dict[str, Any]) -> str:
+    """Choices by scorers: verdicts of the best of n, and what others add to the best of all, as Markdown."""
+    scorers, last = data["scorers"], max(NS)
+    rows = [("", *scorers), ("---",) * (len(scorers) + 1)]
+    for n in (1, 4, last):
+        rows.append((f"best of {n}", *(f"{_row(one, 'best', n)['verdict']['mean']:.3f}" for one in scorers.values())))
+    drawn = dict.fromkeys(row["choice"] for row in data["scorers"]["length"]["rows"] if row["choice"] != "best")
+    for name in drawn:
+        rows.append((f"{name}, {last}", *(between(_row(one, name, last)["gain"], "+") for one in scorers.values())))
+    for tune in TUNED:
+        gains = (between(one["calibrated"][tune]["gain"], "+") for one in scorers.values())
+        rows.append((f"{tune}, calibrated", *gains))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def budgets_table(data: dict[str, Any]) -> str:
+    """What budgets add at equal answers and what they save at an equal verdict, by scorers, as Markdown."""
+    scorers = data["scorers"]
+    rows = [("", *scorers), ("---",) * (len(scorers) + 1)]
+    for kind in ("stopping", "sharing"):
+        for i, named in enumerate(next(iter(scorers.values()))[kind]):
+            cells = []
+            for one in scorers.values():
+                found = one[kind][i]
+                cells.append(f"{found['answers']:.1f}: {found['gain']['mean']:+.3f}, {found['saved_at_verdict']:+.0%}")
+            rows.append((f"{kind} {named['setting']:g}, {named['estimate']}", *cells))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(one: dict[str, Any], choice: str, n: int) -> dict[str, Any]:
+    return next(row for row in one["rows"] if (row["choice"], row["n"]) == (choice, n))
+
+
 def between(one: dict[str, float], sign: str = "") -> str:
     """A mean with its interval."""
     return f"{one['mean']:{sign}.3f} [{one['low']:{sign}.3f}, {one['high']:{sign}.3f}]"
