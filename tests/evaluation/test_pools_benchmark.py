@@ -31,11 +31,10 @@ def test_a_search_that_found_its_best_stops_and_another_goes_on() -> None:
 
 @pytest.mark.parametrize("usual", [None, 1.0])
 def test_a_shared_budget_goes_where_rewards_differ(usual: float | None) -> None:
-    explored = np.array([[0.0, 0.01, 0.02], [0.0, 3.0, 1.5], [0.0, 0.1, 9.0]])
+    explored = np.array([[0.0, 0.5, 1.0], [0.0, 5.0, 5.0]])
     given = shared_budget(explored, 5, 4, usual)
     assert given.sum() == 5
-    assert given.max() <= 4
-    assert given[1] == max(given)
+    assert 4 >= given[1] > given[0]
 
 
 def test_equal_answers_are_compared_with_best_of_n() -> None:
