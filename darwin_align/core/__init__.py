@@ -3,6 +3,7 @@
 from darwin_align.core.algorithm import Search, darwin
 from darwin_align.core.archive import Archive, Entry
 from darwin_align.core.budget import Budget, Usage
+from darwin_align.core.calibration import Calibration, calibrate
 from darwin_align.core.clauses import Clause, read_clauses, write_clauses
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event, Question
@@ -28,6 +29,7 @@ __all__ = [
     "Archive",
     "Beam",
     "Budget",
+    "Calibration",
     "Clause",
     "Entry",
     "Event",
@@ -45,6 +47,7 @@ __all__ = [
     "Step",
     "ToolCall",
     "Usage",
+    "calibrate",
     "darwin",
     "learn_clauses",
     "read_clauses",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from darwin_align.core.archive import Archive
 from darwin_align.core.budget import Usage
-from darwin_align.core.choice import Answer
+from darwin_align.core.choice import Answer, in_order
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.events import Event
 from darwin_align.core.exploration import Exploration
@@ -35,8 +35,8 @@ class SearchResult(Record):
     first_response: Beam
     """A plain sample of the original instruction."""
     ranking: tuple[Beam, ...]
-    """Finished beams with different texts, best first; or, with ``choice="soft"``, in the order in which they were
-    drawn without replacement."""
+    """Finished beams with different texts, best first; or, with a drawn choice ("soft", "pessimistic"), in the order in
+    which they were drawn without replacement."""
     archive: Archive
     events: tuple[Event, ...]
     usage: Usage
@@ -116,7 +116,7 @@ class SearchResult(Record):
         remarks: Sequence[str] = (),
     ) -> SearchResult:
         """Choose one of the answers; the first one is the first response."""
-        ordered = [answer.beam for answer in sorted(answers, key=lambda answer: answer.rank(config))]
+        ordered = [answer.beam for answer in in_order(answers, config)]
         ranking = tuple(_distinct(beam for beam in ordered if beam.finished and beam.reward is not None))
         return cls(
             request=request,

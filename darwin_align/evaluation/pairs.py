@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from random import Random
@@ -13,18 +12,27 @@ from typing import TYPE_CHECKING, Any, Self
 from langchain_core.messages import convert_to_messages
 from pydantic import model_validator
 
-from darwin_align.core.errors import (
-    ConfigError,
-)
+from darwin_align.core.errors import ConfigError
 from darwin_align.core.json_types import Json
 from darwin_align.core.record import Settings, did_you_mean
 from darwin_align.core.types import Message, Request
+from darwin_align.evaluation.json_lines import numbered, read_text
+from darwin_align.evaluation.preference_sets import NoBetterAnswerError, is_preference, preference_of
 from darwin_align.operators.messages import from_langchain
 
 if TYPE_CHECKING:
     from darwin_align.pocket.world import Instruction, Topic
 
-__all__ = ["Pair", "builtin_pairs", "embedded_pairs", "pair_of", "read_pairs"]
+__all__ = [
+    "Pair",
+    "PairFile",
+    "builtin_pairs",
+    "embedded_pairs",
+    "messages_of",
+    "pair_of",
+    "read_pair_file",
+    "read_pairs",
+]
 
 _EXAMPLE = '{"prompt": "…", "better": "…", "worse": "…"}'
 
@@ -37,6 +45,8 @@ class Pair(Settings):
     worse: str
     about: str = ""
     """What the pair looks at, in a word or two, for readers of the report."""
+    subset: str = ""
+    """Part of a set of pairs: the report has figures of each by itself."""
 
     @model_validator(mode="after")
     def _comparable(self) -> Self:
@@ -56,6 +66,7 @@ class Pair(Settings):
         *,
         system: str | None = None,
         about: str = "",
+        subset: str = "",
     ) -> Self:
         """Make a pair of a text, a request, or messages in any form that LangChain accepts.
 
@@ -68,13 +79,13 @@ class Pair(Settings):
         if isinstance(prompt, Request):
             request = prompt
         else:
-            request = Request.of(prompt) if isinstance(prompt, str) else Request(conversation=_messages(prompt))
+            request = Request.of(prompt) if isinstance(prompt, str) else Request(conversation=messages_of(prompt))
         if system is not None:
             if any(turn.role == "system" for turn in request.conversation):
                 raise ConfigError("the messages have a system message already: leave 'system' out")
             turns = (Message(role="system", content=system), *request.conversation)
             request = request.model_copy(update={"conversation": turns})
-        return cls(request=request, better=better, worse=worse, about=about)
+        return cls(request=request, better=better, worse=worse, about=about, subset=subset)
 
     @property
     def words(self) -> tuple[int, int]:
@@ -91,59 +102,78 @@ def builtin_pairs() -> tuple[Pair, ...]:
     >>> sum(better > worse for better, worse in (pair.words for pair in builtin_pairs())) / len(builtin_pairs())
     0.5
     """
-    return _parse((files(__package__) / "pairs.jsonl").read_text(encoding="utf-8"), "the built-in pairs")
+    return _parse((files(__package__) / "pairs.jsonl").read_text(encoding="utf-8"), "the built-in pairs").pairs
+
+
+@dataclass(frozen=True)
+class PairFile:
+    """Pairs from a file."""
+
+    pairs: tuple[Pair, ...]
+    left_out: int = 0
+    """Rows without a better answer: the people who voted on them did not agree, or were for a blank one."""
 
 
 def read_pairs(path: str | Path) -> tuple[Pair, ...]:
-    """Read pairs from a JSONL file, one object a line. Understood are
+    """Read pairs from a JSONL file, one object a line, packed or not (``.gz``), or from a JSON list. Understood are
 
     * ``{"prompt": "…", "better": "…", "worse": "…"}``, with ``"messages": […]`` in place of the prompt where there is
-      more than one turn, and ``"system"`` and ``"about"`` where wanted;
+      more than one turn, and ``"system"``, ``"about"`` and ``"subset"`` where wanted;
     * the rows of preference datasets: ``chosen`` and ``rejected`` as texts behind a ``prompt``, or as lists of messages
-      that share all but the last one. Their other columns are left alone.
+      that share all but the last one (RewardBench, with its ``subset``). Their other columns are left alone;
+    * the rows of PandaLM and LLMBar (:mod:`darwin_align.evaluation.preference_sets`). Rows whose votes have no
+      majority, or are for a blank answer, are left out; :func:`read_pair_file` counts them.
 
     Raises:
         ConfigError: the file cannot be read, or a line is no pair; the message names the line and the remedy.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.reason
-        raise ConfigError(f"cannot read pairs from {path} ({reason}): give a JSONL file in UTF-8") from None
-    return _parse(text, str(path))
+    return read_pair_file(path).pairs
 
 
-def _parse(text: str, source: str) -> tuple[Pair, ...]:
-    pairs = []
-    for number, line in enumerate(text.split("\n"), 1):  # JSON allows the other line ends inside a text
-        if line.strip():
-            try:
-                pairs.append(pair_of(json.loads(line)))
-            except json.JSONDecodeError as error:
-                position = f"{source}, line {number}, column {error.colno}"
-                raise ConfigError(
-                    f"{position}: this is no JSON ({error.msg}); write one object a line: {_EXAMPLE}"
-                ) from None
-            except ConfigError as error:
-                raise ConfigError(f"{source}, line {number}: {error}") from None
+def read_pair_file(path: str | Path) -> PairFile:
+    """Read pairs as :func:`read_pairs` does, and count the rows that are left out.
+
+    Raises:
+        ConfigError: as there.
+    """
+    return _parse(read_text(path, "pairs"), str(path))
+
+
+def _parse(text: str, source: str) -> PairFile:
+    pairs, undecided = [], 0
+    for place, row in numbered(text, source, what="pairs", example=_EXAMPLE):
+        try:
+            pairs.append(pair_of(row))
+        except NoBetterAnswerError:
+            undecided += 1
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None
     if not pairs:
-        raise ConfigError(f"{source} holds no pairs: write one a line: {_EXAMPLE}")
-    return tuple(pairs)
+        raise ConfigError(f"{source} holds no pair on which a majority agrees: give other rows")
+    return PairFile(tuple(pairs), undecided)
 
 
 def pair_of(row: Json) -> Pair:
     """Read one pair from an object, in our own form or in that of a preference dataset.
 
     Raises:
+        NoBetterAnswerError: people voted, and do not agree on an answer that has a text.
         ConfigError: it is no pair.
     """
     if not isinstance(row, Mapping):
         raise ConfigError(f"a pair is an object such as {_EXAMPLE}, not {row!r:.60}")
+    if is_preference(row):
+        prompt, better, worse, subset = preference_of(row)
+        return Pair.of(prompt, better, worse, subset=subset)
+    return _own_or_chosen(row)
+
+
+def _own_or_chosen(row: Mapping[str, Any]) -> Pair:
     dataset = bool({"chosen", "rejected"} & row.keys())
     names = ("chosen", "rejected") if dataset else ("better", "worse")
     if dataset and {"better", "worse"} & row.keys():
         raise ConfigError("'better' or 'worse' beside 'chosen' or 'rejected': use one pair of names")
-    own = {"prompt", "messages", "system", "about", "better", "worse"}
+    own = {"prompt", "messages", "system", "about", "subset", "better", "worse"}
     if not dataset and (alien := sorted(row.keys() - own)):
         raise ConfigError(f"unknown field {alien[0]!r}: {did_you_mean(alien[0], own)}")
     if missing := [name for name in names if name not in row]:
@@ -154,7 +184,8 @@ def pair_of(row: Json) -> Pair:
         prompt, better, worse = _last_turns(better, worse, names)
     elif not (isinstance(better, str) and isinstance(worse, str)):
         raise ConfigError(f"{names[0]!r} and {names[1]!r} must be two texts, or two lists of messages")
-    extra = {} if dataset else {name: row[name] for name in ("system", "about") if row.get(name) is not None}
+    names_of_extra = ("subset",) if dataset else ("system", "about", "subset")
+    extra = {name: row[name] for name in names_of_extra if row.get(name) is not None}
     if wrong := [name for name, value in extra.items() if not isinstance(value, str)]:
         raise ConfigError(f"{wrong[0]!r} must be a text")
     return Pair.of(prompt or _prompt(row, dataset), better, worse, **extra)
@@ -174,7 +205,7 @@ def _prompt(row: Mapping[str, Any], dataset: bool) -> Json:
 
 def _last_turns(better: list[Json], worse: list[Json], names: tuple[str, str]) -> tuple[tuple[Message, ...], str, str]:
     """Split two conversations into what they share and their two last answers."""
-    sides = [_messages(turns) for turns in (better, worse)]
+    sides = [messages_of(turns) for turns in (better, worse)]
     for name, turns in zip(names, sides, strict=True):
         if not turns or turns[-1].role != "assistant" or turns[-1].tool_calls:
             raise ConfigError(f"the last message of {name!r} must be the assistant's answer, in text")
@@ -183,7 +214,12 @@ def _last_turns(better: list[Json], worse: list[Json], names: tuple[str, str]) -
     return sides[0][:-1], sides[0][-1].text, sides[1][-1].text
 
 
-def _messages(turns: Sequence[Any]) -> tuple[Message, ...]:
+def messages_of(turns: Sequence[Any]) -> tuple[Message, ...]:
+    """Read messages in any form that LangChain accepts.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
     if turns and all(isinstance(turn, Message) for turn in turns):
         return tuple(turns)
     try:

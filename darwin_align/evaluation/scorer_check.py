@@ -18,17 +18,9 @@ from typing import Any, TypeVar
 
 from langchain_core.runnables import Runnable
 
-from darwin_align.core.errors import (
-    ConfigError,
-    DarwinError,
-    EndpointRequestError,
-    OperatorError,
-    RewardError,
-)
+from darwin_align.core.errors import ConfigError, EndpointRequestError, OperatorError
 from darwin_align.core.json_types import Json
-from darwin_align.core.laws import check_answer
 from darwin_align.core.seeds import derive
-from darwin_align.core.types import Beam, Population, Step
 from darwin_align.evaluation.pairs import Pair, builtin_pairs, pair_of
 from darwin_align.evaluation.scorer_report import (
     EMPTY,
@@ -38,8 +30,10 @@ from darwin_align.evaluation.scorer_report import (
     Rewards,
     ScorerReport,
     Share,
+    SubsetReport,
     shortened,
 )
+from darwin_align.evaluation.scoring import GivenAnswer, score_answers
 from darwin_align.operators.coerce import ScorerLike, as_scorer
 from darwin_align.operators.portal import call
 from darwin_align.operators.resources import released, resources_of
@@ -91,10 +85,6 @@ def _given(number: int, pair: Json) -> Pair:
         return pair if isinstance(pair, Pair) else pair_of(pair)
     except ConfigError as error:
         raise ConfigError(f"pair {number}: {error}") from None
-
-
-Answer = tuple[str, bool]
-"""A text, and whether it is finished."""
 
 
 class _Check:
@@ -162,6 +152,8 @@ class _Check:
                 (one.better, one.worse) if is_better else (one.worse, one.better) for one, is_better in longer
             ),
             longer_better=Share.of((float(is_better), 0.5) for _, is_better in longer),
+            matched=SubsetReport.of("", self.pairs, outcomes).matched,
+            subsets=_subsets(self.pairs, outcomes),
             calls=len(self.seconds),
             responses=self.responses,
             concurrency=self.concurrency,
@@ -185,37 +177,14 @@ class _Check:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _score(self, i: int, answers: Sequence[Answer]) -> list[float]:
-        """Score as a search does: a population, of which equal beams are scored once."""
-        request = self.pairs[i].request
-        beams = tuple(
-            Beam(instruction=request.instruction, text=text, length=1, finish_reason="stop" if finished else None)
-            for text, finished in answers
-        )
-        before = Population(
-            request=request,
-            parent=request.instruction,
-            beams=beams,
-            step=Step(operator="score"),
-            search_id=self.search_id,
-        )
-        name, start = f"pair {i + 1} ({shortened(request.instruction, 60)})", perf_counter()
-        try:
-            after = await self.scorer.ainvoke(before)
-            check_answer("score", before, after)
-        except RewardError as error:
-            raise RewardError(f"{name}: {error}") from error
-        except OperatorError as error:
-            raise OperatorError(f"{name}: {error}") from error
-        except DarwinError as error:
-            error.add_note(f"asked for {name}")
-            raise
-        except Exception as error:
-            raise OperatorError(f"{name}: the scorer raised {type(error).__name__}: {error}") from error
+    async def _score(self, i: int, answers: Sequence[GivenAnswer]) -> list[float]:
+        request, start = self.pairs[i].request, perf_counter()
+        name = f"pair {i + 1} ({shortened(request.instruction, 60)})"
+        rewards, notes = await score_answers(self.scorer, request, answers, name=name, search_id=self.search_id)
         self.seconds.append(perf_counter() - start)
         self.responses += len(set(answers))
-        self.notes.update(dict.fromkeys(after.notes))
-        return [float(beam.reward) for beam in after.beams]
+        self.notes.update(dict.fromkeys(notes))
+        return rewards
 
     async def _empty(self, i: int) -> str:
         """Score an empty answer: a policy may end at once. Return the error's message, or an empty text."""
@@ -244,7 +213,7 @@ def _derangement(pairs: Sequence[Pair], seed: int) -> dict[int, int]:
     }
 
 
-def _answers(pair: Pair) -> list[Answer]:
+def _answers(pair: Pair) -> list[GivenAnswer]:
     """Both answers, whole and cut."""
     cut = [(_cut(text, percent), False) for percent in FRACTIONS for text in (pair.better, pair.worse)]
     return [(pair.better, True), (pair.worse, True), *cut]
@@ -260,11 +229,21 @@ def _cut(text: str, percent: int) -> str:
     return text[: ends[max(1, len(ends) * percent // 100) - 1]] if ends else text
 
 
-def _outcome(pair: Pair, rewards: Sequence[float], answers: Sequence[Answer], shuffled: float | None) -> Outcome:
+def _subsets(pairs: Sequence[Pair], outcomes: Sequence[Outcome]) -> tuple[SubsetReport, ...]:
+    """Figures of each subset, in the order in which they first come."""
+    found = []
+    for name in dict.fromkeys(pair.subset for pair in pairs if pair.subset):
+        own = [i for i, pair in enumerate(pairs) if pair.subset == name]
+        found.append(SubsetReport.of(name, [pairs[i] for i in own], [outcomes[i] for i in own]))
+    return tuple(found)
+
+
+def _outcome(pair: Pair, rewards: Sequence[float], answers: Sequence[GivenAnswer], shuffled: float | None) -> Outcome:
     partials = range(2, 2 + 2 * len(FRACTIONS), 2)
     return Outcome(
         instruction=pair.request.instruction,
         about=pair.about,
+        subset=pair.subset,
         better=rewards[0],
         worse=rewards[1],
         shuffled=shuffled,

@@ -6,15 +6,26 @@ In one file: each figure stands beside its limit and its sentence.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from math import sqrt
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from textwrap import fill
 from typing import Literal, NamedTuple, Self
 
 from darwin_align.core.record import Record
+from darwin_align.evaluation.scorer_outcomes import EASY, FEW, MATCHED, Outcome, Share, SubsetReport
 
-__all__ = ["EMPTY", "FRACTIONS", "SPOT", "Finding", "Outcome", "Rewards", "ScorerReport", "Share", "shortened"]
+__all__ = [
+    "EMPTY",
+    "FRACTIONS",
+    "SPOT",
+    "Finding",
+    "Outcome",
+    "Rewards",
+    "ScorerReport",
+    "Share",
+    "SubsetReport",
+    "shortened",
+]
 
 Severity = Literal["ok", "warning", "problem"]
 
@@ -24,69 +35,10 @@ SPOT, EMPTY = 8, 3
 """Pairs that are scored again and alone, and pairs that are scored with an empty answer."""
 SAME = 1e-3
 """Rewards on a scale of 1 or more that differ by no more are the same: another batch shape rounds differently."""
-FEW = 10
-"""Fewer pairs than this decide little."""
-EASY = 0.8
-"""A scorer that reads prompt and answer orders at least this share of easy pairs."""
 LEVELS = 11
 """A scorer with no more distinct rewards is coarse: as many as a judge has from 0 to 10."""
 END = 0.01
 """A sigmoid comes so near to 0 and 1 for logits beyond 4.6."""
-
-
-class Share(Record):
-    """How often one thing was above another, ties counted as half, with Wilson's 95% interval."""
-
-    share: float
-    low: float
-    high: float
-    wins: int
-    ties: int
-    n: int
-
-    @classmethod
-    def of(cls, above: Iterable[tuple[float, float]]) -> Self | None:
-        """Count pairs of numbers whose first one is larger; ``None`` of no pairs.
-
-        The interval is Wilson's (1927, "Probable inference, the law of succession, and statistical inference").
-
-        >>> share = Share.of([(1.0, 0.0)] * 9 + [(0.0, 1.0)])
-        >>> round(share.low, 4), share.share, round(share.high, 4)
-        (0.5958, 0.9, 0.9821)
-        """
-        pairs = list(above)
-        if not (n := len(pairs)):
-            return None
-        wins, ties = sum(a > b for a, b in pairs), sum(a == b for a, b in pairs)
-        share, z = (wins + ties / 2) / n, 1.959963984540054
-        middle, half = share + z * z / (2 * n), z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        low, high = ((middle + side) / (1 + z * z / n) for side in (-half, half))
-        return cls(share=share, low=max(0.0, low), high=min(1.0, high), wins=wins, ties=ties, n=n)
-
-    @property
-    def verdict(self) -> Literal["good", "weak", "chance", "reversed", "few"]:
-        """The verdict that the interval allows."""
-        if self.low > 0.5:
-            return "good" if self.share >= EASY else "weak"
-        if self.high < 0.5:
-            return "reversed"
-        return "few" if self.n < FEW and self.share > 0.5 else "chance"
-
-    def __str__(self) -> str:
-        return f"{self.share:.0%} ({self.wins} of {self.n}{f' and {self.ties} ties' if self.ties else ''})"
-
-
-class Outcome(Record):
-    """The rewards of one pair."""
-
-    instruction: str
-    about: str
-    better: float
-    worse: float
-    shuffled: float | None = None
-    """Reward of the better answer under another pair's prompt; ``None`` where all pairs ask the same."""
-    partial: tuple[tuple[float, float] | None, ...] = ()
-    """Rewards of both answers cut after each of :data:`FRACTIONS`; ``None`` where they still agree word for word."""
 
 
 class Rewards(Record):
@@ -158,6 +110,10 @@ class ScorerReport(Record):
     """Longer answer above shorter."""
     longer_better: Share | None
     """Among the same pairs: the longer answer is the better one."""
+    matched: Share | None = None
+    """Better above worse where both are of one length (:data:`MATCHED`): no liking for long or short ones helps."""
+    subsets: tuple[SubsetReport, ...] = ()
+    """The same by :attr:`Pair.subset <darwin_align.evaluation.Pair.subset>`; empty where no pair has one."""
     calls: int
     responses: int
     concurrency: int
@@ -375,6 +331,7 @@ def _render(report: ScorerReport) -> str:
         "",
         f"{'':44}{'share':>7}   {'95% interval':14}wins/ties/pairs",
         *_share_line("better answer above the worse one", report.accuracy),
+        *(_share_line(f"  (of answers of one length, ±{MATCHED:.0%})", report.matched) if report.matched else ()),
         *_share_line("own prompt above a shuffled one", report.sensitivity),
         *(
             line
@@ -383,6 +340,7 @@ def _render(report: ScorerReport) -> str:
         ),
         *_share_line("longer answer above the shorter one", report.longer_wins),
         *_share_line("  (longer one is the better one)", report.longer_better),
+        *(line for one in report.subsets for line in _subset_lines(one)),
         "",
         *(f"{name:44}{value}" for name, value in _figures(report)),
         "",
@@ -417,6 +375,13 @@ def _share_line(name: str, share: Share | None) -> list[str]:
         return [f"{name:44}      –"]
     interval = f"{share.low:.2f} to {share.high:.2f}"
     return [f"{name:44}{share.share:7.2f}   {interval:14}{share.wins}/{share.ties}/{share.n}"]
+
+
+def _subset_lines(one: SubsetReport) -> list[str]:
+    named = shortened(f"in {one.name}", 44)
+    lines = ["", *_share_line(named, one.accuracy)]
+    lines += _share_line("  of answers of one length", one.matched)
+    return [*lines, *_share_line("  by length: the longer one is better", one.longer_better)]
 
 
 def _wrong(i: int, one: Outcome) -> str:

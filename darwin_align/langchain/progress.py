@@ -6,14 +6,14 @@ handlers of the run that it is part of: a chat model's, a chain's, or its own.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_async_callback_manager_for_config, get_callback_manager_for_config
 
-from darwin_align.core import Beam, Event, Population, SearchConfig, Usage
+from darwin_align.core import Event, Population, SearchConfig, Usage
 from darwin_align.core.budget import Budget
-from darwin_align.core.choice import Answer, Rank
+from darwin_align.core.choice import Answer, in_order
 
 __all__ = ["PROGRESS", "Progress", "ScoredEventFilter", "asend", "send"]
 
@@ -53,8 +53,8 @@ class Progress:
 
     def __init__(self, config: SearchConfig) -> None:
         self.config = config
-        self._finished: _Candidate | None = None
-        self._best_partial: _Candidate | None = None
+        self._finished: dict[tuple[int, int], Answer] = {}
+        self._best_partial: Answer | None = None
         self._seen = ScoredEventFilter()
 
     def after(self, event: Event, population: Population) -> dict[str, Any]:
@@ -67,8 +67,8 @@ class Progress:
         """
         if self._seen.counts(event, population):
             self._see(population)
-        candidate = self._finished or self._best_partial
-        best = candidate and candidate.beam
+        finished = in_order(tuple(self._finished.values()), self.config)
+        best = finished[0].beam if finished else self._best_partial and self._best_partial.beam
         return {
             "operator": event.operator,
             "cycle": event.cycle,
@@ -85,13 +85,11 @@ class Progress:
     def _see(self, population: Population) -> None:
         cycle = population.step.cycle
         scored = [
-            _Candidate(beam, Answer(beam, cycle, i).rank(self.config))
-            for i, beam in enumerate(population.beams)
-            if beam.alive and beam.reward is not None
+            Answer(beam, cycle, i) for i, beam in enumerate(population.beams) if beam.alive and beam.reward is not None
         ]
-        finished = [candidate for candidate in scored if candidate.beam.finished]
-        self._finished = min([*filter(None, [self._finished]), *finished], key=_by_rank, default=None)
-        self._best_partial = min(scored, key=_by_rank, default=self._best_partial)
+        self._finished |= {(cycle, one.place): one for one in scored if one.beam.finished}
+        if scored:
+            self._best_partial = in_order(scored, self.config)[0]
 
 
 def send(progress: dict[str, Any] | None, config: RunnableConfig) -> None:
@@ -106,15 +104,6 @@ async def asend(progress: dict[str, Any] | None, config: RunnableConfig) -> None
     manager = get_async_callback_manager_for_config(config)
     if progress is not None and manager.parent_run_id is not None and manager.handlers:
         await manager.on_custom_event(PROGRESS, progress, run_id=manager.parent_run_id)
-
-
-class _Candidate(NamedTuple):
-    beam: Beam
-    rank: Rank
-
-
-def _by_rank(candidate: _Candidate) -> Rank:
-    return candidate.rank
 
 
 def _shares(budget: Budget, usage: Usage) -> dict[str, float]:

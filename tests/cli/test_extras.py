@@ -65,6 +65,7 @@ JUDGE = "--judge-url http://127.0.0.1:9 --judge-model m"
         ("darwin-align serve", "prometheus_client", "serve"),
         ("openai_server", "fastapi", "serve"),
         ("darwin-align eval world --n 1", "scipy", "eval"),
+        ("darwin-align eval pool log.jsonl", "scipy", "eval"),
         (f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "scipy", "eval"),
         (f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "sklearn", "eval"),
         (f"darwin-align eval mt_bench --prompts questions.jsonl {JUDGE}", "scipy", "eval"),

@@ -17,7 +17,7 @@ from scipy.stats import chisquare
 from darwin_align import DarwinSearch, Response, SearchConfig, SearchResult
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import PRESETS, Beam, Event
-from darwin_align.core.choice import Answer
+from darwin_align.core.choice import Answer, in_order
 from darwin_align.core.errors import ConfigError, OperatorError
 from darwin_align.core.seeds import uniform
 from darwin_align.core.selection import systematic_resampling
@@ -343,7 +343,7 @@ def test_an_invalid_answer_is_not_drawn_while_there_is_a_valid_one() -> None:
         Answer(Beam(instruction="Hi", reward=reward, finish_reason="stop", valid=valid), 0, place)
         for place, (reward, valid) in enumerate([(9.0, False), (0.0, True)])
     )
-    assert min([bad, good], key=lambda answer: answer.rank(config)) is good
+    assert in_order([bad, good], config)[0] is good
 
 
 # ARGS

@@ -42,6 +42,20 @@ def write_instructions(path: Path, n: int = 6) -> Path:
     return path
 
 
+def write_pool(path: Path, n: int = 30, *, answers: int = 5, rewards: bool = False) -> Path:
+    """Recorded answers of our own making, whose verdicts go with their length a little."""
+    lines = []
+    for p in range(n):
+        texts = [f"Answer {i} to {p}: " + "so " * (1 + int(30 * uniform(6, "length", p, i))) for i in range(answers)]
+        verdicts = [round(0.5 * uniform(6, "verdict", p, i) + len(text) / 250, 4) for i, text in enumerate(texts)]
+        row: dict[str, Any] = {"prompt": f"Tell me of topic {p}.", "answers": texts, "verdicts": verdicts}
+        if rewards:
+            row["rewards"] = [verdict + uniform(6, "noise", p, i) for i, verdict in enumerate(verdicts)]
+        lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
 def write_questions(path: Path, n: int = 4) -> Path:
     """As MT-Bench has them."""
     data = [
