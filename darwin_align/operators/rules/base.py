@@ -130,7 +130,9 @@ def rule_of(data: object) -> Rule:
     name, known = data["rule"], [name for name, kind in Rule.named.items() if not isabstract(kind)]
     if name not in known:
         raise ConfigError(f"unknown rule {name!r}: {did_you_mean(name, known)}")
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "rule"}
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "rule"
+    }
     try:
         return Rule.named[name](**settings)
     except TypeError as error:
