@@ -158,7 +158,8 @@ def asks(sentence: str, orders: Set[str] = frozenset()) -> bool:
         return True
     known = _ORDER_WORDS | orders
     clauses = [bare, *re.split(r"[,;:] ", bare)[1:3]]
-    return any((words := first_words(clause)) and words[0] in known for clause in clauses)
+    firsts = [words[0] for clause in clauses if (words := first_words(clause, 1))]
+    return any(word in known or word.partition("-")[0] in known for word in firsts)
 
 
 def opens_as_answer(sentence: str) -> bool:

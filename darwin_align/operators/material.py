@@ -12,9 +12,9 @@ __all__ = ["kept_share", "material_of", "names_in", "numbers_in", "words_of"]
 
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
-_TOKEN = re.compile(r"[぀-ヿ㐀-鿿가-힯]|\d+|[^\W\d_]+")
+_TOKEN = re.compile(r"[぀-ヿ㐀-鿿가-힯]|\d+|[^\W\d]+")
 _QUOTED = re.compile("[\"“„«「]([^\"“”„«»「」\n]{2,200})[\"”“»」]")
-_CHOICE = re.compile(r"[ \t]*(?:[A-Ha-h]|\d)[ \t]?[.):\-–][ \t]+\S")
+_MARKER = re.compile(r"[ \t]*(?:[A-Ha-h]|\d)[ \t]?[.):\-–][ \t]+(?=\S)")
 _LABEL = re.compile(r"[ \t]*(?:[-*+•][ \t]+)?(?:\w+[ \t]){0,2}\w+[:：][ \t]*(?=\S)")
 _POINTS = re.compile(
     r"\b(?:following|sentence|text|phrase|paragraph|word|statement|translat\w*|summari\w*|code|"
@@ -96,7 +96,8 @@ def material_of(instruction: str) -> list[str]:
     """
     text = _BREAK.sub("\n", instruction).strip()
     parts = [*_blocks(text), *_QUOTED.findall(text)]
-    return [part for part in dict.fromkeys(_LABEL.sub("", part, count=1).strip() for part in parts) if part]
+    bare = (_LABEL.sub("", _MARKER.sub("", part, count=1), count=1).strip() for part in parts)
+    return [part for part in dict.fromkeys(bare) if part]
 
 
 def _blocks(text: str) -> list[str]:
@@ -107,7 +108,7 @@ def _blocks(text: str) -> list[str]:
     for i, line in enumerate(lines[:-1]):
         if line.rstrip().endswith((":", "：")):
             return ["\n".join(lines[i + 1 :])]
-    if len(choices := [line for line in lines if _CHOICE.match(line)]) > 1:
+    if len(choices := [line for line in lines if _MARKER.match(line)]) > 1:
         return choices
     before, colon, after = _partition(text)
     return [after] if colon and len(before) <= _LONGEST_ORDER and _POINTS.search(before) else []

@@ -62,6 +62,8 @@ _KINDS = {
 """Kinds of question: how one begins, and what shows that an instruction asks for it, too."""
 _YES_NO_QUESTION = re.compile(r"(?:is|are|was|were|do|does|did|has|have|can|could|will|would|should)\b", re.I)
 _CHOOSES = re.compile(r"(?:what|which) (?!is\b|are\b|was\b|were\b|do\b|does\b|can\b|would\b|should\b)\w+", re.I)
+_WHAT_IS = re.compile(r"what(?:['’]?s| is| are| was| were)\b", re.IGNORECASE)
+_MAKES = frozenset("write create make draw compose design generate translate convert rewrite build paint compile".split())  # noqa: SIM905
 _LEAD_IN = re.compile(
     r"(?:(?:please|kindly|can you|could you|would you|i would like to know|i want to know|i'd like to know|tell me|explain|"
     r"describe|let me know|i wonder|do you know)[, ]+){1,3}",
@@ -69,15 +71,10 @@ _LEAD_IN = re.compile(
 )
 _OTHER_SUBJECTS = frozenset(
     "origin origins history author authors inventor meaning definition price prices cost costs difference differences "
-    "importance purpose synonym synonyms title".split()
+    "importance purpose implications consequences translation summary synonym synonyms title".split()
 )
+_CAPITALISED = re.compile(r"\b[A-Z]\w+")
 _ABBREVIATION = re.compile(r"\b[A-Z](?:\.?[A-Z]){1,5}\b")
-_COUNTED = re.compile(
-    r"\b\w+[ -](?:clear |simple |easy |short |good |key |main |different )?(?:steps?|tips|ideas|ways|examples?|sentences|"
-    r"words|points|reasons|items|things|options|paragraphs|details|aspects|minutes to read)\b",
-    re.IGNORECASE,
-)
-"""How long and how detailed an answer shall be."""
 _TAIL = frozenset(
     """
     a an the of and or to in on at for with by from as that which who whose is are was were be my your his her their our
@@ -87,6 +84,8 @@ _TAIL = frozenset(
     """.split()  # noqa: SIM905
 )
 _ENDED = tuple(".?!…。？！।\"'”’»」)]`*}>|;")
+_EXAMPLE = topic_words("swim swum swimming")
+"""What the example in :data:`~darwin_align.operators.prompts.MANY` is about."""
 _KEPT = 0.75
 _NAMES_KEPT = 0.6
 
@@ -142,9 +141,12 @@ def asks_for_the_same(request: Request, mutation: str) -> str | None:
     for kind, (begins, shows) in _KINDS.items():
         if begins.match(bare) and not shows.search(original):
             return f"it asks {kind if kind != 'quantity' else 'for a quantity'}, unlike the instruction"
+    orders = {_LEAD_IN.sub("", one, count=1).partition(" ")[0].lower() for one in sentences_of(original)}
     asked = _HOW_TO_ORDER.match(mutation.lstrip("\"'“‘*- "))
-    if asked and any(first_words(sentence, 1) == [asked["verb"].lower()] for sentence in sentences_of(original)):
+    if asked and asked["verb"].lower() in orders:
         return f"it asks how to {asked['verb'].lower()}, and the instruction orders it"
+    if orders & _MAKES and "list" not in original.lower() and _WHAT_IS.match(bare):
+        return f"it asks about something that the instruction orders to {min(orders & _MAKES)}"
     if _YES_NO_QUESTION.match(original) and (found := _CHOOSES.match(bare)):
         return f"it asks {found[0].lower()} …, and the instruction whether"
     words = set(words_of(original))
@@ -154,21 +156,20 @@ def asks_for_the_same(request: Request, mutation: str) -> str | None:
 
 
 def invents_nothing(request: Request, mutation: str) -> str | None:
-    """Refuse a mutation that brings a name or a number of its own, or more words about another subject than its own.
+    """Refuse a mutation that brings a name, or far more words about another subject than about its own.
 
     >>> invents_nothing(Request.of("Can you write code?"), "Can you write code in Python?")
     'it brings a name that the instruction lacks: python'
     """
     original = request.instruction
     initials = {letter for word in _ABBREVIATION.findall(original) for letter in word.casefold()}
-    names = (name for name in names_in(mutation) if name[0] not in initials)
+    alike = {word[:2].casefold() for word in _CAPITALISED.findall(original)}  # France, French
+    names = (name for name in names_in(mutation) if name[0] not in initials and name[:2] not in alike)
     if added := [name for name in names if kept_share([name], original) < 1]:
         return f"it brings a name that the instruction lacks: {', '.join(dict.fromkeys(added))}"
-    if numbers := numbers_in(_COUNTED.sub("", mutation)) - numbers_in(original, doubtful=True):
-        return f"it brings a number that the instruction lacks: {', '.join(sorted(numbers))}"
     wanted = topic_words(original)
     for sentence in sentences_of(mutation):
-        words = topic_words(sentence)
+        words = {word for word in topic_words(sentence) if len(word) > 1}
         if (kept := words & wanted) and len(words - wanted) > 2 + 2 * len(kept):
             return f"most of it is about something else: {', '.join(sorted(words - wanted)[:6])}"
     return None
@@ -185,6 +186,8 @@ def rewords(request: Request, mutation: str) -> str | None:
         return "it is a copy of the instruction"
     if _LABEL.match(mutation) and not _LABEL.match(original):
         return "it begins with a label of the prompt"
+    if _EXAMPLE & (topic_words(mutation) - topic_words(original)):
+        return "it is about the example in the prompt"
     if (found := _META.search(mutation)) and not _META.search(original):
         return f"it talks about rewording: {found[0]}"
     if (found := _PLACEHOLDER.search(mutation)) and not _PLACEHOLDER.search(original):
