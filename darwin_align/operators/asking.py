@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 
-__all__ = ["asks", "first_words", "is_english", "opens_as_answer", "sentences_of"]
+__all__ = ["asks", "first_words", "is_english", "opens_as_answer", "reports", "sentences_of"]
 
 _BREAK = re.compile(r"(?<=[.!?…])[\"'”’)]?\s+|(?<=[。！？।])|\n+")
 _LEAD = " \t\"'“”‘’«»„「」『』()[]*_#>-–—•·:,.¿¡"
@@ -85,22 +85,28 @@ _CUES = re.compile(
 _ANSWER = re.compile(
     r"(?:sure|certainly|absolutely|of course|yes|no|nope|okay|ok|great|sorry|thank you|thanks|unfortunately|however|"
     r"well)\b(?! (?:thing|matter))|answer:|"
-    r"(?:here|below|these|those|following|the following) (?:is|are|was|were)\b|here['’]s\b|this (?:is|was|can|has|will)\b|"
+    r"(?:here|below|these|those|following|the following) (?:is|are|was|were)\b|here['’]s\b|"
     r"(?:i|we) (?:can|could|will|shall|cannot|do not have|don['’]t have|recommend|suggest|think|believe|hope)\b|"
     r"(?:i|we)['’](?:ll|ve|d be)\b|i can['’]t\b|"
     r"i(?: am|['’]m) (?:sorry|happy|glad|pleased|here|able|unable|not able|not capable|going to|designed|trained|ready|"
     r"an? (?:ai|assistant|language)|delighted)\b|i would be\b|as an? (?:ai|artificial|language model)\b|"
     r"to \w+[^?]{0,80}, (?:you|first|we|one|start|begin)\b|you (?:can|could|need|should|must|may|will need|might)\b|"
-    r"(?:first|firstly|second|secondly|step 1|finally|in conclusion|overall)[,:]|there (?:are|is|were|was)\b|"
-    r"it (?:is|was|can|has|will|depends)\b|the (?:answer|best way|most|first step)\b|one (?:of|way|possible)\b|"
-    r"some (?:of|popular|common|possible)\b|"
-    r"(?:hier (?:ist|sind)|klar|natürlich|gerne|zuerst|du (?:kannst|solltest|musst|brauchst)|man (?:kann|sollte|muss)|"
-    r"sie (?:können|sollten|müssen)|es gibt|um [^?,]{2,80} zu \w+, |voici|voilà|bien sûr|d['’]abord|il (?:faut|existe|y a)|"
-    r"vous (?:pouvez|devez|devriez)|tu (?:peux|dois|devrais)|pour \w+[^?]{0,80}, (?:il faut|vous|tu|on|commencez)|"
+    r"(?:first|firstly|second|secondly|step 1|finally|in conclusion|overall)[,:]|the answer\b|"
+    r"(?:hier (?:ist|sind)|klar|natürlich|gerne|zuerst|du (?:kannst|solltest|musst|brauchst)|"
+    r"man (?:kann|sollte|muss)|sie (?:können|sollten|müssen)|es gibt|um [^?,]{2,80} zu \w+, |"
+    r"voici|voilà|bien sûr|d['’]abord|il (?:faut|existe|y a)|vous (?:pouvez|devez|devriez)|"
+    r"tu (?:peux|dois|devrais)|pour \w+[^?]{0,80}, (?:il faut|vous|tu|on|commencez)|"
     r"aquí (?:está|están|tienes|tiene)|claro|por supuesto|primero|debes|hay que|para \w+[^?]{0,80}, "
     r"(?:primero|hay que|debes|necesitas|primeiro|você|é preciso)|aqui (?:está|estão|vai|vão)|com certeza|primeiro|"
     r"você (?:deve|precisa|pode)|existem|é preciso)\b|"
-    "以下是|当然|好的|首先|这是|您可以|你可以|以下は|こちらが|もちろん|はい|まず|यहाँ|यहां|ज़रूर|जरूर|बिल्कुल|सबसे पहले|आप .{0,20}सकते",
+    "以下是|当然|好的|首先|这是|您可以|你可以|以下は|こちらが|もちろん|はい|まず|यहाँ|यहां|ज़रूर|जरूर|बिल्कुल|सबसे पहले|"
+    "आप .{0,20}सकते",
+    re.IGNORECASE,
+)
+_REPORT = re.compile(
+    r"(?:this|it) (?:is|was) (?!for\b|about\b|my\b|our\b|important\b|urgent\b)|(?:this|it) (?:can|has|will|depends)\b|"
+    r"there (?:are|is|were|was)\b|the (?:best way|most|first step)\b|one (?:of|way|possible)\b|"
+    r"some (?:of|popular|common|possible)\b",
     re.IGNORECASE,
 )
 
@@ -160,6 +166,15 @@ def asks(sentence: str, orders: Set[str] = frozenset()) -> bool:
     clauses = [bare, *re.split(r"[,;:] ", bare)[1:3]]
     firsts = [words[0] for clause in clauses if (words := first_words(clause, 1))]
     return any(word in known or word.partition("-")[0] in known for word in firsts)
+
+
+def reports(sentence: str) -> bool:
+    """Whether a sentence states something, as answers do and as what leads to a question may.
+
+    >>> reports("There are many ways to do it."), reports("This is for my school.")
+    (True, False)
+    """
+    return bool(_REPORT.match(sentence.lstrip(_LEAD))) and not _CUES.search(sentence)
 
 
 def opens_as_answer(sentence: str) -> bool:

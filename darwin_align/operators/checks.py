@@ -19,6 +19,7 @@ from darwin_align.operators.wording import words_it_as_request
 
 __all__ = ["EmbeddingIntent", "JudgeIntent", "LexicalIntent", "fits", "topic_words", "words_it_as_request"]
 
+
 def _some(words: Set[str], most: int = 8) -> str:
     """Words as a note shows them: a long instruction has hundreds."""
     shown = ", ".join(sorted(words)[:most])

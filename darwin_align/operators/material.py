@@ -13,7 +13,7 @@ __all__ = ["kept_share", "material_of", "names_in", "numbers_in", "words_of"]
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _TOKEN = re.compile(r"[぀-ヿ㐀-鿿가-힯]|\d+|[^\W\d]+")
-_QUOTED = re.compile("[\"“„«「]([^\"“”„«»「」\n]{2,200})[\"”“»」]")
+_QUOTED = re.compile('["“„«「]([^"“”„«»「」\n]{2,200})["”“»」]')
 _MARKER = re.compile(r"[ \t]*(?:[A-Ha-h]|\d)[ \t]?[.):\-–][ \t]+(?=\S)")
 _LABEL = re.compile(r"[ \t]*(?:[-*+•][ \t]+)?(?:\w+[ \t]){0,2}\w+[:：][ \t]*(?=\S)")
 _POINTS = re.compile(
@@ -31,9 +31,10 @@ _NUMBER_WORDS = {
     30: "thirty", 50: "fifty", 100: "hundred hundert",
 }  # fmt: skip
 _NUMBERS = {word: str(value) for value, words in _NUMBER_WORDS.items() for word in words.split()}
-_MAYBE_NUMBERS = dict(
-    zip("dos dois duas दो neuf once elf 两 二 三 四 五 六 七 八 九 十".split(), "2 2 2 2 9 11 11 2 2 3 4 5 6 7 8 9 10".split())  # noqa: SIM905
-)
+_MAYBE_NUMBERS = {
+    "dos": "2", "dois": "2", "duas": "2", "दो": "2", "neuf": "9", "once": "11", "elf": "11", "两": "2", "二": "2",
+    "三": "3", "四": "4", "五": "5", "六": "6", "七": "7", "八": "8", "九": "9", "十": "10",
+}  # fmt: skip
 """Words that may mean something else: they count as a number that is kept, not as one that must be kept."""
 _LONGEST_ORDER = 300
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from darwin_align.core.types import Request
-from darwin_align.operators.asking import asks, first_words, is_english, opens_as_answer, sentences_of
+from darwin_align.operators.asking import asks, first_words, is_english, opens_as_answer, reports, sentences_of
 from darwin_align.operators.material import kept_share, material_of, names_in, numbers_in, words_of
 from darwin_align.operators.topics import topic_words
 
@@ -25,29 +25,35 @@ __all__ = [
 ]
 
 _META = re.compile(
-    r"\b(?:re-?(?:word|writ|phras|stat)\w*|paraphras\w*|(?:this|the|your|user['’]s) (?:request|sentence|question|prompt)|"
-    r"umformulier\w*|reformul\w*)\b|改写|言い換え",
+    r"\b(?:re-?(?:word|writ|phras|stat)\w*|paraphras\w*|"
+    r"(?:this|the|your|user['’]s) (?:request|sentence|question|prompt)|umformulier\w*|reformul\w*)\b|改写|言い換え",
     re.IGNORECASE,
 )
-_LABEL = re.compile(r"\W{0,4}(?:\w+ ){0,3}(?:request|question|answer|output|example|response|prompt|task)s?\W{0,3}:", re.I)
+_LABEL = re.compile(
+    r"\W{0,4}(?:\w+ ){0,3}(?:request|question|answer|output|example|response|prompt|task)s?\W{0,3}:", re.I
+)
 _PLACEHOLDER = re.compile(r"\[[^\[\]\n]{0,60}\]|<[^<>\n]{0,60}>|\{[^{}\n]{0,60}\}|\.{3,}|_{3,}")
 _YES_NO = re.compile(r"\W{0,3}(?:yes|no|ja|nein|oui|non|sí|sim|não|true|false)\W{0,3}", re.IGNORECASE)
 _HOW_TO_ORDER = re.compile(
-    r"(?:(?:please )?(?:tell me|explain|show me|describe) )?(?:me )?how (?:to|(?:do|can|could|would|should) (?:i|you|we|one))"
-    r" (?P<verb>\w+)",
+    r"(?:(?:please )?(?:tell me|explain|show me|describe) )?(?:me )?how "
+    r"(?:to|(?:do|can|could|would|should) (?:i|you|we|one)) (?P<verb>\w+)",
     re.IGNORECASE,
 )
 _KINDS = {
     "quantity": (
         re.compile(r"how (?:many|much|long|often|far|old|big|tall|large)\b", re.I),
-        re.compile(r"how (?:many|much|long|often|far|old|big|tall|large)\b|\b(?:number|amount|count|rate|size|age)s?\b", re.I),
+        re.compile(
+            r"how (?:many|much|long|often|far|old|big|tall|large)\b|\b(?:number|amount|count|rate|size|age)s?\b", re.I
+        ),
     ),
     "who": (
         re.compile(r"(?:who|whose|whom)\b", re.I),
         re.compile(r"\b(?:who|whose|whom|person|people|author|name|names|creator)\b", re.I),
     ),
     "when": (
-        re.compile(r"(?:when (?:is|are|was|were|did|do|does|will|can|should)|(?:in |on )?what (?:year|date|day|time))\b", re.I),
+        re.compile(
+            r"(?:when (?:is|are|was|were|did|do|does|will|can|should)|(?:in |on )?what (?:year|date|day|time))\b", re.I
+        ),
         re.compile(r"\b(?:when|year|date|day|time|dates)\b", re.I),
     ),
     "where": (
@@ -56,29 +62,34 @@ _KINDS = {
     ),
     "why": (
         re.compile(r"(?:why|what is the reason|for what reason)\b", re.I),
-        re.compile(r"\b(?:why|reasons?|causes?|explain|explanation|purpose|salvage|justify)\b", re.I),
+        re.compile(r"\b(?:why|reasons?|causes?|explain|explanation|purpose|justify)\b", re.I),
     ),
 }
 """Kinds of question: how one begins, and what shows that an instruction asks for it, too."""
 _YES_NO_QUESTION = re.compile(r"(?:is|are|was|were|do|does|did|has|have|can|could|will|would|should)\b", re.I)
 _CHOOSES = re.compile(r"(?:what|which) (?!is\b|are\b|was\b|were\b|do\b|does\b|can\b|would\b|should\b)\w+", re.I)
 _WHAT_IS = re.compile(r"what(?:['’]?s| is| are| was| were)\b", re.IGNORECASE)
-_MAKES = frozenset("write create make draw compose design generate translate convert rewrite build paint compile".split())  # noqa: SIM905
+_MAKES = frozenset(
+    "write create make draw compose design generate translate convert rewrite build paint compile".split()  # noqa: SIM905
+)
 _LEAD_IN = re.compile(
-    r"(?:(?:please|kindly|can you|could you|would you|i would like to know|i want to know|i'd like to know|tell me|explain|"
-    r"describe|let me know|i wonder|do you know)[, ]+){1,3}",
+    r"(?:(?:please|kindly|can you|could you|would you|i would like to know|i want to know|i'd like to know|tell me|"
+    r"explain|describe|let me know|i wonder|do you know)[, ]+){1,3}",
     re.IGNORECASE,
 )
 _OTHER_SUBJECTS = frozenset(
-    "origin origins history author authors inventor meaning definition price prices cost costs difference differences "
-    "importance purpose implications consequences translation summary synonym synonyms title".split()
+    """
+    origin origins history author authors inventor meaning definition price prices cost costs difference differences
+    importance purpose implications consequences translation summary synonym synonyms title
+    """.split()  # noqa: SIM905
 )
+"""What a request is about that has one of these words and another one has not."""
 _CAPITALISED = re.compile(r"\b[A-Z]\w+")
 _ABBREVIATION = re.compile(r"\b[A-Z](?:\.?[A-Z]){1,5}\b")
 _TAIL = frozenset(
     """
-    a an the of and or to in on at for with by from as that which who whose is are was were be my your his her their our
-    its if when because but than into about between der die das den dem des ein eine einen einem einer und oder zu mit
+    a an the of and or to in on at for with by from as that which who whose is are was were be my your his her their
+    our its if when because but than into about between der die das den dem des ein eine einen einem einer und oder zu mit
     von für auf im le la les un une des du de et ou à pour avec dans el los las una del y o para con por em do da dos das
     no na um uma e
     """.split()  # noqa: SIM905
@@ -112,14 +123,16 @@ def _answers(original: str, mutation: str) -> str | None:
     known = [first_words(sentence, 2) for sentence in given]
     openings = [i for i, one in enumerate(sentences) if opens_as_answer(one) and first_words(one, 2) not in known]
     if openings:
-        return "it begins as answers do" if openings[0] == 0 else f"it goes on with an answer: {sentences[openings[0]]:.60}"
+        later = f"it goes on with an answer: {sentences[openings[0]]:.60}"
+        return later if openings[0] else "it begins as answers do"
     if any(map(_YES_NO.fullmatch, sentences)) and not any(map(_YES_NO.fullmatch, given)):
         return "it says yes or no"
     orders = frozenset(words[0] for sentence in given if (words := first_words(sentence)))
     asking = [i for i, sentence in enumerate(sentences) if asks(sentence, orders)]
-    if not asking and _comparable(given, original, mutation):
-        return "it states something, and asks for nothing"
-    return None
+    if not asking:
+        return "it states something, and asks for nothing" if _comparable(given, original, mutation) else None
+    reported = [one for one in sentences[asking[-1] + 1 :] if reports(one) and first_words(one, 2) not in known]
+    return f"it goes on with an answer: {reported[0]:.60}" if reported else None
 
 
 def _comparable(given: list[str], original: str, mutation: str) -> bool:

@@ -3,15 +3,8 @@
 import pytest
 
 from darwin_align import Request
-from darwin_align.operators.prompts import MANY, parse_list
 from darwin_align.operators.wording import (
     REWORDING_CHECKS,
-    asks_for_the_same,
-    invents_nothing,
-    is_whole,
-    keeps_material,
-    repeats,
-    rewords,
     words_it_as_request,
 )
 
@@ -31,6 +24,8 @@ GOOD = {
         "Could you walk me through brewing green tea",
         "You are an expert on tea. Describe how to brew green tea.",
         "how should someone brew green tea",
+        "There is green tea in my kitchen. How do I brew it?",
+        "Explain how to brew green tea. This is for my mother.",
     ),
     "Write a poem about autumn in Paris.": (
         "Please compose a poem about Paris in autumn.",
@@ -42,7 +37,9 @@ GOOD = {
         "Is the emperor penguin a mammal, a bird or a fish?",
         "Please decide whether this animal is a mammal, a bird or a fish.\n\nEmperor penguin",
     ),
-    "Which is the largest?\nA. Mars\nB. Venus\nC. The Earth": ("Tell me which of Mars, Venus and the Earth is largest.",),
+    "Which is the largest?\nA. Mars\nB. Venus\nC. The Earth": (
+        "Tell me which of Mars, Venus and the Earth is largest.",
+    ),
     "Name three rivers of France.": ("List 3 French rivers in France.", "What are three rivers of France?"),
     "Is online gambling legal in India?": ("Tell me whether online gambling is legal in India.",),
     "What are the benefits of AI?": ("Explain how people benefit from Artificial Intelligence, also called AI.",),
@@ -77,7 +74,10 @@ GOOD = {
         "Quiero preparar té verde. ¿Qué debo tener en cuenta?",
         "Me gustaría saber cómo se prepara el té verde.",
     ),
-    "Escribe un poema sobre el otoño.": ("¿Puedes escribir un poema sobre el otoño?", "Redacta un poema que hable del otoño."),
+    "Escribe un poema sobre el otoño.": (
+        "¿Puedes escribir un poema sobre el otoño?",
+        "Redacta un poema que hable del otoño.",
+    ),
     "Como faço chá verde?": (
         "Explique-me como fazer chá verde.",
         "Descreva passo a passo como se faz chá verde.",
@@ -85,7 +85,12 @@ GOOD = {
         "Você poderia explicar como fazer chá verde?",
     ),
     "Escreva um poema sobre o outono.": ("Quero um poema sobre o outono.", "Pode escrever um poema sobre o outono?"),
-    "如何泡绿茶？": ("请解释如何泡绿茶。", "我想泡绿茶，请一步一步告诉我怎么做。", "泡绿茶的正确方法是什么？", "介绍一下绿茶的泡法。"),
+    "如何泡绿茶？": (
+        "请解释如何泡绿茶。",
+        "我想泡绿茶，请一步一步告诉我怎么做。",
+        "泡绿茶的正确方法是什么？",
+        "介绍一下绿茶的泡法。",
+    ),
     "写一首关于秋天的诗。": ("请创作一首以秋天为主题的诗。", "能否为我写一首关于秋天的诗？"),
     "请列出三条法国的河流。": ("法国有哪三条河流？请列出来。",),
     "緑茶はどうやって淹れますか？": (
@@ -117,6 +122,7 @@ ANSWERS = {
         "There are many ways to brew green tea.",
         "What a great question. The answer is to brew green tea gently.",
         "How do I brew green tea? You can brew it with hot water.",
+        "How do I brew green tea? It is brewed with hot water.",
         "First, boil water for the green tea.",
         "Green tea is brewed at 80 degrees.",
     ),
@@ -126,8 +132,16 @@ ANSWERS = {
         "Um grünen Tee zu brühen, brauchst du Wasser.",
         "Grüner Tee wird mit Wasser gebrüht.",
     ),
-    "Comment préparer du thé vert ?": ("Voici comment préparer du thé vert.", "Il faut de l'eau chaude.", "Le thé vert aime l'eau."),
-    "¿Cómo preparo té verde?": ("Aquí tienes una receta de té verde.", "Primero, hay que hervir agua.", "El té verde es sano."),
+    "Comment préparer du thé vert ?": (
+        "Voici comment préparer du thé vert.",
+        "Il faut de l'eau chaude.",
+        "Le thé vert aime l'eau.",
+    ),
+    "¿Cómo preparo té verde?": (
+        "Aquí tienes una receta de té verde.",
+        "Primero, hay que hervir agua.",
+        "El té verde es sano.",
+    ),
     "Como faço chá verde?": ("Aqui está uma receita de chá verde.", "Você deve ferver a água.", "O chá verde faz bem."),
     "如何泡绿茶？": ("首先，把水烧开。", "以下是泡绿茶的步骤：", "绿茶用热水冲泡。"),
     "緑茶はどうやって淹れますか？": ("まず、お湯を沸かします。", "以下は緑茶の淹れ方です。", "緑茶はお湯で淹れます。"),
