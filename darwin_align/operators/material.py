@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from darwin_align.operators.asking import asks, is_english, sentences_of
 
-__all__ = ["kept_share", "material_of", "names_in", "numbers_in", "words_of"]
+__all__ = ["kept_share", "material_of", "names_in", "numbers_in", "without_lead", "words_of"]
 
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
@@ -97,8 +97,14 @@ def material_of(instruction: str) -> list[str]:
     """
     text = _BREAK.sub("\n", instruction).strip()
     parts = [*_blocks(text), *_QUOTED.findall(text)]
-    bare = (_LABEL.sub("", _MARKER.sub("", part, count=1), count=1).strip() for part in parts)
+    bare = (without_lead(without_lead(part, _MARKER), _LABEL).strip() for part in parts)
     return [part for part in dict.fromkeys(bare) if part]
+
+
+def without_lead(text: str, lead: re.Pattern[str]) -> str:
+    """The text behind what a pattern matches at its beginning."""
+    found = lead.match(text)
+    return text[found.end() :] if found else text
 
 
 def _blocks(text: str) -> list[str]:

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 
 from darwin_align.core.types import Request
 from darwin_align.operators.asking import asks, first_words, is_english, opens_as_answer, reports, sentences_of
-from darwin_align.operators.material import kept_share, material_of, names_in, numbers_in, words_of
+from darwin_align.operators.material import kept_share, material_of, names_in, numbers_in, without_lead, words_of
 from darwin_align.operators.topics import topic_words
 
 __all__ = [
     "REWORDING_CHECKS",
     "asks_for_the_same",
+    "invents_nothing",
     "is_whole",
     "keeps_material",
     "repeats",
@@ -88,10 +89,10 @@ _CAPITALISED = re.compile(r"\b[A-Z]\w+")
 _ABBREVIATION = re.compile(r"\b[A-Z](?:\.?[A-Z]){1,5}\b")
 _TAIL = frozenset(
     """
-    a an the of and or to in on at for with by from as that which who whose is are was were be my your his her their
-    our its if when because but than into about between der die das den dem des ein eine einen einem einer und oder zu mit
-    von für auf im le la les un une des du de et ou à pour avec dans el los las una del y o para con por em do da dos das
-    no na um uma e
+    a an the of and or to in on at for with by from as that which who whose is are was were be my your his her their our
+    its if when because but than into about between der die das den dem des ein eine einen einem einer und oder zu mit
+    von für auf im le la les un une des du de et ou à pour avec dans el los las una del y o para con por em do da dos
+    das no na um uma e
     """.split()  # noqa: SIM905
 )
 _ENDED = tuple(".?!…。？！।\"'”’»」)]`*}>|;")
@@ -150,11 +151,11 @@ def asks_for_the_same(request: Request, mutation: str) -> str | None:
     """
     original = request.instruction
     first = next((sentence for sentence in sentences_of(mutation) if asks(sentence)), "")
-    bare = _LEAD_IN.sub("", first.lstrip("\"'“‘*- "), count=1)
+    bare = without_lead(first.lstrip("\"'“‘*- "), _LEAD_IN)
     for kind, (begins, shows) in _KINDS.items():
         if begins.match(bare) and not shows.search(original):
             return f"it asks {kind if kind != 'quantity' else 'for a quantity'}, unlike the instruction"
-    orders = {_LEAD_IN.sub("", one, count=1).partition(" ")[0].lower() for one in sentences_of(original)}
+    orders = {without_lead(one, _LEAD_IN).partition(" ")[0].lower() for one in sentences_of(original)}
     asked = _HOW_TO_ORDER.match(mutation.lstrip("\"'“‘*- "))
     if asked and asked["verb"].lower() in orders:
         return f"it asks how to {asked['verb'].lower()}, and the instruction orders it"
@@ -231,8 +232,9 @@ def is_whole(request: Request, mutation: str) -> str | None:
     if text.endswith(_ENDED) or original.endswith(text[-30:]):
         return None
     words = words_of(text[-60:])
+    letter = text.endswith("A")  # as in "vitamin A"
     joined = text.endswith((",", ":", "-", "–", "—", "(", "、", "，", "：")) and not original.endswith(text[-1])
-    dangling = bool(words) and words[-1] in _TAIL and words[-1] != (words_of(original[-60:]) or [""])[-1]
+    dangling = not letter and bool(words) and words[-1] in _TAIL and words[-1] != (words_of(original[-60:]) or [""])[-1]
     begun = len(sentences_of(text)) > 1 and "\n" not in text and original.endswith(_ENDED)
     return f"it ends within a sentence: {'…' + text[-17:]!r}" if joined or dangling or begun else None
 

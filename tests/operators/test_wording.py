@@ -3,10 +3,9 @@
 import pytest
 
 from darwin_align import Request
-from darwin_align.operators.wording import (
-    REWORDING_CHECKS,
-    words_it_as_request,
-)
+from darwin_align.operators.base import Check
+from darwin_align.operators.prompts import MANY, parse_list
+from darwin_align.operators.wording import REWORDING_CHECKS, repeats, rewords, words_it_as_request
 
 
 def refusal(original: str, mutation: str) -> str | None:
@@ -159,3 +158,80 @@ def test_answers_are_refused(original: str, mutation: str) -> None:
     reason = words_it_as_request(Request.of(original), mutation)
     assert reason is not None
     assert reason.startswith("it answers instead of rewording: ")
+
+
+@pytest.mark.parametrize(
+    ("original", "mutation", "reason"),
+    [
+        ("How do I brew green tea?", "how do i brew  green tea", "a copy of the instruction"),
+        ("How do I brew green tea?", "Please, how do I brew green tea?", "a copy of the instruction"),
+        ("How do I brew green tea?", "Rewrite: How should I brew green tea?", "talks about rewording"),
+        ("How do I brew green tea?", "Rewritten request: How should I brew green tea?", "a label of the prompt"),
+        ("How do I brew green tea?", "Please answer this question about green tea brewing.", "talks about rewording"),
+        ("How do I brew green tea?", "How do I brew green tea for [name]?", "a place to fill in"),
+        ("What is this?", "Can you help me in learning to swim as an adult?", "the example in the prompt"),
+        ("How do I brew green tea?", "How many times can you drink one cup of green tea?", "a quantity"),
+        ("How are carbon fibers used in buildings?", "Who brought carbon fibers into buildings?", "asks who"),
+        ("How are carbon fibers used in buildings?", "What is the origin of carbon fibers in buildings?", "origin"),
+        ("Make a list of game snacks.", "How can I make a list of game snacks?", "asks how to make"),
+        ("Can you write code?", "What is the code?", "about something that the instruction orders to write"),
+        (
+            "Is online gambling legal in India?",
+            "What online gambling is legal in India?",
+            "and the instruction whether",
+        ),
+        ("Can you write code?", "Can you write code in Python?", "it brings a name that the instruction lacks: python"),
+        (
+            "Can you write code?",
+            "Can you write code that removes broken files, prints logs, sorts mail?",
+            "something else",
+        ),
+        ("How do I brew green tea?", "Explain how to brew green tea, and", "it ends within a sentence"),
+        ("How do I brew green tea?", "Explain how to brew green tea in the", "it ends within a sentence"),
+        ("How do I brew green tea?", "I want to brew green tea. Explain how I can", "it ends within a sentence"),
+        (
+            "Is it spam?\n\nDoctors hate her!",
+            "Tell me whether it is spam.",
+            "it loses the material 'Doctors hate her!'",
+        ),
+        ("Which is wet?\nA. A kilogram of feathers\nB. Air", "Which of air and water is wet?", "kilogram of feathers"),
+        ("Find words that match.\n\nH_AR_", "Find words that match H_AR_A_B.", "it loses the material 'H_AR_'"),
+        ("Name ten rivers.", "Name a few rivers.", "it loses a number: 10"),
+        ("Is gambling legal in Texas or Ohio?", "Is gambling legal?", "it loses names: texas, ohio"),
+        ('Summarize "The Black Swan".', "Summarize a book about risk.", "it loses the material 'The Black Swan'"),
+    ],
+)
+def test_other_replies_are_refused_for_what_they_are(original: str, mutation: str, reason: str) -> None:
+    found = refusal(original, mutation)
+    assert found is not None
+    assert reason in found
+
+
+@pytest.mark.parametrize("check", REWORDING_CHECKS)
+def test_what_the_instruction_has_itself_is_no_reason(check: Check) -> None:
+    """An instruction that looks like an answer, an echo or a cut text may be reworded like that."""
+    for original, mutation in {
+        "You should find a [color] for a wall, and": "You should look for a [color] of the wall, and",
+        "Rewrite this sentence: They was here.": 'Please correct "They was here." and rewrite it.',
+        "How do I swim?": "Explain how to swim.",
+        "Answer yes or no. Is tea green?": "Say whether tea is green. Yes or no?",
+    }.items():
+        assert check(Request.of(original), mutation) is None
+
+
+def test_the_example_in_the_prompt_is_known() -> None:
+    example = MANY.template.partition("</request>")[2].partition("{context}")[0]
+    assert all(map(rewords, [Request.of("What is this?")] * 2, parse_list(example)))
+
+
+@pytest.mark.parametrize(
+    ("text", "earlier", "same"),
+    [
+        ("Explain tea!", "please explain   Tea", True),
+        ("请解释绿茶。", "解释绿茶", True),
+        ("Explain tea.", "Explain green tea.", False),
+    ],
+)
+def test_repetitions(text: str, earlier: str, same: bool) -> None:
+    assert repeats(text, ["Something else.", earlier]) == same
+    assert not repeats(text, [])
