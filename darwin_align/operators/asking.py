@@ -60,9 +60,10 @@ _QUESTION = re.compile(
     re.IGNORECASE,
 )
 _WISH = re.compile(
-    r"(?:(?:i|we)(?:['’]m| am| are|['’]re)? (?:just )?(?:want|need|wish|wonder|wondering|require|seek|seeking|curious|"
-    r"hoping|hope|looking|interested|searching|trying|would like|would love|would appreciate|could use|not sure|"
-    r"do not know|don['’]t know|do not understand|don['’]t understand|have (?:a|some) questions?)|"
+    r"(?:(?:i|we)(?:['’]m| am| are|['’]re)? (?:just |now |really )?"
+    r"(?:want|need|wish|wonder|wondering|require|seek|seeking|curious|hoping|hope|looking|interested|"
+    r"searching|trying|asking|would like|would love|would appreciate|could use|not sure|"
+    r"(?:do not|don['’]t) (?:know|understand)|have (?:a|some) questions?)|"
     r"(?:i|we)['’]d (?:like|love|appreciate)|my (?:question|request|task)|your (?:task|job|goal|assignment)|"
     r"help me|let['’]?s|it would be|"
     r"ich (?:möchte|will|brauche|suche|würde gern|hätte gern|wüsste gern|frage mich)|mich interessiert|"

@@ -14,8 +14,8 @@ _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _TOKEN = re.compile(r"[぀-ヿ㐀-鿿가-힯]|\d+|[^\W\d]+")
 _QUOTED = re.compile('["“„«「]([^"“”„«»「」\n]{2,200})["”“»」]')
-_MARKER = re.compile(r"[ \t]*(?:[A-Ha-h]|\d)[ \t]?[.):\-–][ \t]+(?=\S)")
-_LABEL = re.compile(r"[ \t]*(?:[-*+•][ \t]+)?(?:\w+[ \t]){0,2}\w+[:：][ \t]*(?=\S)")
+_MARKER = re.compile(r"[ \t]{0,8}(?:[A-Ha-h]|\d)[ \t]?[.):\-–][ \t]{1,8}(?=\S)")
+_LABEL = re.compile(r"(?:[-*+•][ \t]{1,8})?(?:\w{1,20}[ \t]){0,2}\w{1,20}[:：][ \t]{0,8}(?=\S)")
 _POINTS = re.compile(
     r"\b(?:following|sentence|text|phrase|paragraph|word|statement|translat\w*|summari\w*|code|"
     r"satz|text|wort|übersetz\w*|folgende\w*|phrase|texte|mot|tradui\w*|suivant\w*|frase|texto|palabra|palavra|"
@@ -73,7 +73,7 @@ def names_in(text: str) -> list[str]:
                 found.append(word.casefold())
             else:
                 others += 1
-    return found if len(found) <= others else []  # a heading is all capitals
+    return found if len(found) <= 2 * others else []  # a heading is all capitals
 
 
 def kept_share(part: str | Collection[str], mutation: str) -> float:
@@ -97,7 +97,7 @@ def material_of(instruction: str) -> list[str]:
     """
     text = _BREAK.sub("\n", instruction).strip()
     parts = [*_blocks(text), *_QUOTED.findall(text)]
-    bare = (without_lead(without_lead(part, _MARKER), _LABEL).strip() for part in parts)
+    bare = (without_lead(without_lead(part, _MARKER).strip(), _LABEL).strip() for part in parts)
     return [part for part in dict.fromkeys(bare) if part]
 
 

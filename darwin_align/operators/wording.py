@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from darwin_align.core.types import Request
 from darwin_align.operators.asking import asks, first_words, is_english, opens_as_answer, reports, sentences_of
-from darwin_align.operators.material import kept_share, material_of, names_in, numbers_in, without_lead, words_of
+from darwin_align.operators.material import kept_share, material_of, names_in, numbers_in, words_of
+from darwin_align.operators.purpose import asks_for_the_same
 from darwin_align.operators.topics import topic_words
 
 __all__ = [
@@ -33,60 +34,25 @@ _META = re.compile(
 _LABEL = re.compile(
     r"\W{0,4}(?:\w+ ){0,3}(?:request|question|answer|output|example|response|prompt|task)s?\W{0,3}:", re.I
 )
+_NAMED = re.compile(r"\W{0,3}[A-Z]\w{0,20}:(?=\s)")
+_STATES = re.compile(r"\b(?:is|are|was|were|has|have|had|can|will|should|must)\b", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\[[^\[\]\n]{0,60}\]|<[^<>\n]{0,60}>|\{[^{}\n]{0,60}\}|\.{3,}|_{3,}")
+_IS = re.compile(r"(?<=what|here|that)['’]s\b|(?<=how|who)['’]s\b|(?<=where)['’]s\b", re.IGNORECASE)
 _YES_NO = re.compile(r"\W{0,3}(?:yes|no|ja|nein|oui|non|sí|sim|não|true|false)\W{0,3}", re.IGNORECASE)
-_HOW_TO_ORDER = re.compile(
-    r"(?:(?:please )?(?:tell me|explain|show me|describe) )?(?:me )?how "
-    r"(?:to|(?:do|can|could|would|should) (?:i|you|we|one)) (?P<verb>\w+)",
-    re.IGNORECASE,
-)
-_KINDS = {
-    "quantity": (
-        re.compile(r"how (?:many|much|long|often|far|old|big|tall|large)\b", re.I),
-        re.compile(
-            r"how (?:many|much|long|often|far|old|big|tall|large)\b|\b(?:number|amount|count|rate|size|age)s?\b", re.I
-        ),
-    ),
-    "who": (
-        re.compile(r"(?:who|whose|whom)\b", re.I),
-        re.compile(r"\b(?:who|whose|whom|person|people|author|name|names|creator)\b", re.I),
-    ),
-    "when": (
-        re.compile(
-            r"(?:when (?:is|are|was|were|did|do|does|will|can|should)|(?:in |on )?what (?:year|date|day|time))\b", re.I
-        ),
-        re.compile(r"\b(?:when|year|date|day|time|dates)\b", re.I),
-    ),
-    "where": (
-        re.compile(r"where\b", re.I),
-        re.compile(r"\b(?:where|place|location|country|city|site|directions)s?\b", re.I),
-    ),
-    "why": (
-        re.compile(r"(?:why|what is the reason|for what reason)\b", re.I),
-        re.compile(r"\b(?:why|reasons?|causes?|explain|explanation|purpose|justify)\b", re.I),
-    ),
-}
-"""Kinds of question: how one begins, and what shows that an instruction asks for it, too."""
-_YES_NO_QUESTION = re.compile(r"(?:is|are|was|were|do|does|did|has|have|can|could|will|would|should)\b", re.I)
-_CHOOSES = re.compile(r"(?:what|which) (?!is\b|are\b|was\b|were\b|do\b|does\b|can\b|would\b|should\b)\w+", re.I)
-_WHAT_IS = re.compile(r"what(?:['’]?s| is| are| was| were)\b", re.IGNORECASE)
-_MAKES = frozenset(
-    "write create make draw compose design generate translate convert rewrite build paint compile".split()  # noqa: SIM905
-)
-_LEAD_IN = re.compile(
-    r"(?:(?:please|kindly|can you|could you|would you|i would like to know|i want to know|i'd like to know|tell me|"
-    r"explain|describe|let me know|i wonder|do you know)[, ]+){1,3}",
-    re.IGNORECASE,
-)
-_OTHER_SUBJECTS = frozenset(
-    """
-    origin origins history author authors inventor meaning definition price prices cost costs difference differences
-    importance purpose implications consequences translation summary synonym synonyms title
-    """.split()  # noqa: SIM905
-)
-"""What a request is about that has one of these words and another one has not."""
 _CAPITALISED = re.compile(r"\b[A-Z]\w+")
 _ABBREVIATION = re.compile(r"\b[A-Z](?:\.?[A-Z]){1,5}\b")
+_COUNTED = re.compile(
+    r"\b\w{1,20}[ -](?:\w{1,20} )?(?:steps?|examples?|sentences?|words?|points?|paragraphs?|parts?|lines?|bullets?)\b",
+    re.IGNORECASE,
+)
+_ROLE = re.compile(
+    r"(?:as|(?:please )?(?:act|speak|write|answer) as|(?:imagine|pretend|suppose) (?:that )?you are|you are|"
+    r"assume the role of) "
+    r"(?:an?|the) (?P<role>[^,.\n]{3,60})[,.]",
+    re.IGNORECASE,
+)
+_POSSESSIVE = re.compile(r"['’]s\b")
+_FORMULA = re.compile(r"[^\W\d_]\([^()]{0,60}\)|=.{0,60}[\d(]")
 _TAIL = frozenset(
     """
     a an the of and or to in on at for with by from as that which who whose is are was were be my your his her their our
@@ -140,53 +106,39 @@ def _comparable(given: list[str], original: str, mutation: str) -> bool:
     """Whether a mutation that asks for nothing is one in a language of which that can be told."""
     if is_english(original) and mutation.isascii():
         return True
+    if is_english(mutation) and original.isascii() and _STATES.search(mutation):
+        return True
     return any(asks(sentence.rstrip("?？؟ ")) for sentence in given)
 
 
-def asks_for_the_same(request: Request, mutation: str) -> str | None:
-    """Refuse a mutation that asks another thing about the same words (rules for English).
-
-    >>> asks_for_the_same(Request.of("How do I brew green tea?"), "How many cups of green tea may I brew?")
-    'it asks for a quantity, unlike the instruction'
-    """
-    original = request.instruction
-    first = next((sentence for sentence in sentences_of(mutation) if asks(sentence)), "")
-    bare = without_lead(first.lstrip("\"'“‘*- "), _LEAD_IN)
-    for kind, (begins, shows) in _KINDS.items():
-        if begins.match(bare) and not shows.search(original):
-            return f"it asks {kind if kind != 'quantity' else 'for a quantity'}, unlike the instruction"
-    orders = {without_lead(one, _LEAD_IN).partition(" ")[0].lower() for one in sentences_of(original)}
-    asked = _HOW_TO_ORDER.match(mutation.lstrip("\"'“‘*- "))
-    if asked and asked["verb"].lower() in orders:
-        return f"it asks how to {asked['verb'].lower()}, and the instruction orders it"
-    if orders & _MAKES and "list" not in original.lower() and _WHAT_IS.match(bare):
-        return f"it asks about something that the instruction orders to {min(orders & _MAKES)}"
-    if _YES_NO_QUESTION.match(original) and (found := _CHOOSES.match(bare)):
-        return f"it asks {found[0].lower()} …, and the instruction whether"
-    words = set(words_of(original))
-    if (other := _OTHER_SUBJECTS & set(words_of(mutation))) and not _OTHER_SUBJECTS & words:
-        return f"it asks about something else: {', '.join(sorted(other))}"
-    return None
-
-
 def invents_nothing(request: Request, mutation: str) -> str | None:
-    """Refuse a mutation that brings a name, or far more words about another subject than about its own.
+    """Refuse a mutation that brings a name or a number, or far more words about another subject than about its own.
+
+    Numbers of steps, sentences and the like say how to answer: they are no matter of the instruction.
 
     >>> invents_nothing(Request.of("Can you write code?"), "Can you write code in Python?")
     'it brings a name that the instruction lacks: python'
     """
     original = request.instruction
-    initials = {letter for word in _ABBREVIATION.findall(original) for letter in word.casefold()}
-    alike = {word[:2].casefold() for word in _CAPITALISED.findall(original)}  # France, French
-    names = (name for name in names_in(mutation) if name[0] not in initials and name[:2] not in alike)
-    if added := [name for name in names if kept_share([name], original) < 1]:
-        return f"it brings a name that the instruction lacks: {', '.join(dict.fromkeys(added))}"
+    if added := _names_added(original, mutation):
+        return f"it brings a name that the instruction lacks: {', '.join(added)}"
+    if numbers := numbers_in(_COUNTED.sub("", mutation)) - numbers_in(original, doubtful=True):
+        return f"it brings a number that the instruction lacks: {', '.join(sorted(numbers))}"
     wanted = topic_words(original)
     for sentence in sentences_of(mutation):
         words = {word for word in topic_words(sentence) if len(word) > 1}
         if (kept := words & wanted) and len(words - wanted) > 2 + 2 * len(kept):
             return f"most of it is about something else: {', '.join(sorted(words - wanted)[:6])}"
     return None
+
+
+def _names_added(original: str, mutation: str) -> list[str]:
+    initials = {letter for word in _ABBREVIATION.findall(original) for letter in word.casefold()}
+    alike = {word[:2].casefold() for word in _CAPITALISED.findall(original)}  # France, French
+    short = {word.casefold() for word in _ABBREVIATION.findall(mutation)}
+    names = [name for name in names_in(mutation) if name not in short]
+    names = [name for name in names if name[0] not in initials and name[:2] not in alike]
+    return [name for name in dict.fromkeys(names) if kept_share([name], original) < 1]
 
 
 def rewords(request: Request, mutation: str) -> str | None:
@@ -198,8 +150,9 @@ def rewords(request: Request, mutation: str) -> str | None:
     original = request.instruction
     if repeats(mutation, [original]):
         return "it is a copy of the instruction"
-    if _LABEL.match(mutation) and not _LABEL.match(original):
-        return "it begins with a label of the prompt"
+    named = _NAMED.match(mutation)
+    if (_LABEL.match(mutation) and not _LABEL.match(original)) or (named and not kept_share(named[0], original)):
+        return "it begins with a label, as replies to a prompt do"
     if _EXAMPLE & (topic_words(mutation) - topic_words(original)):
         return "it is about the example in the prompt"
     if (found := _META.search(mutation)) and not _META.search(original):
@@ -219,7 +172,8 @@ def repeats(mutation: str, earlier: Iterable[str]) -> bool:
 
 
 def _plain(text: str) -> tuple[str, ...]:
-    return tuple(word for word in words_of(text) if word not in ("please", "kindly", "bitte", "请"))
+    whole = _IS.sub(" is", text)
+    return tuple(word for word in words_of(whole) if word not in ("please", "kindly", "bitte", "请"))
 
 
 def is_whole(request: Request, mutation: str) -> str | None:
@@ -243,14 +197,20 @@ def keeps_material(request: Request, mutation: str) -> str | None:
     r"""Refuse a mutation that loses what the instruction is about: a text, choices, quotes, numbers, names.
 
     >>> keeps_material(Request.of("Classify the animal.\n\nA grey seal"), "To which class does the animal belong?")
-    "it loses the material 'A grey seal'"
+    'it loses material: A grey seal'
     """
     original = request.instruction
     for part in material_of(original):
         if kept_share(part, mutation) < _KEPT:
-            return f"it loses the material {part if len(part) <= 60 else part[:59] + '…'!r}"
+            return f"it loses material: {part if len(part) <= 60 else part[:59] + '…'}"
     if lost := numbers_in(original) - numbers_in(mutation, doubtful=True):
         return f"it loses a number: {', '.join(sorted(lost))}"
+    role = _ROLE.match(original)
+    if role and not topic_words(role["role"]) <= topic_words(_POSSESSIVE.sub("", mutation)):
+        return f"it loses the role: {role['role']}"
+    formulas = (word.strip(",.;:?!") for word in original.split() if _FORMULA.search(word))
+    if changed := [formula for formula in formulas if formula not in "".join(mutation.split())]:
+        return f"it changes a formula: {changed[0]}"
     names = names_in(original)
     if kept_share(names, mutation) < _NAMES_KEPT:
         return f"it loses names: {', '.join(dict.fromkeys(names))}"

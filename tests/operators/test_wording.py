@@ -25,6 +25,7 @@ GOOD = {
         "how should someone brew green tea",
         "There is green tea in my kitchen. How do I brew it?",
         "Explain how to brew green tea. This is for my mother.",
+        "Explain in 5 short steps how to brew green tea.",
     ),
     "Write a poem about autumn in Paris.": (
         "Please compose a poem about Paris in autumn.",
@@ -41,6 +42,15 @@ GOOD = {
     ),
     "Name three rivers of France.": ("List 3 French rivers in France.", "What are three rivers of France?"),
     "Is online gambling legal in India?": ("Tell me whether online gambling is legal in India.",),
+    "As a sports reporter, describe the winning play.": (
+        "Describe the winning play as if you were a sports reporter.",
+        "I'm now asking for a sports reporter's description of the winning play.",
+    ),
+    "Is there any way to salvage runny mayonnaise?": ("How can I salvage my runny mayonnaise?",),
+    "Digital transformation project plan example": (
+        "Could you give me an example of a project plan for a digital transformation?",
+        "An example of a plan of a digital transformation project",
+    ),
     "What are the benefits of AI?": ("Explain how people benefit from Artificial Intelligence, also called AI.",),
     "Translate into French: Where is the station?": ('How do you say "Where is the station?" in French?',),
     "Wie brühe ich grünen Tee?": (
@@ -165,8 +175,9 @@ def test_answers_are_refused(original: str, mutation: str) -> None:
     [
         ("How do I brew green tea?", "how do i brew  green tea", "a copy of the instruction"),
         ("How do I brew green tea?", "Please, how do I brew green tea?", "a copy of the instruction"),
-        ("How do I brew green tea?", "Rewrite: How should I brew green tea?", "talks about rewording"),
-        ("How do I brew green tea?", "Rewritten request: How should I brew green tea?", "a label of the prompt"),
+        ("How do I brew green tea?", "Rewrite: How should I brew green tea?", "begins with a label"),
+        ("How do I brew green tea?", "Rewritten request: How should I brew green tea?", "begins with a label"),
+        ("How do I brew green tea?", "Mentor: How should I brew green tea?", "begins with a label"),
         ("How do I brew green tea?", "Please answer this question about green tea brewing.", "talks about rewording"),
         ("How do I brew green tea?", "How do I brew green tea for [name]?", "a place to fill in"),
         ("What is this?", "Can you help me in learning to swim as an adult?", "the example in the prompt"),
@@ -186,19 +197,44 @@ def test_answers_are_refused(original: str, mutation: str) -> None:
             "Can you write code that removes broken files, prints logs, sorts mail?",
             "something else",
         ),
+        (
+            "Can one cook an egg in sunlight?",
+            "How to cook an egg in sunlight?",
+            "how, and the instruction whether",
+        ),
+        ("What is a scary costume?", "Tell me how to sew a scary costume.", "it asks how, and the instruction what"),
+        (
+            "How do I detail a car?",
+            "Give me a detailed description of a car.",
+            "asks how, and it does not",
+        ),
+        (
+            "What are names of actors?",
+            "Please explain the names of actors.",
+            "to explain what the",
+        ),
+        ("As a chef, describe a good soup.", "Can you describe a good soup?", "it loses the role: chef"),
+        ("Plot f(b)-f(a)/(b-a) in R.", "Make a plot of f(x)-f(a)/b in R.", "it changes a formula: f(b)-f(a)/(b-a)"),
+        (
+            "Give a scenario of war.",
+            "Give me three scenarios of war.",
+            "a number that the instruction lacks: 3",
+        ),
+        ("Tea time plan", "The tea time plan is a plan.", "states something, and asks for nothing"),
+        ("What is a tea ceremony?", "What's a tea ceremony?", "a copy of the instruction"),
         ("How do I brew green tea?", "Explain how to brew green tea, and", "it ends within a sentence"),
         ("How do I brew green tea?", "Explain how to brew green tea in the", "it ends within a sentence"),
         ("How do I brew green tea?", "I want to brew green tea. Explain how I can", "it ends within a sentence"),
         (
             "Is it spam?\n\nDoctors hate her!",
             "Tell me whether it is spam.",
-            "it loses the material 'Doctors hate her!'",
+            "it loses material: Doctors hate her!",
         ),
         ("Which is wet?\nA. A kilogram of feathers\nB. Air", "Which of air and water is wet?", "kilogram of feathers"),
-        ("Find words that match.\n\nH_AR_", "Find words that match H_AR_A_B.", "it loses the material 'H_AR_'"),
+        ("Find words that match.\n\nH_AR_", "Find words that match H_AR_A_B.", "it loses material: H_AR_"),
         ("Name ten rivers.", "Name a few rivers.", "it loses a number: 10"),
         ("Is gambling legal in Texas or Ohio?", "Is gambling legal?", "it loses names: texas, ohio"),
-        ('Summarize "The Black Swan".', "Summarize a book about risk.", "it loses the material 'The Black Swan'"),
+        ('Summarize "The Black Swan".', "Summarize a book about risk.", "it loses material: The Black Swan"),
     ],
 )
 def test_other_replies_are_refused_for_what_they_are(original: str, mutation: str, reason: str) -> None:
