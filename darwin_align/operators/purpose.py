@@ -14,25 +14,27 @@ from darwin_align.operators.topics import topic_words
 
 __all__ = ["asks_for_the_same"]
 
-_KINDS = {
-    "for a quantity": (
-        r"how (?:many|much|long|often|far|old|big|tall|large)\b",
-        r"how (?:many|much|long|often|far|old|big|tall|large)\b|\b(?:number|amount|count|rate|size|age)s?\b",
-    ),
-    "who": (r"(?:who|whose|whom)\b", r"\b(?:who|whose|whom|person|people|author|name|names|creator)\b"),
-    "when": (
+_BEGINS = {
+    "for a quantity": re.compile(r"how (?:many|much|long|often|far|old|big|tall|large)\b", re.IGNORECASE),
+    "who": re.compile(r"(?:who|whose|whom)\b", re.IGNORECASE),
+    "when": re.compile(
         r"(?:when (?:is|are|was|were|did|do|does|will|can|should)|(?:in |on )?what (?:year|date|day|time))\b",
-        r"\b(?:when|year|date|day|time|dates)\b",
+        re.IGNORECASE,
     ),
-    "where": (r"where\b", r"\b(?:where|place|location|country|city|site|directions)s?\b"),
-    "why": (
-        r"(?:why|what is the reason|for what reason)\b",
-        r"\b(?:why|reasons?|causes?|explain|explanation|purpose|justify)\b",
-    ),
+    "where": re.compile(r"where\b", re.IGNORECASE),
+    "why": re.compile(r"(?:why|what is the reason|for what reason)\b", re.IGNORECASE),
 }
-_BEGINS = {kind: re.compile(begins, re.IGNORECASE) for kind, (begins, _) in _KINDS.items()}
 """Kinds of question: how one begins."""
-_SHOWS = {kind: re.compile(shows, re.IGNORECASE) for kind, (_, shows) in _KINDS.items()}
+_SHOWS = {
+    "for a quantity": re.compile(
+        r"\b(?:how (?:many|much|long|often|far|old|big|tall|large)|number|amount|count|rate|size|age)s?\b",
+        re.IGNORECASE,
+    ),
+    "who": re.compile(r"\b(?:who|whose|whom|person|people|author|name|names|creator)\b", re.IGNORECASE),
+    "when": re.compile(r"\b(?:when|year|date|day|time|dates)\b", re.IGNORECASE),
+    "where": re.compile(r"\b(?:where|place|location|country|city|site|directions)s?\b", re.IGNORECASE),
+    "why": re.compile(r"\b(?:why|reasons?|causes?|explain|explanation|purpose|justify)\b", re.IGNORECASE),
+}
 """What shows that an instruction asks for it, too."""
 _LEAD_IN = re.compile(
     r"(?:(?:please|kindly|can you|could you|would you|i would like to know|i want to know|i'd like to know|tell me|"
