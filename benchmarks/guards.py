@@ -1,7 +1,7 @@
 """How well the guards on rewordings tell usable replies of a real small model from the others.
 
 Replies and labels: ``tests/operators/data`` (its README says where they come from). The checks' rules were made on the
-half ``tune``; the half ``kept`` has other prompts.
+parts ``tune`` and ``second``; ``kept`` has other prompts, and no rule was changed after it was measured.
 
     python -m benchmarks.guards
 
@@ -26,7 +26,7 @@ from darwin_align import LexicalIntent, Request, __version__
 from darwin_align.operators.wording import REWORDING_CHECKS
 
 DATA = Path(__file__).parents[1] / "tests" / "operators" / "data" / "rewordings.jsonl"
-HALVES = ("tune", "kept")
+PARTS = ("tune", "second", "kept")
 
 Check = Callable[[Request, str], str | None]
 Reply = dict[str, Any]
@@ -64,10 +64,10 @@ GUARDS: dict[str, tuple[Check, ...]] = {
 """The last is what searches use by default, the second what they used before."""
 
 
-def replies(half: str) -> list[Reply]:
-    """The labelled replies of one half."""
+def replies(part: str) -> list[Reply]:
+    """The labelled replies of one part."""
     lines = DATA.read_text("utf-8").splitlines()
-    return [reply for reply in map(json.loads, lines) if reply["half"] == half]
+    return [reply for reply in map(json.loads, lines) if reply["half"] == part]
 
 
 def refused_by(reply: Reply, checks: Sequence[Check]) -> str | None:
@@ -80,9 +80,9 @@ def _name(check: Check) -> str:
     return str(getattr(check, "__name__", type(check).__name__))
 
 
-def figures(half: str, checks: Sequence[Check]) -> dict[str, Any]:
+def figures(part: str, checks: Sequence[Check]) -> dict[str, Any]:
     """Precision, recall, and what was refused by which check and accepted for what it should not be."""
-    given = replies(half)
+    given = replies(part)
     refusals = [refused_by(reply, checks) for reply in given]
     accepted = [reply for reply, refusal in zip(given, refusals, strict=True) if refusal is None]
     usable, right = sum(reply["label"] for reply in given), sum(reply["label"] for reply in accepted)
@@ -101,8 +101,8 @@ def figures(half: str, checks: Sequence[Check]) -> dict[str, Any]:
 
 
 def measure() -> dict[str, dict[str, dict[str, Any]]]:
-    """All figures, by half and guards."""
-    return {half: {name: figures(half, checks) for name, checks in GUARDS.items()} for half in HALVES}
+    """All figures, by part and guards."""
+    return {part: {name: figures(part, checks) for name, checks in GUARDS.items()} for part in PARTS}
 
 
 def main() -> None:
@@ -111,8 +111,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     ).parse_args()
     rows = measure()
-    for half, by_guards in rows.items():
-        print(f"\n{half:32}{'usable':>9}{'accepted':>10}  precision            recall")
+    for part, by_guards in rows.items():
+        print(f"\n{part:32}{'usable':>9}{'accepted':>10}  precision            recall")
         for name, row in by_guards.items():
             print(f"{name:32}{row['usable']:>9}{row['accepted']:>10}{_shown(row, 'precision')}{_shown(row, 'recall')}")
         last = by_guards["checks and LexicalIntent"]

@@ -1,7 +1,11 @@
 """Checks of a rewording's wording, by hand-made examples in eight languages."""
 
+import json
+
 import pytest
 
+from benchmarks.guards import measure
+from benchmarks.held_out import RESULTS
 from darwin_align import Request
 from darwin_align.operators.base import Check
 from darwin_align.operators.prompts import MANY, parse_list
@@ -271,3 +275,12 @@ def test_the_example_in_the_prompt_is_known() -> None:
 def test_repetitions(text: str, earlier: str, same: bool) -> None:
     assert repeats(text, ["Something else.", earlier]) == same
     assert not repeats(text, [])
+
+
+def test_the_figures_on_real_replies_are_those_that_are_reported() -> None:
+    reported = json.loads((RESULTS / "guards.json").read_text("utf-8"))["rows"]
+    assert measure() == reported
+    kept = reported["kept"]
+    before, now = kept["former check and LexicalIntent"], kept["checks and LexicalIntent"]
+    assert now["precision"] > before["precision"] + 0.2
+    assert now["recall"] > before["recall"] - 0.05
