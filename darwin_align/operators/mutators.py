@@ -18,7 +18,6 @@ from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
 from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.operators.base import Check, Mutator, Resource, policy_of
-from darwin_align.operators.checks import words_it_as_request
 from darwin_align.operators.context import MutationContext
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Continuation, Policy, Row, current_allowance, current_search, usage_of
@@ -29,6 +28,7 @@ from darwin_align.operators.rewording import unread
 from darwin_align.operators.signatures import check_signature, check_variables, first_argument, takes
 from darwin_align.operators.timed import generate_call
 from darwin_align.operators.usage import counting, with_policy_usage
+from darwin_align.operators.wording import REWORDING_CHECKS
 
 __all__ = [
     "ChainMutator",
@@ -59,7 +59,7 @@ class PolicyMutator(Mutator):
     sampling: Sampling = Sampling(temperature=1.0)
     max_tokens: int = Field(512, gt=0)
     """Tokens of one reply."""
-    checks: tuple[Check, ...] = (words_it_as_request,)
+    checks: tuple[Check, ...] = REWORDING_CHECKS
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -98,7 +98,7 @@ class ChatModelMutator(Mutator):
     model: BaseChatModel
     prompt: MutationPromptField = MANY
     """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
-    checks: tuple[Check, ...] = (words_it_as_request,)
+    checks: tuple[Check, ...] = REWORDING_CHECKS
 
     def mutate(self, context: MutationContext) -> Report[list[str]]:
         """Call the chat model, and report the token usage that it returns."""
@@ -120,7 +120,7 @@ class ChainMutator(Mutator):
     """
 
     chain: Runnable[Any, Any]
-    checks: tuple[Check, ...] = (words_it_as_request,)
+    checks: tuple[Check, ...] = REWORDING_CHECKS
 
     @field_validator("chain")
     @classmethod

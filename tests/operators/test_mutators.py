@@ -168,7 +168,7 @@ def test_a_policy_that_answers_instead_is_refused_and_called_once_more() -> None
     policy = Writer("1. You need a kettle.\n2. Explain B\n3. First, boil water.", "1. Explain A\n2. Sure, do it.")
     answer = PolicyMutator(policy=policy).invoke(THREE)
     assert instructions(answer) == ["Explain B", "Explain A", ASKED]
-    assert answer.notes[0] == "refused 'You need a kettle.': it answers instead of rewording"
+    assert answer.notes[0] == "refused 'You need a kettle.': it answers instead of rewording: it begins as answers do"
     assert answer.notes[-1] == "the parent fills 1 of 3 places"
     assert answer.usage.decoded_tokens == 10
 
