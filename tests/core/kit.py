@@ -14,6 +14,7 @@ from darwin_align.core.seeds import below, derive, uniform
 from darwin_align.operators import Continuation, Row
 
 ASKED = "How do I brew green tea?"
+WORDS = ("well", "simply", "slowly", "safely", "cheaply", "neatly", "gently", "quickly")
 REQUEST = Request.of(ASKED)
 CLAUSES = (
     Clause(text="Leave nothing out.", worth=0.4),

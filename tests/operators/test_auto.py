@@ -17,11 +17,24 @@ from darwin_align.operators import AspectMutator, Decoder, Policy
 from darwin_align.operators.aspects.data import bank_of
 from darwin_align.operators.policy import Capabilities, Continuation, Row
 from darwin_align.operators.probe import _memory
-from tests.core.kit import Babbler, Letters, reword, timeless
+from tests.core.kit import WORDS, Babbler, Letters, reword, timeless
 
 SMALL: dict[str, Any] = {"max_new_tokens": 12, "replacement_period": 4, "seed": 5}
 PROBED = "How do I brew green tea?"
 OTHER = "How do I fry fish?"
+TONES = (
+    "briefly",
+    "plainly",
+    "warmly",
+    "calmly",
+    "fully",
+    "kindly",
+    "clearly",
+    "gently",
+    "lightly",
+    "neatly",
+    "soberly",
+)
 
 
 class Writer(Policy):
@@ -55,7 +68,8 @@ class Writer(Policy):
             first = PROBED in instruction
             good = self.probe if first else self.later[min(self.asked, len(self.later)) - 1]
         subject = "brew green tea" if first else "fry fish"
-        items = [f"{i}. Explain how to {subject}, in form {row.seed % 89}.{i}." for i in range(good)]
+        tone = TONES[row.seed % len(TONES)]
+        items = [f"{i}. Explain {tone} how to {subject} {WORDS[i]}." for i in range(good)]
         return Continuation("\n".join([*items, "9. Nothing."]), new_tokens=50, finish_reason="stop")
 
 

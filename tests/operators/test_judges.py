@@ -24,7 +24,7 @@ from darwin_align.core import Usage
 from darwin_align.core.errors import RewardError, ScoreReplyError
 from darwin_align.operators import JudgeIntent
 from darwin_align.operators.prompts import parse_list
-from tests.core.kit import ASKED, Babbler, reword
+from tests.core.kit import ASKED, WORDS, Babbler, reword
 
 SMALL: dict[str, Any] = {"max_new_tokens": 18, "replacement_period": 6, "cycles": 2, "seed": 11}
 PROMPT = ChatPromptTemplate.from_template("Rate {response} as an answer to {instruction}.")
@@ -202,14 +202,14 @@ def test_a_function_is_called_once_more_and_a_bug_in_it_is_logged(
 
 
 def listed(text: str) -> str:
-    return "\n".join(f"{i}. {text} {i}" for i in range(1, 9))
+    return "\n".join(f"{i}. {text} {word}." for i, word in enumerate(WORDS, 1))
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 def test_a_mutator_chain_that_fails_ends_a_search_with_the_best_so_far(how: str) -> None:
     rewrite = ChatPromptTemplate.from_template("Reword {instruction} {n} times.")
     say = failing(FAULTS[0], 1)
-    model = Speaker(say=lambda text: listed(f"Explain {say(text)}"))
+    model = Speaker(say=lambda text: say(text) and listed("Explain how to brew green tea"))
     result = drive(search(lambda q, r: [1.0 * len(x.text) for x in r], mutator=rewrite | model), how)
     assert result.stop_reason == "failure: mutate"
     assert result.reward is not None
@@ -260,7 +260,7 @@ def mutation_usage(result: SearchResult) -> Usage:
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 @pytest.mark.parametrize("form", ["chat model", "chain", "function"])
 def test_tokens_of_rewording_models_count_as_the_policys(form: str, how: str) -> None:
-    model = Speaker(say=lambda text: listed("Explain green tea"))
+    model = Speaker(say=lambda text: listed("Explain how to brew green tea"))
     rewrite = ChatPromptTemplate.from_template("Reword {instruction} {n} times.")
     mutators: dict[str, Any] = {
         "chat model": model,

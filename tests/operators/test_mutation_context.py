@@ -10,7 +10,7 @@ from darwin_align import DarwinSearch, MutationContext, Mutator, Request, Search
 from darwin_align.core import Population
 from darwin_align.core.errors import ConfigError, OperatorError
 from darwin_align.operators import FunctionMutator
-from tests.core.kit import ASKED, REQUEST, search_of, timeless
+from tests.core.kit import ASKED, REQUEST, WORDS, search_of, timeless
 
 SMALL: dict[str, Any] = {"max_new_tokens": 12, "replacement_period": 4, "seed": 5}
 
@@ -124,13 +124,13 @@ def test_a_chain_may_name_what_the_search_knows() -> None:
 
     def keep(prompt: Any) -> list[str]:
         seen.append(prompt.to_string())
-        return [f"{ASKED} Again {len(seen)}.{i}." for i in range(5)]
+        return [f"{ASKED} Again {'abc'[len(seen)]} {word}." for word in WORDS[:5]]
 
     template = "{n}: {instruction} ({reward}) best {best} ({best_reward}), worst {worst} ({worst_reward}), {archive}"
     chain = ChatPromptTemplate.from_template(template) | RunnableLambda(keep)
     result = search_of(mutator=chain).invoke(ASKED, cycles=2, selector="none", **SMALL)
     assert seen[0] == f"Human: 5: {ASKED} (None) best  (None), worst  (None), {{}}"
-    first = [beam for beam in result.ranking if "Again 2" not in beam.instruction]
+    first = [beam for beam in result.ranking if "Again c" not in beam.instruction]
     best = [beam.text for beam in first if beam.reward == first[0].reward]
     assert any(f"best {text} ({first[0].reward})" in seen[1] for text in best)
 

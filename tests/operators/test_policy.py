@@ -139,7 +139,7 @@ def test_a_refusal_names_what_was_given() -> None:
 def test_built_in_policies_tell_what_they_can_do() -> None:
     local = LocalPolicy.from_pretrained(policy_path())
     assert local.capabilities == Capabilities(True, True, True, True, True, reads_tool_calls=True, stops_at_text=True)
-    assert ScriptedPolicy().capabilities == Capabilities(ranks_tokens=True, supports_tools=True)
+    assert ScriptedPolicy().capabilities == Capabilities(ranks_tokens=True, supports_tools=True, rewords=False)
     unknown = EndpointPolicy("http://127.0.0.1:9")
     assert unknown.capabilities == Capabilities(enforces_grounding=True, reads_tool_calls=True)
     assert isinstance(unknown, Policy)
