@@ -87,6 +87,7 @@ def test_metadata_says_how_the_answer_was_found() -> None:
         "failure": None,
         "max_new_tokens": 20,
         "seed": 5,
+        "exploration": result.exploration and result.exploration.figures,
     }
     assert {**usage, "seconds": 0} == {**result.usage.model_dump(), "seconds": 0}
     assert answer.usage_metadata == {
