@@ -32,7 +32,7 @@ finally:
 """
 EXTRAS = {
     "rich", "llguidance", "sklearn", "scipy", "matplotlib", "pyarrow", "fastapi", "starlette", "uvicorn", "openai",
-    "prometheus_client", "ray", "langgraph", "langchain", "accelerate", "bitsandbytes",
+    "prometheus_client", "ray", "langgraph", "langchain", "accelerate", "bitsandbytes", "langdetect",
 }  # fmt: skip
 
 
@@ -48,6 +48,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "in.jsonl").write_text('{"prompt": "How do I brew green tea?"}\n')
     (tmp_path / "prompts.json").write_text('[{"instruction": "Hi.", "dataset": "x"}]')
     (tmp_path / "questions.jsonl").write_text('{"question_id": 1, "category": "stem", "turns": ["a", "b"]}\n')
+    languages = {"key": 1, "prompt": "Hi.", "instruction_id_list": ["language:response_language"]}
+    (tmp_path / "ifeval.jsonl").write_text(json.dumps({**languages, "kwargs": [{"language": "de"}]}) + "\n")
     return tmp_path
 
 
@@ -69,6 +71,7 @@ JUDGE = "--judge-url http://127.0.0.1:9 --judge-model m"
         (f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "scipy", "eval"),
         (f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "sklearn", "eval"),
         (f"darwin-align eval mt_bench --prompts questions.jsonl {JUDGE}", "scipy", "eval"),
+        ("darwin-align eval ifeval ifeval.jsonl", "langdetect", "ifeval"),
         ("ray in.jsonl --out answers", "ray", "ray"),
         ("ray in.jsonl --out answers", "pyarrow", "ray"),
         ("langgraph.agent", "langchain", "langgraph"),

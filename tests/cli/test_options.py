@@ -16,7 +16,7 @@ SHARED = {
     *(f"--{role}{part}" for role in ("policy", "reward") for part in ("", "-url", "-model", "-tokenizer", "-dialect")),
     "--api-key-env", "--device", "--dtype", "--threads", "--preset", "--set", "--clauses", "--seed",
 }  # fmt: skip
-SEARCHING = ["demo", "chat", "batch", "serve", "eval world", "eval alpaca_eval", "eval mt_bench"]
+SEARCHING = ["demo", "chat", "batch", "serve", "eval world", "eval ifeval", "eval alpaca_eval", "eval mt_bench"]
 
 
 def commands(of: Parser, name: str = "") -> Iterator[tuple[str, Parser]]:
@@ -126,11 +126,17 @@ def test_contradictions_are_refused_before_anything_is_loaded(
 ) -> None:
     if name == "eval world":
         says = of_the_world(options, says)
+    if name == "eval ifeval" and "go together" in says:
+        pytest.skip("its rules are a reward: a policy needs none beside it")
     (tmp_path / "in.jsonl").write_text('{"prompt": "Hi."}\n')
     (tmp_path / "prompts.json").write_text('[{"instruction": "Hi.", "dataset": "x"}]')
     (tmp_path / "questions.jsonl").write_text('{"question_id": 1, "category": "stem", "turns": ["a", "b"]}\n')
+    (tmp_path / "ifeval.jsonl").write_text(
+        '{"key": 1, "prompt": "Hi.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}\n'
+    )
     more = {
         "batch": "in.jsonl --out out.jsonl",
+        "eval ifeval": "ifeval.jsonl --out out",
         "eval alpaca_eval": "--prompts prompts.json --out out",
         "eval mt_bench": "--prompts questions.jsonl --out out",
     }
