@@ -40,7 +40,7 @@ SCORED = DECODED.with_beams({i: b.model_copy(update={"reward": float(i)}) for i,
 
 
 def mutate(request: Request, instruction: str, n: int, seed: int) -> list[str]:
-    return ["Explain 0", "Explain 1"][:n]
+    return ["Explain X", "Explain Y"][:n]
 
 
 def generate(rows: Sequence[Row]) -> list[Continuation]:
@@ -73,7 +73,7 @@ class Callable_:  # noqa: N801 - an object that is called
 
 
 OPERATORS = {
-    "mutate": (as_mutator, mutate, START, lambda p: [b.instruction for b in p.beams] == ["Explain 0", "Explain 1"]),
+    "mutate": (as_mutator, mutate, START, lambda p: [b.instruction for b in p.beams] == ["Explain X", "Explain Y"]),
     "generate": (as_decoder, generate, START, lambda p: [b.text for b in p.beams] == ["x", "x"]),
     "score": (as_scorer, score, DECODED, lambda p: [b.reward for b in p.beams] == [97.0, 98.0]),
     "select": (as_selector, select, SCORED, lambda p: [b.text for b in p.beams] == ["b", "b"]),
@@ -115,14 +115,14 @@ async def test_a_runnable_lambda_scores_one_response_as_every_chain_does(wrap: A
 
 
 async def test_chains() -> None:
-    model = FakeListChatModel(responses=["1. Explain 0\n2. Explain 1"])
+    model = FakeListChatModel(responses=["1. Explain X\n2. Explain Y"])
     prompt = ChatPromptTemplate.from_template("Reword {instruction} {n} times.")
     items = prompt | model | (lambda message: [line[3:] for line in message.text.split("\n")])
     for chain in (prompt | model, prompt | model | StrOutputParser(), items):
         mutator = as_mutator(chain)
         assert isinstance(mutator, ChainMutator)
         for answer in (mutator.invoke(START), await mutator.ainvoke(START)):
-            assert [beam.instruction for beam in answer.beams] == ["Explain 0", "Explain 1"]
+            assert [beam.instruction for beam in answer.beams] == ["Explain X", "Explain Y"]
     judge = ChatPromptTemplate.from_template("{instruction} {response}") | FakeListChatModel(responses=["3"])
     assert isinstance(as_scorer(judge), ChainScorer)
     assert isinstance(as_mutator(model), ChatModelMutator)

@@ -202,14 +202,14 @@ def test_a_function_is_called_once_more_and_a_bug_in_it_is_logged(
 
 
 def listed(text: str) -> str:
-    return "\n".join(f"{i}. {text} {i}" for i in range(1, 9))
+    return "\n".join(f"{i}. {text} {'kindly ' * i}" for i in range(1, 9))
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 def test_a_mutator_chain_that_fails_ends_a_search_with_the_best_so_far(how: str) -> None:
     rewrite = ChatPromptTemplate.from_template("Reword {instruction} {n} times.")
     say = failing(FAULTS[0], 1)
-    model = Speaker(say=lambda text: listed(f"Explain {say(text)}"))
+    model = Speaker(say=lambda text: listed("Explain it" if say(text) else ""))
     result = drive(search(lambda q, r: [1.0 * len(x.text) for x in r], mutator=rewrite | model), how)
     assert result.stop_reason == "failure: mutate"
     assert result.reward is not None
