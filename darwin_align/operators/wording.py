@@ -186,7 +186,7 @@ def is_whole(request: Request, mutation: str) -> str | None:
     if text.endswith(_ENDED) or original.endswith(text[-30:]):
         return None
     words = words_of(text[-60:])
-    letter = text.endswith("A")  # as in "vitamin A"
+    letter = text[-1:].isupper()  # as in "vitamin A"
     joined = text.endswith((",", ":", "-", "–", "—", "(", "、", "，", "：")) and not original.endswith(text[-1])
     dangling = not letter and bool(words) and words[-1] in _TAIL and words[-1] != (words_of(original[-60:]) or [""])[-1]
     begun = len(sentences_of(text)) > 1 and "\n" not in text and original.endswith(_ENDED)
