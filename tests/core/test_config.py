@@ -29,10 +29,16 @@ from tests.core.kit import CLAUSES, Case, cases, preset_of
             {"reward_temperature": 2.0},
             r"reward_temperature only serves choice='soft', choice='pessimistic', selector='smc' or selector='args'",
         ),
-        ({"clauses": CLAUSES}, r"clauses only serves mutator='clauses' or mutator='aspects': set that too, or leave clauses out"),
+        (
+            {"clauses": CLAUSES},
+            r"clauses only serves mutator='clauses' or mutator='aspects': set that too, or leave clauses out",
+        ),
         ({"clauses": CLAUSES, "mutator": "identity"}, r"clauses only serves mutator='clauses'"),
         ({"clauses": ["Be kind."], "mutator": "clauses"}, r"SearchConfig.clauses.0 = 'Be kind.' is refused: input "),
-        ({"mutator": "clause"}, r"SearchConfig.mutator = 'clause' is refused: input should be 'auto', 'policy', 'aspects',"),
+        (
+            {"mutator": "clause"},
+            r"SearchConfig.mutator = 'clause' is refused: input should be 'auto', 'policy', 'aspects',",
+        ),
         ({"min_improvement": 0.1}, r"min_improvement only serves patience: set that too, or leave min_improvement out"),
         ({"rejection": 1.0, "selector": "speculative_rejection"}, r"SearchConfig.rejection = 1.0 is refused"),
         ({"reward_temperature": 0.0, "choice": "soft"}, r"reward_temperature=0 leaves nothing to chance: set choice="),
