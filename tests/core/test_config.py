@@ -31,13 +31,13 @@ from tests.core.kit import CLAUSES, Case, cases, preset_of
         ),
         (
             {"clauses": CLAUSES},
-            r"clauses only serves mutator='clauses' or mutator='aspects': set that too, or leave clauses out",
+            r"clauses only serves mutator='clauses' or mutator='aspects': set that too",
         ),
         ({"clauses": CLAUSES, "mutator": "identity"}, r"clauses only serves mutator='clauses'"),
         ({"clauses": ["Be kind."], "mutator": "clauses"}, r"SearchConfig.clauses.0 = 'Be kind.' is refused: input "),
         (
             {"mutator": "clause"},
-            r"SearchConfig.mutator = 'clause' is refused: input should be 'auto', 'policy', 'aspects',",
+            r"SearchConfig.mutator = 'clause' is refused: input should be 'auto', 'policy'",
         ),
         ({"min_improvement": 0.1}, r"min_improvement only serves patience: set that too, or leave min_improvement out"),
         ({"rejection": 1.0, "selector": "speculative_rejection"}, r"SearchConfig.rejection = 1.0 is refused"),
