@@ -209,7 +209,9 @@ def budgets_table(data: dict[str, Any]) -> str:
             cells = []
             for one in scorers.values():
                 found = one[kind][i]
-                cells.append(f"{found['answers']:.1f}: {found['gain']['mean']:+.3f}, {found['saved_at_verdict']:+.0%}")
+                rises = _row(one, "best", max(NS))["verdict"]["mean"] > _row(one, "best", 1)["verdict"]["mean"]
+                saved = f", {found['saved_at_verdict']:+.0%}" if rises else ""  # else fewer answers are always better
+                cells.append(f"{found['answers']:.1f}: {found['gain']['mean']:+.3f}{saved}")
             rows.append((f"{kind} {named['setting']:g}, {named['estimate']}", *cells))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
