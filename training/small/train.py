@@ -1,0 +1,207 @@
+"""Trains an adapter of the upper layers and a scalar head on cached states, by Bradley-Terry on wholes and prefixes."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.optim import rate_at
+from training.small.data import Pair, Split
+from training.small.packing import Encoded
+from training.small.states import BOTTOM, TOP, Base, Known
+from training.small.tower import Tower
+
+SQUARE_WEIGHT = 2e-3
+CUT_WEIGHT = 0.1
+"""Of an answer against its own beginnings: a little, for what is whole may be longer but is not better by that."""
+PREFIX_WEIGHT = 0.5
+CONTRAST_WEIGHT = 0.5
+LONGEST_FACTOR = 3.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings of a training."""
+
+    rank: int = 8
+    epochs: int = 3
+    batch: int = 4
+    """Prompts a step."""
+    rate: float = 6e-4
+    head_rate: float = 3e-3
+    decay: float = 0.02
+    noise: float = 0.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Term:
+    """One comparison: the reward at one read is to be above that at another."""
+
+    better: int
+    worse: int
+    weight: float
+    kind: str
+    share: float
+    """How much of the longer answer is read: 1 for wholes."""
+
+
+def reads_of(encoded: Encoded) -> list[dict[int, int]]:
+    """For each answer its reads by the token count: indices into the packed row's reads."""
+    found, at = [], 0
+    for cuts in encoded.cuts:
+        found.append({cut: at + number for number, cut in enumerate(cuts)})
+        at += len(cuts)
+    return found
+
+
+def terms_of(known: Known, balance: dict[Pair, float]) -> Iterator[Term]:
+    """All comparisons of a group: each pair whole, and at every token count that both have."""
+    reads, lengths = reads_of(known.encoded), [len(ids) for ids in known.encoded.answers]
+    for pair in known.group.pairs:
+        one, other = reads[pair.better], reads[pair.worse]
+        weight = pair.weight * (balance.get(pair, 1.0) if pair.kind == "judged" else CONTRAST_WEIGHT)
+        longest = max(lengths[pair.better], lengths[pair.worse])
+        shared = sorted(one.keys() & other.keys() - {lengths[pair.better], lengths[pair.worse]})
+        total = sum(cut / longest for cut in shared) or 1.0
+        for cut in shared:
+            yield Term(one[cut], other[cut], PREFIX_WEIGHT * weight * cut / longest / max(1.0, total), pair.kind, cut / longest)
+        if known.encoded.whole[pair.better] and known.encoded.whole[pair.worse]:
+            yield Term(one[lengths[pair.better]], other[lengths[pair.worse]], weight, pair.kind, 1.0)
+    for place in {pair.better for pair in known.group.pairs}:
+        if known.encoded.whole[place]:
+            own = [read for cut, read in reads[place].items() if cut < 0.8 * lengths[place]]
+            for read in own:
+                yield Term(reads[place][lengths[place]], read, CUT_WEIGHT / len(own), "cut", 1.0)
+
+
+def length_balance(groups: Sequence[Known]) -> list[dict[Pair, float]]:
+    """Weights under which the longer answer of a pair is as often the better one as the shorter.
+
+    Pairs are put into bins by source and by the ratio of their lengths; in each, the rarer direction weighs more.
+    """
+    sums: dict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    places = []
+    for known in groups:
+        mine = {}
+        for pair in known.group.pairs:
+            if pair.kind == "judged":
+                better, worse = (len(known.encoded.answers[place]) for place in (pair.better, pair.worse))
+                ratio = math.log((better + 5) / (worse + 5))
+                mine[pair] = (known.group.source, min(3, int(abs(ratio) / 0.2))), int(ratio > 0)
+                sums[mine[pair][0]][mine[pair][1]] += pair.weight
+        places.append(mine)
+    return [
+        {
+            pair: min(LONGEST_FACTOR, sum(sums[where]) / 2 / sums[where][side]) if min(sums[where]) else 0.3
+            for pair, (where, side) in mine.items()
+        }
+        for mine in places
+    ]
+
+
+def loss_of(rewards: Tensor, terms: Sequence[Term]) -> Tensor:
+    """Weighted Bradley-Terry loss of a row, and a little of the rewards' squares."""
+    better, worse = rewards[[term.better for term in terms]], rewards[[term.worse for term in terms]]
+    weights = torch.tensor([term.weight for term in terms])
+    return -(weights * functional.logsigmoid(better - worse)).sum() + SQUARE_WEIGHT * (rewards**2).sum() / 8
+
+
+@dataclass
+class Tally:
+    """Weighted losses and accuracies by kind."""
+
+    def __post_init__(self) -> None:
+        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+
+    def add(self, rewards: Tensor, terms: Sequence[Term]) -> None:
+        """Take a row's."""
+        for term in terms:
+            margin = float(rewards[term.better] - rewards[term.worse])
+            kinds = [term.kind if term.kind != "judged" else "whole" if term.share == 1.0 else "prefix"]
+            for kind in kinds:
+                sums = self.sums[kind]
+                sums[0] += term.weight
+                sums[1] += term.weight * (margin > 0)
+                sums[2] += term.weight * math.log1p(math.exp(-max(-30.0, margin)))
+
+    def text(self) -> str:
+        """One line."""
+        return " ".join(
+            f"{kind} {right / weight:.3f} ({loss / weight:.3f})" for kind, (weight, right, loss) in sorted(self.sums.items())
+        )
+
+    def loss(self, *kinds: str) -> float:
+        """Mean loss over kinds."""
+        weight = sum(self.sums[kind][0] for kind in kinds)
+        return sum(self.sums[kind][2] for kind in kinds) / max(weight, 1e-9)
+
+
+def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tuple[Tower, list[str]]:
+    """Train on groups, apart from their validation slice, and keep the epoch with the least validation loss."""
+    torch.manual_seed(plan.seed)
+    rng = random.Random(plan.seed)
+    tower = Tower(base.model, BOTTOM, TOP, rank=plan.rank, seed=plan.seed)
+    balances = length_balance(groups)
+    rows = [(known, list(terms_of(known, balance))) for known, balance in zip(groups, balances, strict=True)]
+    taught = [row for row in rows if not row[0].group.is_validation and row[1]]
+    kept_back = [row for row in rows if row[0].group.is_validation and row[1]]
+    adapted = [p for name, p in tower.named_parameters() if p.requires_grad and "lora" in name]
+    head = [tower.score.weight, tower.norm.weight]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": adapted, "peak": plan.rate, "weight_decay": plan.decay},
+            {"params": head, "peak": plan.head_rate, "weight_decay": plan.decay},
+        ],
+        lr=plan.rate,
+        betas=(0.9, 0.98),
+    )
+    steps, step = plan.epochs * math.ceil(len(taught) / plan.batch), 0
+    best, lines, began = (math.inf, {}), [], time.monotonic()
+    for epoch in range(plan.epochs):
+        order, tally = rng.sample(taught, len(taught)), Tally()
+        for start in range(0, len(order), plan.batch):
+            batch = order[start : start + plan.batch]
+            for known, terms in batch:
+                states = known.states.float()
+                if plan.noise:
+                    states = states * (1 + plan.noise * torch.randn(states.shape))
+                rewards = tower.rewards(states, known.packed)
+                (loss_of(rewards, terms) / len(batch)).backward()  # type: ignore[no-untyped-call]
+                tally.add(rewards.detach(), terms)
+            torch.nn.utils.clip_grad_norm_([*adapted, *head], 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate_at(step, steps, warm_up=max(4, steps // 20))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+        checked = evaluate(tower, kept_back)
+        loss = checked.loss("whole", "prefix", "another prompt")
+        lines += [f"epoch {epoch + 1} taught: {tally.text()}", f"epoch {epoch + 1} validation {loss:.4f}: {checked.text()}"]
+        print(f"{log} {time.monotonic() - began:.0f}s\n  " + "\n  ".join(lines[-2:]), flush=True)
+        if loss < best[0]:
+            best = loss, {name: value.detach().clone() for name, value in tower.named_parameters() if value.requires_grad}
+    tower.load_state_dict(best[1], strict=False)
+    return tower, lines
+
+
+def evaluate(tower: Tower, rows: Sequence[tuple[Known, list[Term]]]) -> Tally:
+    """Losses and accuracies without training."""
+    tally = Tally()
+    with torch.inference_mode():
+        for known, terms in rows:
+            tally.add(tower.rewards(known.states.float(), known.packed), terms)
+    return tally
+
+
+def of_split(groups: Sequence[Known], split: Split) -> list[Known]:
+    """The groups of one split."""
+    return [known for known in groups if known.group.split == split]
