@@ -27,7 +27,7 @@ def add_chat(commands: Commands) -> None:
         "chat",
         help="talk, with history; /reset forgets, /quit leaves",
         usage="%(prog)s [options] [QUESTION]",
-        description="Talk, with history. /reset forgets the conversation, /quit leaves. With a question: answer it alone.",
+        description="Talk, with history. /reset forgets the conversation, /quit leaves. A question is answered alone.",
         epilog=examples("""
             darwin-align chat --preset best_of_n
             darwin-align chat --pair small "How do I brew green tea?"

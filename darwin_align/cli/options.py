@@ -56,8 +56,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pair",
         metavar="NAME",
-        help="'embedded', a toy; or 'small', SmolLM2-135M-Instruct and a reward model on the same weights "
-        f"({INSTALL})",
+        help=f"'embedded', a toy; or 'small', SmolLM2-135M-Instruct and a reward model on the same weights ({INSTALL})",
     )
     for role, kind in _KINDS.items():
         group.add_argument(f"--{role}", metavar="MODEL", help=kind)

@@ -46,8 +46,8 @@ def read_adapter(path: str | Path) -> Adapter:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         if about.get("format") != _FORMAT:
             raise ModelLoadError(
-                f"the adapter {str(path)!r} has the format {about.get('format')!r}, and this version reads {_FORMAT!r}: "
-                "make it anew by `python -m training.small`"
+                f"the adapter {str(path)!r} has the format {about.get('format')!r}, and this version reads "
+                f"{_FORMAT!r}: make it anew by `python -m training.small`"
             )
         return Adapter(tensors, int(about["layers"]), about["base"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:

@@ -111,7 +111,9 @@ def dequantised(file: Path) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **options)
     except ImportError as error:
-        raise MissingPackageError("a GGUF file needs the package gguf: pip install 'darwin-align[llama-cpp]'") from error
+        raise MissingPackageError(
+            "a GGUF file needs the package gguf: pip install 'darwin-align[llama-cpp]'"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelLoadError(f"{str(file)!r} is broken ({type(error).__name__}: {error}): install it again") from error
 

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not is_installed(), reason=IN
 QUESTIONS = ["How do I brew green tea?", "Why is the sky blue?"]
 ANSWERS = [
     "Heat the water until it steams but does not boil, pour it over the leaves, and take them out after two minutes.",
-    "Sunlight is scattered by the molecules of the air, and blue light far more than red, so it reaches us from all sides.",
+    "Sunlight is scattered by the molecules of the air, and blue light far more than red, so it comes from all sides.",
 ]
 GARBLED = "Water the boil leaves of it not over steams until pour until until the the take minutes sky take."
 

@@ -91,7 +91,9 @@ def test_another_adapter_has_another_folder(embedded_gguf: Path, adapter: Adapte
     write_adapter(other, tmp_path / "other.safetensors")
     folders = [reward_path(one, policy=embedded_gguf) for one in (file, tmp_path / "other.safetensors")]
     request, response = Request.of(QUESTION), Response(text=ANSWERS[0])
-    [one], [two] = (LocalScorer.from_pretrained(folder, threads=1).score(request, [response]).answer for folder in folders)
+    [one], [two] = (
+        LocalScorer.from_pretrained(folder, threads=1).score(request, [response]).answer for folder in folders
+    )
     assert one == pytest.approx(-two)
 
 

@@ -61,7 +61,10 @@ def measure(base: Base, cache: Cache, work: Path) -> None:
         write_adapter(adapter, path)
     about = {
         "agreement": round(gates.agreement(found["reward"], found["gold"]), 4),
-        "held_out": {source: sum(known.group.source == source for known in groups) for source in sorted({g.group.source for g in groups})},
+        "held_out": {
+            source: sum(known.group.source == source for known in groups)
+            for source in sorted({g.group.source for g in groups})
+        },
         "layers": [BOTTOM, TOP],
         "plans": {name: asdict(plan) for name, plan in PLANS.items()},
     }
@@ -70,7 +73,9 @@ def measure(base: Base, cache: Cache, work: Path) -> None:
 
 def main() -> None:
     """Run the steps."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(COMMANDS))
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "small", help="folder for states, about 1 GB")
     parser.add_argument("--threads", type=int, default=1)

@@ -34,7 +34,11 @@ def garbled(text: str, rng: random.Random) -> str:
         if len(word) > 2 and rng.random() < 1 / 3:
             at = rng.randrange(len(word) - 1)
             words[place] = rng.choice(
-                (word[:at] + word[at + 1] + word[at] + word[at + 2 :], word[:at] + word[at + 1 :], word[:at] + word[at:] * 2)
+                (
+                    word[:at] + word[at + 1] + word[at] + word[at + 2 :],
+                    word[:at] + word[at + 1 :],
+                    word[:at] + word[at:] * 2,
+                )
             )
     return " ".join(words)
 

@@ -115,7 +115,9 @@ def pandalm() -> list[Group]:
             better, worse = places if winner == 1 else places[::-1]
             margins[better, worse] = abs(margin)
     return [
-        Group("pandalm", prompt, tuple(answers), tuple(Pair(*pair, max(weight, 1 / 3)) for pair, weight in pairs.items()))
+        Group(
+            "pandalm", prompt, tuple(answers), tuple(Pair(*pair, max(weight, 1 / 3)) for pair, weight in pairs.items())
+        )
         for prompt, (answers, pairs) in found.items()
     ]
 
@@ -158,6 +160,7 @@ def few_of(group: Group, reference: str) -> Group:
     Of the pairs that differ clearly it takes the one that differs most while its lengths differ least. Where there is
     none, it takes the answer of the most decided verdict.
     """
+
     def value(pair: Pair) -> float:
         one, other = pair.better, pair.worse
         sizes = [len(group.answers[one]) + 50, len(group.answers[other]) + 50]
@@ -217,7 +220,7 @@ def training_groups() -> list[Group]:
 
 
 def held_out_groups() -> list[Group]:
-    """What the gates are measured on, the small sets first; the pool's in the order of a hash, so that any part is fair.
+    """What the gates are measured on, the small sets first; the pool's in the order of a hash: any part is fair.
 
     Answers to another prompt are added to PandaLM's, to measure whether they are told apart.
     """

@@ -153,7 +153,9 @@ def figures(found: Sequence[Judged]) -> dict[str, list[float]]:
         "pool pairs, longer": _accuracy(_by_length, judged_pool, "judged"),
         "best of 11": _picked(judged_pool, lambda one: max(range(len(one.rewards)), key=one.whole)),
         "best of 11, random": [[mean(one.known.group.wins)] for one in judged_pool],
-        "best of 11, longest": _picked(judged_pool, lambda one: max(range(len(one.rewards)), key=lambda i: one.lengths[i])),
+        "best of 11, longest": _picked(
+            judged_pool, lambda one: max(range(len(one.rewards)), key=lambda i: one.lengths[i])
+        ),
         "best of 11, oracle": [[max(one.known.group.wins)] for one in judged_pool],
     }
     for source in sources:
@@ -219,7 +221,11 @@ def report(models: Mapping[str, Mapping[str, Sequence[float]]], about: Mapping[s
             for name, made in models.items()
         },
         "gates": [
-            {**asdict(gate), "value": round(models["reward"][gate.figure][0], 4), "holds": holds(models["reward"], gate)}
+            {
+                **asdict(gate),
+                "value": round(models["reward"][gate.figure][0], 4),
+                "holds": holds(models["reward"], gate),
+            }
             for gate in GATES
             if gate.figure in models["reward"]
         ],

@@ -30,7 +30,7 @@ class Base:
 
     @cached_property
     def model(self) -> Any:
-        """transformers' ``LlamaModel`` in float32."""
+        """The ``LlamaModel`` of transformers, in float32."""
         return dequantised(policy_path()).model
 
     @cached_property

@@ -73,7 +73,9 @@ def terms_of(known: Known, balance: dict[Pair, float]) -> Iterator[Term]:
         shared = sorted(one.keys() & other.keys() - {lengths[pair.better], lengths[pair.worse]})
         total = sum(cut / longest for cut in shared) or 1.0
         for cut in shared:
-            yield Term(one[cut], other[cut], PREFIX_WEIGHT * weight * cut / longest / max(1.0, total), pair.kind, cut / longest)
+            yield Term(
+                one[cut], other[cut], PREFIX_WEIGHT * weight * cut / longest / max(1.0, total), pair.kind, cut / longest
+            )
         if known.encoded.whole[pair.better] and known.encoded.whole[pair.worse]:
             yield Term(one[lengths[pair.better]], other[lengths[pair.worse]], weight, pair.kind, 1.0)
     for place in {pair.better for pair in known.group.pairs}:
@@ -136,7 +138,8 @@ class Tally:
     def text(self) -> str:
         """One line."""
         return " ".join(
-            f"{kind} {right / weight:.3f} ({loss / weight:.3f})" for kind, (weight, right, loss) in sorted(self.sums.items())
+            f"{kind} {right / weight:.3f} ({loss / weight:.3f})"
+            for kind, (weight, right, loss) in sorted(self.sums.items())
         )
 
     def loss(self, *kinds: str) -> float:
@@ -185,10 +188,16 @@ def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tup
             step += 1
         checked = evaluate(tower, kept_back)
         loss = checked.loss("whole", "prefix", "another prompt")
-        lines += [f"epoch {epoch + 1} taught: {tally.text()}", f"epoch {epoch + 1} validation {loss:.4f}: {checked.text()}"]
+        lines += [
+            f"epoch {epoch + 1} taught: {tally.text()}",
+            f"epoch {epoch + 1} validation {loss:.4f}: {checked.text()}",
+        ]
         print(f"{log} {time.monotonic() - began:.0f}s\n  " + "\n  ".join(lines[-2:]), flush=True)
         if loss < best[0]:
-            best = loss, {name: value.detach().clone() for name, value in tower.named_parameters() if value.requires_grad}
+            best = (
+                loss,
+                {name: value.detach().clone() for name, value in tower.named_parameters() if value.requires_grad},
+            )
     tower.load_state_dict(best[1], strict=False)
     return tower, lines
 

@@ -35,7 +35,9 @@ def parts(embedded_gguf: Path) -> tuple[Codec, Tower, Tower]:
     return codec, Tower(model, 0, 1), upper
 
 
-def rewards_of(codec: Codec, lower: Tower, upper: Tower, embed: torch.nn.Module, group: Group) -> list[dict[int, float]]:
+def rewards_of(
+    codec: Codec, lower: Tower, upper: Tower, embed: torch.nn.Module, group: Group
+) -> list[dict[int, float]]:
     encoded = codec.encode(group)
     packed = codec.pack(encoded)
     with torch.no_grad():

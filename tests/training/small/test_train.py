@@ -101,7 +101,7 @@ def test_figures_of_made_up_rewards() -> None:
     rows = []
     for number in range(20):
         one = known([30, 16, 40], [Pair(0, 1), Pair(2, 0)], wins=(0.6, 0.1, 0.9))
-        rewards = tuple({cut: length / 10 + number for cut in (10, 20, length)} for length in (30, 16, 40))
+        rewards = tuple(dict.fromkeys((10, 20, length), length / 10 + number) for length in (30, 16, 40))
         rows.append(gates.Judged(one, rewards))
     made = gates.figures(rows)
     assert made["pool pairs"][0] == made["pool pairs, longer"][0] == 1.0
