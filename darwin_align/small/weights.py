@@ -132,7 +132,7 @@ def merged(policy: Any, adapter: Adapter) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     about = policy.config.to_dict()
-    for name in ("architectures", "quantization_config"):
+    for name in ("architectures", "quantization_config", "id2label", "label2id"):
         about.pop(name, None)
     kind = about.pop("model_type")
     config = AutoConfig.for_model(kind, **{**about, "num_hidden_layers": adapter.layers, "num_labels": 1})
@@ -155,7 +155,7 @@ def _apply(adapter: Adapter, weights: dict[str, Any], shapes: dict[str, tuple[in
             value = adapter.tensors[f"{name.removesuffix(FIRST)}{SECOND}"].float() @ value
         if tuple(value.shape) != shapes.get(matrix):
             raise ModelLoadError(
-                f"the adapter has {tuple(value.shape)} for {matrix!r}, and the policy {shapes.get(matrix)}: it was made "
-                "for another model"
+                f"the adapter has {tuple(value.shape)} for {matrix!r}, and the policy {shapes.get(matrix)}: it was "
+                "made for another model"
             )
         weights[matrix] = weights[matrix] + value if name.endswith(FIRST) else value

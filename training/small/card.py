@@ -24,7 +24,7 @@ assistant turn, also of a turn that is cut and closed, at the last token: what `
 |---|---|---|
 | the policy's weights | base | HuggingFaceTB/SmolLM2-135M-Instruct, Apache-2.0 |
 | PandaLM's test set | three people's votes on pairs of short answers | WeOpenML/PandaLM, Apache-2.0 |
-| recorded pool | GPT-4-turbo's verdicts on answers of Tulu-2-DPO-13B against GPT-3.5-turbo's | allenai/reward-bench, Apache-2.0 |
+| recorded pool | verdicts of GPT-4-turbo on answers of Tulu-2-DPO-13B | allenai/reward-bench, Apache-2.0 |
 | LLMBar | measuring alone | princeton-nlp/LLMBar, MIT |
 
 None of it is part of this repository. The adapter itself: Apache-2.0, like the library. Verdicts of GPT-4-turbo

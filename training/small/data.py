@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from training.small.contrasts import spoilt
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "real"
+DATA = Path(os.environ.get("DARWIN_ALIGN_JUDGED") or Path(__file__).parents[3] / "shared" / "data" / "real")
 """Where the judged answers lie: they are no part of the repository."""
 
 Split = Literal["reward", "gold", "held_out"]

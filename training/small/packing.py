@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darwin_align import Request
+from darwin_align import Request, Response
 from darwin_align.backends.templates import ChatTemplate
 from training.small.data import Group
 
@@ -26,6 +26,7 @@ SHARES = (0.25, 0.5, 0.75)
 LONGEST = 768
 """Tokens of an answer that are read."""
 LONGEST_PROMPT = 1024
+_ANSWER = "Yes"
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,20 @@ class Codec:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.template = tokenizer, ChatTemplate(tokenizer, name="the policy", role="reward model")
-        self.closing = self._ids("<|im_end|>\n")
+        _, self.closing = self._around("x")
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
+    def _around(self, prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What stands in front of an answer and behind it."""
+        request, answer = Request.of(prompt), [Response(text=_ANSWER)]
+        [opened], [closed] = (self.template.answer_ids(request, answer, turn) for turn in ("open", "closed"))
+        return tuple(opened[: -len(self._ids(_ANSWER))]), tuple(closed[len(opened) :])
+
     def encode(self, group: Group) -> Encoded:
         """Tokens of a group; long prompts lose their middle, long answers their end."""
-        prompt = tuple(self.template.prompt_ids(Request.of(group.prompt)))
+        prompt, _ = self._around(group.prompt)
         if len(prompt) > LONGEST_PROMPT:
             half = LONGEST_PROMPT // 2
             prompt = (*prompt[:half], *prompt[-half:])
