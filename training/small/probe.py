@@ -2,7 +2,7 @@
 
     python -m training.small.probe [--groups 40]
 
-It is how :data:`~training.small.states.BOTTOM` and :data:`~training.small.states.TOP` were chosen; nothing held out is read.
+It takes the cached states. It is how :data:`~training.small.states.TOP` was chosen; nothing held out is read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,28 +18,25 @@ from torch.nn import functional
 
 from training.small.data import Group, training_groups
 from training.small.packing import Encoded
-from training.small.states import Base
+from training.small.states import BOTTOM, Base, Cache, Known
 from training.small.tower import Tower
 from training.small.train import reads_of
 
-LAYERS = tuple(range(8, 31, 2))
+LAYERS = tuple(range(BOTTOM, 31, 2))
 FOLDS = 5
 PENALTIES = (30.0, 100.0, 300.0, 1000.0)
 
 
-def features(base: Base, group: Group) -> tuple[Encoded, dict[int, Tensor]]:
+def features(base: Base, known: Known) -> dict[int, Tensor]:
     """Normalised states at a group's reads, by layer, shape (reads, hidden)."""
-    encoded = base.codec.encode(group)
-    packed = base.codec.pack(encoded)
-    found, below = {}, 0
+    found, below, states = {}, BOTTOM, known.states.float()
     with torch.inference_mode():
-        states = base.model.embed_tokens(packed.ids)
         for layer in LAYERS:
-            states = Tower(base.model, below, layer).run(states, packed)
-            read = states[list(packed.reads)]
-            found[layer] = (read / read.norm(dim=1, keepdim=True)).clone()
+            states = Tower(base.model, below, layer).run(states, known.packed)
+            read = states[list(known.packed.reads)]
+            found[layer] = functional.rms_norm(read, read.shape[1:]).clone() / read.shape[1] ** 0.5
             below = layer
-    return encoded, found
+    return found
 
 
 def differences(group: Group, encoded: Encoded, states: Tensor) -> tuple[Tensor, list[bool]]:
@@ -85,6 +83,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--groups", type=int, default=40, help="of the pool; PandaLM's are all taken")
+    parser.add_argument("--work", type=Path, required=True, help="the folder that `states` filled")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
@@ -92,8 +91,8 @@ def main() -> None:
     votes = [group for group in groups if group.source == "pandalm"]
     groups = [*votes, *[group for group in groups if group.source == "pool"][: chosen.groups]]
     began, known = time.monotonic(), []
-    for number, group in enumerate(groups, 1):
-        known.append((group, *features(base, group)))
+    for number, one in enumerate(Cache(chosen.work / "states", base).load(groups), 1):
+        known.append((one.group, one.encoded, features(base, one)))
         if number % 20 == 0:
             print(f"{number}/{len(groups)} {time.monotonic() - began:.0f}s", flush=True)
     print(

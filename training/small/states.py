@@ -21,7 +21,7 @@ from training.small.tower import Tower
 
 BOTTOM = 16
 """Layers below the trained ones."""
-TOP = 22
+TOP = 20
 """Layers that the reward model keeps, of the policy's thirty."""
 
 

@@ -83,19 +83,27 @@ class Tower(nn.Module):
 
     def rewards(self, states: Tensor, packed: Packed) -> Tensor:
         """Rewards at all of the row's reads, shape (reads,)."""
-        last = self.run(states, packed)[list(packed.reads)]
+        cosine, sine = self.rotary(states[None], packed.positions[None])
+        for layer in self.layers[:-1]:
+            states = self._layer(layer, states, cosine[0], sine[0], packed)
+        # Of the last layer nothing else is read.
+        last = self._layer(self.layers[-1], states, cosine[0], sine[0], packed, reads_only=True)
         return self.score(self.norm(last))[:, 0]  # type: ignore[no-any-return]
 
-    def _layer(self, layer: Any, states: Tensor, cosine: Tensor, sine: Tensor, packed: Packed) -> Tensor:
+    def _layer(
+        self, layer: Any, states: Tensor, cosine: Tensor, sine: Tensor, packed: Packed, *, reads_only: bool = False
+    ) -> Tensor:
         attention = layer.self_attn
         normed = layer.input_layernorm(states)
-        query, key, value = (
-            self._heads(project(normed)) for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        query, key = _rotated(query, cosine, sine), _rotated(key, cosine, sine)
+        key, value = self._heads(attention.k_proj(normed)), self._heads(attention.v_proj(normed))
+        key = _rotated(key, cosine, sine)
+        reads = list(packed.reads) if reads_only else slice(None)
+        states = states[reads]
+        query = _rotated(self._heads(attention.q_proj(normed[reads])), cosine[reads], sine[reads])
         shared = query.shape[0] // key.shape[0]
         key, value = key.repeat_interleave(shared, dim=0), value.repeat_interleave(shared, dim=0)
-        seen = self._attend(query, key, value, packed)
+        attend = self._attend_at_reads if reads_only else self._attend
+        seen = attend(query, key, value, packed)
         states = states + attention.o_proj(seen.transpose(0, 1).reshape(len(states), -1))
         return states + layer.mlp(layer.post_attention_layernorm(states))  # type: ignore[no-any-return]
 
@@ -110,6 +118,18 @@ class Tower(nn.Module):
             own = slice(one.begin, one.end)
             keys, values = (torch.cat([of[:, :prompt], of[:, own]], dim=1)[None] for of in (key, value))
             parts.append(attend(query[None, :, own], keys, values, attn_mask=one.mask))
+        return torch.cat(parts, dim=2)[0]
+
+    @staticmethod
+    def _attend_at_reads(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
+        parts, done = [], 0
+        for one in packed.segments:
+            own = slice(one.begin, one.end)
+            rows = [read - one.begin for read in packed.reads if one.begin <= read < one.end]
+            keys, values = (torch.cat([of[:, : packed.prompt], of[:, own]], dim=1)[None] for of in (key, value))
+            asking = query[None, :, done : done + len(rows)]
+            parts.append(functional.scaled_dot_product_attention(asking, keys, values, attn_mask=one.mask[rows]))
+            done += len(rows)
         return torch.cat(parts, dim=2)[0]
 
 

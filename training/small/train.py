@@ -33,13 +33,14 @@ class Plan:
 
     rank: int = 8
     epochs: int = 3
-    batch: int = 4
+    batch: int = 2
     """Prompts a step."""
-    rate: float = 6e-4
-    head_rate: float = 3e-3
+    rate: float = 8e-4
+    head_rate: float = 1e-3
     decay: float = 0.02
-    noise: float = 0.0
     seed: int = 1
+    votes: int = 2
+    """How often an epoch takes PandaLM's prompts, whose answers are short."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tup
     rows = [(known, list(terms_of(known, balance))) for known, balance in zip(groups, balances, strict=True)]
     taught = [row for row in rows if not row[0].group.is_validation and row[1]]
     kept_back = [row for row in rows if row[0].group.is_validation and row[1]]
+    even_out(tower, [known for known, _ in taught if known.group.source == "pandalm"])
     adapted = [p for name, p in tower.named_parameters() if p.requires_grad and "lora" in name]
     head = [tower.score.weight, tower.norm.weight]
     optimizer = torch.optim.AdamW(
@@ -167,6 +169,7 @@ def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tup
         lr=plan.rate,
         betas=(0.9, 0.98),
     )
+    taught += [row for row in taught if row[0].group.source == "pandalm"] * (plan.votes - 1)
     steps, step = plan.epochs * math.ceil(len(taught) / plan.batch), 0
     best, lines, began = (math.inf, {}), [], time.monotonic()
     for epoch in range(plan.epochs):
@@ -174,10 +177,7 @@ def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tup
         for start in range(0, len(order), plan.batch):
             batch = order[start : start + plan.batch]
             for known, terms in batch:
-                states = known.states.float()
-                if plan.noise:
-                    states = states * (1 + plan.noise * torch.randn(states.shape))
-                rewards = tower.rewards(states, known.packed)
+                rewards = tower.rewards(known.states.float(), known.packed)
                 (loss_of(rewards, terms) / len(batch)).backward()  # type: ignore[no-untyped-call]
                 tally.add(rewards.detach(), terms)
             torch.nn.utils.clip_grad_norm_([*adapted, *head], 1.0)
@@ -200,6 +200,14 @@ def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tup
             )
     tower.load_state_dict(best[1], strict=False)
     return tower, lines
+
+
+def even_out(tower: Tower, groups: Sequence[Known]) -> None:
+    """Set the norm's weights so that every feature of the head varies alike over these groups' reads."""
+    with torch.inference_mode():
+        last = torch.cat([tower.run(known.states.float(), known.packed)[list(known.packed.reads)] for known in groups])
+        spread = functional.rms_norm(last, last.shape[1:], eps=tower.norm.eps).std(dim=0)
+    tower.norm.weight.data.copy_(1.0 / spread.clamp_min(float(spread.median()) / 10))
 
 
 def evaluate(tower: Tower, rows: Sequence[tuple[Known, list[Term]]]) -> Tally:
