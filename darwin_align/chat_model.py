@@ -226,11 +226,11 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             MissingPackageError: the wheel or the package ``gguf`` is missing.
             ConfigError: an unknown argument.
         """
-        from darwin_align.small import small_config, small_policy, small_scorer
+        from darwin_align.small import pair
 
         given = joined({"model_name": "small", **arguments})
-        given["config"] = small_config(given.get("config"))
-        return cls(policy=small_policy(threads=threads), scorer=small_scorer(threads=threads), **given)
+        given["config"] = pair.small_config(given.get("config"))
+        return cls(policy=pair.small_policy(threads=threads), scorer=pair.small_scorer(threads=threads), **given)
 
     def describe(self) -> str:
         """Say on one screen what answers are made of: policy, reward, search, and what cannot be done, and why.
