@@ -194,6 +194,10 @@ def build_search(
         ModelLoadError: a model cannot be loaded.
     """
     check_models(arguments)
+    if is_small(arguments) and arguments.preset is None:
+        from darwin_align.small import DEFAULTS
+
+        defaults = {**DEFAULTS, **defaults}
     config, sampling = read_settings(arguments, **defaults)
     # Code is cheap to load, and its errors show before minutes are spent on models.
     scorer = _code(arguments.reward) if _is_code(arguments.reward or "") else None

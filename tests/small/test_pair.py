@@ -3,6 +3,8 @@
 import pytest
 
 from darwin_align import DarwinChatModel, LocalPolicy, LocalScorer, SearchConfig
+from darwin_align.cli import parser
+from darwin_align.cli.options import build_search
 from darwin_align.core.errors import ConfigError, MissingPackageError
 from darwin_align.pocket import policy_path, reward_path
 from darwin_align.small import DEFAULTS, pair, small_search
@@ -40,6 +42,17 @@ def test_it_answers_and_is_named() -> None:
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'cycles'"):
         DarwinChatModel.small(cycle=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.usefixtures("_models")
+@pytest.mark.parametrize(
+    ("line", "cycles", "mutations"),
+    [("", 1, 4), ("--set cycles=2", 2, 4), ("--preset darwin", 3, 4), ("--preset best_of_n --set mutations=9", 1, 9)],
+)
+def test_the_command_lines_settings(line: str, cycles: int, mutations: int) -> None:
+    search = build_search(parser().parse_args(["chat", "--pair", "small", *line.split()]))
+    assert (search.config.cycles, search.config.mutations) == (cycles, mutations)
+    assert search.config.max_new_tokens == DEFAULTS["max_new_tokens"]
 
 
 def test_a_scorer_of_ones_own_needs_no_reward_model(monkeypatch: pytest.MonkeyPatch) -> None:

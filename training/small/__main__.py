@@ -38,15 +38,19 @@ def cache_states(cache: Cache, seconds: float | None) -> None:
 
 
 def train_adapters(base: Base, cache: Cache, work: Path, only: str | None = None) -> None:
-    """Both adapters on disjoint halves of the training prompts; those that exist in the work folder are kept."""
+    """Both adapters on disjoint halves of the training prompts; those that exist in the work folder are kept.
+
+    Every second prompt of the other half shows how a plan does; no weight and no epoch is chosen by them.
+    """
     groups: list[Known] = []
     for name, plan in PLANS.items():
         path = work / f"{name}.safetensors"
         if path.is_file() or only not in (None, name):
             continue
         groups = groups or cache.load(data.training_groups())
-        split = data.SPLITS[name]
-        tower, lines = train(base, of_split(groups, split), plan, log=name)
+        halves = [of_split(groups, split) for split in ("reward", "gold")]
+        mine, others = halves if name == "reward" else halves[::-1]
+        tower, lines = train(base, mine, others[::2], plan, log=name)
         write_adapter(adapter_of(tower), path)
         path.with_suffix(".log").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

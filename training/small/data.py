@@ -20,8 +20,6 @@ DATA = Path(os.environ.get("DARWIN_ALIGN_JUDGED") or Path(__file__).parents[3] /
 """Where the judged answers lie: they are no part of the repository."""
 
 Split = Literal["reward", "gold", "held_out"]
-SPLITS: dict[str, Split] = {"reward": "reward", "gold": "gold"}
-"""Adapter to the split of the prompts that it is trained on."""
 CLEAR = 0.5
 """Verdicts of the pool that differ by more make a pair."""
 OTHER_CHARACTERS = 450
@@ -56,11 +54,6 @@ class Group:
     def split(self) -> Split:
         """By a hash of the prompt; LLMBar's prompts are all held out."""
         return split_of(self.prompt)
-
-    @property
-    def is_validation(self) -> bool:
-        """Whether this training prompt only chooses between settings."""
-        return _digest(self.prompt)[1] % 8 == 0
 
     @property
     def name(self) -> str:

@@ -22,8 +22,9 @@ MATRICES = {
 class LowRank(nn.Module):
     """A frozen matrix and a low-rank addition to it."""
 
-    def __init__(self, base: nn.Linear, rank: int, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear, rank: int, dropout: float, generator: torch.Generator) -> None:
         super().__init__()
+        self.dropout = dropout
         self.base = base.requires_grad_(False)
         bound = 1.0 / math.sqrt(base.in_features)
         first = (torch.rand(rank, base.in_features, generator=generator) * 2 - 1) * bound
@@ -31,7 +32,8 @@ class LowRank(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Both applied, shape (tokens, out)."""
-        return self.base(states) + (states @ self.lora_a.T) @ self.lora_b.T  # type: ignore[no-any-return]
+        read = functional.dropout(states, self.dropout, self.training) if self.dropout else states
+        return self.base(states) + (read @ self.lora_a.T) @ self.lora_b.T  # type: ignore[no-any-return]
 
 
 class Tower(nn.Module):
@@ -42,10 +44,11 @@ class Tower(nn.Module):
         begin: first layer.
         end: the layer behind the last one.
         rank: of the adapters; 0 adds none.
+        dropout: of what the adapters read, while it is trained.
         seed: of the adapters' first values.
     """
 
-    def __init__(self, model: Any, begin: int, end: int, *, rank: int = 0, seed: int = 0) -> None:
+    def __init__(self, model: Any, begin: int, end: int, *, rank: int = 0, dropout: float = 0.0, seed: int = 0) -> None:
         super().__init__()
         self.rotary, self.begin = model.rotary_emb, begin
         self.head_size = model.config.hidden_size // model.config.num_attention_heads
@@ -60,7 +63,7 @@ class Tower(nn.Module):
         if rank:
             generator = torch.Generator().manual_seed(seed)
             for _, part, name in self.matrices():
-                setattr(part, name, LowRank(getattr(part, name), rank, generator))
+                setattr(part, name, LowRank(getattr(part, name), rank, dropout, generator))
 
     def matrices(self) -> Iterator[tuple[str, Any, str]]:
         """Name in a transformers model, owner and attribute of each adapted matrix."""

@@ -24,6 +24,8 @@ CUT_WEIGHT = 0.1
 """Of an answer against its own beginnings: a little, for what is whole may be longer but is not better by that."""
 PREFIX_WEIGHT = 0.5
 CONTRAST_WEIGHT = 0.5
+DOUBT = 0.35
+"""Of a judged comparison of prefixes of which nothing is read yet: how much of it is taken the other way round."""
 LONGEST_FACTOR = 3.0
 
 
@@ -32,15 +34,19 @@ class Plan:
     """Settings of a training."""
 
     rank: int = 8
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 2
     """Prompts a step."""
-    rate: float = 8e-4
-    head_rate: float = 1e-3
+    rate: float = 5e-4
+    head_rate: float = 6e-4
     decay: float = 0.02
     seed: int = 1
     votes: int = 2
     """How often an epoch takes PandaLM's prompts, whose answers are short."""
+    dropout: float = 0.1
+    """Of what the adapters read."""
+    smoothing: float = 0.05
+    """Of a comparison, how much of it is taken the other way round."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +117,16 @@ def length_balance(groups: Sequence[Known]) -> list[dict[Pair, float]]:
     ]
 
 
-def loss_of(rewards: Tensor, terms: Sequence[Term]) -> Tensor:
+def loss_of(rewards: Tensor, terms: Sequence[Term], smoothing: float = 0.0) -> Tensor:
     """Weighted Bradley-Terry loss of a row, and a little of the rewards' squares."""
     better, worse = rewards[[term.better for term in terms]], rewards[[term.worse for term in terms]]
     weights = torch.tensor([term.weight for term in terms])
-    return -(weights * functional.logsigmoid(better - worse)).sum() + SQUARE_WEIGHT * (rewards**2).sum() / 8
+    # What a prefix becomes is open, the more so the less is read of it; a contrast shows at once.
+    doubts = torch.tensor([DOUBT * (1.0 - term.share) if term.kind == "judged" else 0.0 for term in terms])
+    margins = better - worse
+    doubts = doubts + smoothing
+    losses = -(1 - doubts) * functional.logsigmoid(margins) - doubts * functional.logsigmoid(-margins)
+    return (weights * losses).sum() + SQUARE_WEIGHT * (rewards**2).sum() / 8
 
 
 @dataclass
@@ -149,15 +160,17 @@ class Tally:
         return sum(self.sums[kind][2] for kind in kinds) / max(weight, 1e-9)
 
 
-def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tuple[Tower, list[str]]:
-    """Train on groups, apart from their validation slice, and keep the epoch with the least validation loss."""
+def train(
+    base: Base, groups: Sequence[Known], others: Sequence[Known], plan: Plan, log: str = ""
+) -> tuple[Tower, list[str]]:
+    """Train on groups, and report after each epoch what that gets on others, which choose between plans.
+
+    The last epoch is kept: nothing of the weights was chosen by ``others``.
+    """
     torch.manual_seed(plan.seed)
     rng = random.Random(plan.seed)
-    tower = Tower(base.model, BOTTOM, TOP, rank=plan.rank, seed=plan.seed)
-    balances = length_balance(groups)
-    rows = [(known, list(terms_of(known, balance))) for known, balance in zip(groups, balances, strict=True)]
-    taught = [row for row in rows if not row[0].group.is_validation and row[1]]
-    kept_back = [row for row in rows if row[0].group.is_validation and row[1]]
+    tower = Tower(base.model, BOTTOM, TOP, rank=plan.rank, dropout=plan.dropout, seed=plan.seed)
+    taught, checks = _rows(groups), _rows(others)
     even_out(tower, [known for known, _ in taught if known.group.source == "pandalm"])
     adapted = [p for name, p in tower.named_parameters() if p.requires_grad and "lora" in name]
     head = [tower.score.weight, tower.norm.weight]
@@ -171,14 +184,14 @@ def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tup
     )
     taught += [row for row in taught if row[0].group.source == "pandalm"] * (plan.votes - 1)
     steps, step = plan.epochs * math.ceil(len(taught) / plan.batch), 0
-    best, lines, began = (math.inf, {}), [], time.monotonic()
+    lines, began = [], time.monotonic()
     for epoch in range(plan.epochs):
         order, tally = rng.sample(taught, len(taught)), Tally()
         for start in range(0, len(order), plan.batch):
             batch = order[start : start + plan.batch]
             for known, terms in batch:
                 rewards = tower.rewards(known.states.float(), known.packed)
-                (loss_of(rewards, terms) / len(batch)).backward()  # type: ignore[no-untyped-call]
+                (loss_of(rewards, terms, plan.smoothing) / len(batch)).backward()  # type: ignore[no-untyped-call]
                 tally.add(rewards.detach(), terms)
             torch.nn.utils.clip_grad_norm_([*adapted, *head], 1.0)
             for group in optimizer.param_groups:
@@ -186,20 +199,16 @@ def train(base: Base, groups: Sequence[Known], plan: Plan, log: str = "") -> tup
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-        checked = evaluate(tower, kept_back)
+        tower.eval()
+        checked = evaluate(tower, checks)
+        tower.train()
         loss = checked.loss("whole", "prefix", "another prompt")
         lines += [
             f"epoch {epoch + 1} taught: {tally.text()}",
             f"epoch {epoch + 1} validation {loss:.4f}: {checked.text()}",
         ]
         print(f"{log} {time.monotonic() - began:.0f}s\n  " + "\n  ".join(lines[-2:]), flush=True)
-        if loss < best[0]:
-            best = (
-                loss,
-                {name: value.detach().clone() for name, value in tower.named_parameters() if value.requires_grad},
-            )
-    tower.load_state_dict(best[1], strict=False)
-    return tower, lines
+    return tower.eval(), lines
 
 
 def even_out(tower: Tower, groups: Sequence[Known]) -> None:
@@ -208,6 +217,12 @@ def even_out(tower: Tower, groups: Sequence[Known]) -> None:
         last = torch.cat([tower.run(known.states.float(), known.packed)[list(known.packed.reads)] for known in groups])
         spread = functional.rms_norm(last, last.shape[1:], eps=tower.norm.eps).std(dim=0)
     tower.norm.weight.data.copy_(1.0 / spread.clamp_min(float(spread.median()) / 10))
+
+
+def _rows(groups: Sequence[Known]) -> list[tuple[Known, list[Term]]]:
+    """Groups with their comparisons, those without any left out."""
+    made = [(known, list(terms_of(known, mine))) for known, mine in zip(groups, length_balance(groups), strict=True)]
+    return [row for row in made if row[1]]
 
 
 def evaluate(tower: Tower, rows: Sequence[tuple[Known, list[Term]]]) -> Tally:
