@@ -9,7 +9,7 @@ import torch
 from training.small import data, gates
 from training.small.contrasts import KINDS, spoilt
 from training.small.data import Group, Pair, few_of, split_of, with_contrasts
-from training.small.packing import Encoded, Packed
+from training.small.packing import Encoded, Packed, shares_of
 from training.small.states import Known
 from training.small.train import Tally, length_balance, loss_of, reads_of, terms_of
 
@@ -98,10 +98,10 @@ def test_few_answers_say_most() -> None:
 
 
 def test_figures_of_made_up_rewards() -> None:
-    rows = []
+    rows, counts = [], shares_of([30, 16, 40])
     for number in range(20):
         one = known([30, 16, 40], [Pair(0, 1), Pair(2, 0)], wins=(0.6, 0.1, 0.9))
-        rewards = tuple(dict.fromkeys((10, 20, length), length / 10 + number) for length in (30, 16, 40))
+        rewards = tuple(dict.fromkeys((*counts, length), length / 10 + number) for length in (30, 16, 40))
         rows.append(gates.Judged(one, rewards))
     made = gates.figures(rows)
     assert made["pool pairs"][0] == made["pool pairs, longer"][0] == 1.0
