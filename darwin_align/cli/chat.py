@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from typing import TYPE_CHECKING
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.demo import summary_of
@@ -14,6 +15,9 @@ from darwin_align.core import Message, Request, SearchResult
 from darwin_align.core.errors import RequestError
 from darwin_align.core.terminal import printable, printable_json
 
+if TYPE_CHECKING:
+    from darwin_align.search import DarwinSearch
+
 __all__ = ["add_chat"]
 
 
@@ -22,13 +26,15 @@ def add_chat(commands: Commands) -> None:
     chat = commands.add_parser(
         "chat",
         help="talk, with history; /reset forgets, /quit leaves",
-        usage="%(prog)s [options]",
-        description="Talk, with history. /reset forgets the conversation, /quit leaves.",
+        usage="%(prog)s [options] [QUESTION]",
+        description="Talk, with history. /reset forgets the conversation, /quit leaves. A question is answered alone.",
         epilog=examples("""
             darwin-align chat --preset best_of_n
+            darwin-align chat --pair small "How do I brew green tea?"
             darwin-align chat --policy FOLDER --reward FOLDER --set cycles=1 --set max_tokens=256
         """),
     )
+    chat.add_argument("question", nargs="?", metavar="QUESTION", help="answer this and end, instead of talking")
     chat.add_argument("--json", action="store_true", help="print a line of JSON for each turn instead of text")
     add_models(chat)
     add_settings(chat, seed="drawn anew for each turn")
@@ -37,6 +43,9 @@ def add_chat(commands: Commands) -> None:
 
 def _chat(arguments: argparse.Namespace) -> int:
     search = build_search(arguments)
+    if arguments.question is not None:
+        _answer(search, Request.of(arguments.question), arguments)
+        return 0
     turns: list[Message] = []
     if not arguments.json:
         print("Ask anything. /reset forgets the conversation, /quit leaves.")
@@ -46,14 +55,19 @@ def _chat(arguments: argparse.Namespace) -> int:
         elif line:
             request = Request(conversation=(*turns, Message(role="user", content=line)))
             try:
-                with working("searching"):
-                    result = search.invoke(request, seed=arguments.seed)
+                result = _answer(search, request, arguments)
             except RequestError as error:
                 print(printable(f"darwin-align: {error}"), file=sys.stderr)
                 continue
             turns = [*request.conversation, Message(role="assistant", content=result.text)]
-            _print_turn(result, arguments)
     return 0
+
+
+def _answer(search: DarwinSearch, request: Request, arguments: argparse.Namespace) -> SearchResult:
+    with working("searching"):
+        result = search.invoke(request, seed=arguments.seed)
+    _print_turn(result, arguments)
+    return result
 
 
 def _read(prompt: str) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.cli.activity import working
-from darwin_align.cli.options import add_models, add_settings, build_search, check_models, has_own_policy
+from darwin_align.cli.options import add_models, add_settings, build_search, check_models, has_own_policy, is_small
 from darwin_align.cli.parsing import Commands, examples
 from darwin_align.core import SearchResult
 from darwin_align.core.errors import ConfigError
@@ -60,7 +60,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         import darwin_align.cli.report  # noqa: F401 - a missing rich is an error before models are loaded
     instruction = arguments.instruction if arguments.instruction is not None else pocket.held_out(2)[1]
     own = has_own_policy(arguments)
-    small = own and not arguments.set and arguments.preset is None
+    small = own and not is_small(arguments) and not arguments.set and arguments.preset is None
     search = build_search(arguments, rewording_tokens=_REWORDING_TOKENS, **SMALL) if small else build_search(arguments)
     seed = 0 if arguments.seed is None else arguments.seed
     if arguments.json:

@@ -11,6 +11,7 @@ from darwin_align.cli.activity import working
 from darwin_align.core import PRESETS, Sampling, SearchConfig, read_clauses
 from darwin_align.core.errors import ConfigError
 from darwin_align.langchain.assignments import settings_of
+from darwin_align.small.wheel import INSTALL
 
 if TYPE_CHECKING:
     from darwin_align.operators.coerce import PolicyLike, PopulationRunnable
@@ -23,6 +24,7 @@ __all__ = [
     "build_search",
     "check_models",
     "has_own_policy",
+    "is_small",
     "load_policy",
     "load_reward",
     "load_scorer",
@@ -36,6 +38,8 @@ _REMOTE = {
     "policy": ("policy_model", "policy_tokenizer", "policy_dialect"),
     "reward": ("reward_model", "reward_tokenizer", "reward_dialect"),
 }
+PAIRS = ("embedded", "small")
+"""Pairs of models that need no name: the package's own toy, and SmolLM2-135M-Instruct with our reward adapter."""
 _LOCAL = ("device", "dtype", "threads")
 _KINDS = {
     "policy": "folder or hub id of a causal language model, a GGUF file, or PROVIDER:MODEL of LangChain",
@@ -51,6 +55,11 @@ class UsageError(ConfigError):
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the policy and the reward model."""
     group = parser.add_argument_group("models (default: the embedded pair)")
+    group.add_argument(
+        "--pair",
+        metavar="NAME",
+        help=f"'embedded', a toy; or 'small', SmolLM2-135M-Instruct and a reward model on the same weights ({INSTALL})",
+    )
     for role, kind in _KINDS.items():
         group.add_argument(f"--{role}", metavar="MODEL", help=kind)
     for role in _KINDS:
@@ -106,10 +115,13 @@ def check_models(arguments: argparse.Namespace, *, own_reward: bool = False) -> 
             raise UsageError(f"--{role} is a local model and --{role}-url a remote one: give one of them")
         if url is None and (alien := next((name for name in options if getattr(arguments, name) is not None), None)):
             raise UsageError(f"{_flag(alien)} needs --{role}-url: it is for a model behind an endpoint")
+    _check_named_pair(arguments)
     if not own_reward:
         _check_pair(arguments)
     own = arguments.policy is not None or (arguments.reward is not None and not _is_code(arguments.reward))
-    if not own and (alien := next((name for name in _LOCAL if getattr(arguments, name) is not None), None)):
+    taken = ("threads",) if is_small(arguments) else ()
+    alien = next((name for name in _LOCAL if name not in taken and getattr(arguments, name) is not None), None)
+    if not own and alien is not None:
         raise UsageError(f"--{alien} needs --policy or --reward: it is for local models of your own")
     if arguments.threads is not None and arguments.threads < 1:
         raise UsageError(f"--threads {arguments.threads} is impossible: give 1 or more")
@@ -122,6 +134,17 @@ def check_models(arguments: argparse.Namespace, *, own_reward: bool = False) -> 
         if arguments.policy_url is None and arguments.reward_url is None:
             raise UsageError("--api-key-env needs --policy-url or --reward-url: it is for endpoints")
         check_key(arguments.api_key_env)
+
+
+def _check_named_pair(arguments: argparse.Namespace) -> None:
+    name = arguments.pair
+    if name is None:
+        return
+    if name not in PAIRS:
+        raise UsageError(f"there is no --pair {name}: give {' or '.join(PAIRS)}")
+    policy, reward = _given(arguments, "policy"), _given(arguments, "reward")
+    if policy is not None or (reward is not None and not _is_code(reward)):
+        raise UsageError(f"--pair {name} and --{'policy' if policy is not None else 'reward'} both give models")
 
 
 def _check_pair(arguments: argparse.Namespace) -> None:
@@ -178,10 +201,19 @@ def build_search(
         ModelLoadError: a model cannot be loaded.
     """
     check_models(arguments)
+    if is_small(arguments) and arguments.preset is None:
+        from darwin_align.small import DEFAULTS
+
+        defaults = {**DEFAULTS, **defaults}
     config, sampling = read_settings(arguments, **defaults)
     # Code is cheap to load, and its errors show before minutes are spent on models.
     scorer = _code(arguments.reward) if _is_code(arguments.reward or "") else None
     with working("loading models"):
+        if is_small(arguments):
+            from darwin_align.small import small_search
+
+            given = {} if scorer is None else {"scorer": scorer}
+            return small_search(config, threads=arguments.threads, sampling=sampling, **given)
         if not has_own_policy(arguments):
             from darwin_align.pocket.pair import pocket_search
 
@@ -206,6 +238,10 @@ def load_policy(arguments: argparse.Namespace) -> PolicyLike:
         ModelLoadError: it cannot be loaded.
     """
     with working("loading the policy"):
+        if is_small(arguments):
+            from darwin_align.small import small_policy
+
+            return small_policy(threads=arguments.threads)
         return _policy(arguments)
 
 
@@ -217,18 +253,27 @@ def load_scorer(arguments: argparse.Namespace) -> PopulationRunnable:
         ModelLoadError: the model cannot be loaded.
     """
     with working("loading the reward model"):
+        if is_small(arguments) and arguments.reward is None:
+            from darwin_align.small import small_scorer
+
+            return small_scorer(threads=arguments.threads)
         return _scorer(arguments)
 
 
 def has_own_policy(arguments: argparse.Namespace) -> bool:
     """Whether the policy is another than the embedded one."""
-    return _given(arguments, "policy") is not None
+    return is_small(arguments) or _given(arguments, "policy") is not None
+
+
+def is_small(arguments: argparse.Namespace) -> bool:
+    """Whether the small pair was chosen."""
+    return bool(arguments.pair == "small")
 
 
 def model_name(arguments: argparse.Namespace, role: str) -> str:
     """The identity of a model. A server may move; its model's name counts, where it has one."""
     named: str | None = getattr(arguments, f"{role}_model")
-    return named or _given(arguments, role) or "embedded"
+    return named or _given(arguments, role) or arguments.pair or "embedded"
 
 
 def load_reward(name: str, **how: Any) -> PopulationRunnable:

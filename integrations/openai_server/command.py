@@ -217,11 +217,11 @@ def _check_models(arguments: argparse.Namespace) -> None:
     """Refuse options that contradict each other, before anything heavy is imported."""
     check_models(arguments)
     read_settings(arguments)
-    own = ("policy", "reward", "policy_url", "reward_url", "name", "preset", "set", "clauses", "seed")
+    own = ("pair", "policy", "reward", "policy_url", "reward_url", "name", "preset", "set", "clauses", "seed")
     if arguments.models is not None and any(getattr(arguments, name) not in (None, []) for name in own):
         raise UsageError(
-            "--models names its pairs and their settings itself: leave out --policy, --reward, their URLs, --name, "
-            "--preset, --set, --clauses and --seed"
+            "--models names its pairs and their settings itself: leave out --pair, --policy, --reward, their URLs, "
+            "--name, --preset, --set, --clauses and --seed"
         )
 
 

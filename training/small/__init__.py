@@ -1,0 +1,1 @@
+"""How the reward adapter of the real small pair is made: ``python -m training.small``."""
