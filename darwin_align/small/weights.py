@@ -137,7 +137,8 @@ def merged(policy: Any, adapter: Adapter) -> Any:
     kind = about.pop("model_type")
     config = AutoConfig.for_model(kind, **{**about, "num_hidden_layers": adapter.layers, "num_labels": 1})
     with torch.no_grad():
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        classifier: Any = AutoModelForSequenceClassification  # its methods have no types
+        model = classifier.from_config(config, dtype=torch.float32)
         weights = {name: value for name, value in policy.state_dict().items() if name in model.state_dict()}
         _apply(adapter, weights, {name: tuple(value.shape) for name, value in model.state_dict().items()})
         model.load_state_dict(weights)
