@@ -254,7 +254,9 @@ def final_state(seed: int, strategy: Any, *middleware: Any, **settings: Any) -> 
     return [message.type for message in state["messages"]]
 
 
-@pytest.mark.parametrize("strategy", [ProviderStrategy(Report), Report], ids=["provider", "auto"])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(ProviderStrategy(Report), marks=pytest.mark.slow), Report], ids=["provider", "auto"]
+)
 def test_agents_with_a_tool_and_a_format_end(strategy: Any) -> None:
     """A model that is done with its tools answers in the format, though it would not begin JSON by itself."""
     ends = [final_state(seed, strategy, cycles=0) for seed in range(10)]
@@ -262,6 +264,7 @@ def test_agents_with_a_tool_and_a_format_end(strategy: Any) -> None:
     assert final_state(3, strategy, cycles=1, mutations=2)[-1] == "ai"
 
 
+@pytest.mark.slow
 def test_agents_with_a_schema_as_a_tool_end_if_no_tool_is_offered_twice() -> None:
     """The embedded pair was trained to choose a tool by the request's words: it never prefers the schema's."""
     for seed in range(10):

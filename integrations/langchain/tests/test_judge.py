@@ -29,7 +29,7 @@ def test_what_is_rated_is_the_reply_alone() -> None:
     assert example.judge(RuleJudge()).invoke({"instruction": "1. Tip:\nCareful:", "response": "No."}) == 0.0
 
 
-@pytest.mark.parametrize(("worth", "wanted"), [(1.0, max), (-1.0, min)])
+@pytest.mark.parametrize(("worth", "wanted"), [(1.0, max), pytest.param(-1.0, min, marks=pytest.mark.slow)])
 async def test_the_judges_ranking_decides_the_winner(worth: float, wanted: Any) -> None:
     """The same beams under two judges: one is fond of numbered steps, the other of their absence."""
     judge = RuleJudge(likes=((r"^\d\.", worth),))

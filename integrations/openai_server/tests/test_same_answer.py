@@ -12,7 +12,7 @@ from darwin_align.integrations.openai_server.settings import ServerSettings
 
 from .conftest import TEA
 
-QUICK = ("args", "best_of_n", "darwin")
+QUICK = ("best_of_n", "darwin")
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ def test_a_default_is_left_out_where_a_server_lacks_it_and_a_setting_by_hand_doe
 # -- the face that LangChain sees
 
 
+@pytest.mark.slow
 def test_the_chat_model_over_a_remote_policy(pocket, llama: Server):
     model = DarwinChatModel(search=remote(pocket, llama.url))
     prompt = ChatPromptTemplate([("human", "How do I {task}?")])
