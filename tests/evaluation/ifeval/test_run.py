@@ -208,7 +208,7 @@ def test_a_scorer_of_ones_own_replaces_the_rules(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--preset", "darwin", "sample"], "--preset gives one method"),
+        (["sample", "--preset", "darwin"], "--preset gives one method"),
         (["--seeds", "1", "--seed", "1"], "--seed and --seeds are both given"),
         (["--reward", "rules", "--reward-url", "http://127.0.0.1:1"], "--reward is a local model"),
         (["--against", "best"], "no method is called 'best'"),
