@@ -39,6 +39,7 @@ main(sys.argv[1:])
         ("eval alpaca_eval --prompts prompts.json --preset sample --set max_tokens=8", "starting …"),
         ("eval mt_bench --prompts questions.jsonl --preset sample --set max_tokens=8", "starting …"),
         ("eval world sample --n 1 --set max_tokens=8", "starting …"),
+        ("eval pool log.jsonl", "starting …"),
     ],
 )
 def test_the_first_sign_comes_before_heavy_imports(line: str, says: str, tmp_path: Path) -> None:
