@@ -186,7 +186,7 @@ def test_a_mutation_prompt_is_what_the_policy_is_asked_with() -> None:
             return super().generate(rows)
 
     search = DarwinSearch(policy=Asked(), scorer=PARTS["scorer"], mutation_prompt="Reword this: {instruction}")
-    search.invoke("How do I bake bread?", cycles=1, mutations=1, max_tokens=6, seed=1)
+    search.invoke("How do I bake bread?", mutator="policy", cycles=1, mutations=1, max_tokens=6, seed=1)
     pattern = r"Reword this: <(request-[0-9a-f]{8})>\nHow do I bake bread\?\n</\1>"
     assert any(re.fullmatch(pattern, prompt) for prompt in prompts)
 

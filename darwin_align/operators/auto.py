@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from darwin_align.core.exploration import Exploration
+from darwin_align.core.types import Request
+from darwin_align.formats.request_formats import takes_calls
 from darwin_align.operators.aspects import AspectMutator
 from darwin_align.operators.base import MethodCall, Mutator, Resource
 from darwin_align.operators.context import MutationContext
@@ -21,12 +23,18 @@ from darwin_align.operators.report import Report
 __all__ = ["AutoMutator"]
 
 
+def _is_prose(request: Request) -> bool:
+    """Whether an answer is free text."""
+    return request.response_format is None and not takes_calls(request)
+
+
 class AutoMutator(Mutator):
     """The policy rewords as far as it can; guidance sentences take the places that it leaves empty.
 
     The policy is asked for all rewordings at once. If at least half of them pass the checks, it is asked once more for
     those that are missing; if fewer do, it is not asked again in this search. Places that are then still empty are
-    filled by an :class:`~darwin_align.operators.aspects.AspectMutator`.
+    filled by an :class:`~darwin_align.operators.aspects.AspectMutator`; where the answer is to be a tool call or an
+    object, by the parent, because advice on how to write does not make a call better.
 
     A policy that cannot reword at all is not asked in searches. Whether it can is tried once for each policy object, on
     one fixed request with a fixed seed, when a search first needs to know: so no search depends on which ones ran
@@ -53,6 +61,8 @@ class AutoMutator(Mutator):
         """Return the policy's rewordings, unchecked, and guidance sentences for the ones that are missing."""
         probe: Probe = await acall(probed, self.rewording)
         found = Report.of(await acall(self.rewording.mutate, context)) if probe.able else Report[list[str]]([])
+        if not _is_prose(context.request):
+            return found
         rest = context.model_copy(update={"n": context.n - len(found.answer), "accepted": tuple(found.answer)})
         added = self.aspects.mutate(rest)
         return Report([*found.answer, *added.answer], found.usage, (*found.notes, *added.notes))
@@ -65,10 +75,14 @@ class AutoMutator(Mutator):
             if probe.wanted:
                 draft.note(
                     f"the policy cannot reword ({probe.accepted} of {probe.wanted} when it was tried): guidance "
-                    "sentences are added to the instruction instead"
+                    "sentences are added to the instruction instead, where the answer is free text"
                 )
         elif not draft.population.known.exploration.policy_given_up and not current_allowance.get().spent:
             yield from self._ask_policy(draft)
+        if _is_prose(draft.population.request):
+            yield from self._guide(draft)
+
+    def _guide(self, draft: Draft) -> Generator[MethodCall, Any, None]:
         before = len(draft.accepted)
         for attempt in ("aspects", "other aspects"):  # a guard may refuse some
             if draft.missing:

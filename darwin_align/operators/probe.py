@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 import weakref
 from collections.abc import Hashable
 from contextvars import Context
@@ -14,7 +15,7 @@ from darwin_align.operators.base import Check
 from darwin_align.operators.checks import LexicalIntent
 from darwin_align.operators.context import MutationContext
 from darwin_align.operators.mutators import PolicyMutator
-from darwin_align.operators.policy import Policy
+from darwin_align.operators.policy import Policy, current_search
 from darwin_align.operators.portal import acall
 from darwin_align.operators.report import Report
 
@@ -84,7 +85,13 @@ async def probed(mutator: PolicyMutator) -> Probe:
 
 
 async def _try_out(mutator: PolicyMutator) -> Probe:
-    report = Report.of(await acall(mutator.mutate, _CONTEXT))
+    """Run in a context of its own: the attempt is a search by itself to the policy, which keeps nothing of it."""
+    search_id = f"probe {uuid.uuid4().hex}"
+    current_search.set(search_id)
+    try:
+        report = Report.of(await acall(mutator.mutate, _CONTEXT))
+    finally:
+        await acall(mutator.policy.release, search_id)
     checks: tuple[Check, ...] = (*mutator.checks, LexicalIntent())
     accepted = 0
     for mutation in report.answer[: _CONTEXT.n]:

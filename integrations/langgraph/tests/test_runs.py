@@ -134,7 +134,7 @@ def test_an_agents_tree_has_the_search_below_its_model_node() -> None:
     print(tree)
     nodes = [(one.name, [child.name for child in one.child_runs]) for one in seen.traced_runs[0].child_runs]
     assert [name for name, _ in nodes] == ["model", "tools", "model"]
-    assert tree.count("      DarwinChatModel\n        PolicyMutator [mutate]\n        Decoder [decode]\n") == 2
+    assert tree.count("      DarwinChatModel\n        AutoMutator [mutate]\n        Decoder [decode]\n") == 2
 
 
 # Whoever goes away
