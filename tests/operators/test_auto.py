@@ -11,12 +11,15 @@ import pytest
 from langchain_core.language_models import FakeListChatModel
 
 from darwin_align import Budget, DarwinChatModel, DarwinSearch, SearchConfig, SearchResult
+from darwin_align.backends.local import LocalPolicy
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core.seeds import below
-from darwin_align.operators import AspectMutator, Decoder, Policy
+from darwin_align.core.types import Population, Request
+from darwin_align.operators import AspectMutator, AutoMutator, Decoder, Policy, PolicyMutator
 from darwin_align.operators.aspects.data import bank_of
 from darwin_align.operators.policy import Capabilities, Continuation, Row
 from darwin_align.operators.probe import _memory
+from darwin_align.pocket import policy_path
 from tests.core.kit import WORDS, Babbler, Letters, reword, timeless
 
 SMALL: dict[str, Any] = {"max_new_tokens": 12, "replacement_period": 4, "seed": 5}
@@ -335,3 +338,23 @@ def test_the_benchmark_counts_distinct_instructions(capsys: pytest.CaptureFixtur
     assert (paper["share"], paper["wasted_tokens"]) == (0.0, 2 * 2 * 2 * 50)
     assert paper["wasted_share"] > 1
     assert "policy: 2 of 2" in capsys.readouterr().out
+
+
+def test_no_guidance_is_added_where_a_call_or_an_object_is_wanted() -> None:
+    tool = {"type": "function", "function": {"name": "heat", "parameters": {"type": "object", "properties": {}}}}
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+    mutator = AutoMutator(rewording=PolicyMutator(policy=ScriptedPolicy()))
+    for settings, guided in (({"tools": [tool]}, 0), ({"response_format": schema}, 0), ({}, 3)):
+        population = Population.start(Request.of(OTHER, **settings), mutations=3)
+        found = mutator.invoke(population)
+        assert sum(is_guided(beam.instruction) for beam in found.beams) == guided
+        assert found.exploration
+        assert found.exploration.filled_by_parent == 3 - guided
+
+
+def test_a_tried_policy_keeps_nothing_of_it() -> None:
+    policy = LocalPolicy.from_pretrained(policy_path())
+    mutator = AutoMutator(rewording=PolicyMutator(policy=policy, max_tokens=8))
+    mutator.invoke(Population.start(Request.of(OTHER), mutations=1, search_id="one"))
+    policy.release("one")
+    assert policy.engine.slots_in_use == 0

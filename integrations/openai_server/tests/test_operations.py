@@ -136,7 +136,7 @@ def test_what_outlasts_the_grace_period_is_given_up():
     ("options", "sentence"),
     [
         (["--policy", "x"], "go together"),
-        (["--models", "json:loads", "--name", "x"], "leave out --policy"),
+        (["--models", "json:loads", "--name", "x"], "leave out --pair, --policy"),
         (["--models", "nowhere:models"], "give package.module:name"),
         (["--models", "os:environ"], "no dict of DarwinChatModels"),
         (["--presets", "darwim"], "did you mean 'darwin'?"),
