@@ -47,6 +47,8 @@ class Plan:
     """Of what the adapters read."""
     smoothing: float = 0.05
     """Of a comparison, how much of it is taken the other way round."""
+    length: float = 0.5
+    """Weight of :func:`length_penalty`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def terms_of(known: Known, balance: dict[Pair, float]) -> Iterator[Term]:
             yield Term(
                 one[cut], other[cut], PREFIX_WEIGHT * weight * cut / longest / max(1.0, total), pair.kind, cut / longest
             )
-        if known.encoded.whole[pair.better] and known.encoded.whole[pair.worse]:
+        # A spoilt copy that is longer would teach that long is bad: its beginning must do.
+        fair = pair.kind in ("judged", "another prompt") or lengths[pair.worse] <= lengths[pair.better]
+        if fair and known.encoded.whole[pair.better] and known.encoded.whole[pair.worse]:
             yield Term(one[lengths[pair.better]], other[lengths[pair.worse]], weight, pair.kind, 1.0)
     for place in {pair.better for pair in known.group.pairs}:
         if known.encoded.whole[place]:
@@ -129,6 +133,22 @@ def loss_of(rewards: Tensor, terms: Sequence[Term], smoothing: float = 0.0) -> T
     return (weights * losses).sum() + SQUARE_WEIGHT * (rewards**2).sum() / 8
 
 
+def length_penalty(rewards: Tensor, known: Known) -> Tensor:
+    """How far the rewards of a prompt's judged answers follow their lengths: the square of their covariance.
+
+    Lengths are logarithms, of mean 0 and spread 1, so that it is the square of a slope.
+    """
+    places = sorted(
+        {place for pair in known.group.pairs if pair.kind == "judged" for place in (pair.better, pair.worse)}
+    )
+    reads, lengths = reads_of(known.encoded), [len(ids) for ids in known.encoded.answers]
+    sizes = torch.tensor([math.log(lengths[place] + 5.0) for place in places])
+    if len(places) < 2 or (spread := float(sizes.std(correction=0))) < 0.05:
+        return rewards.new_zeros(())
+    whole = rewards[[reads[place][lengths[place]] for place in places]]
+    return ((whole - whole.mean()) * (sizes - sizes.mean()) / spread).mean() ** 2
+
+
 @dataclass
 class Tally:
     """Weighted losses and accuracies by kind."""
@@ -136,16 +156,16 @@ class Tally:
     def __post_init__(self) -> None:
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
 
-    def add(self, rewards: Tensor, terms: Sequence[Term]) -> None:
+    def add(self, rewards: Tensor, known: Known, terms: Sequence[Term]) -> None:
         """Take a row's."""
+        whole = f"whole {known.group.source}"
         for term in terms:
             margin = float(rewards[term.better] - rewards[term.worse])
-            kinds = [term.kind if term.kind != "judged" else "whole" if term.share == 1.0 else "prefix"]
-            for kind in kinds:
-                sums = self.sums[kind]
-                sums[0] += term.weight
-                sums[1] += term.weight * (margin > 0)
-                sums[2] += term.weight * math.log1p(math.exp(-max(-30.0, margin)))
+            kind = term.kind if term.kind != "judged" else whole if term.share == 1.0 else "prefix"
+            sums = self.sums[kind]
+            sums[0] += term.weight
+            sums[1] += term.weight * (margin > 0)
+            sums[2] += term.weight * math.log1p(math.exp(-max(-30.0, margin)))
 
     def text(self) -> str:
         """One line."""
@@ -191,8 +211,9 @@ def train(
             batch = order[start : start + plan.batch]
             for known, terms in batch:
                 rewards = tower.rewards(known.states.float(), known.packed)
-                (loss_of(rewards, terms, plan.smoothing) / len(batch)).backward()  # type: ignore[no-untyped-call]
-                tally.add(rewards.detach(), terms)
+                loss = loss_of(rewards, terms, plan.smoothing) + plan.length * length_penalty(rewards, known)
+                (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+                tally.add(rewards.detach(), known, terms)
             torch.nn.utils.clip_grad_norm_([*adapted, *head], 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate_at(step, steps, warm_up=max(4, steps // 20))
@@ -202,7 +223,7 @@ def train(
         tower.eval()
         checked = evaluate(tower, checks)
         tower.train()
-        loss = checked.loss("whole", "prefix", "another prompt")
+        loss = checked.loss("whole pandalm", "whole pool", "prefix", "another prompt")
         lines += [
             f"epoch {epoch + 1} taught: {tally.text()}",
             f"epoch {epoch + 1} validation {loss:.4f}: {checked.text()}",
@@ -230,7 +251,7 @@ def evaluate(tower: Tower, rows: Sequence[tuple[Known, list[Term]]]) -> Tally:
     tally = Tally()
     with torch.inference_mode():
         for known, terms in rows:
-            tally.add(tower.rewards(known.states.float(), known.packed), terms)
+            tally.add(tower.rewards(known.states.float(), known.packed), known, terms)
     return tally
 
 

@@ -11,7 +11,7 @@ from training.small.contrasts import KINDS, spoilt
 from training.small.data import Group, Pair, few_of, split_of, with_contrasts
 from training.small.packing import Encoded, Packed, shares_of
 from training.small.states import Known
-from training.small.train import Tally, length_balance, loss_of, reads_of, terms_of
+from training.small.train import Tally, length_balance, length_penalty, loss_of, reads_of, terms_of
 
 needs_data = pytest.mark.skipif(not data.DATA.is_dir(), reason="the judged answers are not in ../shared/data/real")
 
@@ -61,8 +61,19 @@ def test_the_loss_falls_where_the_better_one_is_rewarded() -> None:
     good[list(reads[0].values())] = 1.0
     assert loss_of(good, terms) < loss_of(-good, terms)
     tally = Tally()
-    tally.add(good, terms)
-    assert "whole 1.000" in tally.text()
+    tally.add(good, one, terms)
+    assert "whole pool 1.000" in tally.text()
+
+
+def test_rewards_that_follow_length_are_penalised() -> None:
+    one = known([30, 15, 60], [Pair(0, 1), Pair(2, 1)])
+    reads = reads_of(one.encoded)
+    flat = torch.zeros(sum(map(len, reads)))
+    steep = flat.clone()
+    for place, length in enumerate((30, 15, 60)):
+        steep[reads[place][length]] = length / 10
+    assert float(length_penalty(flat, one)) == 0.0
+    assert float(length_penalty(steep, one)) == float(length_penalty(-steep, one)) > 1.0
 
 
 def test_splits_go_by_the_prompts_letters() -> None:
