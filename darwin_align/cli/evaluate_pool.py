@@ -88,7 +88,7 @@ def _pool(arguments: argparse.Namespace) -> int:
             "more to measure on"
         )
     rewards, notes = _rewards(arguments, enough, out)
-    scored = [Scored(prompt, own) for prompt, own in zip(enough, rewards, strict=True)]
+    scored = [Scored(prompt, tuple(own)) for prompt, own in zip(enough, rewards, strict=True)]
     calibrations: dict[str, Calibration] = {}
     if arguments.calibrate is not None:
         calibrations, scored = _calibrated(scored, max(ns), arguments)
