@@ -223,10 +223,10 @@ def train(
         tower.eval()
         checked = evaluate(tower, checks)
         tower.train()
-        loss = checked.loss("whole pandalm", "whole pool", "prefix", "another prompt")
+        measured = checked.loss("whole pandalm", "whole pool", "prefix", "another prompt")
         lines += [
             f"epoch {epoch + 1} taught: {tally.text()}",
-            f"epoch {epoch + 1} validation {loss:.4f}: {checked.text()}",
+            f"epoch {epoch + 1} on the other half {measured:.4f}: {checked.text()}",
         ]
         print(f"{log} {time.monotonic() - began:.0f}s\n  " + "\n  ".join(lines[-2:]), flush=True)
     return tower.eval(), lines
