@@ -36,8 +36,8 @@ class RuleScorer(Scorer):
     rules: tuple[Annotated[Rule, SkipValidation, PlainSerializer(Rule.to_data)], ...] = Field(min_length=1)
 
     def __init__(self, rules: Iterable[Rule | dict[str, Any]] = (), **settings: Any) -> None:
-        fields: dict[str, Any] = {"rules": rules, **settings}
-        super().__init__(**fields)
+        given: dict[str, Any] = {"rules": rules, **settings}
+        super().__init__(**given)
 
     @field_validator("rules", mode="before")
     @classmethod
