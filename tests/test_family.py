@@ -21,7 +21,8 @@ SMALL: dict[str, Any] = {"max_new_tokens": 60, "seed": 3}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ("darwin", "smc") else [pytest.mark.slow]) for name in PRESETS]
+    "name",
+    [pytest.param(name, marks=[] if name in ("mutate_best_of_n", "smc") else [pytest.mark.slow]) for name in PRESETS],
 )
 def test_every_preset_answers_on_the_embedded_pair(name: str) -> None:
     search = pocket_search(SearchConfig.preset(name))

@@ -211,7 +211,10 @@ CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
-@pytest.mark.parametrize(("choice", "parts"), CHOICES)
+@pytest.mark.parametrize(
+    ("choice", "parts"),
+    [pytest.param(*one, marks=[] if i in (0, 5) else pytest.mark.slow) for i, one in enumerate(CHOICES)],
+)
 async def test_operators_are_swapped_by_the_config(choice: dict[str, Any], parts: dict[str, Any]) -> None:
     expected, model, config = reference(**parts), swapping(), {"configurable": choice}
     assert model.search.invoke(ASKED, config).text == expected

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,27 +57,31 @@ def folder(tmp_path: Path) -> Path:
 JUDGE = "--judge-url http://127.0.0.1:9 --judge-model m"
 
 
+def slow(*values: str) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("command", "blocked", "extra"),
     [
         ("darwin-align demo", "rich", "cli"),
         ("darwin-align batch in.parquet --out out.jsonl", "pyarrow", "parquet"),
         ("darwin-align serve", "fastapi", "serve"),
-        ("darwin-align serve", "uvicorn", "serve"),
-        ("darwin-align serve", "openai", "serve"),
-        ("darwin-align serve", "prometheus_client", "serve"),
-        ("openai_server", "fastapi", "serve"),
-        ("darwin-align eval world --n 1", "scipy", "eval"),
+        slow("darwin-align serve", "uvicorn", "serve"),
+        slow("darwin-align serve", "openai", "serve"),
+        slow("darwin-align serve", "prometheus_client", "serve"),
+        slow("openai_server", "fastapi", "serve"),
+        slow("darwin-align eval world --n 1", "scipy", "eval"),
         ("darwin-align eval pool log.jsonl", "scipy", "eval"),
-        (f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "scipy", "eval"),
-        (f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "sklearn", "eval"),
-        (f"darwin-align eval mt_bench --prompts questions.jsonl {JUDGE}", "scipy", "eval"),
+        slow(f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "scipy", "eval"),
+        slow(f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "sklearn", "eval"),
+        slow(f"darwin-align eval mt_bench --prompts questions.jsonl {JUDGE}", "scipy", "eval"),
         ("darwin-align eval ifeval ifeval.jsonl", "langdetect", "ifeval"),
         ("ray in.jsonl --out answers", "ray", "ray"),
-        ("ray in.jsonl --out answers", "pyarrow", "ray"),
+        slow("ray in.jsonl --out answers", "pyarrow", "ray"),
         ("langgraph.agent", "langchain", "langgraph"),
-        ("langgraph.agent", "langgraph", "langgraph"),
-        ("langgraph.graph", "langgraph", "langgraph"),
+        slow("langgraph.agent", "langgraph", "langgraph"),
+        slow("langgraph.graph", "langgraph", "langgraph"),
     ],
 )
 def test_a_missing_extra_is_named_before_anything_is_loaded(
@@ -100,9 +105,9 @@ def test_a_missing_extra_is_named_before_anything_is_loaded(
     "command",
     [
         "darwin-align --help",
-        "darwin-align serve --help",
-        "ray --help",
-        "darwin-align check-scorer",
+        slow("darwin-align serve --help"),
+        slow("ray --help"),
+        slow("darwin-align check-scorer"),
         "darwin-align demo --json --preset sample",
         "darwin-align batch in.jsonl --out out.jsonl --set cycles=0",
     ],
@@ -114,6 +119,7 @@ def test_what_needs_no_extra_works_without_all_of_them(command: str, folder: Pat
     assert done.stdout
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_drawn_is_said_at_the_start(folder: Path) -> None:
     module, arguments = split("darwin-align eval world sample --n 1 --set max_tokens=8 --json")
     script = WITHOUT.format(blocked={"matplotlib"}) + RUN.format(arguments=arguments, module=module)

@@ -228,7 +228,9 @@ time.sleep(0.1)
 }
 
 
-@pytest.mark.parametrize("case", EXITS)
+@pytest.mark.parametrize(
+    "case", [name if name == "pending on the portal" else pytest.param(name, marks=pytest.mark.slow) for name in EXITS]
+)
 def test_the_interpreter_exits_cleanly(case: str) -> None:
     start = time.monotonic()
     done = script(EXITS[case] + "print('end')")
