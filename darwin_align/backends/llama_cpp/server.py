@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import weakref
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -26,6 +27,8 @@ _CHILD = Path(__file__).with_name("child.py")
 _LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
 """When llama.cpp printed a line, and its level."""
 _LOG_TAIL = 20_000
+_LAST_WORDS = 5.0
+"""Seconds in which a child that could not load the file ends."""
 """Bytes of what llama.cpp printed that are searched for its reason."""
 
 
@@ -129,6 +132,9 @@ class LlamaServer:
             pass  # it ended before it read its settings
         finally:
             if "address" not in reply:
+                if "error" in reply:  # it ends by itself, and prints its reasons until then
+                    with suppress(subprocess.TimeoutExpired):
+                        child.process.wait(_LAST_WORDS)
                 child.process.kill()
                 code, reason = child.process.wait(), child.reason()
                 child.end()

@@ -181,7 +181,7 @@ def test_too_little_memory(embedded_gguf: Path, monkeypatch: pytest.MonkeyPatch)
         use(LlamaCppPolicy(embedded_gguf, row_memory=1000))
     monkeypatch.setattr("darwin_align.backends.llama_cpp.server.available_memory", lambda: 2**20)
     with pytest.raises(DeviceMemoryError, match="the model takes"):
-        use(LlamaCppPolicy(embedded_gguf, slots=1, context=256))
+        use(LlamaCppPolicy(embedded_gguf, slots=1, context=250))  # no other test has a server with these settings
 
 
 def test_memory_that_llama_cpp_does_not_get(embedded_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
