@@ -27,9 +27,9 @@ _CHILD = Path(__file__).with_name("child.py")
 _LOG_PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
 """When llama.cpp printed a line, and its level."""
 _LOG_TAIL = 20_000
+"""Bytes of what llama.cpp printed that are searched for its reason."""
 _LAST_WORDS = 5.0
 """Seconds in which a child that could not load the file ends."""
-"""Bytes of what llama.cpp printed that are searched for its reason."""
 
 
 @dataclass(frozen=True)
