@@ -75,7 +75,7 @@ class AutoMutator(Mutator):
             if probe.wanted:
                 draft.note(
                     f"the policy cannot reword ({probe.accepted} of {probe.wanted} when it was tried): guidance "
-                    "sentences are added to the instruction instead, where the answer is free text"
+                    "sentences are added to the instruction instead"
                 )
         elif not draft.population.known.exploration.policy_given_up and not current_allowance.get().spent:
             yield from self._ask_policy(draft)
