@@ -111,8 +111,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
 
         >>> about = answer.response_metadata["darwin"]
         >>> sorted(about)  # doctest: +NORMALIZE_WHITESPACE
-        ['cycles', 'exploration', 'failure', 'first_response', 'first_reward', 'instruction', 'max_new_tokens', 'reward',
-         'seed', 'stop_reason', 'usage']
+        ['cycles', 'exploration', 'failure', 'first_response', 'first_reward', 'instruction', 'max_new_tokens',
+         'reward', 'seed', 'stop_reason', 'usage']
         >>> about["reward"] >= about["first_reward"], about["stop_reason"]
         (True, 'cycles')
         >>> answer.usage_metadata["output_tokens"] == about["usage"]["decoded_tokens"]
