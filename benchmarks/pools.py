@@ -100,14 +100,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pool = read_pool(chosen.pool)
     about = {"about": "python -m benchmarks.pools bon_pool.jsonl.gz", "version": __version__}
     about |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
-    setup = {"prompts": len(pool), "seed": chosen.seed, "draws": chosen.draws, "noise": NOISE}
+    setup = {
+        "prompts": len(pool),
+        "seed": chosen.seed,
+        "draws": chosen.draws,
+        "noise": NOISE,
+        "hacked": {"share": HACKED, "bonus": BONUS},
+    }
     data: dict[str, Any] = {**about, **setup, "splits": SPLITS, "judged": JUDGED, "scorers": {}}
     for name, reward in SCORERS.items():
         scored = [Scored(one, tuple(reward(one, i) for i in range(len(one.answers)))) for one in pool]
         found = measured(scored, chosen.seed, chosen.draws)
+        data["picked"] = found.pop("picked")  # the same with every scorer
         data["scorers"][name] = found
         print(f"\n## {name}\n\n{shown(found)}", flush=True)
-    chosen.results.write_text(json.dumps(rounded(data), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    chosen.results.write_text(written(rounded(data)) + "\n", encoding="utf-8")
 
 
 def measured(scored: Sequence[Scored], seed: int, draws: int) -> dict[str, Any]:
@@ -223,6 +230,18 @@ def _row(one: dict[str, Any], choice: str, n: int) -> dict[str, Any]:
 def between(one: dict[str, float], sign: str = "") -> str:
     """A mean with its interval."""
     return f"{one['mean']:{sign}.3f} [{one['low']:{sign}.3f}, {one['high']:{sign}.3f}]"
+
+
+def written(data: Any, margin: str = "") -> str:
+    """Plain data as JSON, with what holds numbers and texts alone on one line."""
+    parts = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    if not any(isinstance(part, dict | list) for part in parts):
+        return json.dumps(data, ensure_ascii=False)
+    inner = margin + " "
+    if isinstance(data, dict):
+        lines = [f"{inner}{json.dumps(name)}: {written(part, inner)}" for name, part in data.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{margin}}}"
+    return "[\n" + ",\n".join(f"{inner}{written(part, inner)}" for part in data) + f"\n{margin}]"
 
 
 def rounded(data: Any) -> Any:

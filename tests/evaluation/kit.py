@@ -46,7 +46,8 @@ def write_pool(path: Path, n: int = 30, *, answers: int = 5, rewards: bool = Fal
     """Recorded answers of our own making, whose verdicts go with their length a little."""
     lines = []
     for p in range(n):
-        texts = [f"Answer {i} to {p}: " + "so " * (1 + int(30 * uniform(6, "length", p, i))) for i in range(answers)]
+        firsts = ["Topic" if uniform(6, "topic", p, i) < 0.5 else "It" for i in range(answers)]
+        texts = [f"{word} " + "so " * (2 + int(30 * uniform(6, "length", p, i))) for i, word in enumerate(firsts)]
         verdicts = [round(0.5 * uniform(6, "verdict", p, i) + len(text) / 250, 4) for i, text in enumerate(texts)]
         row: dict[str, Any] = {"prompt": f"Tell me of topic {p}.", "answers": texts, "verdicts": verdicts}
         if rewards:
