@@ -8,6 +8,8 @@ from typing import Any
 
 from darwin_align.small import ADAPTER
 
+FEWEST = 30
+"""Held-out prompts below which a gate counts as not measured."""
 CARD = ADAPTER.with_name("CARD.md")
 
 _HEAD = """# The small pair's reward model
@@ -32,8 +34,9 @@ are a model's, with its likings; use accordingly.
 
 A third of the prompts is held out by a hash of the prompt, LLMBar's prompts always. The rest is halved: the
 shipped adapter learned from one half, `training/small/gold.safetensors` from the other (another seed). The
-second one is the *gold* of experiments: a search under the first one never sees it. An eighth of each half
-chose between settings and epochs.
+second one is the *gold* of experiments: a search under the first one never sees it. The last of
+the epochs is kept; settings were compared on every second prompt of the other half, so gold's half had a say in
+them. These weights were trained before the penalty on length and the rule on spoilt copies that the code has now.
 
 ## Recipe
 Of every pool prompt the two answers whose verdicts differ most while their lengths differ least, and the
@@ -46,7 +49,7 @@ how to make it again.
 
 ## Figures on held-out prompts
 Of `training/small/metrics.json`; with 95% intervals (bootstrap by prompts). *Longer* is what choosing the
-longer answer gets.
+longer answer gets. **Figures on fewer than {fewest} prompts are no evidence: take them as not measured.**
 
 """
 _TAIL = """
@@ -71,7 +74,7 @@ def text(metrics: Mapping[str, Any]) -> str:
     plan = metrics["plans"]["reward"]
     seeds = " and ".join(str(one["seed"]) for one in metrics["plans"].values())
     about = {name: plan[name] for name in ("rank", "epochs", "batch", "rate", "head_rate")}
-    head = _HEAD.format(bottom=bottom, first=bottom + 1, top=top, seeds=seeds, **about)
+    head = _HEAD.format(bottom=bottom, first=bottom + 1, top=top, seeds=seeds, fewest=FEWEST, **about)
     names = list(metrics["models"])
     rows = [f"| figure | prompts | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
     for figure, values in metrics["models"]["reward"].items():
@@ -79,12 +82,18 @@ def text(metrics: Mapping[str, Any]) -> str:
         cells = " | ".join(_cell(metrics["models"][name][figure]) for name in names)
         rows.append(f"| {figure} | {count} | {cells} |")
     gates = [
-        f"- {gate['figure']}: {gate['value']:.3f} for {gate['bound']:.2f}, {'held' if gate['holds'] else '**missed**'}"
+        f"- {gate['figure']}: {gate['value']:.3f} for {gate['bound']:.2f}, {_verdict(gate, metrics)}"
         for gate in metrics["gates"]
     ]
     table = "\n".join(rows)
-    agreement = f"Mean correlation of both models' rewards over a prompt's answers (pool): {metrics['agreement']:.2f}."
+    agreement = f"Mean correlation of both models' rewards over a pool prompt's answers: {metrics['agreement']:.2f}."
     return f"{head}{table}\n\n{agreement}\n\n## Gates\n" + "\n".join(gates) + "\n" + _TAIL
+
+
+def _verdict(gate: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    if metrics["models"]["reward"][gate["figure"]][3] < FEWEST:
+        return "**not measured** (too few prompts)"
+    return "held" if gate["holds"] else "**missed**"
 
 
 def _cell(values: Sequence[float]) -> str:
