@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from darwin_align.cli.activity import working
 from darwin_align.cli.evaluate_ifeval import add_ifeval
 from darwin_align.cli.evaluate_pool import add_pool
+from darwin_align.cli.evaluate_prompts import add_prompts
 from darwin_align.cli.evaluate_world import add_world
 from darwin_align.cli.options import UsageError, add_models, add_settings, build_search, check_models, model_name
 from darwin_align.cli.parsing import Commands, examples
@@ -32,7 +33,7 @@ def add_eval(commands: Commands) -> None:
     """Add ``eval`` and its benchmarks to the commands of the program."""
     parser = commands.add_parser(
         "eval",
-        help="benchmarks: the embedded world, IFEval, recorded pools, AlpacaEval 2, MT-Bench",
+        help="benchmarks: your own prompts, IFEval, recorded pools, the embedded world, AlpacaEval 2, MT-Bench",
         usage="%(prog)s [-h] BENCHMARK …",
     )
     benchmarks = parser.add_subparsers(required=True, prog=parser.prog, metavar="BENCHMARK", title="benchmarks")
@@ -326,5 +327,7 @@ def _figure(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
 
 
-_BENCHMARKS: tuple[Callable[[Commands], None], ...] = (add_world, add_ifeval, add_pool, _add_alpaca_eval, _add_mt_bench)
+_BENCHMARKS: tuple[Callable[[Commands], None], ...] = (
+    add_prompts, add_ifeval, add_pool, add_world, _add_alpaca_eval, _add_mt_bench,
+)  # fmt: skip
 """Another benchmark adds its function here."""

@@ -26,7 +26,8 @@ from darwin_align.core.terminal import printable, printable_json
 from darwin_align.evaluation.options import count
 
 if TYPE_CHECKING:
-    from darwin_align.evaluation.ifeval import Method, Prompt
+    from darwin_align.evaluation.ifeval import Prompt
+    from darwin_align.evaluation.methods import Method
     from darwin_align.operators.coerce import PolicyLike, PopulationRunnable
     from darwin_align.search import DarwinSearch
 
@@ -95,11 +96,14 @@ def _ifeval(arguments: argparse.Namespace) -> int:
     by_rules = _check(arguments)
     with working("starting"):
         from darwin_align.evaluation.ifeval import measure, plain, read_prompts, summary, table
-        from darwin_align.evaluation.ifeval.run import Method, check_labels
+        from darwin_align.evaluation.methods import Method, check_labels, with_defaults
         from darwin_align.storage.atomic import write_atomically
     texts = arguments.methods or ([arguments.preset] if arguments.preset else _METHODS)
     ends = 1.0 if by_rules else None
-    methods = [Method.of(_with_defaults(text, arguments), tokens=arguments.tokens, reward_ends=ends) for text in texts]
+    methods = [
+        Method.of(with_defaults(text, arguments.set, arguments.clauses)).until_spent(arguments.tokens, reward_ends=ends)
+        for text in texts
+    ]
     labels = [one.label for one in methods]
     against = arguments.against or [one for one in labels if one.split()[0] == "best_of_n"][:1]
     check_labels(methods, against)
@@ -158,12 +162,3 @@ def _searches(arguments: argparse.Namespace, by_rules: bool) -> Callable[[Method
         return DarwinSearch(policy=policy(), scorer=scorer, config=method.config, sampling=method.sampling)
 
     return search_of
-
-
-def _with_defaults(text: str, arguments: argparse.Namespace) -> str:
-    """A method's text with the options' settings, where it has none of that name itself; its label stays."""
-    own = {pair.partition("=")[0] for pair in text.split()}
-    given = [f"clauses={arguments.clauses}"] if arguments.clauses and "learned_clauses" in text.split() else []
-    added = [pair for pair in (*given, *arguments.set) if pair.partition("=")[0] not in own]
-    labelled = text if ": " in text or not added else f"{text}: {text}"
-    return " ".join([labelled, *added])

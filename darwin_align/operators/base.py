@@ -167,6 +167,8 @@ class Mutator(Operator):
     role: ClassVar[OperatorName] = "mutate"
     explores: ClassVar[bool] = True
     """Whether it is meant to return something else than the parent."""
+    refuses_copies: ClassVar[bool] = False
+    """Whether a copy of the parent, or of another rewording of the same mutation, is refused."""
     checks: tuple[Check, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -211,6 +213,8 @@ class Mutator(Operator):
         for mutation in _mutations(report.answer, missing):
             reason, spent = yield from self._refusal(draft.population.request, mutation)
             draft.spend(spent)
+            if self.refuses_copies:
+                reason = reason or draft.copies(mutation)
             if reason:
                 draft.refuse(mutation, reason)
             else:

@@ -11,6 +11,7 @@ from darwin_align.core.types import Population
 from darwin_align.operators.context import MutationContext
 from darwin_align.operators.rewording import filled_note
 from darwin_align.operators.tracing import cut
+from darwin_align.operators.wording import repeats
 
 __all__ = ["Draft"]
 
@@ -54,6 +55,12 @@ class Draft:
     def note(self, *notes: str) -> None:
         """Add notes."""
         self.population = self.population.note(*notes)
+
+    def copies(self, mutation: str) -> str | None:
+        """The reason to refuse a rewording that is the parent or an accepted one in nearly the same words."""
+        if repeats(mutation, [self.population.parent]):
+            return "it is a copy of the instruction"
+        return "it is a copy of another rewording" if repeats(mutation, self.accepted) else None
 
     def accept(self, mutation: str) -> None:
         """Keep a rewording."""

@@ -52,6 +52,7 @@ MUTATE = "mutate(context) -> list[str]"
 class PolicyMutator(Mutator):
     """The policy rewords the instruction itself, as in the paper, by a prompt in our own words."""
 
+    refuses_copies: ClassVar[bool] = True
     policy: Annotated[Policy, BeforeValidator(policy_of)]
     """A policy, or an object that :func:`~darwin_align.operators.coerce.as_policy` adapts."""
     prompt: MutationPromptField = MANY
@@ -95,6 +96,7 @@ class PolicyMutator(Mutator):
 class ChatModelMutator(Mutator):
     """Any LangChain chat model rewords the instruction. A run repeats if the model repeats itself."""
 
+    refuses_copies: ClassVar[bool] = True
     model: BaseChatModel
     prompt: MutationPromptField = MANY
     """A :class:`~darwin_align.operators.prompts.MutationPrompt`, or its template with ``{instruction}``."""
@@ -119,6 +121,7 @@ class ChainMutator(Mutator):
     list of texts, or with a text or message that holds one: JSON, numbered or bulleted.
     """
 
+    refuses_copies: ClassVar[bool] = True
     chain: Runnable[Any, Any]
     checks: tuple[Check, ...] = REWORDING_CHECKS
 

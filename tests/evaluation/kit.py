@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,20 @@ CONTROLLED_BY_THE_PACKAGE = {
     "length_controlled_minimal": (63.00312442200434, 0.0),
 }
 """Figures of alpaca_eval 0.6.6 on :func:`annotations`; ``test_packages.py`` asks it again."""
+
+
+class Whole(HTMLParser):
+    """Finds tags that are left open, and anything that a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [f"{tag} {name}={value}" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in ("meta", "br", "hr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag

@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from darwin_align.evaluation.world import Contender, measure, summary
 from darwin_align.evaluation.world_page import page, plain
 from darwin_align.pocket import dev
 from darwin_align.pocket.pair import pocket_clauses
+from tests.evaluation.kit import Whole
 
 pytestmark = pytest.mark.slow
 
@@ -190,23 +190,6 @@ def test_a_summary_by_hand() -> None:
     assert darwin.intervals["reward"] == (1.0, 1.0)
     with pytest.raises(ConfigError, match="no contender is called 'darvin': did you mean 'darwin'"):
         summary(contenders("darwin"), RECORDS, split="dev", against=["darvin"])
-
-
-class Whole(HTMLParser):
-    """Finds tags that are left open, and anything that a page would load."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loads: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loads += [f"{tag} {name}={value}" for name, value in attrs if name in ("src", "href", "xlink:href")]
-        if tag not in ("meta", "br", "hr"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def test_the_page_is_whole_and_loads_nothing(run: tuple[Path, list[dict[str, Any]]]) -> None:

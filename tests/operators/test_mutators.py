@@ -173,6 +173,16 @@ def test_a_policy_that_answers_instead_is_refused_and_called_once_more() -> None
     assert answer.usage.decoded_tokens == 10
 
 
+def test_copies_of_the_parent_and_of_each_other_are_no_rewordings() -> None:
+    before = THREE.model_copy(update={"parent": "Explain A"})
+    policy = Writer("1. Explain a!\n2. Explain B\n3. Please explain B.", "1. Explain B\n2. Explain C")
+    answer = PolicyMutator(policy=policy).invoke(before)
+    assert instructions(answer) == ["Explain B", "Explain C", "Explain A"]
+    assert answer.exploration is not None
+    copies = {"it is a copy of the instruction": 1, "it is a copy of another rewording": 2}
+    assert (answer.exploration.accepted, answer.exploration.refused) == (2, copies)
+
+
 def test_prose_holds_no_mutations() -> None:
     answer = PolicyMutator(policy=Writer("Green tea is nice.", "Really nice.")).invoke(THREE)
     assert instructions(answer) == [ASKED] * 3

@@ -2,13 +2,12 @@
 
 from darwin_align.evaluation.ifeval.kinds import KINDS, rules_of
 from darwin_align.evaluation.ifeval.prompts import Instruction, Prompt, followed, read_prompts
-from darwin_align.evaluation.ifeval.run import Method, measure
+from darwin_align.evaluation.ifeval.run import measure
 from darwin_align.evaluation.ifeval.summary import Summary, plain, summary, table
 
 __all__ = [
     "KINDS",
     "Instruction",
-    "Method",
     "Prompt",
     "Summary",
     "followed",

@@ -8,9 +8,10 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
+from darwin_align.evaluation.chart_page import text_table
 from darwin_align.evaluation.ifeval.prompts import Prompt
-from darwin_align.evaluation.ifeval.run import Method, check_labels
 from darwin_align.evaluation.ledger import Record
+from darwin_align.evaluation.methods import Method, check_labels
 
 __all__ = ["GROUPS", "Difference", "MethodSummary", "Summary", "plain", "summary", "table"]
 
@@ -207,12 +208,12 @@ def table(found: Summary) -> str:
     heads = ["", "prompt", "loose", "instr.", "loose"]
     heads += [f"{name} ({sizes[group]})" for group, name in _GROUP_HEADS.items()] + ["tokens", "limit"]
     rows = [heads, *(_cells(one) for one in found.methods)]
-    text = f"{found.prompts} prompts, {found.instructions} instructions; accuracies in percent\n\n{_aligned(rows)}"
+    text = f"{found.prompts} prompts, {found.instructions} instructions; accuracies in percent\n\n{text_table(rows)}"
     for label in found.against:
         others = [one for one in found.methods if label in one.differences]
         rows = [[f"less {label}", "prompt", *_GROUP_HEADS.values()]]
         rows += [[one.label, *map(str, one.differences[label].values())] for one in others]
-        text += f"\n\n{_aligned(rows)}" if others else ""
+        text += f"\n\n{text_table(rows)}" if others else ""
     return text
 
 
@@ -223,12 +224,3 @@ def _cells(one: MethodSummary) -> list[str]:
     shares = (one.prompt_strict, one.prompt_loose, one.instruction_strict, one.instruction_loose, *one.groups.values())
     limit = "one answer" if one.tokens is None else str(one.tokens)
     return [one.label, *(f"{100 * share:.1f}" for share in shares), f"{one.decoded_tokens:.0f}", limit]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = (
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)

@@ -16,7 +16,7 @@ from darwin_align.core.types import Message, Request
 from darwin_align.evaluation.json_lines import numbered, read_text
 from darwin_align.evaluation.pairs import messages_of
 
-__all__ = ["PooledPrompt", "pooled_prompt", "read_pool"]
+__all__ = ["PooledPrompt", "pooled_prompt", "read_pool", "request_of"]
 
 _EXAMPLE = '{"prompt": "…", "answers": ["…", "…"], "verdicts": [0.2, 0.9]}'
 _PROMPTS = ("prompt", "instruction", "messages")
@@ -98,7 +98,7 @@ def pooled_prompt(row: Json) -> PooledPrompt:
             raise ConfigError(f"there are {len(given)} 'rewards' and more judged answers: give one for each answer")
         rewards = tuple(float(given[i]) for i in judged)  # type: ignore[arg-type]  # there are no gaps
     return PooledPrompt(
-        request=_request(row),
+        request=request_of(row),
         answers=tuple(answers[i] for i in judged),
         verdicts=tuple(verdict for verdict in verdicts if verdict is not None),
         rewards=rewards,
@@ -107,7 +107,15 @@ def pooled_prompt(row: Json) -> PooledPrompt:
     )
 
 
-def _request(row: Mapping[str, Any]) -> Request:
+def request_of(row: Mapping[str, Any]) -> Request:
+    """Read a prompt: ``prompt`` or ``instruction``, a text, or ``messages``; with ``system`` where there is one.
+
+    Raises:
+        ConfigError: it is no such thing, or cannot be answered.
+
+    >>> request_of({"instruction": "Add 2 and 2."}).instruction
+    'Add 2 and 2.'
+    """
     name = _one_of(row, _PROMPTS, "the prompt is")
     prompt = row[name]
     if not isinstance(prompt, list if name == "messages" else str) or not prompt:

@@ -10,7 +10,8 @@ from darwin_align import DarwinSearch
 from darwin_align.backends.scripted import ScriptedPolicy
 from darwin_align.cli import main
 from darwin_align.core.errors import ConfigError
-from darwin_align.evaluation.ifeval import Instruction, Method, Prompt, measure, rules_of, summary, table
+from darwin_align.evaluation.ifeval import Instruction, Prompt, measure, rules_of, summary, table
+from darwin_align.evaluation.methods import Method
 from darwin_align.pocket import pair
 
 QUICK = ("max_new_tokens=8", "replacement_period=2", "mutator=identity")
@@ -35,7 +36,7 @@ PROMPTS = (WITHOUT_RED, IMPOSSIBLE)
 
 
 def methods(*texts: str, tokens: int = 200) -> list[Method]:
-    return [Method.of(" ".join([text, *QUICK]), tokens=tokens, reward_ends=1.0) for text in texts]
+    return [Method.of(" ".join([text, *QUICK])).until_spent(tokens, reward_ends=1.0) for text in texts]
 
 
 class Searches:

@@ -1,0 +1,75 @@
+"""What the methods are worth on the small pair: real prompts, a reward of our own, and a second one as gold.
+
+    python -m benchmarks.prompts [--n 100] [--out build/prompts]
+
+Needs the judged answers that the pair was trained with (``DARWIN_ALIGN_JUDGED``) and the wheel of the small pair. It
+takes the recorded pool's prompts that neither of the two reward models was trained on, writes them to a file, runs
+``darwin-align eval prompts`` on them, and keeps what that found as ``benchmarks/results/prompts.json``. An interrupted
+run goes on when it is started again; a larger ``--n`` adds prompts to those that are there, in an order drawn by a
+fixed seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.held_out import RESULTS
+from darwin_align import __version__
+from darwin_align.cli import main as command
+from training.small import data
+
+GOLD = Path("training/small/gold.safetensors")
+METHODS = (
+    "sample",
+    "best of 5: best_of_n",
+    "best of 13: best_of_n mutations=12",
+    "sample and replace, 5: sample_replace",
+    "sample and replace, 13: sample_replace mutations=12",
+    "mutate, best of 5: mutate_best_of_n cycles=1",
+    "darwin, N=1: darwin cycles=1",
+    "darwin, N=3: darwin cycles=3",
+)
+"""With four mutations a cycle: five answers, or thirteen with those of three cycles, the plain sample included."""
+SETTINGS = ("max_tokens=96", "replacement_period=24")
+AGAINST = ("best of 5", "best of 13")
+
+
+def write_prompts(file: Path) -> None:
+    """The pool's prompts that were held out from both reward models."""
+    prompts = [group.prompt for group in data.held_out_groups() if group.source == "pool"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table, and keep the JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=Path("build/prompts"))
+    chosen = parser.parse_args(arguments)
+    file = chosen.out / "held_out.jsonl"
+    write_prompts(file)
+    options = ["--pair", "small", "--gold", str(GOLD), "--n", str(chosen.n), "--out", str(chosen.out)]
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    against = [part for label in AGAINST for part in ("--against", label)]
+    if code := command(["eval", "prompts", str(file), *METHODS, *options, *settings, *against]):
+        raise SystemExit(code)
+    found = json.loads((chosen.out / "results.json").read_text(encoding="utf-8"))
+    report = {
+        "version": __version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "settings": list(SETTINGS),
+        **found,
+    }
+    (RESULTS / "prompts.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""``darwin-align eval prompts``: methods of the search on one's own prompts, judged by a second scorer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from darwin_align.cli.activity import working
+from darwin_align.cli.options import (
+    UsageError,
+    add_models,
+    add_settings,
+    check_models,
+    has_own_policy,
+    is_small,
+    load_policy,
+    load_reward,
+    load_scorer,
+    model_name,
+)
+from darwin_align.cli.parsing import Commands, examples
+from darwin_align.core.terminal import printable, printable_json
+from darwin_align.evaluation.options import count, need_packages
+
+if TYPE_CHECKING:
+    from darwin_align.evaluation.methods import Method
+    from darwin_align.operators.coerce import PolicyLike, PopulationRunnable
+    from darwin_align.search import DarwinSearch
+
+__all__ = ["add_prompts"]
+
+_METHODS = ("sample", "best_of_n", "sample_replace", "mutate_best_of_n cycles=1", "darwin cycles=1")
+
+
+def add_prompts(benchmarks: Commands) -> None:
+    """Add ``prompts`` to the benchmarks of ``eval``."""
+    parser = benchmarks.add_parser(
+        "prompts",
+        help="your own prompts: methods of the search, judged by a second scorer",
+        usage="%(prog)s [options] FILE ['[LABEL: ]PRESET [NAME=VALUE …]' …]",
+        description='Methods of the search compared on prompts, one a line: {"prompt": …}, or with "messages". '
+        "--gold names a scorer that no\nsearch sees: the reward that is followed says little about what was gained. "
+        "--set and --clauses hold for every method that\ndoes not say otherwise itself. A run that was interrupted "
+        "goes on when it is started again.",
+        epilog=examples("""
+            darwin-align eval prompts mine.jsonl --policy FOLDER --reward FOLDER --gold ANOTHER --n 50
+            darwin-align eval prompts mine.jsonl 'five: best_of_n' 'wide: best_of_n mutations=12' darwin --pair small
+        """),
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the prompts, JSONL (.gz) or a JSON list")
+    parser.add_argument(
+        "methods",
+        nargs="*",
+        metavar="METHOD",
+        help=f"methods to compare, e.g. 'darwin cycles=2'; also clauses=FILE (default: {', '.join(_METHODS)})",
+    )
+    add_models(parser)
+    parser.add_argument(
+        "--gold",
+        metavar="MODEL",
+        help="what judges the answers: as --reward; with --pair small also an adapter, FILE.safetensors",
+    )
+    add_settings(parser, seed="0; for several give --seeds")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="several seeds, in place of --seed")
+    parser.add_argument("--n", type=count, metavar="N", help="so many prompts, drawn; may be raised later")
+    parser.add_argument(
+        "--tokens",
+        type=count,
+        metavar="N",
+        help="let every search but a plain sample spend so many tokens, in one cycle after another",
+    )
+    parser.add_argument(
+        "--against", action="append", default=[], metavar="LABEL", help="compare all with this method (may be repeated)"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=count,
+        default=1,
+        metavar="N",
+        help="searches at a time; more than 1 measures no seconds (default: 1)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/prompts"), metavar="DIR", help="(default: results/prompts)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.set_defaults(run=_prompts, parser=parser)
+
+
+def _prompts(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    with working("starting"):
+        from darwin_align.evaluation.methods import check_labels
+        from darwin_align.evaluation.prompts import measure, page, plain, read_prompts, summary, table
+        from darwin_align.storage.atomic import write_atomically
+    need_packages("the figures", "numpy")
+    if find_spec("matplotlib") is None:
+        sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'\n")
+    methods = [_method(text, arguments) for text in _texts(arguments)]
+    check_labels(methods, arguments.against)
+    prompts = read_prompts(arguments.file)[: arguments.n]
+    models = {role: model_name(arguments, role) for role in ("policy", "reward")} | {"gold": arguments.gold}
+    records = measure(
+        methods,
+        prompts,
+        _searches(arguments),
+        None if arguments.gold is None else lambda: _gold(arguments),
+        arguments.out,
+        settings={"models": models},
+        seeds=arguments.seeds or [arguments.seed or 0],
+        concurrency=arguments.concurrency,
+    )
+    found = summary(methods, records, arguments.against)
+    shown = {"models": models, "file": arguments.file.name, **plain(found)}
+    write_atomically(arguments.out / "results.json", json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+    if find_spec("matplotlib") is not None:
+        write_atomically(arguments.out / "page.html", page(found))
+    text = printable_json(shown, indent=2) if arguments.json else printable(f"{table(found)}\n\nfiles: {arguments.out}")
+    sys.stdout.write(f"{text}\n")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    check_models(arguments)
+    if arguments.methods and arguments.preset:
+        raise UsageError("--preset gives one method to measure, and others are given by themselves: give one of them")
+    if arguments.seeds and arguments.seed is not None:
+        raise UsageError("--seed and --seeds are both given: give one of them")
+
+
+def _texts(arguments: argparse.Namespace) -> list[str]:
+    return arguments.methods or ([arguments.preset] if arguments.preset else list(_METHODS))
+
+
+def _method(text: str, arguments: argparse.Namespace) -> Method:
+    from darwin_align.evaluation.methods import Method, with_defaults
+    from darwin_align.small import DEFAULTS
+
+    defaults: Mapping[str, Any] = DEFAULTS if is_small(arguments) else {}
+    method = Method.of(with_defaults(text, arguments.set, arguments.clauses), **defaults)
+    return method if arguments.tokens is None else method.until_spent(arguments.tokens)
+
+
+def _searches(arguments: argparse.Namespace) -> Callable[[Method], DarwinSearch]:
+    """What makes a method's search; models are loaded when the first one is made."""
+
+    @cache
+    def models() -> tuple[PolicyLike, PopulationRunnable]:
+        return load_policy(arguments), load_scorer(arguments)
+
+    def search_of(method: Method) -> DarwinSearch:
+        if not has_own_policy(arguments):
+            from darwin_align.pocket.pair import pocket_search
+
+            own: dict[str, Any] = {} if arguments.reward is None else {"scorer": load_scorer(arguments)}
+            return pocket_search(method.config, sampling=method.sampling, **own)
+        from darwin_align.search import DarwinSearch
+
+        policy, scorer = models()
+        return DarwinSearch(policy=policy, scorer=scorer, config=method.config, sampling=method.sampling)
+
+    return search_of
+
+
+def _gold(arguments: argparse.Namespace) -> PopulationRunnable:
+    with working("loading the gold scorer"):
+        if is_small(arguments) and arguments.gold.endswith(".safetensors"):
+            from darwin_align.small import small_scorer
+
+            return small_scorer(arguments.gold, threads=arguments.threads)
+        return load_reward(arguments.gold)
