@@ -43,8 +43,6 @@ from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import ends_search, error_message
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import readable
-from darwin_align.operators.aspects import AspectMutator
-from darwin_align.operators.auto import AutoMutator
 from darwin_align.operators.base import Check, Decoder, Mutator, Resource, Scorer
 from darwin_align.operators.checks import LexicalIntent, fits
 from darwin_align.operators.coerce import (
@@ -63,7 +61,7 @@ from darwin_align.operators.coerce import (
     parts_of,
 )
 from darwin_align.operators.guarded import guarded
-from darwin_align.operators.mutators import IdentityMutator, PolicyMutator, clause_mutator
+from darwin_align.operators.named_mutators import mutator_of
 from darwin_align.operators.policy import Policy, check_ranks
 from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
@@ -361,20 +359,9 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         }
 
     def _mutator_under(self, config: SearchConfig) -> Runnable[Any, Any]:
-        if self._mutator is not None:
-            mutator = self._mutator
-        elif config.mutator == "identity":
-            return IdentityMutator()
-        elif config.mutator == "clauses":
-            mutator = clause_mutator(config)
-        elif config.mutator == "aspects" or (config.mutator == "auto" and self._policy is None):
-            mutator = AspectMutator(clauses=config.clauses or self.clauses)
-        elif self._policy is None:
-            raise ConfigError("with a decoder but no policy no model rewords instructions: give mutator=… or policy=…")
-        else:
-            mutator = PolicyMutator(policy=self._policy, prompt=self.mutation_prompt)
-            if config.mutator == "auto":
-                mutator = AutoMutator(rewording=mutator, aspects=AspectMutator(clauses=self.clauses))
+        mutator = self._mutator or mutator_of(config, self._policy, self.mutation_prompt, self.clauses)
+        if config.mutator == "identity" and self._mutator is None:
+            return mutator
         checks = [self.guard] if self.guard is not None else []
         if self._policy is not None and self._policy.has_own_refusal:
             checks.append(fits(self._policy.refusal, config.max_new_tokens))

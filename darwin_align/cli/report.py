@@ -29,6 +29,9 @@ _EXPLORES = {
     "auto": "a cycle rewords the instruction, or adds guidance to it, and decodes beams under each of the results",
     "aspects": "a cycle adds guidance sentences to the instruction and decodes beams under each of the results",
     "policy": "a cycle rewords the instruction and decodes beams under each rewording",
+    "crossover": "a cycle rewords the instruction or combines the guidance of two, and decodes beams under the results",
+    "fusion": "a cycle rewords the instruction, in one place shows the best answers, and decodes beams under each",
+    "critique": "a cycle rewords the instruction, adds what a critique asks for, and decodes beams under the results",
     "clauses": "a cycle adds learned clauses to the instruction and decodes beams under each of the results",
     "identity": "a cycle decodes beams under the instruction as it is",
 }

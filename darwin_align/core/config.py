@@ -15,7 +15,7 @@ from darwin_align.core.record import Settings, did_you_mean
 
 __all__ = ["SearchConfig"]
 
-MutatorName = Literal["auto", "policy", "aspects", "identity", "clauses"]
+MutatorName = Literal["auto", "policy", "aspects", "crossover", "fusion", "critique", "identity", "clauses"]
 SelectorName = Literal["top_k", "tournament", "smc", "speculative_rejection", "args", "none"]
 Decoding = Literal["sample", "candidates"]
 Choice = Literal["best", "soft", "pessimistic"]
@@ -58,6 +58,8 @@ class SearchConfig(Settings):
     mutator: MutatorName = "auto"
     """Exploration. "policy" is the paper's: the policy rewords the instruction. "aspects" adds short guidance sentences
     to it and needs no model. "auto" has the policy reword if it can, and adds guidance sentences where it cannot.
+    Beside it, from the second cycle on, "crossover" combines the guidance of two good instructions, "fusion" shows the
+    best answers for one that unites them, and "critique" turns the best and the worst answer into guidance.
     "clauses" adds some of ``clauses``, and with "identity" the instruction stays as it is."""
     clauses: tuple[Clause, ...] = ()
     """What "clauses" adds, and what "aspects" begins with; :func:`~darwin_align.core.learning.learn_clauses` finds some

@@ -6,6 +6,7 @@ from darwin_align.operators.base import Check, Decoder, Mutator, Operator, Repor
 from darwin_align.operators.checks import EmbeddingIntent, JudgeIntent, LexicalIntent
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_policy, as_scorer, as_selector
 from darwin_align.operators.context import MutationContext
+from darwin_align.operators.evolution import CritiqueMutator, CrossoverMutator, FusionMutator
 from darwin_align.operators.mutators import (
     ChainMutator,
     ChatModelMutator,
@@ -47,12 +48,15 @@ __all__ = [
     "Check",
     "ClauseMutator",
     "Continuation",
+    "CritiqueMutator",
+    "CrossoverMutator",
     "Decoder",
     "EmbeddingIntent",
     "Ensemble",
     "FunctionMutator",
     "FunctionScorer",
     "FunctionSelector",
+    "FusionMutator",
     "IdentityMutator",
     "JudgeIntent",
     "LengthPenalty",

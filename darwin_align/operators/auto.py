@@ -90,8 +90,9 @@ class AutoMutator(Mutator):
         draft.count(Exploration(filled_by_aspects=len(draft.accepted) - before))
 
     def _ask_policy(self, draft: Draft) -> Generator[MethodCall, Any, None]:
+        before, places = len(draft.accepted), draft.missing
         yield from self._attempt_by(self.rewording, draft, 0)
-        accepted, places = len(draft.accepted), len(draft.groups)
+        accepted = len(draft.accepted) - before
         if 2 * accepted < places:
             draft.count(Exploration(policy_given_up=True))
             draft.note(

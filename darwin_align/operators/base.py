@@ -203,10 +203,10 @@ class Mutator(Operator):
             if draft.missing and not current_allowance.get().spent:
                 yield from self._attempt(draft, attempt)
 
-    def _attempt(self, draft: Draft, attempt: int | str) -> Generator[MethodCall, Any, None]:
-        """Call for the missing rewordings once, and check them."""
-        missing, before = draft.missing, len(draft.accepted)
-        report = Report.of((yield self.mutate, (draft.context(attempt),)))
+    def _attempt(self, draft: Draft, attempt: int | str, most: int | None = None) -> Generator[MethodCall, Any, None]:
+        """Call for the missing rewordings once, or for at most so many of them, and check them."""
+        missing, before = min(draft.missing, most or draft.missing), len(draft.accepted)
+        report = Report.of((yield self.mutate, (draft.context(attempt, missing),)))
         draft.spend(report.usage)
         draft.note(*report.notes)
         current_allowance.set(current_allowance.get().after(report.usage))

@@ -38,11 +38,11 @@ class Draft:
         """Places without a rewording."""
         return len(self.groups) - len(self.accepted)
 
-    def context(self, attempt: int | str) -> MutationContext:
-        """The context of a mutator's next call."""
+    def context(self, attempt: int | str, n: int) -> MutationContext:
+        """The context of a mutator's next call, for n rewordings."""
         return MutationContext.before(
             self.population,
-            n=self.missing,
+            n=n,
             seed=derive(self.population.step.seed, "mutate", attempt),
             accepted=tuple(self.accepted),
             refused=tuple(self.refused),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
@@ -12,8 +12,6 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from darwin_align.core.budget import Usage
 from darwin_align.core.clauses import Clause, sentences, with_clauses
-from darwin_align.core.config import SearchConfig
-from darwin_align.core.errors import ConfigError
 from darwin_align.core.seeds import below, derive, gumbel
 from darwin_align.core.types import Request, Sampling
 from darwin_align.formats.thoughts import without_thoughts
@@ -38,7 +36,6 @@ __all__ = [
     "IdentityMutator",
     "PolicyMutator",
     "RuleMutator",
-    "clause_mutator",
 ]
 
 _ONLY_THOUGHTS = (
@@ -47,6 +44,14 @@ _ONLY_THOUGHTS = (
 )
 MUTATE = "mutate(context) -> list[str]"
 """The call of a mutator's function."""
+
+
+class Replies(NamedTuple):
+    """What a policy wrote, without its thoughts."""
+
+    texts: tuple[str, ...] = ()
+    cut: frozenset[str] = frozenset()
+    """Those that the budget cut."""
 
 
 class PolicyMutator(Mutator):
@@ -69,28 +74,42 @@ class PolicyMutator(Mutator):
 
     async def mutate(self, context: MutationContext) -> Report[list[str]]:
         """Call the policy once for a list, or n times for one rewording, as the prompt requires."""
-        request, n, seed = context.request, context.n, context.seed
-        sampling = self.sampling
+        text = self.prompt.render(context.request, context.instruction, context.n, context.seed)
+        report = await self.replies(context, text, context.n if self.prompt.one_per_reply else 1)
+        found, notes = _read(self.prompt, report.answer.texts, report.answer.cut)
+        return Report(found[: context.n], report.usage, (*report.notes, *notes))
+
+    async def replies(self, context: MutationContext, text: str, number: int) -> Report[Replies]:
+        """Let the policy reply to a text so many times, within what is left of the search's budget.
+
+        Args:
+            context: of the mutation: its request's switches hold for the text, too.
+            text: to reply to, as one user turn.
+            number: of replies.
+
+        Returns:
+            The replies, none of them if the text is too long for the policy, which the notes then say.
+        """
+        request, sampling = context.request, self.sampling
         if sampling.max_thinking_tokens is None and (limit := request.sampling.max_thinking_tokens) is not None:
             sampling = sampling.model_copy(update={"max_thinking_tokens": limit})
-        text, switches = self.prompt.render(request, context.instruction, n, seed), request.chat_template_kwargs
-        prompt = Request.of(text, sampling=sampling, chat_template_kwargs=switches)
+        prompt = Request.of(text, sampling=sampling, chat_template_kwargs=request.chat_template_kwargs)
         if self.policy.has_own_refusal and (reason := await acall(self.policy.refusal, prompt, 1)):
-            return Report([], notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
-        replies = n if self.prompt.one_per_reply else 1
+            return Report(Replies(), notes=(f"nothing was reworded: the mutation prompt is too long: {reason}",))
         search, allowance = current_search.get(), current_allowance.get()
-        most, seconds = allowance.each(self.max_tokens, replies), allowance.seconds
-        rows = [Row(prompt, most, seed=derive(seed, i), search_id=search, seconds=seconds) for i in range(replies)]
+        most, seconds = allowance.each(self.max_tokens, number), allowance.seconds
+        rows = [
+            Row(prompt, most, seed=derive(context.seed, i), search_id=search, seconds=seconds) for i in range(number)
+        ]
         generate, arguments = generate_call(self.policy, rows)
         report = Report.of(await acall(generate, *arguments))
         continuations: Sequence[Continuation] = report.answer
         limited = most < self.max_tokens or seconds is not None
-        cut = frozenset(c.text for c in continuations if limited and not c.finish_reason)
         # A policy that takes thoughts for text may know no more of its model than that.
-        found, notes = _read(self.prompt, ["" if c.thinking else c.text for c in continuations], cut)
-        if any(c.thinking for c in continuations):
-            notes = (*notes, _ONLY_THOUGHTS.format(most))
-        return Report(found[:n], usage_of(continuations) + report.usage, (*report.notes, *notes))
+        texts = tuple(without_thoughts("" if c.thinking else c.text) for c in continuations)
+        cut = frozenset(text for text, c in zip(texts, continuations, strict=True) if limited and not c.finish_reason)
+        thinking = (_ONLY_THOUGHTS.format(most),) if any(c.thinking for c in continuations) else ()
+        return Report(Replies(texts, cut), usage_of(continuations) + report.usage, (*report.notes, *thinking))
 
 
 class ChatModelMutator(Mutator):
@@ -274,17 +293,3 @@ class FunctionMutator(Mutator):
         arguments = four if takes(self.function, 4) and first_argument(self.function) != "context" else (context,)
         reply, spent = with_policy_usage(self.function)(*arguments)
         return reply if isinstance(reply, Report) or spent == Usage() else Report(reply, spent)
-
-
-def clause_mutator(config: SearchConfig) -> ClauseMutator:
-    """The mutator that ``mutator="clauses"`` names.
-
-    Raises:
-        ConfigError: the settings hold no clauses.
-    """
-    if not config.clauses:
-        raise ConfigError(
-            "mutator='clauses' adds clauses, and there are none: give clauses=learn_clauses(results), with the results "
-            "of earlier searches, or write some: clauses=(Clause(text='Be thorough.'),)"
-        )
-    return ClauseMutator(clauses=config.clauses)
