@@ -2,7 +2,7 @@
 
     python -m benchmarks.exploration PROMPTS.jsonl.gz --policy MODEL.gguf [--prompts 40] [--cycles 2]
 
-Searches each prompt once with ``mutator="policy"`` (the paper's) and once with ``mutator="auto"``, prints a table and
+Searches each prompt once with ``mutator="auto"`` and once with ``mutator="policy"`` (the paper's), prints a table and
 writes ``benchmarks/results/exploration.json``. A place counts if its instruction is neither the prompt nor one of an
 earlier place of the same search, and if it passes the library's own guards (it keeps the topic, and it is no answer).
 Wasted tokens are those of the policy's rewordings that were missing or refused, for each token decoded for answers:
@@ -29,7 +29,7 @@ from darwin_align import DarwinSearch, Exploration, LexicalIntent, LlamaCppPolic
 from darwin_align.backends.scripted import ScriptedScorer
 from darwin_align.operators.checks import words_it_as_request
 
-MUTATORS = ("policy", "auto")
+MUTATORS = ("auto", "policy")
 SEED = 1
 GUARDS = (LexicalIntent(), words_it_as_request)
 

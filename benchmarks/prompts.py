@@ -15,12 +15,15 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.held_out import RESULTS
+from benchmarks.quality import table
 from darwin_align import __version__
 from darwin_align.cli import main as command
+from darwin_align.core.json_types import Json
 from training.small import data
 
 GOLD = Path("training/small/gold.safetensors")
@@ -59,16 +62,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = ["--pair", "small", "--gold", str(GOLD), "--n", str(chosen.n), "--out", str(chosen.out)]
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     against = [part for label in AGAINST for part in ("--against", label)]
-    if code := command(["eval", "prompts", str(file), *METHODS, *options, *settings, *against]):
-        raise SystemExit(code)
-    found = json.loads((chosen.out / "results.json").read_text(encoding="utf-8"))
-    report = {
-        "version": __version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "settings": list(SETTINGS),
-        **found,
+    line = ["eval", "prompts", str(file), *METHODS, *options, *settings, *against]
+    keep("prompts.json", line, chosen.out, settings=list(SETTINGS))
+
+
+def markdown(found: Mapping[str, Any], *, short: bool = False) -> str:
+    """The table as the documentation shows it; the README's is ``short``."""
+    heads = {
+        "gold": "gold",
+        "tokens": "less best of n, at equal tokens",
+        "seconds": "at equal seconds",
+        "gold_at_length": "gold at equal length",
+        "reward": "reward",
+        "words": "words",
+        "decoded_tokens": "decoded tokens",
+        "reward_tokens": "read by the reward model",
+        "took": "seconds",
     }
-    (RESULTS / "prompts.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    shown = ["gold", "tokens", "seconds", "decoded_tokens", "took"] if short else list(heads)
+    rows = [[one["label"], *(_cells(one)[name] for name in shown)] for one in found["methods"]]
+    return table(["method", *(heads[name] for name in shown)], rows)
+
+
+def _cells(one: Mapping[str, Any]) -> dict[str, str]:
+    means = {name: estimate["mean"] for name, estimate in one["means"].items()}
+    return {
+        "gold": f"{means['gold']:.2f}",
+        "tokens": _signed(one["at_equal"].get("decoded_tokens")),
+        "seconds": _signed(one["at_equal"].get("seconds")),
+        "gold_at_length": f"{means['gold_at_length']:.2f}",
+        "reward": f"{means['reward']:.2f}",
+        "words": f"{means['words']:.0f}",
+        "decoded_tokens": f"{means['decoded_tokens']:,.0f}",
+        "reward_tokens": f"{means['reward_tokens']:,.0f}",
+        "took": f"{means['seconds']:.1f}",
+    }
+
+
+def _signed(estimate: Mapping[str, float] | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate['mean']:+.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def keep(name: str, line: Sequence[str], out: Path, **about: Json) -> None:
+    """Run ``darwin-align`` and keep its results, with the version and the machine, under ``benchmarks/results``."""
+    if code := command(line):
+        raise SystemExit(code)
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    machine = {"version": __version__, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    text = json.dumps({**machine, **about, **found}, indent=2, ensure_ascii=False)
+    (RESULTS / name).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

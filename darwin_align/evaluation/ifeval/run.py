@@ -45,6 +45,8 @@ def measure(
 ) -> list[Record]:
     """Answer every prompt by every method under every seed; what ``out`` holds already is kept.
 
+    Prompts come one after another, each under all methods: a run that is cut short has whole prompts.
+
     Args:
         methods: the methods.
         prompts: the prompts.
@@ -65,8 +67,9 @@ def measure(
 
     check_labels(methods)
     known_by = {"version": __version__, "timed": concurrency == 1, **settings}
+    seeds = tuple(seeds)
     with Ledger(Path(out) / "searches.jsonl", known_by) as ledger:
-        runs = {_key(one, seed, prompt): (one, seed, prompt) for one in methods for seed in seeds for prompt in prompts}
+        runs = {_key(one, seed, prompt): (one, seed, prompt) for prompt in prompts for seed in seeds for one in methods}
         missing = {key: run for key, run in runs.items() if key not in ledger.records}
         answering = partial(_answer, search_of, timed=concurrency == 1)
         jobs = [partial(ledger.kept, key, partial(answering, *run)) for key, run in missing.items()]
