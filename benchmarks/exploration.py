@@ -121,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cycles", type=int, default=2)
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--mutators", nargs="+", choices=MUTATORS, default=MUTATORS)
     parser.add_argument("--out", type=Path, default=RESULTS / "exploration.json")
     chosen = parser.parse_args(arguments)
     settings = SearchConfig.preset("darwin", cycles=chosen.cycles, max_new_tokens=chosen.max_new_tokens)
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "max_new_tokens": chosen.max_new_tokens,
         "mutators": {},
     }
-    for mutator in MUTATORS:
+    for mutator in chosen.mutators:
         report["mutators"][mutator] = measured(search, prompts, mutator)
         chosen.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     show(report)

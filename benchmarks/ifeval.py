@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.held_out import RESULTS
 from benchmarks.prompts import keep
 from benchmarks.quality import table
 
@@ -53,13 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("file", type=Path, metavar="IFEVAL.jsonl")
     parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--set", action="append", help=f"settings of all methods (default: {' '.join(SETTINGS)})")
     parser.add_argument("--out", type=Path, default=Path("build/ifeval"))
+    parser.add_argument("--results", type=Path, default=RESULTS / "ifeval.json")
     chosen = parser.parse_args(arguments)
-    options = ["--pair", "small", "--limit", str(chosen.n), "--tokens", str(TOKENS)]
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    given = chosen.set or list(SETTINGS)
+    options = ["--pair", "small", "--threads", str(chosen.threads), "--limit", str(chosen.n)]
+    options += ["--tokens", str(chosen.tokens)]
+    settings = [part for setting in given for part in ("--set", setting)]
     against = ["--against", "best_of_n", "--out", str(chosen.out)]
     line = ["eval", "ifeval", str(chosen.file), *METHODS, *options, *settings, *against]
-    keep("ifeval.json", line, chosen.out, settings=list(SETTINGS))
+    keep(chosen.results, line, chosen.out, settings=given, threads=chosen.threads)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,12 @@ SETTINGS = ("max_tokens=96", "replacement_period=24")
 AGAINST = ("best of 5", "best of 13")
 
 
-def write_prompts(file: Path) -> None:
+def write_prompts(file: Path) -> Path:
     """The pool's prompts that were held out from both reward models."""
     prompts = [group.prompt for group in data.held_out_groups() if group.source == "pool"]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+    return file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,15 +56,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--file", type=Path, help="other prompts (default: the pool's held-out ones)")
+    parser.add_argument("--set", action="append", help=f"settings of all methods (default: {' '.join(SETTINGS)})")
     parser.add_argument("--out", type=Path, default=Path("build/prompts"))
+    parser.add_argument("--results", type=Path, default=RESULTS / "prompts.json")
     chosen = parser.parse_args(arguments)
-    file = chosen.out / "held_out.jsonl"
-    write_prompts(file)
-    options = ["--pair", "small", "--gold", str(GOLD), "--n", str(chosen.n), "--out", str(chosen.out)]
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    file = chosen.file or write_prompts(chosen.out / "held_out.jsonl")
+    given = chosen.set or list(SETTINGS)
+    options = [
+        "--threads",
+        str(chosen.threads),
+        "--pair",
+        "small",
+        "--gold",
+        str(GOLD),
+        "--n",
+        str(chosen.n),
+        "--out",
+        str(chosen.out),
+    ]
+    settings = [part for setting in given for part in ("--set", setting)]
     against = [part for label in AGAINST for part in ("--against", label)]
     line = ["eval", "prompts", str(file), *METHODS, *options, *settings, *against]
-    keep("prompts.json", line, chosen.out, settings=list(SETTINGS))
+    keep(chosen.results, line, chosen.out, settings=given, threads=chosen.threads)
 
 
 def markdown(found: Mapping[str, Any], *, short: bool = False) -> str:
@@ -105,14 +121,14 @@ def _signed(estimate: Mapping[str, float] | None) -> str:
     return f"{estimate['mean']:+.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
-def keep(name: str, line: Sequence[str], out: Path, **about: Json) -> None:
-    """Run ``darwin-align`` and keep its results, with the version and the machine, under ``benchmarks/results``."""
+def keep(results: Path, line: Sequence[str], out: Path, **about: Json) -> None:
+    """Run ``darwin-align`` and keep its results, with the version and the machine."""
     if code := command(line):
         raise SystemExit(code)
     found = json.loads((out / "results.json").read_text(encoding="utf-8"))
     machine = {"version": __version__, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
     text = json.dumps({**machine, **about, **found}, indent=2, ensure_ascii=False)
-    (RESULTS / name).write_text(text + "\n", encoding="utf-8")
+    results.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

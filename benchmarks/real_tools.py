@@ -19,6 +19,7 @@ import platform
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -214,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=50, help="requests for each kind of tools (default: 50)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / "real_tools.json")
     chosen = parser.parse_args(arguments)
     policy = LlamaCppPolicy(policy_path(), slots=4, context=2048, threads=chosen.threads, chat_template=TEMPLATE)
     clock = perf_counter()
@@ -238,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "examples": examples,
         "seconds": perf_counter() - clock,
     }
-    (RESULTS / "real_tools.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    chosen.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

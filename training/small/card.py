@@ -36,14 +36,15 @@ A third of the prompts is held out by a hash of the prompt, LLMBar's prompts alw
 shipped adapter learned from one half, `training/small/gold.safetensors` from the other (another seed). The
 second one is the *gold* of experiments: a search under the first one never sees it. The last of
 the epochs is kept; settings were compared on every second prompt of the other half, so gold's half had a say in
-them. These weights were trained before the penalty on length and the rule on spoilt copies that the code has now.
+them.
 
 ## Recipe
 Of every pool prompt the two answers whose verdicts differ most while their lengths differ least, and the
 reference; PandaLM's pairs with a majority, weighted by agreement; an answer to another prompt; a copy that
 repeats itself or is garbled. Bradley-Terry on wholes, and on prefixes of the same number of tokens, whose
 weights grow with what is read. Weights make the longer answer the better one as often as the shorter one, by
-source and ratio of lengths. {epochs} epochs at most, {batch} prompts a step, AdamW {rate:g} (head
+source and ratio of lengths; besides, rewards of a prompt's judged answers that follow their lengths cost
+something. {epochs} epochs, {batch} prompts a step, AdamW {rate:g} (head
 {head_rate:g}), seeds {seeds}. States behind layer {bottom} are computed once. `training/small/README.md` says
 how to make it again.
 
