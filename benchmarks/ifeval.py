@@ -56,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--concurrency", type=int, default=2, help="prompts side by side (default: 2)")
     parser.add_argument("--set", action="append", help=f"settings of all methods (default: {' '.join(SETTINGS)})")
     parser.add_argument("--out", type=Path, default=Path("build/ifeval"))
     parser.add_argument("--results", type=Path, default=RESULTS / "ifeval.json")
     chosen = parser.parse_args(arguments)
     given = chosen.set or list(SETTINGS)
     options = ["--pair", "small", "--threads", str(chosen.threads), "--limit", str(chosen.n)]
-    options += ["--tokens", str(chosen.tokens)]
+    options += ["--tokens", str(chosen.tokens), "--concurrency", str(chosen.concurrency)]
     settings = [part for setting in given for part in ("--set", setting)]
     against = ["--against", "best_of_n", "--out", str(chosen.out)]
     line = ["eval", "ifeval", str(chosen.file), *METHODS, *options, *settings, *against]

@@ -15,6 +15,7 @@ True
 
 from darwin_align.core.result import SearchResult, register_html
 from darwin_align.traces.dynamics import Change, Dynamics, Moment, jaccard, rank_biased_overlap
+from darwin_align.traces.frames import results_frame
 from darwin_align.traces.lineage import CycleLineage, Lane, Lineage, Piece, Point
 from darwin_align.traces.record import Cost, Trace, write_html
 
@@ -31,6 +32,7 @@ __all__ = [
     "Trace",
     "jaccard",
     "rank_biased_overlap",
+    "results_frame",
     "trace",
     "write_html",
 ]

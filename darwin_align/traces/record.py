@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from darwin_align.core.algorithm import darwin
 from darwin_align.core.budget import Usage
@@ -17,6 +17,9 @@ from darwin_align.core.types import OperatorName, Population, Request
 from darwin_align.storage.atomic import replace_file
 from darwin_align.traces.dynamics import Dynamics, dynamics_of
 from darwin_align.traces.lineage import Lineage, lineage_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Answered", "Cost", "Trace", "write_html"]
 
@@ -111,6 +114,16 @@ class Trace(Record):
             p: persistence of the rank-biased overlap, between 0 and 1: the larger, the deeper it looks.
         """
         return dynamics_of(self.answered, self._lineage, p)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the beams as a pandas data frame, one row for each time that one was scored.
+
+        Raises:
+            MissingPackageError: pandas is missing (extra ``frames``).
+        """
+        from darwin_align.traces.frames import beams_frame
+
+        return beams_frame(self)
 
     def to_html(self) -> str:
         """Return one page that needs nothing else: no network, no other file, and scripts only for convenience."""
