@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.held_out import RESULTS
 from darwin_align import DarwinSearch, Exploration, LexicalIntent, LlamaCppPolicy, Request, SearchConfig, SearchResult
 from darwin_align.backends.scripted import ScriptedScorer
-from darwin_align.operators.checks import words_it_as_request
+from darwin_align.operators.checks.intent import words_it_as_request
 
 MUTATORS = ("auto", "policy")
 SEED = 1

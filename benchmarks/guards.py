@@ -1,6 +1,6 @@
 """How well the guards on rewordings tell usable replies of a real small model from the others.
 
-Replies and labels: ``tests/operators/data`` (its README says where they come from). The checks' rules were made on the
+Replies and labels: ``tests/operators/checks/data`` (its README says where they come from). The checks' rules were made on the
 parts ``tune`` and ``second``; ``kept`` has other prompts, and no rule was changed after it was measured.
 
     python -m benchmarks.guards
@@ -23,9 +23,9 @@ from scipy.stats import binomtest
 
 from benchmarks.held_out import RESULTS
 from darwin_align import LexicalIntent, Request, __version__
-from darwin_align.operators.wording import REWORDING_CHECKS
+from darwin_align.operators.checks.wording import REWORDING_CHECKS
 
-DATA = Path(__file__).parents[1] / "tests" / "operators" / "data" / "rewordings.jsonl"
+DATA = Path(__file__).parents[1] / "tests" / "operators" / "checks" / "data" / "rewordings.jsonl"
 PARTS = ("tune", "second", "kept")
 
 Check = Callable[[Request, str], str | None]

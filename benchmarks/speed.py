@@ -47,7 +47,7 @@ from darwin_align.backends.local.sampling import Sampler
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
 from darwin_align.operators.context import MutationContext
-from darwin_align.operators.mutators import FunctionMutator, RuleMutator
+from darwin_align.operators.mutators.plain import FunctionMutator, RuleMutator
 from darwin_align.operators.policy import Row, current_search
 from darwin_align.operators.prompts import MANY
 from darwin_align.pocket import held_out

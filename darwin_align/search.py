@@ -44,7 +44,7 @@ from darwin_align.langchain.model_errors import ends_search, error_message
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import readable
 from darwin_align.operators.base import Check, Decoder, Mutator, Resource, Scorer
-from darwin_align.operators.checks import LexicalIntent, fits
+from darwin_align.operators.checks.intent import LexicalIntent, fits
 from darwin_align.operators.coerce import (
     ConfigLike,
     DecoderLike,
@@ -61,13 +61,13 @@ from darwin_align.operators.coerce import (
     parts_of,
 )
 from darwin_align.operators.guarded import guarded
-from darwin_align.operators.named_mutators import mutator_of
+from darwin_align.operators.mutators.named import mutator_of
 from darwin_align.operators.policy import Policy, check_ranks
 from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
 from darwin_align.operators.resources import released, resources_of
 from darwin_align.operators.rewording import warned_of_few
-from darwin_align.operators.scorers import SHORT_ANSWER, judges_of
+from darwin_align.operators.scorers.plain import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature
 from darwin_align.operators.suitable import check_suits, in_whole_answers

@@ -1,25 +1,18 @@
 """Operators: what a user swaps."""
 
-from darwin_align.operators.aspects import AspectMutator
-from darwin_align.operators.auto import AutoMutator
 from darwin_align.operators.base import Check, Decoder, Mutator, Operator, Report, Scorer, Selector
-from darwin_align.operators.checks import EmbeddingIntent, JudgeIntent, LexicalIntent
+from darwin_align.operators.checks.intent import EmbeddingIntent, JudgeIntent, LexicalIntent
 from darwin_align.operators.coerce import as_decoder, as_mutator, as_policy, as_scorer, as_selector
 from darwin_align.operators.context import MutationContext
-from darwin_align.operators.evolution import CritiqueMutator, CrossoverMutator, FusionMutator
-from darwin_align.operators.mutators import (
-    ChainMutator,
-    ChatModelMutator,
-    ClauseMutator,
-    FunctionMutator,
-    IdentityMutator,
-    PolicyMutator,
-    RuleMutator,
-)
+from darwin_align.operators.mutators.aspects import AspectMutator
+from darwin_align.operators.mutators.auto import AutoMutator
+from darwin_align.operators.mutators.evolution import CritiqueMutator, CrossoverMutator, FusionMutator
+from darwin_align.operators.mutators.langchain import ChainMutator, ChatModelMutator
+from darwin_align.operators.mutators.plain import ClauseMutator, FunctionMutator, IdentityMutator, RuleMutator
+from darwin_align.operators.mutators.policy import PolicyMutator
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.prompts import MutationPrompt
-from darwin_align.operators.rules import RuleScorer
-from darwin_align.operators.scorers import (
+from darwin_align.operators.scorers.plain import (
     ChainScorer,
     Ensemble,
     FunctionScorer,
@@ -27,6 +20,7 @@ from darwin_align.operators.scorers import (
     ToolCallScorer,
     WeightedSum,
 )
+from darwin_align.operators.scorers.rules import RuleScorer
 from darwin_align.operators.selectors import (
     ARGSSelector,
     FunctionSelector,

@@ -8,10 +8,10 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.exploration import Exploration
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Population
+from darwin_align.operators.checks.wording import repeats
 from darwin_align.operators.context import MutationContext
 from darwin_align.operators.rewording import filled_note
 from darwin_align.operators.tracing import cut
-from darwin_align.operators.wording import repeats
 
 __all__ = ["Draft"]
 

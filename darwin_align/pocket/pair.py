@@ -9,7 +9,7 @@ from typing import Any
 
 from darwin_align.core import Clause, SearchConfig
 from darwin_align.core.clauses import read_clauses
-from darwin_align.operators.checks import LexicalIntent
+from darwin_align.operators.checks.intent import LexicalIntent
 from darwin_align.operators.prompts import MutationPrompt
 from darwin_align.pocket import MUTATION_PROMPT, policy_path, reward_path
 from darwin_align.pocket.world import CLAUSES

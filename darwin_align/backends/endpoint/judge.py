@@ -19,7 +19,7 @@ from darwin_align.core.errors import ConfigError, EndpointServerError
 from darwin_align.core.types import Request, Response
 from darwin_align.operators.base import Report
 from darwin_align.operators.portal import acall
-from darwin_align.operators.scorers import SHORT_ANSWER
+from darwin_align.operators.scorers.plain import SHORT_ANSWER
 
 __all__ = ["JudgeScorer", "Rubric"]
 

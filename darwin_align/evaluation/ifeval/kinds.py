@@ -11,7 +11,7 @@ from typing import Any
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
-from darwin_align.operators.rules import (
+from darwin_align.operators.scorers.rules import (
     Bullets,
     CapitalWords,
     EndsWith,

@@ -10,8 +10,8 @@ from typing import Any
 from darwin_align.core.errors import ConfigError
 from darwin_align.evaluation.ifeval.kinds import rules_of
 from darwin_align.evaluation.official import digest, rows
-from darwin_align.operators.rules import Rule, RuleScorer
-from darwin_align.operators.rules.base import Decides
+from darwin_align.operators.scorers.rules import Rule, RuleScorer
+from darwin_align.operators.scorers.rules.base import Decides
 
 __all__ = ["Instruction", "Prompt", "followed", "read_prompts"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from darwin_align.core.errors import ConfigError
 from darwin_align.evaluation.ifeval import KINDS, Instruction, Prompt, followed, read_prompts, rules_of
-from darwin_align.operators.rules import MaxWords
+from darwin_align.operators.scorers.rules import MaxWords
 from tests.evaluation.kit import official
 
 GERMAN = "Lassen Sie den Tee drei Minuten ziehen und geben Sie dann Milch dazu."

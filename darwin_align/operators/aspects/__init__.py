@@ -1,5 +1,0 @@
-"""Guidance sentences that are added to an instruction: rewording without a model."""
-
-from darwin_align.operators.aspects.mutator import AspectMutator
-
-__all__ = ["AspectMutator"]

@@ -1,0 +1,1 @@
+"""Checks of rewordings: their intent and their wording."""

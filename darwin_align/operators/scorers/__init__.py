@@ -1,0 +1,1 @@
+"""The built-in scorers that need no model of their own."""

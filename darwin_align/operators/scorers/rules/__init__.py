@@ -1,0 +1,75 @@
+"""Rules as rewards: demands that can be checked exactly, on whole answers and on their beginnings."""
+
+from darwin_align.operators.scorers.rules.base import CountRule, Rule, Verdict, rule_of, still_open
+from darwin_align.operators.scorers.rules.counts import (
+    CapitalWords,
+    Letters,
+    MaxCharacters,
+    MaxMentions,
+    MaxSentences,
+    MaxWords,
+    MinSentences,
+    MinWords,
+    MustMention,
+    MustNotMention,
+    NoCommas,
+)
+from darwin_align.operators.scorers.rules.json_text import JsonSchema
+from darwin_align.operators.scorers.rules.layout import (
+    Bullets,
+    Highlights,
+    ParagraphStart,
+    Parts,
+    Placeholders,
+    Postscript,
+    Sections,
+    Title,
+)
+from darwin_align.operators.scorers.rules.scorer import RuleScorer
+from darwin_align.operators.scorers.rules.wording import (
+    EndsWith,
+    Language,
+    Lowercase,
+    OneOf,
+    Quoted,
+    Regex,
+    StartsWith,
+    Uppercase,
+)
+
+__all__ = [
+    "Bullets",
+    "CapitalWords",
+    "CountRule",
+    "EndsWith",
+    "Highlights",
+    "JsonSchema",
+    "Language",
+    "Letters",
+    "Lowercase",
+    "MaxCharacters",
+    "MaxMentions",
+    "MaxSentences",
+    "MaxWords",
+    "MinSentences",
+    "MinWords",
+    "MustMention",
+    "MustNotMention",
+    "NoCommas",
+    "OneOf",
+    "ParagraphStart",
+    "Parts",
+    "Placeholders",
+    "Postscript",
+    "Quoted",
+    "Regex",
+    "Rule",
+    "RuleScorer",
+    "Sections",
+    "StartsWith",
+    "Title",
+    "Uppercase",
+    "Verdict",
+    "rule_of",
+    "still_open",
+]
