@@ -1,7 +1,7 @@
 """How well the guards on rewordings tell usable replies of a real small model from the others.
 
-Replies and labels: ``tests/operators/checks/data`` (its README says where they come from). The checks' rules were made on the
-parts ``tune`` and ``second``; ``kept`` has other prompts, and no rule was changed after it was measured.
+Replies and labels: ``tests/operators/checks/data`` (its README says where they come from). The checks' rules were made
+on the parts ``tune`` and ``second``; ``kept`` has other prompts, and no rule was changed after it was measured.
 
     python -m benchmarks.guards
 

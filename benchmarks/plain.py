@@ -23,8 +23,9 @@ from darwin_align.backends.local.padded import PaddedForward, _Batch
 from darwin_align.backends.local.reward import _RewardSequence
 from darwin_align.core.budget import Usage
 from darwin_align.core.types import Request, Response, Sampling
-from darwin_align.operators.base import Report, Scorer
 from darwin_align.operators.policy import Continuation, Row
+from darwin_align.operators.report import Report
+from darwin_align.operators.scorer import Scorer
 
 __all__ = ["GeneratePolicy", "PlainPolicy", "PlainScorer", "PositionBounds"]
 

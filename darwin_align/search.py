@@ -43,7 +43,7 @@ from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import ends_search, error_message
 from darwin_align.langchain.progress import Progress, asend, send
 from darwin_align.langchain.settings import readable
-from darwin_align.operators.base import Check, Decoder, Mutator, Resource, Scorer
+from darwin_align.operators.base import Resource
 from darwin_align.operators.checks.intent import LexicalIntent, fits
 from darwin_align.operators.coerce import (
     ConfigLike,
@@ -60,13 +60,16 @@ from darwin_align.operators.coerce import (
     as_selector,
     parts_of,
 )
+from darwin_align.operators.decoder import Decoder
 from darwin_align.operators.guarded import guarded
+from darwin_align.operators.mutator import Check, Mutator
 from darwin_align.operators.mutators.named import mutator_of
 from darwin_align.operators.policy import Policy, check_ranks
 from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
 from darwin_align.operators.resources import released, resources_of
 from darwin_align.operators.rewording import warned_of_few
+from darwin_align.operators.scorer import Scorer
 from darwin_align.operators.scorers.plain import SHORT_ANSWER, judges_of
 from darwin_align.operators.selectors import selector_of
 from darwin_align.operators.signatures import check_signature

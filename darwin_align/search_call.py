@@ -16,9 +16,9 @@ from darwin_align.core.setting_names import explain_unknown
 from darwin_align.core.types import Grounded
 from darwin_align.langchain.model_errors import is_context_overflow, is_remote_fault
 from darwin_align.langchain.settings import ALIASES
-from darwin_align.operators.base import Scorer
 from darwin_align.operators.conversation import check_characters, conversation_of
 from darwin_align.operators.portal import acall, call
+from darwin_align.operators.scorer import Scorer
 
 __all__ = ["SearchInput", "named_settings", "preflight", "request_of", "search_changes", "warn_failed"]
 

@@ -19,7 +19,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from darwin_align import DarwinChatModel
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
 from darwin_align.core import Budget, Event, Population, Request, Response, SearchConfig
-from darwin_align.operators.base import Decoder
+from darwin_align.operators.decoder import Decoder
 from darwin_align.operators.mutators.plain import IdentityMutator
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.selectors import TopKReplacement

@@ -8,8 +8,8 @@ from math import log
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.seeds import below, uniform
 from darwin_align.core.types import Request, Response
-from darwin_align.operators.base import Scorer
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
+from darwin_align.operators.scorer import Scorer
 
 __all__ = ["ScriptedPolicy", "ScriptedScorer"]
 

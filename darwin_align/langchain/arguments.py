@@ -18,8 +18,8 @@ from darwin_align.core.clauses import Clause
 from darwin_align.core.config import MutatorName, SearchConfig, SelectorName
 from darwin_align.core.search_settings import PlainSettings
 from darwin_align.core.types import Grounded, Sampling
-from darwin_align.operators.base import Check
 from darwin_align.operators.coerce import DecoderLike, MutatorLike, PolicyLike, ScorerLike, SelectorLike
+from darwin_align.operators.mutator import Check
 from darwin_align.operators.prompts import MutationPrompt
 
 __all__ = ["Bypass", "CommonArguments", "ModelArguments"]

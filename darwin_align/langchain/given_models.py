@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.log_once import log_once
 from darwin_align.core.record import did_you_mean
-from darwin_align.operators.base import Scorer
 from darwin_align.operators.coerce import PolicyLike, ScorerLike
+from darwin_align.operators.scorer import Scorer
 
 __all__ = ["CONNECTION", "MODELS", "is_loadable", "load_policy", "load_reward", "loaded_pair", "with_models"]
 

@@ -26,14 +26,18 @@ from darwin_align.core.selection import Selection
 from darwin_align.core.types import Request, Response
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.lazy import loaded
-from darwin_align.operators.base import Decoder, Mutator, Operator, Resource, Scorer, Selector
+from darwin_align.operators.base import Operator, Resource
 from darwin_align.operators.context import MutationContext
+from darwin_align.operators.decoder import Decoder
+from darwin_align.operators.mutator import Mutator
 from darwin_align.operators.mutators.langchain import ChainMutator, ChatModelMutator
 from darwin_align.operators.mutators.plain import MUTATE, FunctionMutator
 from darwin_align.operators.policy import Capabilities, Continuations, Policy, Row, has_tool_syntax
 from darwin_align.operators.report import Report
+from darwin_align.operators.scorer import Scorer
 from darwin_align.operators.scorers.plain import SCORE, ChainScorer, FunctionScorer
 from darwin_align.operators.scorers.rules import Rule, RuleScorer
+from darwin_align.operators.selector import Selector
 from darwin_align.operators.selectors import SELECT, FunctionSelector
 from darwin_align.operators.signatures import check_signature
 

@@ -10,7 +10,7 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.configurable import DynamicRunnable, RunnableConfigurableAlternatives
 
 from darwin_align.core.errors import ConfigError
-from darwin_align.operators.base import Check, Mutator
+from darwin_align.operators.mutator import Check, Mutator
 
 __all__ = ["guarded"]
 

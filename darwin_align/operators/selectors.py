@@ -21,7 +21,8 @@ from darwin_align.core.selection import (
     tournament,
 )
 from darwin_align.core.types import Beam
-from darwin_align.operators.base import Reply, Selected, Selector
+from darwin_align.operators.base import Reply
+from darwin_align.operators.selector import Selected, Selector
 from darwin_align.operators.signatures import check_signature
 
 __all__ = [

@@ -9,8 +9,9 @@ from langchain_core.runnables import Runnable
 
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ConfigError
-from darwin_align.operators.base import Decoder, Scorer
+from darwin_align.operators.decoder import Decoder
 from darwin_align.operators.policy import check_continues
+from darwin_align.operators.scorer import Scorer
 
 __all__ = ["check_suits", "in_whole_answers"]
 

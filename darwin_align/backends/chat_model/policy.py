@@ -20,10 +20,10 @@ from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, RequestError
 from darwin_align.core.types import Request
 from darwin_align.formats.tool_syntax import ToolSyntax
-from darwin_align.operators.base import Report
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.portal import acall
+from darwin_align.operators.report import Report
 
 __all__ = ["ChatModelPolicy"]
 

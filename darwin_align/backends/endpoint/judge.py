@@ -17,8 +17,8 @@ from darwin_align.backends.endpoint.rubric import Question, Rubric
 from darwin_align.core.budget import Usage
 from darwin_align.core.errors import ConfigError, EndpointServerError
 from darwin_align.core.types import Request, Response
-from darwin_align.operators.base import Report
 from darwin_align.operators.portal import acall
+from darwin_align.operators.report import Report
 from darwin_align.operators.scorers.plain import SHORT_ANSWER
 
 __all__ = ["JudgeScorer", "Rubric"]

@@ -33,9 +33,9 @@ from darwin_align.core.errors import ContextLengthError, DarwinError, RequestErr
 from darwin_align.core.json_types import Json
 from darwin_align.core.types import Request
 from darwin_align.formats.tool_syntax import ToolSyntax
-from darwin_align.operators.base import Report
 from darwin_align.operators.policy import Capabilities, Continuation, Policy, Row
 from darwin_align.operators.portal import acall, call, on_portal
+from darwin_align.operators.report import Report
 
 __all__ = ["EndpointPolicy"]
 

@@ -31,8 +31,8 @@ from darwin_align.core.errors import (
 )
 from darwin_align.core.record import did_you_mean
 from darwin_align.core.types import Request, Response
-from darwin_align.operators.base import Report
 from darwin_align.operators.portal import acall, call
+from darwin_align.operators.report import Report
 
 __all__ = ["EndpointScorer"]
 

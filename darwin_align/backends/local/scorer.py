@@ -11,8 +11,10 @@ from darwin_align.backends.local.reward import RewardModel
 from darwin_align.backends.request_bounds import takes_long
 from darwin_align.core.budget import Usage
 from darwin_align.core.types import Request, Response
-from darwin_align.operators.base import Report, Resource, Scorer
+from darwin_align.operators.base import Resource
 from darwin_align.operators.portal import off_loop, submits, wait
+from darwin_align.operators.report import Report
+from darwin_align.operators.scorer import Scorer
 
 __all__ = ["LocalScorer"]
 

@@ -10,9 +10,10 @@ from pydantic import Field
 from darwin_align.core.exploration import Exploration
 from darwin_align.core.types import Request
 from darwin_align.formats.request_formats import takes_calls
-from darwin_align.operators.base import MethodCall, Mutator, Resource
+from darwin_align.operators.base import MethodCall, Resource
 from darwin_align.operators.context import MutationContext
 from darwin_align.operators.draft import Draft
+from darwin_align.operators.mutator import Mutator
 from darwin_align.operators.mutators.aspects import AspectMutator
 from darwin_align.operators.mutators.policy import PolicyMutator
 from darwin_align.operators.mutators.probe import Probe, probed

@@ -10,10 +10,10 @@ from langchain_core.runnables import Runnable
 from pydantic import field_validator
 
 from darwin_align.formats.thoughts import without_thoughts
-from darwin_align.operators.base import Check, Mutator
 from darwin_align.operators.checks.wording import REWORDING_CHECKS
 from darwin_align.operators.context import MutationContext
 from darwin_align.operators.messages import to_langchain
+from darwin_align.operators.mutator import Check, Mutator
 from darwin_align.operators.mutators.policy import read_replies
 from darwin_align.operators.prompts import MANY, MutationPromptField, parse_list
 from darwin_align.operators.report import Report

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from darwin_align.core.clauses import Clause
 from darwin_align.core.config import SearchConfig
 from darwin_align.core.errors import ConfigError
-from darwin_align.operators.base import Mutator
+from darwin_align.operators.mutator import Mutator
 from darwin_align.operators.mutators.aspects import AspectMutator
 from darwin_align.operators.mutators.auto import AutoMutator
 from darwin_align.operators.mutators.evolution import CritiqueMutator, CrossoverMutator, FusionMutator

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator
 from darwin_align.core.budget import Usage
 from darwin_align.core.clauses import Clause, sentences, with_clauses
 from darwin_align.core.seeds import below, derive, gumbel
-from darwin_align.operators.base import Mutator
 from darwin_align.operators.context import MutationContext
+from darwin_align.operators.mutator import Mutator
 from darwin_align.operators.report import Report
 from darwin_align.operators.signatures import check_signature, first_argument, takes
 from darwin_align.operators.usage import with_policy_usage

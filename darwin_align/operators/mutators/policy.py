@@ -10,9 +10,10 @@ from pydantic import BeforeValidator, Field
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
 from darwin_align.formats.thoughts import without_thoughts
-from darwin_align.operators.base import Check, Mutator, Resource, policy_of
+from darwin_align.operators.base import Resource, policy_of
 from darwin_align.operators.checks.wording import REWORDING_CHECKS
 from darwin_align.operators.context import MutationContext
+from darwin_align.operators.mutator import Check, Mutator
 from darwin_align.operators.policy import Continuation, Policy, Row, current_allowance, current_search, usage_of
 from darwin_align.operators.portal import acall
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField

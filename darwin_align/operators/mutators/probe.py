@@ -11,9 +11,9 @@ from contextvars import Context
 from dataclasses import dataclass
 
 from darwin_align.core.types import Request
-from darwin_align.operators.base import Check
 from darwin_align.operators.checks.intent import LexicalIntent
 from darwin_align.operators.context import MutationContext
+from darwin_align.operators.mutator import Check
 from darwin_align.operators.mutators.policy import PolicyMutator
 from darwin_align.operators.policy import Policy, current_search
 from darwin_align.operators.portal import acall

@@ -20,9 +20,11 @@ from darwin_align.formats.request_formats import takes_calls
 from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.formats.tool_syntax import ToolSyntax
 from darwin_align.formats.verdicts import read_calls
-from darwin_align.operators.base import Report, Resource, Scorer
+from darwin_align.operators.base import Resource
 from darwin_align.operators.messages import to_langchain
 from darwin_align.operators.portal import call
+from darwin_align.operators.report import Report
+from darwin_align.operators.scorer import Scorer
 from darwin_align.operators.signatures import check_signature, check_variables
 from darwin_align.operators.tracing import cut
 from darwin_align.operators.usage import counting

@@ -23,9 +23,9 @@ from darwin_align.core.errors import EndpointServerError, ModelLoadError, Reques
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request, Sampling
 from darwin_align.formats.verdicts import format_violation
-from darwin_align.operators.base import Report
 from darwin_align.operators.policy import Continuation, Row
 from darwin_align.operators.portal import call
+from darwin_align.operators.report import Report
 from darwin_align.pocket import policy_path
 from tests.backends.endpoint.fixtures.policy.documented import QUICK
 from tests.backends.endpoint.fixtures.served import Served, serving

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.guards import measure
 from benchmarks.held_out import RESULTS
 from darwin_align import Request
-from darwin_align.operators.base import Check
 from darwin_align.operators.checks.wording import REWORDING_CHECKS, repeats, rewords, words_it_as_request
+from darwin_align.operators.mutator import Check
 from darwin_align.operators.prompts import MANY, parse_list
 
 

@@ -11,8 +11,9 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from darwin_align.backends.endpoint.client import Endpoint
 from darwin_align.backends.endpoint.limits import Limits
-from darwin_align.operators.base import Resource, Scorer
+from darwin_align.operators.base import Resource
 from darwin_align.operators.policy import current_search
+from darwin_align.operators.scorer import Scorer
 
 __all__ = ["RemoteScorer", "State"]
 

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from darwin_align.core.clauses import Clause
 from darwin_align.core.seeds import derive, gumbel
-from darwin_align.operators.base import Mutator
 from darwin_align.operators.context import MutationContext
+from darwin_align.operators.mutator import Mutator
 from darwin_align.operators.mutators.aspects.data import PROPERTIES, Aspect, Bank, bank_of, conflict, fixed_by
 from darwin_align.operators.mutators.aspects.language import language_of
 from darwin_align.operators.mutators.aspects.placement import goes_before, order_of, placed

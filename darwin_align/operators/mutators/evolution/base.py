@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from darwin_align.core.errors import ConfigError
-from darwin_align.operators.base import Check, MethodCall, Mutator, Resource
+from darwin_align.operators.base import MethodCall, Resource
 from darwin_align.operators.draft import Draft
+from darwin_align.operators.mutator import Check, Mutator
 from darwin_align.operators.policy import current_allowance
 
 __all__ = ["Evolved"]

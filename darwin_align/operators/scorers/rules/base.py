@@ -126,9 +126,7 @@ def rule_of(data: object) -> Rule:
     if isinstance(data, Rule):
         return data
     if not isinstance(data, Mapping) or not isinstance(data.get("rule"), str):
-        raise ConfigError(
-            f"{data!r:.80} is no rule: give one of darwin_align.operators.scorers.rules: MaxWords(80)"
-        )
+        raise ConfigError(f"{data!r:.80} is no rule: give one of darwin_align.operators.scorers.rules: MaxWords(80)")
     name, known = data["rule"], [name for name, kind in Rule.named.items() if not isabstract(kind)]
     if name not in known:
         raise ConfigError(f"unknown rule {name!r}: {did_you_mean(name, known)}")

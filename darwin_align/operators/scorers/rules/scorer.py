@@ -11,7 +11,7 @@ from pydantic import Field, PlainSerializer, SkipValidation, field_validator
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.laws import is_ordered
 from darwin_align.core.types import Request, Response
-from darwin_align.operators.base import Scorer
+from darwin_align.operators.scorer import Scorer
 from darwin_align.operators.scorers.rules.base import Rule, Verdict, rule_of
 
 __all__ = ["RuleScorer"]
