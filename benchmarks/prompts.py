@@ -32,8 +32,6 @@ METHODS = (
     "best of 5: best_of_n",
     "best of 13: best_of_n mutations=12",
     "sample and replace, 5: sample_replace",
-    "sample and replace, 13: sample_replace mutations=12",
-    "mutate, best of 5: mutate_best_of_n cycles=1",
     "darwin, N=1: darwin cycles=1",
     "darwin, N=3: darwin cycles=3",
 )
