@@ -35,7 +35,7 @@ from darwin_align.evaluation.pools.records import PooledPrompt, read_pool
 RESULTS = Path(__file__).parent / "results" / "pools.json"
 NS = (1, 2, 4, 8, 11)
 TEMPERATURES = (0.25, 1.0)
-DRAWN: tuple[Choice, ...] = ("soft", "pessimistic")
+DRAWN: tuple[Choice, ...] = ("soft",)
 NOISE = {"good": 0.2, "weak": 1.0, "heavy": 0.25}
 """In units of the verdict, which goes from 0 to 1. Heavy tails are Cauchy's, at this scale."""
 HACKED, BONUS = 0.1, 2.0

@@ -416,7 +416,6 @@ VARIANTS: list[dict[str, Any]] = [
             {"on_failure": "raise"},
             {"choice": "soft"},
             {"choice": "soft", "reward_temperature": 0.5},
-            {"choice": "pessimistic"},
             {"selector": "smc", "resample_below": 0.1},
             {"selector": "speculative_rejection", "rejection": 0.25},
             {"patience": 2},

@@ -204,7 +204,7 @@ def test_the_budgets_use_and_a_failure_are_told() -> None:
     assert told.progress[-1]["text"] == answer.text
 
 
-DRAWN: list[dict[str, Any]] = [{"choice": "soft"}, {"choice": "pessimistic"}]
+DRAWN: list[dict[str, Any]] = [{"choice": "soft"}]
 
 
 @given(cases(), st.sampled_from([{}, {}, *DRAWN, {"target_reward": 2.0}]))

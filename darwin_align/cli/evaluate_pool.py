@@ -35,7 +35,7 @@ def add_pool(benchmarks: Commands) -> None:
         'place of the prompt where there are\nseveral turns, and with "rewards" where they were recorded too.',
         epilog=examples("""
             darwin-align eval pool log.jsonl --reward scorer.py:score
-            darwin-align eval pool log.jsonl --choice 'soft reward_temperature=0.5' 'pessimistic reward_temperature=0.5'
+            darwin-align eval pool log.jsonl --choice 'soft reward_temperature=0.5'
             darwin-align eval pool log.jsonl --url http://127.0.0.1:8001 --calibrate 50
         """),
     )

@@ -20,8 +20,8 @@ from darwin_align.core.errors import ConfigError
 
 __all__ = ["TUNED", "Calibration", "CalibrationPoint", "Tuned", "calibrate", "expected_best"]
 
-Tuned = Literal["n", "soft", "pessimistic"]
-TUNED: tuple[Tuned, ...] = ("n", "soft", "pessimistic")
+Tuned = Literal["n", "soft"]
+TUNED: tuple[Tuned, ...] = ("n", "soft")
 """What can be tuned."""
 Judged = tuple[Sequence[float], Sequence[float]]
 """Rewards of one prompt's answers, and their verdicts."""
@@ -65,7 +65,7 @@ def calibrate(judged: Iterable[Judged], tune: Tuned = "n") -> Calibration:
         judged: rewards and verdicts of each prompt's answers, which were sampled alike and are in no order. Prompts
             should be like those to come; some tens of them are needed.
         tune: ``"n"``, the number of answers of which the best rewarded one is taken, or the ``reward_temperature`` of
-            a ``"soft"`` or ``"pessimistic"`` choice among all of them.
+            a ``"soft"`` choice among all of them.
 
     Raises:
         ConfigError: fewer than two prompts, rewards and verdicts of different number, prompts with different numbers
@@ -83,11 +83,11 @@ def calibrate(judged: Iterable[Judged], tune: Tuned = "n") -> Calibration:
         answers = len(prompts[0][0])
         values = tuple(range(answers, 0, -1))
         worths = [[expected_best(*prompt, n) for prompt in prompts] for n in range(answers, 0, -1)]
-    elif tune in ("soft", "pessimistic"):
+    elif tune == "soft":
         values = (0.0, *(step * _spread(prompts) for step in _STEPS))
         worths = [[_drawn(*prompt, tune if value else "best", value) for prompt in prompts] for value in values]
     else:
-        raise ConfigError(f"tune={tune!r} is unknown: use 'n', 'soft' or 'pessimistic'")
+        raise ConfigError(f"tune={tune!r} is unknown: use 'n' or 'soft'")
     curve = tuple(_point(value, worth, worths[0]) for value, worth in zip(values, worths, strict=True))
     clear = [point for point in curve if point.gain > _ERRORS * point.error]
     found = max(clear, key=lambda point: point.verdict, default=curve[0])

@@ -8,13 +8,6 @@
     zero), it trades reward against distance from the policy smoothly. Particles
     (:func:`~darwin_align.core.selection.systematic_resampling`) are drawn likewise, by the weight that they end with:
     ``exp(reward / temperature + log_weight)``.
-``pessimistic``
-    Inference-time pessimism (Huang et al. 2025, arXiv 2503.21878): the policy that maximises the reward less
-    ``temperature / 2`` times its chi-squared distance from the samples. It draws in proportion to
-    ``max(0, reward - threshold)``, where the threshold makes the mean of these excesses over the n samples equal to
-    the temperature. So the lesser samples are never drawn, and an outlier gains in proportion to its reward only,
-    not exponentially. The paper accepts or rejects fresh samples; here the n finished answers are drawn from directly.
-
 A draw is the largest perturbed score (Gumbel-max), with noise that depends on the seed and on the answer's position.
 So the ranking of all answers is a sample without replacement, and the same however its answers came in.
 """
@@ -22,7 +15,7 @@ So the ranking of all answers is a sample without replacement, and the same howe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, inf, log
+from math import exp, inf
 from typing import NamedTuple
 
 from darwin_align.core.config import Choice, SearchConfig
@@ -31,7 +24,7 @@ from darwin_align.core.types import Beam
 
 __all__ = ["DRAWN", "Answer", "chances", "in_order"]
 
-DRAWN: frozenset[Choice] = frozenset({"soft", "pessimistic"})
+DRAWN: frozenset[Choice] = frozenset({"soft"})
 """Choices that leave something to chance."""
 
 
@@ -51,7 +44,7 @@ def in_order(answers: Sequence[Answer], config: SearchConfig) -> list[Answer]:
     something better.
 
     Args:
-        answers: all that there are; a pessimistic choice weighs each against the others.
+        answers: all that there are.
         config: settings with a seed.
 
     >>> short, good = (Answer(Beam(instruction="Hi", text=t, reward=r), 0, 0) for t, r in (("ok", 1.0), ("hello", 2.0)))
@@ -78,15 +71,15 @@ def chances(rewards: Sequence[float], choice: Choice, temperature: float = 1.0) 
 
     >>> chances([1.0, 3.0, 2.0], "best")
     [0.0, 1.0, 0.0]
-    >>> [round(chance, 3) for chance in chances([0.0, 2.0, 3.0], "pessimistic", 1.0)]  # by excesses 0, 1 and 2
-    [0.0, 0.333, 0.667]
+    >>> [round(chance, 2) for chance in chances([0.0, 1.0], "soft", 1.0)]
+    [0.27, 0.73]
     """
     if not rewards:
         return []
     if choice not in DRAWN:
         best = max(range(len(rewards)), key=rewards.__getitem__)
         return [float(i == best) for i in range(len(rewards))]
-    logs = _log_weights(rewards, [0.0] * len(rewards), choice, temperature)
+    logs = [reward / temperature for reward in rewards]
     top = max(logs)
     weights = [exp(value - top) for value in logs]
     total = sum(weights)
@@ -96,60 +89,13 @@ def chances(rewards: Sequence[float], choice: Choice, temperature: float = 1.0) 
 def _scores(answers: Sequence[Answer], config: SearchConfig) -> list[float]:
     """What the answers are ordered by: rewards, or logarithms of weights with noise."""
     scores = [-inf] * len(answers)
-    given = [i for i, answer in enumerate(answers) if answer.beam.reward is not None]
-    valid = [i for i in given if answers[i].beam.valid and not answers[i].beam.unready]
-    finished = [i for i in valid if answers[i].beam.finished]
-    # Only what may be chosen counts where answers are weighed against each other.
-    among = given if config.choice != "pessimistic" else finished or valid
-    rewards = [reward for i in among if (reward := answers[i].beam.reward) is not None]
-    if config.choice not in DRAWN:
-        for i, reward in zip(among, rewards, strict=True):
-            scores[i] = reward
-        return scores
-    carried = [answers[i].beam.log_weight for i in among]
-    logs = _log_weights(rewards, carried, config.choice, config.reward_temperature)
-    for i, weight in zip(among, logs, strict=True):
-        beam, cycle, place = answers[i]
-        # The first response has the same position in every search.
-        path: tuple[int | str, ...] = ("first response",) if beam.first_response else (cycle, place)
-        scores[i] = weight + gumbel(config.seed or 0, "choice", *path)
+    for i, (beam, cycle, place) in enumerate(answers):
+        if beam.reward is None:
+            continue
+        scores[i] = beam.reward
+        if config.choice in DRAWN:
+            # The first response has the same position in every search.
+            path: tuple[int | str, ...] = ("first response",) if beam.first_response else (cycle, place)
+            noise = gumbel(config.seed or 0, "choice", *path)
+            scores[i] = beam.reward / config.reward_temperature + beam.log_weight + noise
     return scores
-
-
-def _log_weights(rewards: Sequence[float], carried: Sequence[float], choice: Choice, temperature: float) -> list[float]:
-    """Logarithms of the weights by which answers are drawn, before their noise; ``-inf`` where one never is.
-
-    Args:
-        rewards: of the answers.
-        carried: logarithms of the weights that they bring along, which make them a sample of the policy.
-        choice: a drawn one.
-        temperature: above 0, in units of the reward.
-    """
-    if choice == "soft":
-        return [reward / temperature + weight for reward, weight in zip(rewards, carried, strict=True)]
-    if not rewards:
-        return []
-    best, heaviest = max(rewards), max(carried)
-    below = [reward - best for reward in rewards]  # rewards of any size: only differences count
-    weights = [exp(weight - heaviest) for weight in carried]
-    threshold = _threshold(below, weights, temperature)
-    return [
-        log(value - threshold) + weight if value > threshold else -inf
-        for value, weight in zip(below, carried, strict=True)
-    ]
-
-
-def _threshold(rewards: Sequence[float], weights: Sequence[float], temperature: float) -> float:
-    """Solve ``sum(w_i * max(0, r_i - threshold)) = temperature * sum(w_i)``: the paper's normalisation constant."""
-    target = temperature * sum(weights)
-    order = sorted(range(len(rewards)), key=lambda i: -rewards[i])
-    mass = worth = 0.0
-    threshold = -inf
-    for i, following in zip(order, [*order[1:], None], strict=True):
-        mass += weights[i]
-        worth += weights[i] * rewards[i] if weights[i] else 0.0
-        if mass:
-            threshold = (worth - target) / mass
-        if following is None or (mass and threshold >= rewards[following]):
-            break
-    return threshold

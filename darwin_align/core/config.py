@@ -18,7 +18,7 @@ __all__ = ["SearchConfig"]
 MutatorName = Literal["auto", "policy", "aspects", "crossover", "fusion", "critique", "identity", "clauses"]
 SelectorName = Literal["top_k", "tournament", "smc", "speculative_rejection", "args", "none"]
 Decoding = Literal["sample", "candidates"]
-Choice = Literal["best", "soft", "pessimistic"]
+Choice = Literal["best", "soft"]
 OnFailure = Literal["best_so_far", "raise"]
 
 
@@ -70,13 +70,12 @@ class SearchConfig(Settings):
     """How beams decode: by sampling, or, where they share instruction and state, by taking the most likely next tokens,
     one each. Candidates are single tokens, and need a policy that ranks tokens (a local one)."""
     choice: Choice = "best"
-    """The answer: the best rewarded one; one that is drawn in proportion to ``exp(reward / reward_temperature)``; or,
-    against a reward that is not to be trusted too far, in proportion to ``max(0, reward - threshold)``, where the mean
-    of these excesses is ``reward_temperature``. See :mod:`darwin_align.core.choice`;
-    :func:`~darwin_align.core.calibration.calibrate` finds one on judged answers."""
+    """The answer: the best rewarded one, or one that is drawn in proportion to ``exp(reward / reward_temperature)``.
+    See :mod:`darwin_align.core.choice`; :func:`~darwin_align.core.calibration.calibrate` finds one on judged
+    answers."""
     reward_temperature: float = Field(1.0, ge=0)
-    """In units of the reward: the smaller, the greedier. Read by the drawn choices ("soft", "pessimistic"), by "smc",
-    and by "args", where 0 takes the best candidate."""
+    """In units of the reward: the smaller, the greedier. Read by ``choice="soft"``, by "smc", and by "args",
+    where 0 takes the best candidate."""
     resample_below: float = Field(0.5, ge=0, le=1)
     """"smc" resamples once the effective sample size falls under this share of the unfinished beams."""
     rejection: float = Field(0.5, gt=0, lt=1)
@@ -153,7 +152,7 @@ class SearchConfig(Settings):
             "reward_weight": (self.selector == "args", "selector='args'"),
             "reward_temperature": (
                 self.choice != "best" or self.selector in ("smc", "args"),
-                "choice='soft', choice='pessimistic', selector='smc' or selector='args'",
+                "choice='soft', selector='smc' or selector='args'",
             ),
             "min_improvement": (self.patience is not None, "patience"),
         }

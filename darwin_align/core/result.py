@@ -35,7 +35,7 @@ class SearchResult(Record):
     first_response: Beam
     """A plain sample of the original instruction."""
     ranking: tuple[Beam, ...]
-    """Finished beams with different texts, best first; or, with a drawn choice ("soft", "pessimistic"), in the order in
+    """Finished beams with different texts, best first; or, with ``choice="soft"``, in the order in
     which they were drawn without replacement."""
     archive: Archive
     events: tuple[Event, ...]

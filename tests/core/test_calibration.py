@@ -36,19 +36,17 @@ def test_the_expected_best_is_the_mean_over_all_choices_of_n(
 
 def test_a_reward_that_is_right_is_followed_to_the_end() -> None:
     assert calibrate([RIGHT] * 10).settings == {"mutations": 3}
-    for tune in ("soft", "pessimistic"):
-        assert calibrate([RIGHT] * 10, tune).settings == {"choice": "best"}
+    assert calibrate([RIGHT] * 10, "soft").settings == {"choice": "best"}
 
 
 def test_a_reward_that_is_hacked_is_followed_less() -> None:
     assert calibrate([HACKED] * 10).settings == {"mutations": 1}
-    for tune in ("soft", "pessimistic"):
-        found = calibrate([HACKED] * 10, tune)
-        assert found.settings["choice"] == tune
-        config = SearchConfig.preset("best_of_n", mutations=3, **found.settings)  # a search takes them
-        assert config.reward_temperature == found.settings["reward_temperature"] > 0
-        chosen = next(point for point in found.curve if point.value == config.reward_temperature)
-        assert chosen.verdict == max(point.verdict for point in found.curve)
+    found = calibrate([HACKED] * 10, "soft")
+    assert found.settings["choice"] == "soft"
+    config = SearchConfig.preset("best_of_n", mutations=3, **found.settings)  # a search takes them
+    assert config.reward_temperature == found.settings["reward_temperature"] > 0
+    chosen = next(point for point in found.curve if point.value == config.reward_temperature)
+    assert chosen.verdict == max(point.verdict for point in found.curve)
     reversed_verdicts = ([0.0, 1.0, 2.0], [2.0, 1.0, 0.0])
     worst = calibrate([reversed_verdicts] * 4)
     assert worst.settings == {"cycles": 0}  # a plain sample is better than any choice by this reward
@@ -94,5 +92,5 @@ def test_what_cannot_be_used_is_refused(judged: list[tuple[list[float], list[flo
 def test_temperatures_need_rewards_that_differ_and_a_choice_that_is_known() -> None:
     with pytest.raises(ConfigError, match="all answers to a prompt have the same reward"):
         calibrate([([1.0, 1.0], [0.0, 1.0])] * 3, "soft")
-    with pytest.raises(ConfigError, match="tune='best' is unknown: use 'n', 'soft' or 'pessimistic'"):
+    with pytest.raises(ConfigError, match="tune='best' is unknown: use 'n' or 'soft'"):
         calibrate([RIGHT] * 3, "best")  # type: ignore[arg-type]

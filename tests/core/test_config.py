@@ -27,7 +27,7 @@ from tests.core.kit import CLAUSES, Case, cases, preset_of
         ({"reward_weight": 2.0}, r"reward_weight only serves selector='args'"),
         (
             {"reward_temperature": 2.0},
-            r"reward_temperature only serves choice='soft', choice='pessimistic', selector='smc' or selector='args'",
+            r"reward_temperature only serves choice='soft', selector='smc' or selector='args'",
         ),
         (
             {"clauses": CLAUSES},
@@ -42,13 +42,8 @@ from tests.core.kit import CLAUSES, Case, cases, preset_of
         ({"min_improvement": 0.1}, r"min_improvement only serves patience: set that too, or leave min_improvement out"),
         ({"rejection": 1.0, "selector": "speculative_rejection"}, r"SearchConfig.rejection = 1.0 is refused"),
         ({"reward_temperature": 0.0, "choice": "soft"}, r"reward_temperature=0 leaves nothing to chance: set choice="),
-        (
-            {"reward_temperature": 0.0, "choice": "pessimistic"},
-            r"reward_temperature=0 leaves nothing to chance: set ch",
-        ),
         ({"reward_temperature": 0.0, "selector": "smc"}, r"reward_temperature=0 leaves nothing to chance"),
         ({"target_reward": 1.0, "choice": "soft"}, r"target_reward would be met, and the answer drawn all the same"),
-        ({"target_reward": 1.0, "choice": "pessimistic"}, r"target_reward would be met, and the answer drawn all the"),
         ({"patience": 3}, r"patience \(3\) must be less than the cycles \(3\).*raise cycles, or leave patience out"),
         ({"patience": 1, "cycles": 1}, r"patience \(1\) must be less than the cycles \(1\)"),
         (
@@ -60,7 +55,7 @@ from tests.core.kit import CLAUSES, Case, cases, preset_of
         ({"selector": "args"}, r"selector='args' chooses among the most likely next tokens: set decoding='candidates'"),
         (
             {"choice": "worst"},
-            r"SearchConfig.choice = 'worst' is refused: input should be 'best', 'soft' or 'pessimistic'",
+            r"SearchConfig.choice = 'worst' is refused: input should be 'best' or 'soft'",
         ),
         ({"survivor": 2}, r"unknown setting 'survivor' for SearchConfig: did you mean 'survivors'\?"),
         ({"zzz": 2}, r"unknown setting 'zzz' for SearchConfig: known are beams_per_mutation, budget"),

@@ -157,10 +157,10 @@ def test_an_order_by_length_earns_nothing_as_answers_are_shuffled() -> None:
 
 def test_a_drawn_choice_lies_between_a_random_answer_and_the_best() -> None:
     pool = scored()
-    names = [f"{choice} reward_temperature={t}" for choice in ("soft", "pessimistic") for t in (0.01, 0.2, 100)]
+    names = [f"{choice} reward_temperature={t}" for choice in ("soft",) for t in (0.01, 0.2, 100)]
     found = pool_figures(pool, [Chooser.of(name) for name in names], [2, 6])
     best, random = found.row("best", 6).verdict.mean, found.random.mean
-    for choice in ("soft", "pessimistic"):
+    for choice in ("soft",):
         greedy, middle, plain = (
             found.row(f"{choice} reward_temperature={t}", 6).verdict.mean for t in ("0.01", "0.2", "100")
         )
@@ -180,13 +180,11 @@ def test_over_optimisation_is_found_where_it_is_and_nowhere_else() -> None:
         verdicts = (0.0, *one.prompt.verdicts[1:])
         prompt = PooledPrompt(one.prompt.request, one.prompt.answers, verdicts)
         hacked.append(Scored(prompt, (5.0, *verdicts[1:])))
-    best, pessimistic = pool_figures(
-        hacked, [Chooser.of("pessimistic reward_temperature=4")], [1, 2, 6]
-    ).overoptimisation
+    best, soft = pool_figures(hacked, [Chooser.of("soft reward_temperature=4")], [1, 2, 6]).overoptimisation
     assert best.found
     assert (best.peak, best.last) == (2, 6) or (best.peak, best.last) == (1, 6)
     assert best.fall.high < 0 < best.rise
-    assert pessimistic.fall.mean > best.fall.mean
+    assert soft.fall.mean > best.fall.mean
     for one in pool_figures(scored(), [Chooser.of("soft reward_temperature=0.2")], [1, 2, 6]).overoptimisation:
         assert not one.found
         assert one.peak == 6
@@ -327,13 +325,13 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
 def test_the_command_prints_a_table_and_keeps_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, code_file, out = write_pool(tmp_path / "log.jsonl"), tmp_path / "mine.py", tmp_path / "out"
     code_file.write_text(SCORER)
-    line = (file, "--reward", f"{code_file}:length", "--choice", "pessimistic reward_temperature=20", "--out", out)
+    line = (file, "--reward", f"{code_file}:length", "--choice", "soft reward_temperature=20", "--out", out)
     code, text, err = command(capsys, *line)
     assert code == 0, err
     for row in (
         r"best +1 ",
         r"best +5 ",
-        r"pessimistic reward_temperature=20 +5 ",
+        r"soft reward_temperature=20 +5 ",
         r"a random answer",
         r"the longest +5 ",
     ):
@@ -356,7 +354,7 @@ def test_recorded_rewards_and_calibration(tmp_path: Path, capsys: pytest.Capture
     assert text.startswith("recorded rewards on log.jsonl")
     data = json.loads((tmp_path / "out" / "results.json").read_text())
     assert data["prompts"] == 10
-    assert set(data["calibrations"]) == {"n", "soft", "pessimistic"}
+    assert set(data["calibrations"]) == {"n", "soft"}
     assert data["calibrations"]["n"]["prompts"] == 20
     assert not (tmp_path / "out" / "rewards.jsonl").exists()
 

@@ -56,4 +56,4 @@ def test_it_runs_on_a_small_pool(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "## hacked" in capsys.readouterr().out
     data = json.loads((tmp_path / "out.json").read_text())
     assert data["prompts"] == 80
-    assert choices_table(data).count("\n") == 11
+    assert choices_table(data).count("\n") == 8
