@@ -24,21 +24,21 @@ TOKENS = 960
 """That a search may decode: five answers of full length."""
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    """The table as the documentation shows it; shares in percent."""
+def markdown(found: Mapping[str, Any], *, short: bool = False) -> str:
+    """The table as the documentation shows it, shares in percent; the README's is ``short``."""
     sizes = found["group_sizes"]
     names = {"broken": "a beginning can break", "kept": "can fulfil", "end": "whole answer decides"}
-    heads = ["method", "prompts", "less best_of_n", "instructions"]
-    heads += [f"{name} ({sizes[group]})" for group, name in names.items()]
+    heads = ["method", "prompts followed", "less best_of_n", "instructions followed"]
+    groups = {} if short else {f"{name} ({sizes[group]})": group for group, name in names.items()}
     rows = [
         [
             *_cells(one),
-            *(f"{100 * one['groups'][group]:.1f}" for group in names),
+            *(f"{100 * one['groups'][group]:.1f}" for group in groups.values()),
             f"{one['decoded_tokens']:,.0f}",
         ]
         for one in found["methods"]
     ]
-    return table([*heads, "decoded tokens"], rows)
+    return table([*heads, *groups, "decoded tokens"], rows)
 
 
 def _cells(one: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ import json
 import os
 import platform
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +26,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from benchmarks.held_out import RESULTS
+from benchmarks.quality import table
 from darwin_align import LlamaCppPolicy, Request, Sampling, __version__
 from darwin_align.core.types import Message
 from darwin_align.operators.policy import Row
@@ -205,6 +206,18 @@ def judged(policy: LlamaCppPolicy, cases: Sequence[ToolCase], answers: Sequence[
         "all_right_low": float(interval.low),
         "all_right_high": float(interval.high),
     }
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The table as the documentation shows it."""
+    heads = {"free": "free", "schema": "kept to schemas", "grounded": "grounded"}
+
+    def shown(figures: Mapping[str, float]) -> str:
+        interval = f"[{100 * figures['all_right_low']:.0f}, {100 * figures['all_right_high']:.0f}]"
+        return f"{100 * figures['all_right']:.0f}% {interval}"
+
+    rows = [[name, *(shown(row[column]) for column in heads)] for name, row in found["rows"].items()]
+    return table(["tools", *heads.values()], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

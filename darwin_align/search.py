@@ -362,9 +362,11 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         }
 
     def _mutator_under(self, config: SearchConfig) -> Runnable[Any, Any]:
-        mutator = self._mutator or mutator_of(config, self._policy, self.mutation_prompt, self.clauses)
-        if config.mutator == "identity" and self._mutator is None:
-            return mutator
+        mutator = self._mutator
+        if mutator is None:
+            mutator = mutator_of(config, self._policy, self.mutation_prompt, self.clauses)
+            if config.mutator == "identity":
+                return mutator
         checks = [self.guard] if self.guard is not None else []
         if self._policy is not None and self._policy.has_own_refusal:
             checks.append(fits(self._policy.refusal, config.max_new_tokens))

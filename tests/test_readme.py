@@ -5,11 +5,11 @@ what was measured.
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks import overoptimisation, quality
+from benchmarks import ifeval, overoptimisation, prompts, quality, real_tools
 from darwin_align.evaluation.world import Contender
 
 ROOT = Path(__file__).parents[1]
@@ -83,15 +83,33 @@ def test_the_table_of_the_family_is_what_was_measured() -> None:
     assert {Contender.of(text).label for text in quality.CONTENDERS} == {one.label for one in found.standings}
 
 
-def test_the_table_of_the_readme_is_a_part_of_it() -> None:
-    head, _, *rows = quality.markdown(quality.read(quality.RESULTS / "quality.json")).splitlines()
-    names = cells(head)
-    columns = [0, names.index("gold"), 2, names.index("decoded"), names.index("seconds")]
-    measured = {tuple(cells(row)[i] for i in columns) for row in rows}
-    [table] = [table for table in TABLE.findall(text_of(README)) if table.startswith("| setting | gold |")]
-    shown = {tuple(cells(row)) for row in table.splitlines()[2:]}
-    assert len(shown) >= 4
-    assert shown <= measured
+def results(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((quality.RESULTS / name).read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_table_of_the_readme_is_that_of_ifeval() -> None:
+    found = results("ifeval.json")
+    assert ifeval.markdown(found) in text_of(ROOT / "docs" / "benchmarks.md")
+    assert ifeval.markdown(found, short=True) in text_of(README)
+    assert f"{found['prompts']} prompts" in text_of(README)
+
+
+def test_the_readme_sums_the_embedded_table_up() -> None:
+    gold = {one.label: f"{one.means['gold']:.2f}" for one in quality.read(quality.RESULTS / "quality.json").standings}
+    text = " ".join(text_of(README).split())
+    assert (
+        f"darwin {gold['darwin']}, best of 22 {gold['best_of_n, 22']}, `learned_clauses` {gold['learned_clauses']}"
+        in text
+    )
+
+
+def test_the_tables_of_the_small_pair_are_what_was_measured() -> None:
+    page = text_of(ROOT / "docs" / "benchmarks.md")
+    assert prompts.markdown(results("prompts.json")) in page
+    assert real_tools.markdown(results("real_tools.json")) in page
+    explored = results("exploration.json")["mutators"]["auto"]
+    assert f"{explored['distinct_on_topic']} of {explored['places']} places" in " ".join(page.split())
 
 
 def test_the_table_of_tool_calls_is_what_was_measured() -> None:
