@@ -23,10 +23,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from scipy.stats import binomtest
-
 from benchmarks.held_out import RESULTS
 from benchmarks.quality import table
+from benchmarks.tools import judged
 from darwin_align import LlamaCppPolicy, Request, Sampling, __version__
 from darwin_align.core.types import Message
 from darwin_align.operators.policy import Row
@@ -189,23 +188,6 @@ def answers_of(policy: LlamaCppPolicy, cases: Sequence[ToolCase], column: str, s
         batch = rows[start : start + 4]
         found += [one.text for one in Report.of(call(lambda batch=batch: policy.generate(batch))).answer]
     return found
-
-
-def judged(policy: LlamaCppPolicy, cases: Sequence[ToolCase], answers: Sequence[str]) -> dict[str, float]:
-    """Shares of answers with the right tool, and with the right arguments as well, with Wilson's 95% interval."""
-    found = [
-        [(one.name, dict(one.arguments)) for one in policy.tool_syntax.parse(text, case.tools, finished=True).calls]
-        for case, text in zip(cases, answers, strict=True)
-    ]
-    tool = sum([name for name, _ in calls] == [case.name] for case, calls in zip(cases, found, strict=True))
-    right = sum(calls == [(case.name, case.arguments)] for case, calls in zip(cases, found, strict=True))
-    interval = binomtest(right, len(cases)).proportion_ci(method="wilson")
-    return {
-        "right_tool": tool / len(cases),
-        "all_right": right / len(cases),
-        "all_right_low": float(interval.low),
-        "all_right_high": float(interval.high),
-    }
 
 
 def markdown(found: Mapping[str, Any]) -> str:

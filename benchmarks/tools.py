@@ -27,7 +27,7 @@ from darwin_align import DarwinSearch, Request, Sampling, SearchConfig, __versio
 from darwin_align.backends.local import LocalPolicy, LocalScorer
 from darwin_align.core.seeds import derive
 from darwin_align.operators import ToolCallScorer, WeightedSum
-from darwin_align.operators.policy import Row
+from darwin_align.operators.policy import Policy, Row
 from darwin_align.pocket import policy_path, reward_path
 from darwin_align.pocket.pair import pocket_search
 from training import measures
@@ -72,7 +72,7 @@ def _request(case: ToolCase, sampling: Sampling, *, grounded: bool) -> Request:
     return Request.of(case.words, tools=case.tools, sampling=sampling, grounded=grounded)
 
 
-def judged(policy: LocalPolicy, cases: Sequence[ToolCase], answers: Sequence[str]) -> dict[str, float]:
+def judged(policy: Policy, cases: Sequence[ToolCase], answers: Sequence[str]) -> dict[str, float]:
     """Shares of answers that make one call of the right tool, and of those whose arguments are all right too."""
     found = [
         [(call.name, dict(call.arguments)) for call in policy.tool_syntax.parse(text, case.tools, finished=True).calls]

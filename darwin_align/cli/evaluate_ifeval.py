@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darwin_align.cli.activity import working
+from darwin_align.cli.comparison_options import add_comparison, check_comparison, method_texts, seeds_of
 from darwin_align.cli.options import (
-    UsageError,
-    add_models,
-    add_settings,
     check_models,
     has_own_policy,
     load_policy,
@@ -54,41 +52,14 @@ def add_ifeval(benchmarks: Commands) -> None:
         """),
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="IFEval's prompts, JSONL (google/IFEval on the hub)")
-    parser.add_argument(
-        "methods",
-        nargs="*",
-        metavar="METHOD",
-        help=f"methods to compare, e.g. 'darwin cycles=2'; also clauses=FILE (default: {', '.join(_METHODS)})",
+    add_comparison(
+        parser,
+        _METHODS,
+        out="results/ifeval",
+        tokens="that a search may decode for a prompt (default: those of 16 answers of full length)",
     )
-    add_models(parser)
     parser.epilog = f"--reward {RULES}, the default, rewards the share of a prompt's rules.\n\n{parser.epilog}"
-    add_settings(parser, seed="0; for several give --seeds")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="several seeds, in place of --seed")
     parser.add_argument("--limit", type=count, metavar="N", help="only the first N prompts; may be raised later")
-    parser.add_argument(
-        "--tokens",
-        type=count,
-        metavar="N",
-        help="that a search may decode for a prompt (default: those of 16 answers of full length)",
-    )
-    parser.add_argument(
-        "--against",
-        action="append",
-        default=[],
-        metavar="LABEL",
-        help="compare all with this one (default: best_of_n, where it takes part)",
-    )
-    parser.add_argument(
-        "--concurrency",
-        type=count,
-        default=1,
-        metavar="N",
-        help="searches at a time; more than 1 measures no seconds (default: 1)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/ifeval"), metavar="DIR", help="(default: results/ifeval)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(run=_ifeval, parser=parser)
 
 
@@ -98,7 +69,7 @@ def _ifeval(arguments: argparse.Namespace) -> int:
         from darwin_align.evaluation.ifeval import measure, plain, read_prompts, summary, table
         from darwin_align.evaluation.methods import Method, check_labels, with_defaults
         from darwin_align.storage.atomic import write_atomically
-    texts = arguments.methods or ([arguments.preset] if arguments.preset else _METHODS)
+    texts = method_texts(arguments, _METHODS)
     ends = 1.0 if by_rules else None
     methods = [
         Method.of(with_defaults(text, arguments.set, arguments.clauses)).until_spent(arguments.tokens, reward_ends=ends)
@@ -118,7 +89,7 @@ def _ifeval(arguments: argparse.Namespace) -> int:
         _searches(arguments, by_rules),
         arguments.out,
         settings={"models": models},
-        seeds=arguments.seeds or [arguments.seed or 0],
+        seeds=seeds_of(arguments),
         concurrency=arguments.concurrency,
     )
     found = summary(methods, prompts, records, against)
@@ -133,10 +104,7 @@ def _check(arguments: argparse.Namespace) -> bool:
     """Refuse options that contradict each other; whether the reward is that of the rules."""
     by_rules = arguments.reward == RULES or (arguments.reward is None and arguments.reward_url is None)
     check_models(arguments, own_reward=by_rules)
-    if arguments.methods and arguments.preset:
-        raise UsageError("--preset gives one method to measure, and others are given by themselves: give one of them")
-    if arguments.seeds and arguments.seed is not None:
-        raise UsageError("--seed and --seeds are both given: give one of them")
+    check_comparison(arguments)
     return by_rules
 
 

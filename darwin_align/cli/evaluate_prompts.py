@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.cli.activity import working
+from darwin_align.cli.comparison_options import add_comparison, check_comparison, method_texts, seeds_of
 from darwin_align.cli.options import (
-    UsageError,
-    add_models,
-    add_settings,
     check_models,
     has_own_policy,
     is_small,
@@ -54,46 +52,24 @@ def add_prompts(benchmarks: Commands) -> None:
         """),
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the prompts, JSONL (.gz) or a JSON list")
-    parser.add_argument(
-        "methods",
-        nargs="*",
-        metavar="METHOD",
-        help=f"methods to compare, e.g. 'darwin cycles=2'; also clauses=FILE (default: {', '.join(_METHODS)})",
+    add_comparison(
+        parser,
+        _METHODS,
+        out="results/prompts",
+        tokens="let every search but a plain sample spend so many tokens, in one cycle after another",
     )
-    add_models(parser)
     parser.add_argument(
         "--gold",
         metavar="MODEL",
         help="what judges the answers: as --reward; with --pair small also an adapter, FILE.safetensors",
     )
-    add_settings(parser, seed="0; for several give --seeds")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="several seeds, in place of --seed")
     parser.add_argument("--n", type=count, metavar="N", help="so many prompts, drawn; may be raised later")
-    parser.add_argument(
-        "--tokens",
-        type=count,
-        metavar="N",
-        help="let every search but a plain sample spend so many tokens, in one cycle after another",
-    )
-    parser.add_argument(
-        "--against", action="append", default=[], metavar="LABEL", help="compare all with this method (may be repeated)"
-    )
-    parser.add_argument(
-        "--concurrency",
-        type=count,
-        default=1,
-        metavar="N",
-        help="searches at a time; more than 1 measures no seconds (default: 1)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/prompts"), metavar="DIR", help="(default: results/prompts)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(run=_prompts, parser=parser)
 
 
 def _prompts(arguments: argparse.Namespace) -> int:
-    _check(arguments)
+    check_models(arguments)
+    check_comparison(arguments)
     with working("starting"):
         from darwin_align.evaluation.methods import check_labels
         from darwin_align.evaluation.prompts import measure, page, plain, read_prompts, summary, table
@@ -101,7 +77,7 @@ def _prompts(arguments: argparse.Namespace) -> int:
     need_packages("the figures", "numpy")
     if find_spec("matplotlib") is None:
         sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'\n")
-    methods = [_method(text, arguments) for text in _texts(arguments)]
+    methods = [_method(text, arguments) for text in method_texts(arguments, _METHODS)]
     check_labels(methods, arguments.against)
     prompts = read_prompts(arguments.file)[: arguments.n]
     models = {role: model_name(arguments, role) for role in ("policy", "reward")} | {"gold": arguments.gold}
@@ -112,7 +88,7 @@ def _prompts(arguments: argparse.Namespace) -> int:
         None if arguments.gold is None else lambda: _gold(arguments),
         arguments.out,
         settings={"models": models},
-        seeds=arguments.seeds or [arguments.seed or 0],
+        seeds=seeds_of(arguments),
         concurrency=arguments.concurrency,
     )
     found = summary(methods, records, arguments.against)
@@ -123,18 +99,6 @@ def _prompts(arguments: argparse.Namespace) -> int:
     text = printable_json(shown, indent=2) if arguments.json else printable(f"{table(found)}\n\nfiles: {arguments.out}")
     sys.stdout.write(f"{text}\n")
     return 0
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    check_models(arguments)
-    if arguments.methods and arguments.preset:
-        raise UsageError("--preset gives one method to measure, and others are given by themselves: give one of them")
-    if arguments.seeds and arguments.seed is not None:
-        raise UsageError("--seed and --seeds are both given: give one of them")
-
-
-def _texts(arguments: argparse.Namespace) -> list[str]:
-    return arguments.methods or ([arguments.preset] if arguments.preset else list(_METHODS))
 
 
 def _method(text: str, arguments: argparse.Namespace) -> Method:

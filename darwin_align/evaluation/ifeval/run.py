@@ -14,10 +14,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.core.types import Message
+from darwin_align.evaluation.comparison import compared
 from darwin_align.evaluation.ifeval.prompts import Prompt, followed
-from darwin_align.evaluation.ledger import Ledger, Record
-from darwin_align.evaluation.methods import Method, check_labels
-from darwin_align.evaluation.runner import run_jobs
+from darwin_align.evaluation.ledger import Record
+from darwin_align.evaluation.methods import Method
 from darwin_align.evaluation.subject import Subject
 
 if TYPE_CHECKING:
@@ -63,21 +63,10 @@ def measure(
     Raises:
         ConfigError: the folder was begun under other settings, or two methods share a label.
     """
-    from darwin_align import __version__
-
-    check_labels(methods)
-    known_by = {"version": __version__, "timed": concurrency == 1, **settings}
-    seeds = tuple(seeds)
-    with Ledger(Path(out) / "searches.jsonl", known_by) as ledger:
-        runs = {_key(one, seed, prompt): (one, seed, prompt) for prompt in prompts for seed in seeds for one in methods}
-        missing = {key: run for key, run in runs.items() if key not in ledger.records}
-        answering = partial(_answer, search_of, timed=concurrency == 1)
-        jobs = [partial(ledger.kept, key, partial(answering, *run)) for key, run in missing.items()]
-        run_jobs(jobs, title="searches", concurrency=concurrency, progress=progress)
-        return [
-            {**ledger.records[key], "method": one.text, "seed": seed, "key": prompt.key}
-            for key, (one, seed, prompt) in runs.items()
-        ]
+    answer = partial(_answer, search_of, timed=concurrency == 1)
+    return compared(
+        methods, prompts, _key, answer, out, settings=settings, seeds=seeds, concurrency=concurrency, progress=progress
+    )
 
 
 def _key(method: Method, seed: int, prompt: Prompt) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,14 @@ from darwin_align.core.errors import ConfigError, ContextLengthError
 from darwin_align.core.figures import figures_of
 from darwin_align.core.seeds import derive
 from darwin_align.core.types import Request
+from darwin_align.evaluation.comparison import compared
 from darwin_align.evaluation.json_lines import numbered, read_text
-from darwin_align.evaluation.ledger import Ledger, Record
-from darwin_align.evaluation.methods import Method, check_labels
+from darwin_align.evaluation.ledger import Record
+from darwin_align.evaluation.methods import Method
 from darwin_align.evaluation.official import digest
 from darwin_align.evaluation.pools.records import request_of
-from darwin_align.evaluation.runner import run_jobs
 from darwin_align.evaluation.scoring import score_answers
+from darwin_align.operators.coerce import ScorerLike, as_scorer
 from darwin_align.operators.resources import released, resources_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ SearchOf = Callable[[Method], "DarwinSearch"]
 
 _EXAMPLE = '{"prompt": "…"}'
 _WARM_UP = "How do I brew green tea?"
+_GOLD = "gold"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def measure(
     methods: Sequence[Method],
     prompts: Sequence[PlainPrompt],
     search_of: SearchOf,
-    gold: Callable[[], Runnable[Any, Any]] | None,
+    gold: Callable[[], ScorerLike] | None,
     out: str | Path,
     *,
     settings: dict[str, Any],
@@ -105,24 +106,22 @@ def measure(
     Raises:
         ConfigError: the folder was begun under other settings, or two methods share a label.
     """
-    from darwin_align import __version__
-
-    check_labels(methods)
-    timed, seeds = concurrency == 1, tuple(seeds)
-    known_by = {"version": __version__, "timed": timed, **settings}
-    with Ledger(Path(out) / "searches.jsonl", known_by) as ledger:
-        runs = {_key(one, seed, prompt): (one, seed, prompt) for prompt in prompts for seed in seeds for one in methods}
-        missing = {key: run for key, run in runs.items() if key not in ledger.records}
-        if missing:
-            judge = None if gold is None else gold()
-            answering = _Answering(search_of, judge, timed)
-            with released(resources_of([] if judge is None else [judge]), "gold"):
-                jobs = [partial(ledger.kept, key, partial(answering, *run)) for key, run in missing.items()]
-                run_jobs(jobs, title="searches", concurrency=concurrency, progress=progress)
-        return [
-            {**ledger.records[key], "method": one.text, "seed": seed, "key": prompt.key}
-            for key, (one, seed, prompt) in runs.items()
-        ]
+    answering = _Answering(search_of, gold, timed=concurrency == 1)
+    try:
+        return compared(
+            methods,
+            prompts,
+            _key,
+            answering,
+            out,
+            settings=settings,
+            seeds=seeds,
+            concurrency=concurrency,
+            progress=progress,
+            prepare=answering.prepare,
+        )
+    finally:
+        answering.close()
 
 
 def _key(method: Method, seed: int, prompt: PlainPrompt) -> str:
@@ -130,11 +129,23 @@ def _key(method: Method, seed: int, prompt: PlainPrompt) -> str:
 
 
 class _Answering:
-    """Searches by method, each made and warmed up once."""
+    """Searches by method, each made and warmed up once, and the gold scorer."""
 
-    def __init__(self, search_of: SearchOf, gold: Runnable[Any, Any] | None, timed: bool) -> None:
-        self._search_of, self._gold, self._timed = search_of, gold, timed
+    def __init__(self, search_of: SearchOf, gold: Callable[[], ScorerLike] | None, *, timed: bool) -> None:
+        self._search_of, self._timed = search_of, timed
+        self._load_gold = gold
         self._made: dict[str, DarwinSearch] = {}
+        self._gold: Runnable[Any, Any] | None = None
+
+    def prepare(self) -> None:
+        """Load the gold scorer."""
+        if self._load_gold is not None:
+            self._gold = as_scorer(self._load_gold())
+
+    def close(self) -> None:
+        """Release what the gold scorer keeps."""
+        with released(resources_of([] if self._gold is None else [self._gold]), _GOLD):
+            pass
 
     async def _search(self, method: Method) -> DarwinSearch:
         if method.text not in self._made:
@@ -158,9 +169,8 @@ class _Answering:
         if self._gold is None:
             return {}
         answers = [(beam.text, beam.finished) for beam in (result.best, result.first_response)]
-        rewards, _ = await score_answers(
-            self._gold, result.request, answers, name="the answers, by the gold scorer", search_id="gold"
-        )
+        name = "the answers, by the gold scorer"
+        rewards, _ = await score_answers(self._gold, result.request, answers, name=name, search_id=_GOLD)
         return {"gold": rewards[0], "first_gold": rewards[1]}
 
 
