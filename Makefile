@@ -25,7 +25,7 @@ small: $(SMALL_READY)
 # The README's snippets, the notebooks and the site are run by docs-check. One process a core: each file's tests stay together, so
 # that their servers start once.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile -p pytest_randomly --randomly-seed $(SEED) -m "not slow and not gpu" \
+	$(BIN)/python -m pytest -n auto --dist loadfile -p pytest_randomly --randomly-seed $(SEED) -m "not slow and not gpu" --durations 25 \
 		--ignore tests/test_readme.py --ignore tests/test_notebooks.py --ignore tests/test_site.py
 
 test-slow: $(READY) $(SMALL_READY) $(VLLM_READY) $(ALPACA_READY)

@@ -20,7 +20,7 @@ from benchmarks.servers.gguf_file import write_gguf
 from benchmarks.servers.launch import Server, llama_server, transformers_serve
 from darwin_align.pocket import policy_path
 
-settings.register_profile("darwin", deadline=None, max_examples=12, database=None, derandomize=True)
+settings.register_profile("darwin", deadline=None, max_examples=8, database=None, derandomize=True)
 settings.register_profile("thorough", settings.get_profile("darwin"), max_examples=200)  # of `make test-slow`
 if settings.get_current_profile_name() in ("default", "ci"):  # none was chosen by --hypothesis-profile
     settings.load_profile("darwin")

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import exploration, ifeval, prompts, real_tools
 from darwin_align.small import INSTALL, is_installed, policy_path
 
-pytestmark = pytest.mark.skipif(not is_installed(), reason=INSTALL)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not is_installed(), reason=INSTALL)]
 SHORT = ["--set", "max_tokens=8", "--set", "replacement_period=4"]
 
 
