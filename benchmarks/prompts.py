@@ -32,6 +32,7 @@ METHODS = (
     "best of 5: best_of_n",
     "best of 13: best_of_n mutations=12",
     "sample and replace, 5: sample_replace",
+    "guidance alone, 5: mutate_best_of_n cycles=1",
     "darwin, N=1: darwin cycles=1",
     "darwin, N=3: darwin cycles=3",
 )
