@@ -76,8 +76,8 @@ Values = dict[str, float]
 def summary(methods: Sequence[Method], records: Sequence[Record], against: Sequence[str] = ()) -> Summary:
     """Means with 95% bootstrap intervals over prompts, and paired differences.
 
-    Gold at equal length: within prompts, gold is regressed on the logarithm of the answer's words over all methods, and
-    that line is taken off.
+    Gold at equal length: within prompts, gold is regressed on the logarithm of the answer's words over all methods; each
+    answer's gold is moved along that line to the usual length.
 
     Args:
         methods: who took part, in the order of the table.
@@ -95,7 +95,8 @@ def summary(methods: Sequence[Method], records: Sequence[Record], against: Seque
         raise ConfigError("no prompt was answered by all methods: are they too long for the models?")
     judged_by = "gold" if all("gold" in record for record in whole) else "reward"
     slope = _length_slope(whole) if judged_by == "gold" else None
-    tables = {one.label: _Table([r for r in whole if r["method"] == one.text], slope) for one in methods}
+    usual = fmean(map(_size, whole))
+    tables = {one.label: _Table([r for r in whole if r["method"] == one.text], slope, usual) for one in methods}
     keys = list(next(iter(tables.values())).keys)
     bootstrap = Bootstrap(len(keys), _RESAMPLE_SEED)
     line = [tables[one.label] for one in methods if one.text.split()[0] in _PLAIN]
@@ -122,8 +123,8 @@ def summary(methods: Sequence[Method], records: Sequence[Record], against: Seque
 class _Table:
     """One method's records."""
 
-    def __init__(self, records: Sequence[Record], slope: float | None) -> None:
-        self.records, self._slope = records, slope
+    def __init__(self, records: Sequence[Record], slope: float | None, usual_size: float) -> None:
+        self.records, self._slope, self._usual_size = records, slope, usual_size
         self.keys = list(dict.fromkeys(record["key"] for record in records))
 
     def has(self, name: str) -> bool:
@@ -143,7 +144,9 @@ class _Table:
 
     def _value(self, record: Record, name: str) -> float | None:
         if name == "gold_at_length":
-            return None if self._slope is None else record["gold"] - self._slope * _size(record)
+            if self._slope is None:
+                return None
+            return record["gold"] - self._slope * (_size(record) - self._usual_size)
         if name in _EXPLORED:
             explored = record.get("exploration")
             return _EXPLORED[name](explored) if explored else None
