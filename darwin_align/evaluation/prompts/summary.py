@@ -76,8 +76,8 @@ Values = dict[str, float]
 def summary(methods: Sequence[Method], records: Sequence[Record], against: Sequence[str] = ()) -> Summary:
     """Means with 95% bootstrap intervals over prompts, and paired differences.
 
-    Gold at equal length: within prompts, gold is regressed on the logarithm of the answer's words over all methods; each
-    answer's gold is moved along that line to the usual length.
+    Gold at equal length: within prompts, gold is regressed on the logarithm of the answer's words over all methods;
+    each answer's gold is moved along that line to the usual length.
 
     Args:
         methods: who took part, in the order of the table.
