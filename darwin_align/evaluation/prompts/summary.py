@@ -146,7 +146,7 @@ class _Table:
         if name == "gold_at_length":
             if self._slope is None:
                 return None
-            return record["gold"] - self._slope * (_size(record) - self._usual_size)
+            return float(record["gold"]) - self._slope * (_size(record) - self._usual_size)
         if name in _EXPLORED:
             explored = record.get("exploration")
             return _EXPLORED[name](explored) if explored else None
