@@ -198,6 +198,38 @@ class CountRule(Rule):
             raise ConfigError(f"{type(self).__name__}(least={least}, most={most}): no number is both")
 
 
+@dataclass(frozen=True)
+class AtMost(CountRule):
+    """No more than so many."""
+
+    most: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_count("most", self.most, least=0)
+
+    @property
+    def bounds(self) -> tuple[int, int | None]:
+        """From none to the most."""
+        return 0, self.most
+
+
+@dataclass(frozen=True)
+class AtLeast(CountRule):
+    """So many or more."""
+
+    least: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_count("least", self.least)
+
+    @property
+    def bounds(self) -> tuple[int, int | None]:
+        """From the least."""
+        return self.least, None
+
+
 def check_text(rule: Rule, name: str, text: object) -> None:
     """Refuse what is no text, or a blank one.
 

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from darwin_align.core.errors import ConfigError
-from darwin_align.operators.scorers.rules.base import BROKEN, CountRule, Decides, Rule, Verdict, check_text, still_open
+from darwin_align.operators.scorers.rules.base import (
+    BROKEN,
+    AtLeast,
+    AtMost,
+    CountRule,
+    Decides,
+    Rule,
+    Verdict,
+    check_text,
+    still_open,
+)
 from darwin_align.operators.scorers.rules.texts import capital_words, complete_part, lower, sentences, words
 
 __all__ = [
@@ -25,39 +35,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class _AtMost(CountRule):
-    """No more than so many."""
-
-    most: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_count("most", self.most, least=0)
-
-    @property
-    def bounds(self) -> tuple[int, int | None]:
-        """From none to the most."""
-        return 0, self.most
-
-
-@dataclass(frozen=True)
-class _AtLeast(CountRule):
-    """So many or more."""
-
-    least: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_count("least", self.least)
-
-    @property
-    def bounds(self) -> tuple[int, int | None]:
-        """From the least."""
-        return self.least, None
-
-
-@dataclass(frozen=True)
-class MaxWords(_AtMost):
+class MaxWords(AtMost):
     """At most so many words: runs of letters, digits and underscores, so that "it's" is two.
 
     >>> MaxWords(3).judge("One two three four", finished=False).state
@@ -70,7 +48,7 @@ class MaxWords(_AtMost):
 
 
 @dataclass(frozen=True)
-class MinWords(_AtLeast):
+class MinWords(AtLeast):
     """At least so many words: runs of letters, digits and underscores.
 
     >>> MinWords(4).judge("One two", finished=False)
@@ -83,7 +61,7 @@ class MinWords(_AtLeast):
 
 
 @dataclass(frozen=True)
-class MaxCharacters(_AtMost):
+class MaxCharacters(AtMost):
     """At most so many characters.
 
     >>> MaxCharacters(5).judge("Hello!", finished=True).state
@@ -108,7 +86,7 @@ class _Sentences(CountRule):
 
 
 @dataclass(frozen=True)
-class MaxSentences(_Sentences, _AtMost):
+class MaxSentences(_Sentences, AtMost):
     """At most so many sentences.
 
     >>> MaxSentences(1).judge("It is hot. Drink ", finished=False).state
@@ -117,7 +95,7 @@ class MaxSentences(_Sentences, _AtMost):
 
 
 @dataclass(frozen=True)
-class MinSentences(_Sentences, _AtLeast):
+class MinSentences(_Sentences, AtLeast):
     """At least so many sentences.
 
     >>> MinSentences(2).judge("It is hot. Drink water.", finished=True).state

@@ -10,6 +10,7 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.operators.scorers.rules.base import (
     BROKEN,
     KEPT,
+    AtLeast,
     CountRule,
     Decides,
     Rule,
@@ -74,21 +75,7 @@ def _starred(lines: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True)
-class _Number(CountRule):
-    least: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_count("least", self.least)
-
-    @property
-    def bounds(self) -> tuple[int, int | None]:
-        """From the least."""
-        return self.least, None
-
-
-@dataclass(frozen=True)
-class Highlights(_Number):
+class Highlights(AtLeast):
     """At least so many passages between asterisks, ``*one*`` or ``**two**``.
 
     >>> Highlights(2).judge("*Water* and **tea**", finished=False).state
@@ -103,7 +90,7 @@ class Highlights(_Number):
 
 
 @dataclass(frozen=True)
-class Placeholders(_Number):
+class Placeholders(AtLeast):
     """At least so many placeholders in square brackets, ``[address]``.
 
     >>> Placeholders(1).judge("To [name]", finished=False).state
@@ -123,7 +110,7 @@ def _bracketed(line: str) -> int:
 
 
 @dataclass(frozen=True)
-class Sections(_Number):
+class Sections(AtLeast):
     """At least so many sections, each begun by a word and a number, ``SECTION 1``.
 
     >>> Sections(2, "Day").judge("Day 1: walk. Day 2: rest", finished=False).state
