@@ -30,7 +30,7 @@ _ONLY_THOUGHTS = (
 
 
 class Replies(NamedTuple):
-    """What a policy wrote, without its thoughts."""
+    """What a policy wrote; nothing for a reply that ended within its thoughts."""
 
     texts: tuple[str, ...] = ()
     cut: frozenset[str] = frozenset()
@@ -89,7 +89,7 @@ class PolicyMutator(Mutator):
         continuations: Sequence[Continuation] = report.answer
         limited = most < self.max_tokens or seconds is not None
         # A policy that takes thoughts for text may know no more of its model than that.
-        texts = tuple(without_thoughts("" if c.thinking else c.text) for c in continuations)
+        texts = tuple("" if c.thinking else c.text for c in continuations)
         cut = frozenset(text for text, c in zip(texts, continuations, strict=True) if limited and not c.finish_reason)
         thinking = (_ONLY_THOUGHTS.format(most),) if any(c.thinking for c in continuations) else ()
         return Report(Replies(texts, cut), usage_of(continuations) + report.usage, (*report.notes, *thinking))

@@ -7,6 +7,7 @@ import re
 from pydantic import Field
 
 from darwin_align.core.clauses import sentences
+from darwin_align.formats.thoughts import without_thoughts
 from darwin_align.operators.base import Resource
 from darwin_align.operators.context import MutationContext
 from darwin_align.operators.mutators.aspects.data import bank_of
@@ -56,10 +57,10 @@ class CritiqueMutator(Evolved):
         shown = {"request": context.request.instruction, "better": best.text, "worse": worst.text}
         text = "\n\n".join([_PROMPT, *(delimited(part, tag, context.seed) for tag, part in shown.items())])
         report = await self.policy.replies(context, text, context.n)
-        orders = [order for reply in report.answer.texts if (order := _order(reply))]
-        notes = unread(reply for reply in report.answer.texts if not _order(reply))
+        orders = {reply: _order(without_thoughts(reply)) for reply in report.answer.texts}
+        notes = unread(reply for reply, order in orders.items() if not order)
         before = goes_before(context.request.instruction, bank_of("en"), closed=False)
-        made = [placed(context.instruction, order, before=before) for order in dict.fromkeys(orders)]
+        made = [placed(context.instruction, order, before=before) for order in dict.fromkeys(orders.values()) if order]
         return Report(made, report.usage, (*report.notes, *notes))
 
 
