@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from darwin_align.cli.options import UsageError, add_models, add_settings
+from darwin_align.cli.options import (
+    UsageError,
+    add_models,
+    add_settings,
+    has_own_policy,
+    load_policy,
+    load_scorer,
+)
 from darwin_align.evaluation.options import count
 
-__all__ = ["add_comparison", "check_comparison", "method_texts", "seeds_of"]
+if TYPE_CHECKING:
+    from darwin_align.evaluation.methods import Method
+    from darwin_align.operators.coerce import PolicyLike, PopulationRunnable
+    from darwin_align.search import DarwinSearch
+
+__all__ = ["SearchMaker", "add_comparison", "check_comparison", "method_texts", "search_maker", "seeds_of"]
+
+SearchMaker = Callable[["Method", "PopulationRunnable | None"], "DarwinSearch"]
+"""Makes a method's search, with a scorer where the options' own reward is not to be used."""
 
 
 def add_comparison(parser: argparse.ArgumentParser, methods: Sequence[str], *, out: str, tokens: str) -> None:
@@ -65,3 +82,30 @@ def method_texts(arguments: argparse.Namespace, methods: Sequence[str]) -> Seque
 def seeds_of(arguments: argparse.Namespace) -> Sequence[int]:
     """The seeds."""
     return arguments.seeds or [arguments.seed or 0]
+
+
+def search_maker(arguments: argparse.Namespace) -> SearchMaker:
+    """What makes the searches over the options' models; each is loaded when the first search needs it."""
+
+    @cache
+    def policy() -> PolicyLike:
+        return load_policy(arguments)
+
+    @cache
+    def reward() -> PopulationRunnable:
+        return load_scorer(arguments)
+
+    def search_of(method: Method, scorer: PopulationRunnable | None) -> DarwinSearch:
+        if has_own_policy(arguments):
+            from darwin_align.search import DarwinSearch
+
+            judge = reward() if scorer is None else scorer
+            return DarwinSearch(policy=policy(), scorer=judge, config=method.config, sampling=method.sampling)
+        from darwin_align.pocket.pair import pocket_search
+
+        if scorer is None and arguments.reward is not None:
+            scorer = reward()
+        given: dict[str, Any] = {} if scorer is None else {"scorer": scorer}
+        return pocket_search(method.config, sampling=method.sampling, **given)
+
+    return search_of

@@ -6,17 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darwin_align.cli.activity import working
-from darwin_align.cli.comparison_options import add_comparison, check_comparison, method_texts, seeds_of
+from darwin_align.cli.comparison_options import add_comparison, check_comparison, method_texts, search_maker, seeds_of
 from darwin_align.cli.options import (
     check_models,
-    has_own_policy,
-    load_policy,
-    load_scorer,
     model_name,
 )
 from darwin_align.cli.parsing import Commands, examples
@@ -26,7 +22,6 @@ from darwin_align.evaluation.options import count
 if TYPE_CHECKING:
     from darwin_align.evaluation.ifeval import Prompt
     from darwin_align.evaluation.methods import Method
-    from darwin_align.operators.coerce import PolicyLike, PopulationRunnable
     from darwin_align.search import DarwinSearch
 
 __all__ = ["add_ifeval"]
@@ -109,24 +104,6 @@ def _check(arguments: argparse.Namespace) -> bool:
 
 
 def _searches(arguments: argparse.Namespace, by_rules: bool) -> Callable[[Method, Prompt], DarwinSearch]:
-    """What makes a method's search for a prompt; models are loaded when the first one is made."""
-
-    @cache
-    def policy() -> PolicyLike:
-        return load_policy(arguments)
-
-    @cache
-    def reward() -> PopulationRunnable | None:
-        return None if by_rules else load_scorer(arguments)
-
-    def search_of(method: Method, prompt: Prompt) -> DarwinSearch:
-        scorer = reward() or prompt.scorer
-        if not has_own_policy(arguments):
-            from darwin_align.pocket.pair import pocket_search
-
-            return pocket_search(method.config, sampling=method.sampling, scorer=scorer)
-        from darwin_align.search import DarwinSearch
-
-        return DarwinSearch(policy=policy(), scorer=scorer, config=method.config, sampling=method.sampling)
-
-    return search_of
+    """What makes a method's search for a prompt: the rules are the prompt's own."""
+    make = search_maker(arguments)
+    return lambda method, prompt: make(method, prompt.scorer if by_rules else None)

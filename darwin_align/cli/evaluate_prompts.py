@@ -5,21 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darwin_align.cli.activity import working
-from darwin_align.cli.comparison_options import add_comparison, check_comparison, method_texts, seeds_of
+from darwin_align.cli.comparison_options import add_comparison, check_comparison, method_texts, search_maker, seeds_of
 from darwin_align.cli.options import (
     check_models,
-    has_own_policy,
     is_small,
-    load_policy,
     load_reward,
-    load_scorer,
     model_name,
 )
 from darwin_align.cli.parsing import Commands, examples
@@ -28,8 +24,7 @@ from darwin_align.evaluation.options import count, need_packages
 
 if TYPE_CHECKING:
     from darwin_align.evaluation.methods import Method
-    from darwin_align.operators.coerce import PolicyLike, PopulationRunnable
-    from darwin_align.search import DarwinSearch
+    from darwin_align.operators.coerce import PopulationRunnable
 
 __all__ = ["add_prompts"]
 
@@ -75,16 +70,18 @@ def _prompts(arguments: argparse.Namespace) -> int:
         from darwin_align.evaluation.prompts import measure, page, plain, read_prompts, summary, table
         from darwin_align.storage.atomic import write_atomically
     need_packages("the figures", "numpy")
-    if find_spec("matplotlib") is None:
+    plots = find_spec("matplotlib") is not None
+    if not plots:
         sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'\n")
     methods = [_method(text, arguments) for text in method_texts(arguments, _METHODS)]
     check_labels(methods, arguments.against)
     prompts = read_prompts(arguments.file)[: arguments.n]
     models = {role: model_name(arguments, role) for role in ("policy", "reward")} | {"gold": arguments.gold}
+    make = search_maker(arguments)
     records = measure(
         methods,
         prompts,
-        _searches(arguments),
+        lambda method: make(method, None),
         None if arguments.gold is None else lambda: _gold(arguments),
         arguments.out,
         settings={"models": models},
@@ -94,7 +91,7 @@ def _prompts(arguments: argparse.Namespace) -> int:
     found = summary(methods, records, arguments.against)
     shown = {"models": models, "file": arguments.file.name, **plain(found)}
     write_atomically(arguments.out / "results.json", json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
-    if find_spec("matplotlib") is not None:
+    if plots:
         write_atomically(arguments.out / "page.html", page(found))
     text = printable_json(shown, indent=2) if arguments.json else printable(f"{table(found)}\n\nfiles: {arguments.out}")
     sys.stdout.write(f"{text}\n")
@@ -108,27 +105,6 @@ def _method(text: str, arguments: argparse.Namespace) -> Method:
     defaults: Mapping[str, Any] = DEFAULTS if is_small(arguments) else {}
     method = Method.of(with_defaults(text, arguments.set, arguments.clauses), **defaults)
     return method if arguments.tokens is None else method.until_spent(arguments.tokens)
-
-
-def _searches(arguments: argparse.Namespace) -> Callable[[Method], DarwinSearch]:
-    """What makes a method's search; models are loaded when the first one is made."""
-
-    @cache
-    def models() -> tuple[PolicyLike, PopulationRunnable]:
-        return load_policy(arguments), load_scorer(arguments)
-
-    def search_of(method: Method) -> DarwinSearch:
-        if not has_own_policy(arguments):
-            from darwin_align.pocket.pair import pocket_search
-
-            own: dict[str, Any] = {} if arguments.reward is None else {"scorer": load_scorer(arguments)}
-            return pocket_search(method.config, sampling=method.sampling, **own)
-        from darwin_align.search import DarwinSearch
-
-        policy, scorer = models()
-        return DarwinSearch(policy=policy, scorer=scorer, config=method.config, sampling=method.sampling)
-
-    return search_of
 
 
 def _gold(arguments: argparse.Namespace) -> PopulationRunnable:

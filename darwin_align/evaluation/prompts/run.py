@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -106,8 +107,14 @@ def measure(
     Raises:
         ConfigError: the folder was begun under other settings, or two methods share a label.
     """
-    answering = _Answering(search_of, gold, timed=concurrency == 1)
-    try:
+    answering = _Answering(search_of, timed=concurrency == 1)
+    with ExitStack() as kept:
+
+        def load_gold() -> None:
+            if gold is not None:
+                answering.gold = as_scorer(gold())
+                kept.enter_context(released(resources_of([answering.gold]), _GOLD))
+
         return compared(
             methods,
             prompts,
@@ -118,10 +125,8 @@ def measure(
             seeds=seeds,
             concurrency=concurrency,
             progress=progress,
-            prepare=answering.prepare,
+            prepare=load_gold,
         )
-    finally:
-        answering.close()
 
 
 def _key(method: Method, seed: int, prompt: PlainPrompt) -> str:
@@ -131,21 +136,11 @@ def _key(method: Method, seed: int, prompt: PlainPrompt) -> str:
 class _Answering:
     """Searches by method, each made and warmed up once, and the gold scorer."""
 
-    def __init__(self, search_of: SearchOf, gold: Callable[[], ScorerLike] | None, *, timed: bool) -> None:
+    gold: Runnable[Any, Any] | None = None
+
+    def __init__(self, search_of: SearchOf, *, timed: bool) -> None:
         self._search_of, self._timed = search_of, timed
-        self._load_gold = gold
         self._made: dict[str, DarwinSearch] = {}
-        self._gold: Runnable[Any, Any] | None = None
-
-    def prepare(self) -> None:
-        """Load the gold scorer."""
-        if self._load_gold is not None:
-            self._gold = as_scorer(self._load_gold())
-
-    def close(self) -> None:
-        """Release what the gold scorer keeps."""
-        with released(resources_of([] if self._gold is None else [self._gold]), _GOLD):
-            pass
 
     async def _search(self, method: Method) -> DarwinSearch:
         if method.text not in self._made:
@@ -166,11 +161,11 @@ class _Answering:
         return {"instruction": prompt.request.instruction, **_figures(result), **await self._judged(result), **seconds}
 
     async def _judged(self, result: SearchResult) -> dict[str, float]:
-        if self._gold is None:
+        if self.gold is None:
             return {}
         answers = [(beam.text, beam.finished) for beam in (result.best, result.first_response)]
         name = "the answers, by the gold scorer"
-        rewards, _ = await score_answers(self._gold, result.request, answers, name=name, search_id=_GOLD)
+        rewards, _ = await score_answers(self.gold, result.request, answers, name=name, search_id=_GOLD)
         return {"gold": rewards[0], "first_gold": rewards[1]}
 
 
