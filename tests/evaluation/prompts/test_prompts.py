@@ -12,7 +12,6 @@ from darwin_align.cli import main
 from darwin_align.core.errors import ConfigError
 from darwin_align.evaluation.methods import Method
 from darwin_align.evaluation.prompts import measure, page, read_prompts, summary, table
-from darwin_align.small import is_installed
 from tests.evaluation.kit import Whole
 
 WORDS = ("red", "green", "blue")
@@ -165,14 +164,3 @@ def test_the_command_refuses(file: Path, tmp_path: Path, capsys: Any, options: l
         code = stop.code
     assert code
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not is_installed(), reason="the wheel of the small pair is not installed: make .venv/.small")
-def test_two_prompts_on_the_small_pair(file: Path, tmp_path: Path, capsys: Any) -> None:
-    options = ["--pair", "small", "--gold", "training/small/gold.safetensors", "--n", "2", "--json"]
-    line = ["eval", "prompts", str(file), *options, "--out", str(tmp_path / "out"), "--set", "max_tokens=16"]
-    assert main([*line, "sample", "darwin replacement_period=8"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["prompts"] == 2
-    assert {"gold", "seconds", "guided"} <= found["methods"][1]["means"].keys()
