@@ -42,8 +42,8 @@ def add_batch(commands: Commands) -> argparse.ArgumentParser:
         epilog=examples("""
             darwin-align batch prompts.jsonl --out answers.jsonl --concurrency 32
             darwin-align batch prompts.jsonl --out answers.jsonl --set cycles=1 --set max_tokens=256 --seed 7
-            darwin-align batch prompts.jsonl --out answers.jsonl --policy-url http://127.0.0.1:8000 \\
-                --reward-url http://127.0.0.1:8001
+            darwin-align batch prompts.jsonl --out answers.jsonl --requests-in-flight 256 --concurrency 64 \\
+                --policy-url http://gpu-0:8000 http://gpu-1:8000 --reward-url http://gpu-2:8000
         """)
         + "\n\nexit codes: 0 all is answered, 1 something is not (OUT.errors.jsonl says why), 2 bad usage,\n"
         "130 interrupted",

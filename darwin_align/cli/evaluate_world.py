@@ -19,7 +19,7 @@ __all__ = ["add_world"]
 
 _ELSEWHERE = (
     *(f"{role}_{part}" for role in ("policy", "reward") for part in ("url", "model", "tokenizer", "dialect")),
-    "pair", "api_key_env", "device", "dtype", "threads",
+    "pair", "api_key_env", "requests_in_flight", "device", "dtype", "threads",
 )  # fmt: skip
 """Options of the other commands' models that have no meaning here."""
 _FAMILY = ("sample", "best_of_n", "mutate_best_of_n", "darwin")

@@ -41,6 +41,7 @@ _REMOTE = {
 PAIRS = ("embedded", "small")
 """Pairs of models that need no name: the package's own toy, and SmolLM2-135M-Instruct with our reward adapter."""
 _LOCAL = ("device", "dtype", "threads")
+_ENDPOINTS = ("api_key_env", "requests_in_flight")
 _KINDS = {
     "policy": "folder or hub id of a causal language model, a GGUF file, or PROVIDER:MODEL of LangChain",
     "reward": "folder or hub id of a one-logit reward model; PROVIDER:MODEL of a judge; or FILE.py:NAME or "
@@ -64,13 +65,22 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{role}", metavar="MODEL", help=kind)
     for role in _KINDS:
         judge = f", or {JUDGE!r}: a chat model grades the answers" if role == "reward" else ""
-        group.add_argument(f"--{role}-url", metavar="URL", help=f"a server that has the {role} model, in its place")
+        group.add_argument(
+            f"--{role}-url",
+            metavar="URL",
+            nargs="+",
+            action="extend",
+            help=f"a server that has the {role} model, in its place; or several, which share the work",
+        )
         group.add_argument(f"--{role}-model", metavar="NAME", help="the model's name at that URL")
         group.add_argument(f"--{role}-tokenizer", metavar="MODEL", help="folder or hub id of that model's tokenizer")
         group.add_argument(
             f"--{role}-dialect", metavar="NAME", help=f"which API that server has (default: found out){judge}"
         )
     group.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key of these servers")
+    group.add_argument(
+        "--requests-in-flight", type=int, metavar="N", help="at the servers of each of the two, together (default: 32)"
+    )
     group.add_argument("--device", help='of local models: "cpu", "cuda:0" … (default: the best one there is)')
     group.add_argument("--dtype", help='of local models: "bfloat16" … (default: as they are stored)')
     group.add_argument(
@@ -130,9 +140,17 @@ def check_models(arguments: argparse.Namespace, *, own_reward: bool = False) -> 
             raise UsageError(f"--reward-dialect {JUDGE} needs --reward-model: the name of the chat model at the URL")
         if arguments.reward_tokenizer is not None:
             raise UsageError("--reward-tokenizer is for reward models, and a judge is a chat model: leave it out")
+    _check_endpoints(arguments)
+
+
+def _check_endpoints(arguments: argparse.Namespace) -> None:
+    if arguments.policy_url is None and arguments.reward_url is None:
+        remote = next((name for name in _ENDPOINTS if getattr(arguments, name) is not None), None)
+        if remote is not None:
+            raise UsageError(f"{_flag(remote)} needs --policy-url or --reward-url: it is for endpoints")
+    if arguments.requests_in_flight is not None and arguments.requests_in_flight < 1:
+        raise UsageError(f"--requests-in-flight {arguments.requests_in_flight} is impossible: give 1 or more")
     if arguments.api_key_env is not None:
-        if arguments.policy_url is None and arguments.reward_url is None:
-            raise UsageError("--api-key-env needs --policy-url or --reward-url: it is for endpoints")
         check_key(arguments.api_key_env)
 
 
@@ -341,12 +359,17 @@ def _endpoint(arguments: argparse.Namespace, role: str) -> dict[str, Any]:
         from pydantic import SecretStr
 
         options["api_key"] = SecretStr(os.environ[arguments.api_key_env])
+    if arguments.requests_in_flight is not None:
+        from darwin_align.backends.endpoint import Limits
+
+        options["limits"] = Limits(concurrency=arguments.requests_in_flight)
     return options
 
 
 def _given(arguments: argparse.Namespace, role: str) -> str | None:
     local: str | None = getattr(arguments, role)
-    return getattr(arguments, f"{role}_url") if local is None else local
+    urls: list[str] | None = getattr(arguments, f"{role}_url")
+    return " ".join(urls) if local is None and urls else local
 
 
 def _flag(name: str) -> str:

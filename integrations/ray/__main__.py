@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from darwin_align.batch import Fields
+from darwin_align.cli.options import add_models, add_settings, build_search, check_models, read_settings
 from darwin_align.core.errors import ConfigError, DarwinError
 from darwin_align.core.extras import missing_extra
 from darwin_align.core.terminal import printable
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         raise missing_extra(error, "ray", program=True) from None
     try:
-        make = _make(arguments.make)
+        make = _make(arguments)
         # A running cluster has a dashboard of its own, or none, and refuses the option.
         ray.init(address=arguments.address, include_dashboard=None if arguments.address else False)
         report = answer_on_ray(
@@ -65,18 +67,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m darwin_align.integrations.ray", description=__doc__, allow_abbrev=False
+        prog="python -m darwin_align.integrations.ray",
+        description=__doc__,
+        allow_abbrev=False,
+        parents=[_models()],
     )
     parser.add_argument("input", metavar="IN", help="JSONL or parquet, as for darwin-align batch")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a folder that every machine sees")
     parser.add_argument(
         "--make",
-        default=f"{__package__}.__main__:embedded",
         metavar="MODULE:NAME",
-        help="function that makes the model",
+        help="function that makes the model, in place of the options for models and search",
     )
     parser.add_argument("--address", metavar="ADDRESS", help="of a cluster, e.g. auto (default: this machine alone)")
-    parser.add_argument("--seed", type=int, help="of the run (default: the model's own, else 0)")
     parser.add_argument("--actors", type=int, default=1, metavar="N", help="holders of models (default: 1)")
     parser.add_argument("--concurrency", type=int, default=16, metavar="N", help="prompts in flight in each")
     parser.add_argument("--rows-per-part", type=int, default=64, metavar="N", help="prompts written at a time")
@@ -88,7 +91,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make(name: str) -> Make:
+def _models() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_models(parser)
+    add_settings(parser, seed="0; every prompt's own is derived from it")
+    return parser
+
+
+def _make(arguments: argparse.Namespace) -> Make:
+    """What makes the model: a function of one's own, or the options, else the embedded pair."""
+    defaults = vars(_models().parse_args([]))
+    given = [name for name, value in defaults.items() if name != "seed" and getattr(arguments, name) != value]
+    if arguments.make is None:
+        check_models(arguments)
+        read_settings(arguments)
+        return partial(build_search, arguments) if given else embedded
+    if given:
+        raise ConfigError(f"--make gives the model and its settings: leave out --{given[0].replace('_', '-')}")
+    name = arguments.make
     module, _, function = name.partition(":")
     try:
         make: Make = getattr(import_module(module), function)

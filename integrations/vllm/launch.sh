@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Policy replicas behind one router, and a reward model, on one machine. Ends them all when it is ended.
+# Policy replicas behind one router, and reward servers, on one machine. Ends them all when it is ended.
 #
-#   POLICY=Qwen/Qwen3-8B REWARD=Skywork/Skywork-Reward-V2-Qwen3-8B REPLICAS=2 GPUS="0 1 2" ./launch.sh
+#   POLICY=Qwen/Qwen3-8B REWARD=Skywork/Skywork-Reward-V2-Qwen3-8B REPLICAS=6 REWARDS=2 GPUS="0 1 2 3 4 5 6 7" ./launch.sh
 #
 # Settings are environment variables; what is in brackets is taken where one is not given.
 set -euo pipefail
@@ -9,10 +9,11 @@ set -euo pipefail
 : "${POLICY:?set POLICY to a folder or hub id of a causal language model}"
 : "${REWARD:?set REWARD to a folder or hub id of a one-logit reward model}"
 REPLICAS="${REPLICAS:-2}"            # policy servers [2]
-GPUS="${GPUS:-}"                     # one for each replica, and the last for the reward model [all see all]
-BIND_HOST="${BIND_HOST:-127.0.0.1}"  # where the router and the reward server listen [this machine only]
-PORT="${PORT:-8000}"                 # the router's [8000]; replicas listen on the ports behind REWARD_PORT
-REWARD_PORT="${REWARD_PORT:-8001}"   # the reward server's [8001]
+REWARDS="${REWARDS:-1}"              # reward servers [1]
+GPUS="${GPUS:-}"                     # one for each replica, then one for each reward server [all see all]
+BIND_HOST="${BIND_HOST:-127.0.0.1}"  # where the router and the reward servers listen [this machine only]
+PORT="${PORT:-8000}"                 # the router's [8000]
+REWARD_PORT="${REWARD_PORT:-8001}"   # the first reward server's; the others' and then the replicas' follow it [8001]
 CONTEXT="${CONTEXT:-8192}"           # tokens of a prompt and its answer together [8192]
 VLLM="${VLLM:-vllm}"                 # vLLM's command [vllm]
 ROUTER="${ROUTER:-vllm-router}"      # vllm-router's command [vllm-router]
@@ -21,8 +22,8 @@ read -r -a POLICY_OPTIONS <<< "${POLICY_OPTIONS:-}"   # more of vLLM's options, 
 read -r -a REWARD_OPTIONS <<< "${REWARD_OPTIONS:-}"
 read -r -a DEVICES <<< "$GPUS"
 
-if ((${#DEVICES[@]} != 0 && ${#DEVICES[@]} != REPLICAS + 1)); then
-  echo "GPUS names ${#DEVICES[@]} devices: give $((REPLICAS + 1)), one for each replica and one for the reward model" >&2
+if ((${#DEVICES[@]} != 0 && ${#DEVICES[@]} != REPLICAS + REWARDS)); then
+  echo "GPUS names ${#DEVICES[@]} devices: give $((REPLICAS + REWARDS)), one for each replica and each reward server" >&2
   exit 2
 fi
 
@@ -59,22 +60,28 @@ ready() { # name, url
   echo "$1 is ready at $2"
 }
 
-serve "${DEVICES[REPLICAS]:-}" "$REWARD" --runner pooling --host "$BIND_HOST" --port "$REWARD_PORT" \
-  "${REWARD_OPTIONS[@]}"
+rewards=()
+for ((i = 0; i < REWARDS; i++)); do
+  port=$((REWARD_PORT + i))
+  serve "${DEVICES[REPLICAS + i]:-}" "$REWARD" --runner pooling --enable-prefix-caching --host "$BIND_HOST" --port "$port" \
+    "${REWARD_OPTIONS[@]}"
+  rewards+=("http://127.0.0.1:$port")
+done
 urls=()
 for ((i = 0; i < REPLICAS; i++)); do
-  port=$((REWARD_PORT + 1 + i))
+  port=$((REWARD_PORT + REWARDS + i))
   serve "${DEVICES[i]:-}" "$POLICY" --enable-prefix-caching --host 127.0.0.1 --port "$port" \
     "${POLICY_OPTIONS[@]}"
   urls+=("http://127.0.0.1:$port")
 done
 
-ready "the reward model" "http://127.0.0.1:$REWARD_PORT"
+for i in "${!rewards[@]}"; do ready "reward server $((i + 1))" "${rewards[i]}"; done
 for i in "${!urls[@]}"; do ready "replica $((i + 1))" "${urls[i]}"; done
 
 "$ROUTER" --host "$BIND_HOST" --port "$PORT" --policy cache_aware --worker-urls "${urls[@]}" &
 pids+=("$!")
 ready "the router" "http://127.0.0.1:$PORT"
+echo "for one client: --policy-url ${urls[*]} --reward-url ${rewards[*]}"
 
 wait -n # one that ends takes the others along
 exit 1

@@ -14,7 +14,8 @@ from darwin_align.cli.parsing import Parser
 ROOT = Path(__file__).parents[2]
 SHARED = {
     *(f"--{role}{part}" for role in ("policy", "reward") for part in ("", "-url", "-model", "-tokenizer", "-dialect")),
-    "--pair", "--api-key-env", "--device", "--dtype", "--threads", "--preset", "--set", "--clauses", "--seed",
+    "--pair", "--api-key-env", "--requests-in-flight", "--device", "--dtype", "--threads", "--preset", "--set",
+    "--clauses", "--seed",
 }  # fmt: skip
 SEARCHING = ["demo", "chat", "batch", "serve", "eval world", "eval ifeval", "eval alpaca_eval", "eval mt_bench"]
 
@@ -95,7 +96,7 @@ def no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def of_the_world(options: str, says: str) -> str:
     """What ``eval world`` says instead: it compares folders only."""
-    elsewhere = ("-url", "-dialect", "-model", "--device", "--threads", "--api", "--pair")
+    elsewhere = ("-url", "-dialect", "-model", "--device", "--threads", "--api", "--pair", "--requests")
     if any(option in options for option in elsewhere):
         return "is not for the embedded world"
     return "there is no such folder" if options.startswith("--reward") else says
@@ -116,6 +117,8 @@ def of_the_world(options: str, says: str) -> str:
         ("--threads 2", "--threads needs --policy or --reward"),
         ("--policy-url http://x", "--policy and --reward go together"),
         ("--api-key-env PATH", "--api-key-env needs --policy-url or --reward-url"),
+        ("--requests-in-flight 9", "--requests-in-flight needs --policy-url or --reward-url"),
+        ("--policy-url http://x http://y --reward-url http://z --requests-in-flight 0", "in-flight 0 is impossible"),
         ("--policy-url http://x --reward-url http://x --reward-dialect judge", "needs --reward-model"),
         ("--set cycles=1 --set cycles=2", "cycles=… is given twice"),
         ("--set cycle=1", "did you mean 'cycles'?"),

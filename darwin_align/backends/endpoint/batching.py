@@ -8,6 +8,7 @@ from typing import Any
 
 from darwin_align.backends.endpoint.continue_by_text import ByPrefill
 from darwin_align.backends.endpoint.dialects.base import CompletionRequest
+from darwin_align.backends.endpoint.rendezvous import home
 from darwin_align.backends.endpoint.row_tasks import PendingRow
 from darwin_align.backends.endpoint.server_profile import ServerProfile
 from darwin_align.core.seeds import derive
@@ -31,11 +32,19 @@ class RequestBatcher:
         seeded: whether to send seeds, where the server takes any.
         rows_per_request: the most prompts in one request.
         extra_body: the user's further fields.
+        replicas: base URLs of the servers: a list of prompts goes to one of them, so it has prompts of that one only.
     """
 
     def __init__(
-        self, profile: ServerProfile, *, seeded: bool, rows_per_request: int, extra_body: Mapping[str, Any]
+        self,
+        profile: ServerProfile,
+        *,
+        seeded: bool,
+        rows_per_request: int,
+        extra_body: Mapping[str, Any],
+        replicas: Sequence[str],
     ) -> None:
+        self._replicas = replicas
         self._profile, self._rows_per_request, self._extra_body = profile, rows_per_request, extra_body
         self._seeded = seeded and profile.dialect.seeds
 
@@ -51,7 +60,7 @@ class RequestBatcher:
             if len(group) > 1 or needs_own_seed or not lists:
                 yield self.batch(group, n=len(group))
             else:
-                listed.setdefault(first.settings, []).append(first)
+                listed.setdefault((first.settings, home(first.prefix, self._replicas)), []).append(first)
         for settings_rows in listed.values():
             for start in range(0, len(settings_rows), self._rows_per_request):
                 yield self.batch(settings_rows[start : start + self._rows_per_request])

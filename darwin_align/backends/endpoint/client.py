@@ -22,6 +22,7 @@ from darwin_align.backends.endpoint.breaker import Breaker
 from darwin_align.backends.endpoint.faults import Fault, error_of_response, fault_of_exception, fault_of_response
 from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.backends.endpoint.pool import borrowed_client
+from darwin_align.backends.endpoint.rendezvous import score
 from darwin_align.core.errors import ConfigError, DarwinError, EndpointServerError, EndpointTimeoutError
 from darwin_align.core.json_types import Json
 
@@ -99,6 +100,7 @@ class _Call:
     method: str
     path: str
     body: Json
+    prefix: int | None = None
     deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
     attempts: int = 0
     failed: list[tuple[_Host, Fault]] = field(default_factory=list)
@@ -113,9 +115,10 @@ class _Call:
 class Endpoint:
     """The base URLs of one role, and how they are called.
 
-    Several base URLs share the calls: each call goes to the one with the fewest in flight, and after a failure to
-    another one. All searches that use the object share its limit. It may be used from any thread and loop through the
-    operators; copies after a fork and pickles start with no state. A pickle contains the key.
+    Several base URLs share the calls: those that share a prefix go to the same one
+    (:mod:`~darwin_align.backends.endpoint.rendezvous`), all others to the one with the fewest in flight, and after a
+    failure to another one. All searches that use the object share its limit. It may be used from any thread and loop
+    through the operators; copies after a fork and pickles start with no state. A pickle contains the key.
 
     Args:
         base_url: ``http://host:port``, with or without ``/v1``; or several of them.
@@ -171,18 +174,19 @@ class Endpoint:
         """Send a GET; see :meth:`post`. A status of 500 is not retried: the path does not work on that server."""
         return await self._call(_Call("GET", path, None))
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Reply:
+    async def post(self, path: str, body: Mapping[str, Any], *, prefix: int | None = None) -> Reply:
         """Post JSON and return the JSON of the reply. To be awaited on the portal's loop.
 
         Args:
             path: appended to the base URL without its ``/v1``, e.g. ``"/v1/completions"``.
             body: the JSON object to send.
+            prefix: digest of what the prompt begins with: requests with the same one go to the same server.
 
         Raises:
             EndpointError: the server refused the request, or every attempt failed: see its subclasses.
             ContextLengthError: the server reports that the prompt is too long.
         """
-        return await self._call(_Call("POST", path, body))
+        return await self._call(_Call("POST", path, body, prefix))
 
     def lock(self) -> asyncio.Lock:
         """Guards what is detected once about the servers. To be used on the portal's loop."""
@@ -279,10 +283,18 @@ class Endpoint:
             raise fault_of_exception(error) from error
 
     def _next_host(self, ready: Sequence[_Host], call: _Call) -> _Host:
-        """The ready host with the fewest requests in flight; those that this call failed on lately come last."""
+        """The ready host that ranks highest for the call's prefix, or, without one, has the fewest requests in flight.
+
+        Those that this call failed on lately come last.
+        """
         offset, last = next(self._round_robin), call.failed[-1][0] if call.failed else None
         order = [ready[(offset + i) % len(ready)] for i in range(len(ready))]
-        return min(order, key=lambda host: (host in call.tried, host is last, host.in_flight))
+
+        def rank(host: _Host) -> tuple[bool, bool, int]:
+            choice = host.in_flight if call.prefix is None else -score(call.prefix, host.root)
+            return host in call.tried, host is last, choice
+
+        return min(order, key=rank)
 
     def _note_fault(self, state: _LoopState, host: _Host, call: _Call, fault: Fault, number: int) -> None:
         self.counts[fault.kind] += 1

@@ -71,7 +71,8 @@ class EndpointPolicy(Policy):
 
     Args:
         base_url: ``http://host:port`` or a provider's address, with or without ``/v1``; or several that serve the same
-            model, which then share the work and stand in for each other.
+            model, which then share the work and stand in for each other: all chunks of a beam go to the one whose cache
+            has its prefix.
         model: the model's name on the server; ``None`` takes the only one.
         dialect: "auto", or one of :data:`~darwin_align.backends.endpoint.dialects.DIALECTS`.
         continuation: "auto", "ids", "text" or "prefill".
@@ -292,7 +293,7 @@ class EndpointPolicy(Policy):
     async def _request(self, profile: ServerProfile, batch: RowBatch) -> list[Choice]:
         path, body = profile.strategy.wire(batch.request)
         try:
-            reply = await self.endpoint.post(path, body)
+            reply = await self.endpoint.post(path, body, prefix=batch.rows[0].prefix)
         except ContextLengthError:
             if len(batch.request.prompts) > 1:  # one row that is too long fails the whole list
                 batcher = self._batcher(profile)
@@ -311,6 +312,7 @@ class EndpointPolicy(Policy):
             seeded=options.seeded,
             rows_per_request=options.rows_per_request,
             extra_body=options.extra_body,
+            replicas=self.endpoint.roots,
         )
 
     # -- the server's profile

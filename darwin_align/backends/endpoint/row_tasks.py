@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from darwin_align.backends.endpoint.constrained import ConstrainedRow
 from darwin_align.backends.endpoint.continuation import ContinuationStrategy
 from darwin_align.backends.endpoint.dialects.base import Choice, Prompt, TokenConstraint
+from darwin_align.backends.endpoint.rendezvous import prefix_of
 from darwin_align.core.errors import ContextLengthError
 from darwin_align.core.types import Sampling
 from darwin_align.formats.request_formats import is_constrained
@@ -51,6 +53,11 @@ class PendingRow:
     def settings(self) -> tuple[int, Sampling, tuple[str, ...], TokenConstraint | None]:
         """What all rows of one request share."""
         return self.max_tokens, self.row.request.sampling, self.stop, self.constraint
+
+    @cached_property
+    def prefix(self) -> int:
+        """Digest of the conversation, which all chunks of the answer share."""
+        return prefix_of(self.row.request)
 
     @property
     def has_state(self) -> bool:

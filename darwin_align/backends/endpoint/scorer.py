@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from darwin_align.backends.endpoint.client import Endpoint, gather_all
+from darwin_align.backends.endpoint.rendezvous import prefix_of
 from darwin_align.backends.endpoint.rewards import REWARD_DIALECTS, Form, Item, RewardDialect, UnexpectedReply
 from darwin_align.backends.endpoint.rewards.input_format import RewardInputFormat, form_of
 from darwin_align.backends.endpoint.rewards.remote import RemoteScorer
@@ -63,7 +64,8 @@ class EndpointScorer(RemoteScorer):
     """
 
     base_url: str | tuple[str, ...]
-    """``http://host:port``, with or without ``/v1``; or several that serve the same model."""
+    """``http://host:port``, with or without ``/v1``; or several that serve the same model: all responses of
+    a search go to the one whose cache has its conversation."""
     dialect: str | RewardDialect = "auto"
     """"auto" (for vLLM, SGLang, TEI and NVIDIA's own address), a name of
     :data:`~darwin_align.backends.endpoint.rewards.REWARD_DIALECTS`, or an object such as
@@ -145,7 +147,9 @@ class EndpointScorer(RemoteScorer):
         batches = [
             unique[start : start + input_format.max_batch] for start in range(0, len(unique), input_format.max_batch)
         ]
-        answers = await gather_all([self._request_rewards(input_format, batch) for batch in batches])
+        answers = await gather_all(
+            [self._request_rewards(input_format, batch, prefix_of(request)) for batch in batches]
+        )
         rewards = dict(zip(unique, (reward for batch, _ in answers for reward in batch), strict=True))
         counts = [tokens for _, tokens in answers if tokens is not None]
         read = dict(zip(items, lengths or (), strict=False))
@@ -179,11 +183,11 @@ class EndpointScorer(RemoteScorer):
         return lengths
 
     async def _request_rewards(
-        self, input_format: RewardInputFormat, items: Sequence[Item]
+        self, input_format: RewardInputFormat, items: Sequence[Item], prefix: int
     ) -> tuple[list[float], int | None]:
         path, body = input_format.dialect.request(input_format.model, items)
         try:
-            reply = await self._endpoint.post(path, body)
+            reply = await self._endpoint.post(path, body, prefix=prefix)
         except EndpointNotFoundError as error:
             if not input_format.dialect.hint:
                 raise

@@ -1,6 +1,7 @@
 """A job's parts without a cluster: the plan, an actor's work, and what is read from its files."""
 
 import json
+import pickle
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -198,3 +199,29 @@ def test_the_plan_has_the_unanswered_prompts_in_parts(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_made_ends_with_2(make: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["in.jsonl", "--out", str(tmp_path / "out"), "--make", make]) == 2
     assert "give MODULE:NAME of a function without arguments" in capsys.readouterr().err
+
+
+def test_models_are_given_by_a_function_or_by_the_options_of_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "one"}\n')
+    line = [str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out")]
+    urls = ["--policy-url", "http://a:1", "http://b:1", "--reward-url", "http://c:1", "http://d:1"]
+    assert main([*line, "--make", "integrations.ray.tests.kit:scripted", *urls]) == 2
+    assert "--make gives the model and its settings: leave out --policy-url" in capsys.readouterr().err
+    assert main([*line, "--policy-url", "http://a:1"]) == 2
+    assert "--policy and --reward go together" in capsys.readouterr().err
+    made: list[Any] = []
+
+    def noted(make: Any, *_: Any, **__: Any) -> job.RayReport:
+        made.append(pickle.loads(pickle.dumps(make))())  # noqa: S301 - our own
+        return job.RayReport(tmp_path, 1, 1, 0, 0)
+
+    monkeypatch.setattr(job.ray, "init", lambda **how: None)
+    monkeypatch.setattr(job, "answer_on_ray", noted)
+    assert main([*line, *urls, "--requests-in-flight", "99", "--set", "cycles=1"]) == 0
+    [search] = made
+    assert search.policy.endpoint.roots == ("http://a:1", "http://b:1")
+    assert search.policy.endpoint.limits.concurrency == 99
+    assert search.scorer.base_url == ("http://c:1", "http://d:1")
+    assert search.config.cycles == 1

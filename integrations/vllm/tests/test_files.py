@@ -32,10 +32,10 @@ def options(command: list[str]) -> set[str]:
 
 
 def free_ports() -> tuple[int, int]:
-    """Ports of the router, and of the reward server with two free ones behind it."""
+    """Ports of the router, and of the first reward server with three free ones behind it."""
     while True:
         ports = free_port(), free_port()
-        if len({ports[0], *range(ports[1], ports[1] + 3)}) == 4:
+        if len({ports[0], *range(ports[1], ports[1] + 4)}) == 5:
             return ports
 
 
@@ -47,7 +47,7 @@ def launched(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]
     port, reward = free_ports()
     settings = {"POLICY": "some/policy", "REWARD": "some/reward", "PORT": str(port), "REWARD_PORT": str(reward)}
     settings |= {"VLLM": str(stub), "ROUTER": str(Path(sys.executable).with_name("vllm-router")), "WAIT": "60"}
-    settings |= {"POLICY_OPTIONS": "--seed 5", "DO_NOT_TRACK": "1"}
+    settings |= {"POLICY_OPTIONS": "--seed 5", "REWARDS": "2", "DO_NOT_TRACK": "1"}
     settings |= {"HOST": "x86_64-conda-linux-gnu"}  # conda's compilers export it
     log = (tmp_path / "log").open("w")
     process = subprocess.Popen(  # noqa: S603
@@ -76,13 +76,14 @@ def alive(port: int) -> bool:
         return False
 
 
-def test_two_replicas_share_the_router_and_all_end_together(launched: Any) -> None:
+def test_replicas_share_the_router_and_all_end_together(launched: Any) -> None:
     process, port, reward = launched
-    command = httpx.get(f"http://127.0.0.1:{reward}/v1/models", trust_env=False).json()["options"]
-    assert command[:2] == ["serve", "some/reward"]
-    assert ("--runner", "pooling") in pairwise(command)
-    assert ("--host", "127.0.0.1") in pairwise(command)
-    command = httpx.get(f"http://127.0.0.1:{reward + 1}/v1/models", trust_env=False).json()["options"]
+    for port_of_reward in (reward, reward + 1):
+        command = httpx.get(f"http://127.0.0.1:{port_of_reward}/v1/models", trust_env=False).json()["options"]
+        assert command[:2] == ["serve", "some/reward"]
+        assert ("--runner", "pooling") in pairwise(command)
+        assert ("--host", "127.0.0.1") in pairwise(command)
+    command = httpx.get(f"http://127.0.0.1:{reward + 2}/v1/models", trust_env=False).json()["options"]
     assert command[:2] == ["serve", "some/policy"]
     assert ("--seed", "5") in pairwise(command)
     answers = set()
@@ -90,10 +91,10 @@ def test_two_replicas_share_the_router_and_all_end_together(launched: Any) -> No
         body = {"model": "some/policy", "prompt": f"{i} " * 50}
         done = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, trust_env=False, timeout=10)
         answers.add(done.json()["choices"][0]["text"])
-    assert answers <= {f"port {reward + 1}", f"port {reward + 2}"}
+    assert answers <= {f"port {reward + 2}", f"port {reward + 3}"}
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
-    assert not any(alive(each) for each in (port, reward, reward + 1, reward + 2))
+    assert not any(alive(each) for each in (port, *range(reward, reward + 4)))
 
 
 def test_what_is_missing_is_named() -> None:
@@ -101,11 +102,11 @@ def test_what_is_missing_is_named() -> None:
     done = subprocess.run([LAUNCH], env=plain, capture_output=True, text=True)  # noqa: S603, PLW1510
     assert done.returncode != 0
     assert "set POLICY to a folder or hub id" in done.stderr
-    both = {**plain, "POLICY": "a", "REWARD": "b", "GPUS": "0 1", "REPLICAS": "2"}
+    both = {**plain, "POLICY": "a", "REWARD": "b", "GPUS": "0 1 2", "REPLICAS": "2", "REWARDS": "2"}
     done = subprocess.run([LAUNCH], env=both, capture_output=True, text=True)  # noqa: S603, PLW1510
     assert (done.returncode, done.stderr) == (
         2,
-        "GPUS names 2 devices: give 3, one for each replica and one for the reward model\n",
+        "GPUS names 3 devices: give 4, one for each replica and each reward server\n",
     )
 
 
