@@ -17,6 +17,7 @@ from darwin_align.cli.demo import add_demo
 from darwin_align.cli.evaluate import add_eval
 from darwin_align.cli.options import UsageError
 from darwin_align.cli.parsing import Commands, Parser, examples
+from darwin_align.cli.plan import add_plan
 from darwin_align.core.errors import ConfigError, DarwinError, RequestError
 from darwin_align.core.terminal import PrintableFormatter, printable
 
@@ -70,7 +71,7 @@ def parser() -> Parser:
         """),
     )
     commands = program.add_subparsers(required=True, prog=program.prog, metavar="COMMAND", title="commands")
-    for add in (add_demo, add_chat, add_batch, add_check_scorer, add_eval, _add_serve):
+    for add in (add_demo, add_chat, add_batch, add_plan, add_check_scorer, add_eval, _add_serve):
         add(commands)
     return program
 
