@@ -31,7 +31,6 @@ def add_plan(commands: Commands) -> None:
         description="Estimate a batch on policy and reward servers from a dry run's usage and a GPU's speeds.",
         epilog=examples("""
             darwin-align plan prompts.jsonl --prompts 10000 --policy-tps 2500 --reward-tps 30000 --gpus 8
-            darwin-align batch first20.jsonl --out dry.jsonl --json > usage.json
             darwin-align plan --usage usage.json --prompts 10000 --policy-tps 2500 --reward-tps 30000 --gpus 8
         """),
     )

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _models() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_models(parser)
     add_settings(parser, seed="0; every prompt's own is derived from it")
     return parser
