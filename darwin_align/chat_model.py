@@ -188,7 +188,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
                 LangChain chain to a number, a :class:`~darwin_align.operators.Scorer`.
             device: "auto", "cpu", "cuda:0" …
             dtype: "auto", "float32", "bfloat16" … or a torch dtype.
-            threads: CPU threads while these models work; ``None`` leaves torch's number. One is best for tiny models.
+            threads: CPU threads while these models work; ``None`` measures once which number is fastest.
             trust_remote_code: run Python code that comes with the models. Off by default, for it can do anything.
             policy_options: options of :meth:`LocalPolicy.from_pretrained
                 <darwin_align.backends.local.policy.LocalPolicy.from_pretrained>` that overrule the ones above for the
@@ -218,7 +218,7 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         >>> DarwinChatModel.small(cycles=1).invoke("How do I brew green tea?")  # doctest: +SKIP
 
         Args:
-            threads: CPU threads of both models; ``None`` takes torch's number.
+            threads: CPU threads of both models; ``None`` takes the backends' defaults.
             arguments: further arguments of :class:`DarwinChatModel`. Settings that are not given suit the pair
                 (:data:`darwin_align.small.DEFAULTS`).
 

@@ -83,9 +83,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", help='of local models: "cpu", "cuda:0" … (default: the best one there is)')
     group.add_argument("--dtype", help='of local models: "bfloat16" … (default: as they are stored)')
-    group.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads of local models (default: torch's own number)"
-    )
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads of local models (default: measured)")
 
 
 def add_settings(parser: argparse.ArgumentParser, *, seed: str) -> None:

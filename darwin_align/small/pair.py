@@ -37,7 +37,7 @@ def small_policy(*, threads: int | None = None) -> PolicyLike:
     """SmolLM2-135M-Instruct: by llama.cpp where ``xllamacpp`` is installed, else by torch, which the log notes.
 
     Args:
-        threads: CPU threads; ``None`` takes torch's number.
+        threads: CPU threads; ``None`` takes the backend's default.
 
     Raises:
         MissingPackageError: its wheel is not installed.
@@ -55,7 +55,7 @@ def small_scorer(adapter: str | Path = ADAPTER, *, threads: int | None = None) -
 
     Args:
         adapter: an adapter that ``python -m training.small`` made.
-        threads: CPU threads; ``None`` takes torch's number.
+        threads: CPU threads; ``None`` takes the backend's default.
 
     Raises:
         MissingPackageError: the wheel or the package ``gguf`` is missing.
@@ -71,7 +71,7 @@ def small_search(config: SearchConfig | None = None, *, threads: int | None = No
 
     Args:
         config: settings; what is not set by hand suits the pair (:data:`DEFAULTS`).
-        threads: CPU threads of both models; ``None`` takes torch's number.
+        threads: CPU threads of both models; ``None`` takes the backends' defaults.
         parts: further arguments of :class:`DarwinSearch`; a ``scorer`` replaces the reward model.
 
     Raises:

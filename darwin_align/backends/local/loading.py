@@ -31,6 +31,7 @@ from darwin_align.backends.gguf_names import is_gguf
 from darwin_align.backends.local.engine import Engine
 from darwin_align.backends.local.heads import check_architectures, check_weights
 from darwin_align.backends.local.source import DeviceMap, Kind, ModelSource, real_device
+from darwin_align.backends.local.upcast import multiplies_bfloat16, upcast_long_passes
 from darwin_align.backends.request_bounds import characters_per_token
 from darwin_align.core.errors import ModelLoadError
 
@@ -72,6 +73,9 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         self.model.eval()
+        plain = self.model.dtype == torch.bfloat16 and not getattr(self.model, "is_quantized", False)
+        if plain and self.device.type == "cpu" and not multiplies_bfloat16():
+            upcast_long_passes(self.model)
 
     def engine(self, max_rows: int, row_memory: int | None, compiled: bool = False) -> Engine:
         """The engine with these settings, shared by all users of these weights."""

@@ -79,7 +79,7 @@ class LocalPolicy(SharedModel, Policy):
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
         chat_template_kwargs: switches of the chat template, e.g. ``{"enable_thinking": False}``; a request's overrule
             them.
-        threads: CPU threads while this policy works; ``None`` leaves torch's number.
+        threads: CPU threads while this policy works; ``None`` measures once which number up to torch's own is fastest.
         max_batch_rows: rows decoded side by side; more wait.
         row_memory: bytes for the keys and values of all rows; ``None`` is a quarter of the device's (free) memory. Rows
             that do not fit are read again when they are needed.
@@ -286,12 +286,12 @@ class LocalPolicy(SharedModel, Policy):
         """
         seconds = min((row.seconds for row in rows if row.seconds is not None), default=None)
         deadline = None if seconds is None else monotonic() + seconds
-        threads = self._options.threads or torch.get_num_threads()  # the caller's own number, not that of a pool thread
+        usual = torch.get_num_threads()  # the caller's own number, not that of a pool thread
         if any(takes_long(row.request) for row in rows):
-            return off_loop(lambda: self._queued(rows, threads, deadline))
-        return self._queued(rows, threads, deadline)
+            return off_loop(lambda: self._queued(rows, usual, deadline))
+        return self._queued(rows, usual, deadline)
 
-    def _queued(self, rows: Sequence[Row], threads: int, deadline: float | None) -> Future[list[Continuation]]:
+    def _queued(self, rows: Sequence[Row], usual_threads: int, deadline: float | None) -> Future[list[Continuation]]:
         sequences = [self._sequence(row) for row in rows]
         owners = {row.search_id for row in rows}
         return self.engine.submit(
@@ -299,7 +299,8 @@ class LocalPolicy(SharedModel, Policy):
             lambda: [one.continuation() for one in sequences],
             without_slots=partial(self._padded.decode, deadline=deadline),
             owner=owners.pop() if len(owners) == 1 else "",
-            threads=threads,
+            threads=self._options.threads,
+            usual_threads=usual_threads,
             deadline=deadline,
         )
 

@@ -84,7 +84,7 @@ class RewardModel(SharedModel):
         recipe: name of a known family (:data:`~darwin_align.backends.recipes.RECIPES`).
         turn: "closed" ends the assistant's turn as the template does, "open" stops behind the answer.
         chat_template: Jinja source, or a path to a file with it, in place of the tokenizer's own.
-        threads: CPU threads while it works; ``None`` leaves torch's number.
+        threads: CPU threads while it works; ``None`` measures once which number up to torch's own is fastest.
         batch_size: answers read side by side.
         row_memory: bytes for the keys and values of what was read; ``None`` is a quarter of the device's (free) memory.
 

@@ -10,15 +10,18 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import (
+    AutoTokenizer,
     BloomConfig,
     BloomForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
 )
 
 from darwin_align.backends.local import LocalPolicy
+from darwin_align.backends.local.engine import engine
 from darwin_align.core.errors import ConfigError, ContextLengthError, ModelLoadError, RequestError
 from darwin_align.core.types import Message, Request, Sampling
 from darwin_align.operators.policy import Continuation, Policy
@@ -344,6 +347,21 @@ def test_threads_are_set_around_the_call_only(folders, row, monkeypatch):
     assert torch.get_num_threads() == 2
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 2, "threads to come begin with the usual number"
+
+
+@pytest.mark.parametrize(("tiny", "expected"), [(20_000_000, 1), (0, 2)])
+def test_unstated_threads_are_measured_for_models_that_are_large_enough(folders, row, monkeypatch, tiny, expected):
+    measured = []
+    monkeypatch.setattr(engine, "_TINY", tiny)
+    monkeypatch.setattr(engine, "fastest_threads", lambda work, most: (work(), measured.append(most), 2)[2])
+    model = LlamaForCausalLM.from_pretrained(folders["llama"])
+    policy = LocalPolicy(model, AutoTokenizer.from_pretrained(folders["llama"]))
+    torch.set_num_threads(3)  # the fixture of this folder sets it back
+    seen, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: (seen.append(torch.get_num_threads()), forward(*a, **k))[1])
+    for _ in range(2):
+        policy.generate([row(max_tokens=2)])
+    assert (set(seen), measured) == ({expected}, [3] if expected == 2 else [])
 
 
 def test_repr(folders):

@@ -20,12 +20,17 @@ from darwin_align.backends.local.engine.memory import device_memory, fewer_rows,
 from darwin_align.backends.local.engine.rows import Job
 from darwin_align.backends.local.engine.scheduler import Scheduler
 from darwin_align.backends.local.engine.sequences import DecodeSequence, ReadSequence
-from darwin_align.backends.local.engine.worker import Worker, cores, limit_threads
+from darwin_align.backends.local.engine.worker import Worker, cores, fastest_threads, limit_threads
 
 __all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_TINY = 20_000_000
+"""Parameters below which a step is too short to be shared among threads."""
+_MEASURED_TOKENS = 8
+"""Tokens of the pass by which numbers of threads are compared: as many products as a step of a search has."""
 
 _on_cpu: WeakSet[Engine] = WeakSet()
 
@@ -62,6 +67,8 @@ class Engine:
         self._scheduler: Scheduler | None = None
         """``None`` before the model is probed, and if it does not work over slots."""
         self._probed = False
+        self._threads: dict[int, int] = {}
+        """The measured number of threads, by the most that were allowed."""
         self._reason = ""
         """Why the model does not work over slots."""
         self._probe_lock = Lock()
@@ -80,6 +87,7 @@ class Engine:
         over_slots: bool = True,
         owner: str = "",
         threads: int | None = None,
+        usual_threads: int | None = None,
         deadline: float | None = None,
     ) -> Future[T]:
         """Queue sequences.
@@ -90,7 +98,8 @@ class Engine:
             without_slots: decodes or reads them on a model that does not work over slots.
             over_slots: false if ``without_slots`` must be used on any model.
             owner: the search, for :meth:`release`.
-            threads: CPU threads for the work; ``None`` is the number of the calling thread.
+            threads: CPU threads for the work; ``None`` is measured with the first job, at most the usual number.
+            usual_threads: torch's number for the caller; ``None`` is that of the calling thread.
             deadline: when to finish with what is decoded by then, on the clock of :func:`time.monotonic`;
                 ``without_slots`` has to observe it itself.
 
@@ -98,8 +107,8 @@ class Engine:
             A future. It always completes: with the value of ``finish``, with an error, or by cancelling it, which
             removes its rows before the next step.
         """
-        usual = torch.get_num_threads()
-        job = Job(sequences, finish, without_slots, over_slots, owner, threads or usual, usual, deadline=deadline)
+        usual = usual_threads or torch.get_num_threads()
+        job = Job(sequences, finish, without_slots, over_slots, owner, threads, usual, deadline=deadline)
         if not self._worker.put(job, self):
             raise RuntimeError("the engine is closed: the interpreter is shutting down")
         return job.future
@@ -166,19 +175,32 @@ class Engine:
         try:
             if job.future.cancelled():
                 return
-            limit_threads(job.threads, job.usual_threads)
+            limit_threads(job.threads or job.usual_threads, job.usual_threads)
             if job.sequences and job.over_slots and not self.prepare():
                 assert self._scheduler is not None  # noqa: S101 - the model works over slots
-                self._scheduler.start(job, shares_cores=self._shares_its_cores(job))
+                threads = job.threads or self._measured_threads(job.usual_threads)
+                limit_threads(threads, job.usual_threads)
+                self._scheduler.start(job, shares_cores=self._shares_its_cores(threads))
             else:
                 self._serve_without_slots(job)
         except BaseException as error:  # noqa: BLE001 - the caller's future gets it
             # Rows of the job that wait already are dropped in the next round, as those of a cancelled job are.
             job.fail(error)
 
-    def _shares_its_cores(self, job: Job[Any]) -> bool:
+    def _measured_threads(self, most: int) -> int:
+        if self._device.type != "cpu" or most == 1:
+            return most
+        if most not in self._threads:
+            base = self._model.base_model
+            tiny = sum(weight.numel() for weight in base.parameters()) < _TINY
+            ids = torch.arange(_MEASURED_TOKENS)[None]
+            self._threads[most] = 1 if tiny else fastest_threads(lambda: base(input_ids=ids, use_cache=False), most)
+            logger.info("%s computes on %d of %d CPU threads", type(self._model).__name__, self._threads[most], most)
+        return self._threads[most]
+
+    def _shares_its_cores(self, threads: int) -> bool:
         """Whether another model computes on the same cores while this one waits: then waiting costs nothing."""
-        return self._device.type == "cpu" and job.threads >= cores() and len(_on_cpu) > 1
+        return self._device.type == "cpu" and threads >= cores() and len(_on_cpu) > 1
 
     @property
     def busy(self) -> bool:

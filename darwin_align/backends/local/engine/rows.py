@@ -34,7 +34,8 @@ class Job(Generic[T]):
     without_slots: Callable[[Sequence[Any]], None] | None
     over_slots: bool
     owner: str
-    threads: int
+    threads: int | None
+    """CPU threads for it; ``None`` leaves the number to the engine."""
     usual_threads: int
     future: Future[T] = field(default_factory=Future)
     unfinished: int = 0

@@ -13,7 +13,7 @@ import weakref
 import pytest
 import torch
 
-from darwin_align.backends.local.engine.worker import Worker, cores, limit_threads
+from darwin_align.backends.local.engine.worker import Worker, cores, fastest_threads, limit_threads
 
 SOON = 20
 
@@ -259,6 +259,22 @@ def test_a_limit_can_be_raised_and_lowered_again():
         return numbers
 
     assert in_thread(limited) == [(2, 1), (2, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize(("seconds", "most", "expected"), [
+    ({1: 0.05, 2: 0.01, 3: 0.05}, 3, 2),
+    ({1: 0.05, 2: 0.03, 4: 0.01}, 4, 4),
+    ({1: 0.02, 2: 0.02, 4: 0.0}, 4, 1),
+])  # fmt: skip
+def test_threads_are_added_as_long_as_each_step_gains(seconds, most, expected):
+    tried = []
+
+    def work():
+        tried.append(torch.get_num_threads())
+        time.sleep(seconds[tried[-1]])
+
+    assert in_thread(lambda: fastest_threads(work, most)) == expected
+    assert set(tried) == set(seconds) - ({4} if expected == 1 else set())
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinities here")
