@@ -13,7 +13,7 @@ SEED ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo small test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check notebooks pair clean
+.PHONY: demo small test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check dist notebooks pair clean
 
 demo: $(DEMO_READY)
 	$(BIN)/darwin-align demo
@@ -86,6 +86,12 @@ docs-check: $(READY)
 # Runs the notebooks and keeps what they print: look at the diff before you commit it.
 notebooks: $(READY)
 	$(BIN)/python -m notebooks.execute
+
+# The wheel and the sdist that it is built from, into dist/, and what an index would say of them.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 pair: $(READY)
 	$(BIN)/python -m training

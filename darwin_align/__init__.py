@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from darwin_align.search import DarwinSearch
     from darwin_align.traces import trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ARGSSelector",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing, contextmanager, nullcontext
 from time import perf_counter
 from typing import Any, Never, Self, Unpack, cast
 
@@ -42,6 +42,7 @@ from darwin_align.formats.verdicts import check_request
 from darwin_align.langchain.loop_graph import loop_graph
 from darwin_align.langchain.model_errors import ends_search, error_message
 from darwin_align.langchain.progress import Progress, asend, send
+from darwin_align.langchain.progress_bar import ProgressBar
 from darwin_align.langchain.settings import readable
 from darwin_align.operators.base import Resource
 from darwin_align.operators.checks.intent import LexicalIntent, fits
@@ -122,6 +123,8 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
     ``{instruction}``. An explicit mutator has its own."""
     guard: Check | None = Field(default_factory=LexicalIntent)
     """Intent guard: refuses mutations that leave the topic. ``None`` lets all through."""
+    progress: bool = Field(False, exclude=True, repr=False)
+    """Whether each search draws a bar while it runs: cycles, tokens, best reward so far (extra ``progress``)."""
 
     _policy: Policy | None = PrivateAttr()
     _decoder: Runnable[Any, Any] = PrivateAttr()
@@ -143,6 +146,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         grounded: Grounded = False,
         mutation_prompt: MutationPrompt | str = MANY,
         guard: Check | None = _NOT_GIVEN,
+        progress: bool = False,
         name: str | None = None,
         **unknown: Never,
     ) -> None:
@@ -158,6 +162,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             "grounded": grounded,
             "mutation_prompt": mutation_prompt,
             "guard": guard,
+            "progress": progress,
             "name": name,
             **unknown,
         }
@@ -200,7 +205,7 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
             settings: for this call only, any setting of :class:`SearchConfig` or :class:`Sampling`, and ``stop``,
                 ``tools``, ``tool_choice``, ``parallel_tool_calls``, ``response_format``, ``grounded``,
                 ``grounded_in``, ``chat_template_kwargs``, ``max_tokens``; also ``replay`` (recorded events to start
-                from) and ``on_event`` (called after every answer).
+                from), ``on_event`` (called after every answer) and ``progress`` (whether to draw a bar).
 
         Raises:
             RequestError: the conversation cannot be answered.
@@ -383,10 +388,12 @@ class _Call:
         *,
         replay: Sequence[Event] = (),
         on_event: OnEvent | None = None,
+        progress: bool | None = None,
         **settings: object,
     ) -> None:
         self.request, self.config = search.request(input, settings)
         self.replay, self.on_event = replay, on_event
+        self.progress = search.progress if progress is None else progress
         if self.config.seed is None:
             if replay:
                 raise ReplayError("a replay needs the seed of the recorded run: pass seed=result.config.seed")
@@ -433,6 +440,7 @@ class _Run:
         """The last live answer."""
         self.cycles = config.cycles
         self.standing = Progress(config)
+        self.bar = ProgressBar(spec.request.instruction, config) if spec.progress else None
         self.progress: dict[str, Any] | None = None
         """The search's progress after the last answer."""
         self.result: SearchResult
@@ -488,13 +496,15 @@ class _Run:
     def _report(self, event: Event, question: Question) -> None:
         population = question.fold(event).spend(Usage(seconds=event.seconds))
         self.progress = self.standing.after(event, population)
+        if self.bar:
+            self.bar.update(self.progress, population)
         if self.on_event:
             self.on_event(event, population)
 
     @contextmanager
     def released(self) -> Iterator[None]:
         """Release what operators keep for the search, also if it failed or was cancelled."""
-        with released(self.resources, self.search_id), closing(self.algorithm):
+        with released(self.resources, self.search_id), closing(self.algorithm), self.bar or nullcontext():
             yield
 
 

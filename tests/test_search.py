@@ -573,7 +573,7 @@ def test_settings_of_a_call_are_typed_by_the_names_that_are_taken() -> None:
     with pytest.raises(ConfigError, match=r"unknown setting 'z': known are ") as refused:
         search_of().invoke(ASKED, z=1)
     taken = {*str(refused.value).partition("known are ")[2].split(", ")}
-    assert {*SearchSettings.__annotations__} == taken | {"replay", "on_event"}
+    assert {*SearchSettings.__annotations__} == taken | {"replay", "on_event", "progress"}
 
 
 def test_arguments_of_a_search_are_its_fields() -> None:

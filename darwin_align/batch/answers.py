@@ -79,7 +79,7 @@ class Answerer:
             request, _ = self.search.request(prompt.conversation, {**settings, "seed": seed})
             request.instruction  # noqa: B018 - refuses a conversation that cannot be answered
         with _bad_prompts(reading=False):
-            result = await self.search.arun(request, **settings, seed=seed)
+            result = await self.search.arun(request, **settings, seed=seed, progress=False)
         message: AIMessage = await acall(answer_message, result, result.best, self.search.policy_for())
         return Answer(self._record(prompt, result, message), result.usage)
 

@@ -72,7 +72,7 @@ def _prompts(arguments: argparse.Namespace) -> int:
     need_packages("the figures", "numpy")
     plots = find_spec("matplotlib") is not None
     if not plots:
-        sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'\n")
+        sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[plots]'\n")
     methods = [_method(text, arguments) for text in method_texts(arguments, _METHODS)]
     check_labels(methods, arguments.against)
     prompts = read_prompts(arguments.file)[: arguments.n]

@@ -75,7 +75,7 @@ def _world(arguments: argparse.Namespace) -> int:
         from darwin_align.evaluation.world_page import page, plain, table
         from darwin_align.storage.atomic import write_atomically
     if find_spec("matplotlib") is None:
-        sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'\n")
+        sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[plots]'\n")
     texts = arguments.contenders or ([arguments.preset] if arguments.preset else _FAMILY)
     contenders = [
         Contender.of(_with_defaults(text, arguments)) for text in _at_temperatures(texts, arguments.temperatures)
@@ -97,7 +97,7 @@ def _world(arguments: argparse.Namespace) -> int:
     try:
         write_atomically(out / "page.html", page(found))
     except ModuleNotFoundError:
-        sys.stderr.write("no page.html: it takes matplotlib, pip install 'darwin-align[bench]'\n")
+        sys.stderr.write("no page.html: it takes matplotlib, pip install 'darwin-align[plots]'\n")
     text = printable_json(shown, indent=2) if arguments.json else printable(f"{table(found)}\nfiles: {out}")
     sys.stdout.write(f"{text}\n")
     return 0

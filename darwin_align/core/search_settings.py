@@ -79,3 +79,5 @@ class SearchSettings(PlainSettings, total=False):
     replay: Sequence[Event]
     """Recorded events to start from."""
     on_event: OnEvent | None
+    progress: bool | None
+    """Whether to draw a bar while the search runs; ``None`` leaves it to the search."""

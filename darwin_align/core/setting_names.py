@@ -76,7 +76,7 @@ _HINTS = {
     **{name: _SWITCH.format(name) for name in ("enable_thinking", "reasoning_effort", "thinking", "documents")},
     **dict.fromkeys(("device", "device_map", "dtype", "torch_dtype", "threads", "trust_remote_code"), _LOADING),
 }
-_PARTS = frozenset({"policy", "scorer", "decoder", "sampling", "config", "mutation_prompt", "guard"})
+_PARTS = frozenset({"policy", "scorer", "decoder", "sampling", "config", "mutation_prompt", "guard", "progress"})
 _OF_CALLS = frozenset(
     {
         "stop",

@@ -101,7 +101,7 @@ def plot(title: str, across: str, up: str, points: Sequence[Point], *, logarithm
     """A plot as an SVG figure.
 
     Raises:
-        ModuleNotFoundError: matplotlib is missing (extra ``bench``).
+        ModuleNotFoundError: matplotlib is missing (extra ``plots``).
     """
     label = "; ".join(f"{point.label}: {point.shown}" for point in points)
     drawing = _drawn(across, up, points, logarithmic)

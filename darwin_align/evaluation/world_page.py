@@ -74,7 +74,7 @@ def page(found: Summary) -> str:
     """One page without anything to load: the table and the plots.
 
     Raises:
-        ModuleNotFoundError: matplotlib is missing (extra ``bench``).
+        ModuleNotFoundError: matplotlib is missing (extra ``plots``).
     """
     names = {"held_out": "held-out", "dev": "dev"}
     seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"

@@ -44,6 +44,7 @@ class CommonArguments(PlainSettings, total=False):
     grounded: Grounded
     mutation_prompt: MutationPrompt | str
     guard: Check | None
+    progress: bool
     bypass: Bypass | None
     model_name: str
     stop: Sequence[str]

@@ -61,7 +61,7 @@ class Call:
 
 def deciding(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call that may decide its answer."""
-    return {name: value for name, value in given.items() if name not in ("on_event", "stream")}
+    return {name: value for name, value in given.items() if name not in ("on_event", "progress", "stream")}
 
 
 def streamable(given: dict[str, Any]) -> dict[str, Any]:

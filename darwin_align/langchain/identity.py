@@ -74,7 +74,7 @@ def identifying_params(
 ) -> dict[str, Any]:
     """Name every setting that decides a chat model's answer: LangChain's cache keys are made of it."""
     own = {name: getattr(model, name) for name in type(model).model_fields if name not in _UNDECIDING}
-    parts = {name: getattr(search, name) for name in type(search).model_fields if name != "name"}
+    parts = {name: getattr(search, name) for name in type(search).model_fields if name not in ("name", "progress")}
     names = {"model_name": model_name, "default_stop": identity(stop)}  # "stop" is the call's own
     return {**names, **{name: identity(value) for name, value in {**parts, **own}.items()}}
 

@@ -17,6 +17,7 @@ from darwin_align.core.result import SearchResult, register_html
 from darwin_align.traces.dynamics import Change, Dynamics, Moment, jaccard, rank_biased_overlap
 from darwin_align.traces.frames import results_frame
 from darwin_align.traces.lineage import CycleLineage, Lane, Lineage, Piece, Point
+from darwin_align.traces.plots import plot_results
 from darwin_align.traces.record import Cost, Trace, write_html
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Point",
     "Trace",
     "jaccard",
+    "plot_results",
     "rank_biased_overlap",
     "results_frame",
     "trace",

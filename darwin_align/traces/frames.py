@@ -12,7 +12,7 @@ from darwin_align.traces.record import Answered, Trace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["beams_frame", "results_frame"]
+__all__ = ["beams_frame", "results_frame", "scored_beams"]
 
 _USAGE = ("decoded_tokens", "prefilled_tokens", "reward_tokens", "reward_calls", "seconds")
 _PLACES = ("places", "accepted", "filled_by_parent", "filled_by_aspects", "wasted_tokens")
@@ -28,7 +28,7 @@ def beams_frame(trace: Trace) -> pd.DataFrame:
     Raises:
         MissingPackageError: pandas is missing.
     """
-    return _pandas().DataFrame(list(_beams(trace.answered)))
+    return _pandas().DataFrame(list(scored_beams(trace.answered)))
 
 
 def results_frame(results: Iterable[SearchResult]) -> pd.DataFrame:
@@ -48,7 +48,8 @@ def _pandas() -> Any:
     return pandas
 
 
-def _beams(answered: Iterable[Answered]) -> Iterator[dict[str, Any]]:
+def scored_beams(answered: Iterable[Answered]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of :func:`beams_frame`."""
     decoded, seconds, rows = 0, 0.0, list[dict[str, Any]]()
     for _, event, after in answered:
         decoded += event.delta.usage.decoded_tokens

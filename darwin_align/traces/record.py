@@ -20,6 +20,7 @@ from darwin_align.traces.lineage import Lineage, lineage_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["Answered", "Cost", "Trace", "write_html"]
 
@@ -124,6 +125,19 @@ class Trace(Record):
         from darwin_align.traces.frames import beams_frame
 
         return beams_frame(self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot rewards against the tokens that were decoded so far: every scored beam, and the best finished answer.
+
+        Args:
+            ax: where to draw; a new figure by default.
+
+        Raises:
+            MissingPackageError: matplotlib is missing (extra ``plots``).
+        """
+        from darwin_align.traces.plots import plot_trace
+
+        return plot_trace(self, ax)
 
     def to_html(self) -> str:
         """Return one page that needs nothing else: no network, no other file, and scripts only for convenience."""

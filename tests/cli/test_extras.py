@@ -126,6 +126,6 @@ def test_a_page_that_cannot_be_drawn_is_said_at_the_start(folder: Path) -> None:
     done = processes.run("-c", script, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(
-        "starting …\nthere will be no page.html: it takes matplotlib, pip install 'darwin-align[bench]'"
+        "starting …\nthere will be no page.html: it takes matplotlib, pip install 'darwin-align[plots]'"
     )
     assert json.loads(done.stdout)

@@ -50,7 +50,7 @@ def page(found: Summary) -> str:
     """One page without anything to load.
 
     Raises:
-        ModuleNotFoundError: matplotlib is missing (extra ``bench``).
+        ModuleNotFoundError: matplotlib is missing (extra ``plots``).
     """
     seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
     up = found.judged_by
