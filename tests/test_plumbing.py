@@ -444,6 +444,7 @@ def test_every_setting_is_among_the_variants() -> None:
     assert varied == {*DarwinSearch.model_fields, "model_name", "bypass", "output_version", "stop"} - {
         "name",
         "decoder",
+        "progress",
     }
     base = SearchConfig(seed=5)
     configs = [variant["config"] for variant in VARIANTS if "config" in variant]
