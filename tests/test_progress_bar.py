@@ -27,7 +27,10 @@ def ended() -> Any:
     """Checks after the test that no bar is left, nor the thread that draws it."""
     yield
     assert progress_bar._display._tasks == 0
-    assert not [thread for thread in threading.enumerate() if type(thread).__module__.startswith("rich.")]
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("rich."):
+            thread.join(10)  # rich tells it to end, and does not wait
+            assert not thread.is_alive()
 
 
 def test_one_search_has_one_bar(ended: None, capsys: pytest.CaptureFixture[str]) -> None:
