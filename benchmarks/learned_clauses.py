@@ -25,7 +25,7 @@ from benchmarks.held_out import RESULTS
 from benchmarks.quality import measured
 from darwin_align import __version__
 from darwin_align.core import Clause, write_clauses
-from darwin_align.evaluation.world import Contender
+from darwin_align.evaluation.world import WorldMethod
 from darwin_align.evaluation.world_page import plain, table
 from darwin_align.pocket.world import CLAUSES
 
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unlearned = every_clause(chosen.out / "every_clause.json")
     found: dict[str, Any] = {}
     for name, models in CONDITIONS.items():
-        contenders = contenders_of(models.format(models=chosen.models), unlearned)
-        result = measured(contenders, chosen.out, chosen.n, chosen.seeds, timed=chosen.timed, against=list(BASELINES))
+        methods = methods_of(models.format(models=chosen.models), unlearned)
+        result = measured(methods, chosen.out, chosen.n, chosen.seeds, timed=chosen.timed, against=list(BASELINES))
         print(f"\n{name}\n{table(result)}", flush=True)
         found[name] = plain(result)
     about = {"version": __version__, "torch": torch.__version__, "machine": f"{platform.machine()}, one thread"}
@@ -76,10 +76,10 @@ def every_clause(file: Path) -> Path:
     return file
 
 
-def contenders_of(models: str, unlearned: Path) -> list[Contender]:
+def methods_of(models: str, unlearned: Path) -> list[WorldMethod]:
     """Ours, the baselines and the control, under these models."""
     texts = {OURS: OURS, **BASELINES, "unlearned": f"learned_clauses clauses={unlearned}"}
-    return [Contender.of(f"{label}: {text}{models}") for label, text in texts.items()]
+    return [WorldMethod.of(f"{label}: {text}{models}") for label, text in texts.items()]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ import torch
 from benchmarks.held_out import RESULTS
 from benchmarks.quality import table
 from darwin_align import SearchConfig, __version__, trace
-from darwin_align.evaluation.world import Contender, Difference, VariantSummary, measure, summary
+from darwin_align.evaluation.intervals import Estimate
+from darwin_align.evaluation.world import VariantSummary, WorldMethod, measure, summary
 from darwin_align.pocket import held_out, policy_path, reward_path
 from darwin_align.pocket.pair import pocket_search
 from darwin_align.traces import Dynamics
@@ -51,12 +52,12 @@ class Series:
     base: str
     """The value of the factor that the others are compared with."""
     texts: dict[str, str]
-    """A contender by the factor's value."""
+    """A method by the factor's value."""
 
     @property
-    def contenders(self) -> list[Contender]:
+    def methods(self) -> list[WorldMethod]:
         """Labelled by the factor's value."""
-        return [Contender.of(f"{value}: {text}") for value, text in self.texts.items()]
+        return [WorldMethod.of(f"{value}: {text}") for value, text in self.texts.items()]
 
 
 def series(weak: Path) -> list[Series]:
@@ -128,10 +129,10 @@ def accuracy(folder: Path) -> dict[str, float]:
 
 def found(one: Series, out: Path, n: int, seeds: Sequence[int], more: Sequence[int]) -> dict[str, Any]:
     """Measure one series; what is undecided a second time, under more seeds."""
-    standings = _standings(one.contenders, one.base, out, n, seeds)
+    standings = _standings(one.methods, one.base, out, n, seeds)
     undecided = [label for label, standing in standings.items() if label != one.base and not decided(standing, one)]
     if undecided and more:
-        again = [contender for contender in one.contenders if contender.label in (one.base, *undecided)]
+        again = [method for method in one.methods if method.label in (one.base, *undecided)]
         standings |= _standings(again, one.base, out, n, [*seeds, *more])
     rows = [{**asdict(standing), "seeds": standing.searches // n} for standing in standings.values()]
     return {"title": one.title, "factor": one.factor, "base": one.base, "rows": rows}
@@ -144,10 +145,10 @@ def decided(standing: VariantSummary, one: Series) -> bool:
 
 
 def _standings(
-    contenders: Sequence[Contender], base: str, out: Path, n: int, seeds: Sequence[int]
+    methods: Sequence[WorldMethod], base: str, out: Path, n: int, seeds: Sequence[int]
 ) -> dict[str, VariantSummary]:
-    records = measure(contenders, out, n=n, seeds=seeds, concurrency=32)
-    return {one.label: one for one in summary(contenders, records, split="held_out", against=(base,)).standings}
+    records = measure(methods, out, n=n, seeds=seeds, concurrency=32)
+    return {one.label: one for one in summary(methods, records, split="held_out", against=(base,)).standings}
 
 
 def dynamics(settings: dict[str, Any], n: int, seed: int) -> list[dict[str, Any]]:
@@ -177,7 +178,7 @@ def markdown(measured: dict[str, Any]) -> str:
             [
                 row["label"],
                 f"{means['gold']:.2f}",
-                "" if less is None else str(Difference(**less)),
+                "" if less is None else Estimate(**less).signed(2),
                 f"{means['reward']:.2f}",
                 f"{means['decoded_tokens']:,.0f}",
                 f"{means['words']:.0f}",

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
+from darwin_align.evaluation.intervals import Bootstrap
 from darwin_align.evaluation.pools.figures import Scored
-from darwin_align.evaluation.pools.intervals import Bootstrap
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]

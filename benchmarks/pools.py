@@ -28,8 +28,8 @@ from darwin_align.core.calibration import TUNED, calibrate, expected_best
 from darwin_align.core.choice import chances
 from darwin_align.core.config import Choice
 from darwin_align.core.seeds import derive, uniform
+from darwin_align.evaluation.intervals import Bootstrap
 from darwin_align.evaluation.pools.figures import Chooser, PoolFigures, Scored, pool_figures
-from darwin_align.evaluation.pools.intervals import Bootstrap
 from darwin_align.evaluation.pools.records import PooledPrompt, read_pool
 
 RESULTS = Path(__file__).parent / "results" / "pools.json"

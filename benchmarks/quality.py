@@ -22,13 +22,14 @@ import torch
 
 from benchmarks.held_out import RESULTS
 from darwin_align import __version__
-from darwin_align.evaluation.world import Contender, Difference, Summary, VariantSummary, measure, summary
+from darwin_align.evaluation.intervals import Estimate
+from darwin_align.evaluation.world import Summary, VariantSummary, WorldMethod, measure, summary
 from darwin_align.evaluation.world_page import page, plain
 
 BESIDE = "darwin"
 """The label whose gold all others' is compared with."""
 
-CONTENDERS: tuple[str, ...] = (
+METHODS: tuple[str, ...] = (
     "sample: sample",
     "best_of_n, 5: best_of_n",
     "best_of_n, 22: best_of_n mutations=21",
@@ -68,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "quality.json")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    contenders = [Contender.of(text) for text in CONTENDERS]
-    found = measured(contenders, chosen.out, chosen.n, chosen.seeds, timed=chosen.timed, against=(BESIDE,))
+    methods = [WorldMethod.of(text) for text in METHODS]
+    found = measured(methods, chosen.out, chosen.n, chosen.seeds, timed=chosen.timed, against=(BESIDE,))
     print(markdown(found), flush=True)
     about = {"version": __version__, "torch": torch.__version__, "machine": f"{platform.machine()}, one thread"}
     data = {"about": "python -m benchmarks.quality", **about, "timed_instructions": chosen.timed, **plain(found)}
@@ -78,18 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measured(
-    contenders: Sequence[Contender], out: Path, n: int, seeds: Sequence[int], *, timed: int, against: Sequence[str]
+    methods: Sequence[WorldMethod], out: Path, n: int, seeds: Sequence[int], *, timed: int, against: Sequence[str]
 ) -> Summary:
     """Search side by side, and the first ``timed`` instructions again one after another, for the seconds."""
-    found = summary(
-        contenders, measure(contenders, out, n=n, seeds=seeds, concurrency=12), split="held_out", against=against
-    )
-    clocked = summary(contenders, measure(contenders, out / "timed", n=timed, seeds=seeds[:1]), split="held_out")
+    found = summary(methods, measure(methods, out, n=n, seeds=seeds, concurrency=12), split="held_out", against=against)
+    clocked = summary(methods, measure(methods, out / "timed", n=timed, seeds=seeds[:1]), split="held_out")
     return with_seconds(found, clocked)
 
 
 def with_seconds(found: Summary, timed: Summary) -> Summary:
-    """Put the seconds of one run beside the figures of another, contender by contender."""
+    """Put the seconds of one run beside the figures of another, method by method."""
     clocks = {one.label: {name: one.means[name] for name in ("seconds", "cpu_seconds")} for one in timed.standings}
     standings = [replace(one, means={**one.means, **clocks[one.label]}) for one in found.standings]
     return replace(found, standings=tuple(standings))
@@ -120,7 +119,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _row(one: VariantSummary, shown: Sequence[str]) -> list[str]:
     first, *rest = (_figure(name, one.means[name]) for name in shown)
     less = one.differences.get(BESIDE)
-    return [one.label, first, "" if less is None else str(less), *rest]
+    return [one.label, first, "" if less is None else less.signed(2), *rest]
 
 
 def _figure(name: str, value: float) -> str:
@@ -137,7 +136,7 @@ def read(file: Path) -> Summary:
             one["searches"],
             one["means"],
             {name: (low, high) for name, (low, high) in one["intervals"].items()},
-            {label: Difference(**difference) for label, difference in one["differences"].items()},
+            {label: Estimate(**difference) for label, difference in one["differences"].items()},
         )
         for one in data["standings"]
     ]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from benchmarks import ifeval, overoptimisation, prompts, quality, real_tools
-from darwin_align.evaluation.world import Contender
+from darwin_align.evaluation.world import WorldMethod
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -80,7 +80,7 @@ def test_the_table_of_the_family_is_what_was_measured() -> None:
     assert "\n".join(rows) in page
     [own_head] = [line for line in page.splitlines() if line.startswith("| setting | gold | difference to darwin |")]
     assert len(cells(own_head)) == len(cells(head))
-    assert {Contender.of(text).label for text in quality.CONTENDERS} == {one.label for one in found.standings}
+    assert {WorldMethod.of(text).label for text in quality.METHODS} == {one.label for one in found.standings}
 
 
 def results(name: str) -> dict[str, Any]:

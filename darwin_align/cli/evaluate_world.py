@@ -39,7 +39,7 @@ def add_world(benchmarks: Commands) -> None:
         """),
     )
     parser.add_argument(
-        "contenders",
+        "methods",
         nargs="*",
         metavar="SETTING",
         help="settings to compare, e.g. 'darwin cycles=2' 'wide: best_of_n mutations=14 temperature=1.0'; also "
@@ -71,26 +71,27 @@ def add_world(benchmarks: Commands) -> None:
 def _world(arguments: argparse.Namespace) -> int:
     _check(arguments)
     with working("starting"):
-        from darwin_align.evaluation.world import Contender, check_labels, measure, summary
+        from darwin_align.evaluation.methods import check_labels
+        from darwin_align.evaluation.world import WorldMethod, measure, summary
         from darwin_align.evaluation.world_page import page, plain, table
         from darwin_align.storage.atomic import write_atomically
     if find_spec("matplotlib") is None:
         sys.stderr.write("there will be no page.html: it takes matplotlib, pip install 'darwin-align[plots]'\n")
-    texts = arguments.contenders or ([arguments.preset] if arguments.preset else _FAMILY)
-    contenders = [
-        Contender.of(_with_defaults(text, arguments)) for text in _at_temperatures(texts, arguments.temperatures)
+    texts = arguments.methods or ([arguments.preset] if arguments.preset else _FAMILY)
+    methods = [
+        WorldMethod.of(_with_defaults(text, arguments)) for text in _at_temperatures(texts, arguments.temperatures)
     ]
-    check_labels(contenders, arguments.against)
+    check_labels(methods, arguments.against)
     out: Path = arguments.out
     records = measure(
-        contenders,
+        methods,
         out,
         n=arguments.n,
         seeds=arguments.seeds or [arguments.seed or 0],
         split=arguments.split,
         concurrency=arguments.concurrency,
     )
-    found = summary(contenders, records, split=arguments.split, against=arguments.against)
+    found = summary(methods, records, split=arguments.split, against=arguments.against)
     shown = plain(found)
     data = json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
     write_atomically(out / "results.json", data)
@@ -110,25 +111,25 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{option} is not for the embedded world: it compares folders (--policy, --reward)")
     if arguments.policy is not None and arguments.reward is not None:
         check_models(arguments)
-    if arguments.contenders and arguments.preset:
+    if arguments.methods and arguments.preset:
         raise UsageError("--preset gives one setting to measure, and others are given by themselves: give one of them")
     if arguments.seeds and arguments.seed is not None:
         raise UsageError("--seed and --seeds are both given: give one of them")
 
 
 def _with_defaults(text: str, arguments: argparse.Namespace) -> str:
-    """A contender's text with the options' settings, where it has none of that name itself."""
+    """A method's text with the options' settings, where it has none of that name itself."""
     own = {pair.partition("=")[0] for pair in text.split()}
     given = [f"{name}={value}" for name in ("policy", "reward", "clauses") if (value := getattr(arguments, name))]
     added = [pair for pair in (*given, *arguments.set) if pair.partition("=")[0] not in own]
     return " ".join([text, *added])
 
 
-def _at_temperatures(contenders: Sequence[str], temperatures: list[float] | None) -> list[str]:
+def _at_temperatures(methods: Sequence[str], temperatures: list[float] | None) -> list[str]:
     if temperatures is None:
-        return list(contenders)
+        return list(methods)
     made = []
-    for text in contenders:
+    for text in methods:
         label, colon, rest = text.partition(": ")
         for temperature in temperatures:
             named = f"{label} T={temperature:g}: {rest}" if colon else text

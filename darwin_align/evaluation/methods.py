@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from darwin_align.core import PRESETS, Sampling, SearchConfig
 from darwin_align.core.clauses import read_clauses
@@ -39,7 +39,7 @@ class Method:
     sampling: Sampling
 
     @classmethod
-    def of(cls, text: str, **defaults: Any) -> Method:
+    def of(cls, text: str, **defaults: Any) -> Self:
         """Read ``[LABEL:] PRESET [NAME=VALUE …]``; also ``clauses=FILE``.
 
         Args:
@@ -56,15 +56,13 @@ class Method:
         clauses = [pair.partition("=")[2] for pair in given if pair.startswith("clauses=")]
         changes = [pair for pair in given if not pair.startswith("clauses=")]
         own = {name: value for name, value in defaults.items() if name not in PRESETS[preset]}
-        config, sampling = settings_of(
-            preset, changes, **{"max_new_tokens": ANSWER_TOKENS, "on_failure": "raise"} | own
-        )
+        config, sampling = settings_of(preset, changes, **_DEFAULTS | own)
         if clauses:
             config = config.replace(clauses=read_clauses(clauses[0]))
         plain = " ".join([preset, *sorted(given)])
         return cls(label if colon else plain, plain, config, sampling)
 
-    def until_spent(self, tokens: int | None = None, *, reward_ends: float | None = None) -> Method:
+    def until_spent(self, tokens: int | None = None, *, reward_ends: float | None = None) -> Self:
         """The method with one cycle after another until its tokens are spent; a plain sample stays one answer.
 
         Args:

@@ -59,7 +59,7 @@ def _heads(found: Summary) -> list[str]:
 def _cells(found: Summary, standing: VariantSummary) -> list[str]:
     first, *rest = (_figure(name, standing.means.get(name)) for name in _shown(found))
     differences = [standing.differences.get(label) for label in found.against]
-    return [standing.label, first, *("" if one is None else str(one) for one in differences), *rest]
+    return [standing.label, first, *("" if one is None else one.signed(2) for one in differences), *rest]
 
 
 def _figure(name: str, value: float | None) -> str:

@@ -15,9 +15,9 @@ from darwin_align.cli import main
 from darwin_align.core.calibration import expected_best
 from darwin_align.core.errors import ConfigError, RewardError
 from darwin_align.core.seeds import uniform
+from darwin_align.evaluation.intervals import Bootstrap
 from darwin_align.evaluation.pools import Chooser, PooledPrompt, pool_figures, pooled_prompt, read_pool, score_pool
 from darwin_align.evaluation.pools.figures import Scored, widths
-from darwin_align.evaluation.pools.intervals import Bootstrap
 from tests.evaluation.kit import official, write_pool
 
 GOOD = {"prompt": "Name a fruit.", "answers": ["An apple.", "A pear, say.", "No."], "verdicts": [0.9, 0.8, 0.1]}

@@ -12,7 +12,7 @@ from darwin_align.cli import main
 from darwin_align.core import Clause, write_clauses
 from darwin_align.core.errors import ConfigError
 from darwin_align.evaluation import world
-from darwin_align.evaluation.world import Contender, measure, summary
+from darwin_align.evaluation.world import WorldMethod, measure, summary
 from darwin_align.evaluation.world_page import page, plain
 from darwin_align.pocket import dev
 from darwin_align.pocket.pair import pocket_clauses
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.slow
 QUICK = ["sample", "two: best_of_n mutations=1"]
 
 
-def contenders(*texts: str) -> list[Contender]:
-    return [Contender.of(text) for text in texts]
+def methods(*texts: str) -> list[WorldMethod]:
+    return [WorldMethod.of(text) for text in texts]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("world")
-    return out, measure(contenders(*QUICK), out, n=3, seeds=(0, 1), split="dev", progress=False)
+    return out, measure(methods(*QUICK), out, n=3, seeds=(0, 1), split="dev", progress=False)
 
 
 def test_every_search_is_recorded_with_its_figures(run: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -40,9 +40,9 @@ def test_every_search_is_recorded_with_its_figures(run: tuple[Path, list[dict[st
     for record in records:
         assert record["seconds"] > 0
         assert set(world.FIGURES) <= record.keys()
-    plain_samples = [record for record in records if record["contender"] == "sample"]
+    plain_samples = [record for record in records if record["method"] == "sample"]
     assert all(record["gold"] == record["first_gold"] for record in plain_samples)
-    pairs = [record for record in records if record["contender"] == "best_of_n mutations=1"]
+    pairs = [record for record in records if record["method"] == "best_of_n mutations=1"]
     assert all(record["reward"] >= record["first_reward"] for record in pairs)
     assert any(record["reward"] > record["first_reward"] for record in pairs)
 
@@ -52,7 +52,7 @@ def test_a_run_goes_on_where_it_was_cut(run: tuple[Path, list[dict[str, Any]]], 
     lines = (out / "searches.jsonl").read_bytes().splitlines(keepends=True)
     torn = tmp_path / "searches.jsonl"
     torn.write_bytes(b"".join(lines[:5]) + lines[5][:30])
-    again = measure(contenders(*QUICK), tmp_path, n=3, seeds=(0, 1), split="dev", progress=False)
+    again = measure(methods(*QUICK), tmp_path, n=3, seeds=(0, 1), split="dev", progress=False)
     timeless = [{k: v for k, v in record.items() if "seconds" not in k} for record in (*whole, *again)]
     assert timeless[: len(whole)] == timeless[len(whole) :]
     assert torn.read_bytes().startswith(b"".join(lines[:5])), "what was there stays as it was"
@@ -62,9 +62,9 @@ def test_a_run_may_grow_and_what_is_there_is_not_searched_again(
     run: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, records = run
-    monkeypatch.setattr(Contender, "search", lambda self: pytest.fail(f"{self.label} was searched again"))
-    assert measure(contenders(*QUICK), out, n=3, seeds=(1, 0), split="dev", progress=False)[:3] == records[3:6]
-    assert len(measure(contenders("sample"), out, n=2, seeds=(0,), split="dev", progress=False)) == 2
+    monkeypatch.setattr(WorldMethod, "search", lambda self: pytest.fail(f"{self.label} was searched again"))
+    assert measure(methods(*QUICK), out, n=3, seeds=(1, 0), split="dev", progress=False)[:3] == records[3:6]
+    assert len(measure(methods("sample"), out, n=2, seeds=(0,), split="dev", progress=False)) == 2
 
 
 @pytest.mark.parametrize(("more", "message"), [({"split": "held_out"}, "split was"), ({"concurrency": 2}, "timed was")])
@@ -73,7 +73,7 @@ def test_other_manners_are_refused_in_one_folder(
 ) -> None:
     settings = {"split": "dev", **more}
     with pytest.raises(ConfigError, match=message):
-        measure(contenders("sample"), run[0], n=1, progress=False, **settings)
+        measure(methods("sample"), run[0], n=1, progress=False, **settings)
 
 
 @pytest.mark.parametrize(
@@ -87,33 +87,33 @@ def test_other_manners_are_refused_in_one_folder(
         ("learned_clauses clauses=/nowhere/at/all", "/nowhere/at/all cannot be read as clauses"),
     ],
 )
-def test_contenders_that_cannot_be(text: str, message: str) -> None:
+def test_methods_that_cannot_be(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        Contender.of(text)
+        WorldMethod.of(text)
 
 
-def test_contenders_are_known_by_what_decides_their_answers() -> None:
-    first, second = contenders("a: darwin cycles=2 temperature=1", "b: darwin temperature=1 cycles=2")
+def test_methods_are_known_by_what_decides_their_answers() -> None:
+    first, second = methods("a: darwin cycles=2 temperature=1", "b: darwin temperature=1 cycles=2")
     assert first.text == second.text
     assert (first.label, second.label) == ("a", "b")
     assert (first.config.cycles, first.sampling.temperature) == (2, 1)
-    assert Contender.of("darwin guard=off").search().guard is None
+    assert WorldMethod.of("darwin guard=off").search().guard is None
 
 
-def test_a_contenders_clauses_come_from_a_file_or_are_the_pairs(tmp_path: Path) -> None:
+def test_a_methods_clauses_come_from_a_file_or_are_the_pairs(tmp_path: Path) -> None:
     file, learned = tmp_path / "clauses.json", (Clause(text="Be kind.", worth=0.2),)
     write_clauses(file, learned)
-    assert Contender.of(f"learned_clauses clauses={file}").search().config.clauses == learned
-    assert Contender.of("learned_clauses").search().config.clauses == pocket_clauses()
+    assert WorldMethod.of(f"learned_clauses clauses={file}").search().config.clauses == learned
+    assert WorldMethod.of("learned_clauses").search().config.clauses == pocket_clauses()
     with pytest.raises(ConfigError, match="clauses only serves mutator='clauses'"):
-        Contender.of(f"darwin clauses={file}")
+        WorldMethod.of(f"darwin clauses={file}")
 
 
 @pytest.mark.parametrize("module", ["numpy", "scipy"])
 def test_what_the_figures_take_is_missed_before_any_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str
 ) -> None:
-    monkeypatch.setattr(Contender, "search", lambda self: pytest.fail(f"{self.label} was searched"))
+    monkeypatch.setattr(WorldMethod, "search", lambda self: pytest.fail(f"{self.label} was searched"))
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["eval", "world", "sample", "--n", "2", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
@@ -121,7 +121,7 @@ def test_what_the_figures_take_is_missed_before_any_search(
     assert "pip install 'darwin-align[eval]'" in error
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match=f"need {module}"):
-        summary(contenders("sample"), [], split="dev")
+        summary(methods("sample"), [], split="dev")
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_what_the_figures_take_is_missed_before_any_search(
         (["sample", "--n", "0"], "argument --n: 0 is none: give 1 or more"),
         (["sample", "--n", "1000000"], "n=1000000 is too many: the world gives at most 10000 instructions"),
         (["sample", "--concurrency", "0"], "argument --concurrency: 0 is none: give 1 or more"),
-        (["sample", "--against", "nobody"], "no contender is called 'nobody'"),
-        (["sample", "sample"], "two contenders are called 'sample'"),
-        (["a: sample", "a: best_of_n"], "two contenders are called 'a': leave one out, or give each a label"),
-        (["sample", "--temperatures", "1", "1.0"], "two contenders are called 'sample temperature=1'"),
+        (["sample", "--against", "nobody"], "no method is called 'nobody'"),
+        (["sample", "sample"], "two methods are called 'sample'"),
+        (["a: sample", "a: best_of_n"], "two methods are called 'a': leave one out, or give each a label"),
+        (["sample", "--temperatures", "1", "1.0"], "two methods are called 'sample temperature=1'"),
     ],
     ids=" ".join,
 )
@@ -144,7 +144,7 @@ def test_what_cannot_be_measured_is_refused_before_any_search(
     options: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr(Contender, "search", lambda self: pytest.fail(f"{self.label} was searched"))
+    monkeypatch.setattr(WorldMethod, "search", lambda self: pytest.fail(f"{self.label} was searched"))
     try:
         code = main(["eval", "world", *options, "--out", str(tmp_path / "out")])
     except SystemExit as stop:
@@ -164,14 +164,14 @@ def test_what_cannot_be_measured_is_refused_before_any_search(
 )
 def test_impossible_numbers_are_refused_in_python_too(tmp_path: Path, given: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        measure(contenders("sample"), tmp_path / "out", progress=False, **given)
+        measure(methods("sample"), tmp_path / "out", progress=False, **given)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match="there are no contenders"):
+    with pytest.raises(ConfigError, match="there are no methods"):
         measure([], tmp_path / "out", progress=False)
 
 
 RECORDS = [
-    {"contender": name, "instruction": f"i{i}", "seed": seed, "gold": float(value), "reward": 1.0, "words": 10}
+    {"method": name, "instruction": f"i{i}", "seed": seed, "gold": float(value), "reward": 1.0, "words": 10}
     for name, golds in {"darwin": ((9, 11), (5, 5), (7, 9)), "sample": ((4, 6), (5, 3), (1, 3))}.items()
     for i, of_seeds in enumerate(golds)
     for seed, value in enumerate(of_seeds)
@@ -179,7 +179,7 @@ RECORDS = [
 
 
 def test_a_summary_by_hand() -> None:
-    found = summary(contenders("darwin", "plain: sample"), RECORDS, split="held_out", against=["plain"])
+    found = summary(methods("darwin", "plain: sample"), RECORDS, split="held_out", against=["plain"])
     darwin, plain_sample = found.standings
     assert (found.instructions, found.seeds) == (3, (0, 1))
     assert darwin.means == {"gold": pytest.approx(46 / 6), "reward": 1.0, "words": 10.0}
@@ -188,12 +188,12 @@ def test_a_summary_by_hand() -> None:
     assert difference.mean == 4.0
     assert 1.0 <= difference.low < 4.0 < difference.high <= 6.0
     assert darwin.intervals["reward"] == (1.0, 1.0)
-    with pytest.raises(ConfigError, match="no contender is called 'darvin': did you mean 'darwin'"):
-        summary(contenders("darwin"), RECORDS, split="dev", against=["darvin"])
+    with pytest.raises(ConfigError, match="no method is called 'darvin': did you mean 'darwin'"):
+        summary(methods("darwin"), RECORDS, split="dev", against=["darvin"])
 
 
 def test_the_page_is_whole_and_loads_nothing(run: tuple[Path, list[dict[str, Any]]]) -> None:
-    found = summary(contenders("<b>: sample", QUICK[1]), run[1], split="dev", against=["two"])
+    found = summary(methods("<b>: sample", QUICK[1]), run[1], split="dev", against=["two"])
     text, parser = page(found), Whole()
     parser.feed(text)
     assert parser.open == []
@@ -217,7 +217,7 @@ def test_the_command_prints_a_table_and_writes_files(tmp_path: Path, capsys: pyt
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
-def test_temperatures_multiply_the_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_temperatures_multiply_the_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--temperatures", "0.7", "1", "--n", "1", "--split", "dev", "--concurrency", "4", "--out", str(tmp_path)]
     assert main(["eval", "world", "sample", "two: best_of_n mutations=1", *options]) == 0
     head, *rows, _ = capsys.readouterr().out.splitlines()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from random import Random
 from statistics import fmean
 from typing import Any
 
 from darwin_align.evaluation.chart_page import text_table
 from darwin_align.evaluation.ifeval.prompts import Prompt
+from darwin_align.evaluation.intervals import Bootstrap, Estimate
 from darwin_align.evaluation.ledger import Record
 from darwin_align.evaluation.methods import Method, check_labels
 
-__all__ = ["GROUPS", "Difference", "MethodSummary", "Summary", "plain", "summary", "table"]
+__all__ = ["GROUPS", "MethodSummary", "Summary", "plain", "points", "summary", "table"]
 
 GROUPS: Mapping[str, str] = {
     "broken": "instructions that the beginning of an answer can break",
@@ -22,19 +22,7 @@ GROUPS: Mapping[str, str] = {
 }
 """Instructions by what a prefix can decide; one that it can both break and fulfil is in the first group."""
 
-_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of accuracies, paired by prompt, with its 95% bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+_RESAMPLE_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,7 @@ class MethodSummary:
     reward_calls: float
     seconds: float | None
     """Of a search; ``None`` where several ran at a time."""
-    differences: Mapping[str, Mapping[str, Difference]]
+    differences: Mapping[str, Mapping[str, Estimate]]
     """By another method's label: ``prompt_strict``, and the groups."""
 
 
@@ -174,24 +162,17 @@ def _share(counts: Counts) -> float:
     return sum(kept for kept, _ in counts.values()) / number if number else 0.0
 
 
-def _differences(mine: _Tally, other: _Tally) -> dict[str, Difference]:
+def _differences(mine: _Tally, other: _Tally) -> dict[str, Estimate]:
     pairs = {"prompt_strict": (mine.whole("strict"), other.whole("strict"))}
     pairs |= {group: (mine.group(group), other.group(group)) for group in GROUPS}
     return {name: _difference(*both) for name, both in pairs.items()}
 
 
-def _difference(mine: Counts, other: Counts) -> Difference:
+def _difference(mine: Counts, other: Counts) -> Estimate:
     """Of two shares, prompts drawn with replacement."""
-    rows = [(mine[key][0] - other[key][0], mine[key][1]) for key in mine if mine[key][1]]
-    if not rows:
-        return Difference(0.0, 0.0, 0.0)
-    random = Random(0)
-    drawn = sorted(_ratio(random.choices(rows, k=len(rows))) for _ in range(_RESAMPLES))
-    return Difference(_ratio(rows), drawn[int(0.025 * _RESAMPLES)], drawn[int(0.975 * _RESAMPLES) - 1])
-
-
-def _ratio(rows: Sequence[tuple[float, int]]) -> float:
-    return sum(more for more, _ in rows) / sum(number for _, number in rows)
+    more = [mine[key][0] - other[key][0] for key in mine]
+    found = Bootstrap(len(mine), _RESAMPLE_SEED).ratio(more, [number for _, number in mine.values()])
+    return found or Estimate(0.0, 0.0, 0.0)
 
 
 # -- as text and data
@@ -212,9 +193,18 @@ def table(found: Summary) -> str:
     for label in found.against:
         others = [one for one in found.methods if label in one.differences]
         rows = [[f"less {label}", "prompt", *_GROUP_HEADS.values()]]
-        rows += [[one.label, *map(str, one.differences[label].values())] for one in others]
+        rows += [[one.label, *map(points, one.differences[label].values())] for one in others]
         text += f"\n\n{text_table(rows)}" if others else ""
     return text
+
+
+def points(one: Estimate) -> str:
+    """A difference in percentage points.
+
+    >>> points(Estimate(0.1, -0.017, 0.217))
+    '+10.0 [-1.7, 21.7]'
+    """
+    return f"{100 * one.mean:+.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 
 _GROUP_HEADS = {"broken": "can break", "kept": "can fulfil", "end": "whole only"}

@@ -18,8 +18,8 @@ from darwin_align.core.choice import DRAWN, chances
 from darwin_align.core.config import Choice
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.seeds import derive
+from darwin_align.evaluation.intervals import Bootstrap, Estimate
 from darwin_align.evaluation.options import need_packages
-from darwin_align.evaluation.pools.intervals import Bootstrap, Estimate
 from darwin_align.evaluation.pools.records import PooledPrompt
 from darwin_align.langchain.assignments import settings_of
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from darwin_align.core.calibration import Calibration
+from darwin_align.evaluation.intervals import Estimate
 from darwin_align.evaluation.pools.figures import Overoptimisation, PoolFigures, Row
-from darwin_align.evaluation.pools.intervals import Estimate
 
 __all__ = ["plain", "table"]
 
@@ -50,7 +50,7 @@ def table(found: PoolFigures, calibrations: dict[str, Calibration] | None = None
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    gain = row.gain.signed if row.gain else ""
+    gain = row.gain.signed() if row.gain else ""
     return (row.choice, f"{row.n}", f"{row.verdict}", f"{row.reward:.4g}", f"{row.characters:,.0f}", gain)
 
 
@@ -68,7 +68,8 @@ def _overoptimised(one: Overoptimisation) -> str:
     if one.peak == one.last:
         return f"{one.choice}: the verdict is largest at the largest n ({one.last})"
     fact = (
-        f"from n={one.peak} to n={one.last} the verdict changes by {one.fall.signed} and the reward by {one.rise:+.4g}"
+        f"from n={one.peak} to n={one.last} the verdict changes by {one.fall.signed()} "
+        f"and the reward by {one.rise:+.4g}"
     )
     if one.found:
         return f"{one.choice}: OVER-OPTIMISED, {fact}"

@@ -82,7 +82,7 @@ def _rows(found: Summary) -> list[list[str]]:
 
 def _cells(found: Summary, one: MethodSummary, costs: list[str], names: list[str]) -> list[str]:
     differences = [one.differences.get(label) for label in found.against] + [one.at_equal.get(cost) for cost in costs]
-    shown = ["" if difference is None else difference.signed for difference in differences]
+    shown = ["" if difference is None else difference.signed() for difference in differences]
     return [one.label, *shown, *(_figure(name, one) for name in names)]
 
 

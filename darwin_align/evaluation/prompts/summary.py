@@ -9,10 +9,10 @@ from itertools import pairwise
 from statistics import fmean
 
 from darwin_align.core.errors import ConfigError
+from darwin_align.evaluation.intervals import Bootstrap, Estimate
 from darwin_align.evaluation.ledger import Record
 from darwin_align.evaluation.methods import Method, check_labels
 from darwin_align.evaluation.options import need_packages
-from darwin_align.evaluation.pools.intervals import Bootstrap, Estimate
 
 __all__ = ["FIGURES", "MethodSummary", "Summary", "summary"]
 

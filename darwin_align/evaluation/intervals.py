@@ -29,10 +29,13 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    @property
-    def signed(self) -> str:
-        """As a difference."""
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+    def signed(self, digits: int = 3) -> str:
+        """As a difference.
+
+        >>> Estimate(0.13, -0.11, 0.39).signed(2)
+        '+0.13 [-0.11, 0.39]'
+        """
+        return f"{self.mean:+.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 @dataclass(frozen=True)
