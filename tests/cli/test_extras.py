@@ -71,7 +71,6 @@ def slow(*values: str) -> Any:
         slow("darwin-align serve", "openai", "serve"),
         slow("darwin-align serve", "prometheus_client", "serve"),
         slow("openai_server", "fastapi", "serve"),
-        slow("darwin-align eval world --n 1", "scipy", "eval"),
         ("darwin-align eval pool log.jsonl", "scipy", "eval"),
         slow(f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "scipy", "eval"),
         slow(f"darwin-align eval alpaca_eval --prompts prompts.json {JUDGE}", "sklearn", "eval"),

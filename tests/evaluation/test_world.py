@@ -109,7 +109,7 @@ def test_a_methods_clauses_come_from_a_file_or_are_the_pairs(tmp_path: Path) -> 
         WorldMethod.of(f"darwin clauses={file}")
 
 
-@pytest.mark.parametrize("module", ["numpy", "scipy"])
+@pytest.mark.parametrize("module", ["numpy"])
 def test_what_the_figures_take_is_missed_before_any_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str
 ) -> None:
