@@ -2,7 +2,7 @@
 
     usage      tokens decoded, prefilled and scored a prompt, for each preset: the embedded pair, measured
     agreement  `plan` against a discrete-event simulation (simpy) of servers with prefix caches and continuous batching
-    scale      1, 8, 100 and 1,000 policy replicas, by simulation: routing by rendezvous hashing and round robin
+    scale      1, 8, 100 and 1,000 policy replicas, by simulation: rendezvous hashing by search and by beam, round robin
 
     python -m benchmarks.replicas [--sections usage agreement scale]
 
@@ -52,7 +52,7 @@ def usage(prompts: int = 10) -> Json:
         for prompt in held_out(prompts):
             total += search.invoke(prompt, seed=1).usage
         means = {key: value / prompts for key, value in total.model_dump(exclude={"seconds"}).items()}
-        found[name] = {**means, "width": Demand.of(total, prompts, search.config).width}
+        found[name] = means
         print(name, {key: round(value, 1) for key, value in found[name].items()}, flush=True)
     return {"prompts": prompts, "models": "the embedded pair", "presets": found}
 
@@ -222,10 +222,10 @@ class Simulation:
         machine: of every server.
         policies: servers of the policy.
         rewards: of the reward model.
-        routing: "rendezvous" by each beam's prompt, "search" by the search, or "round robin".
+        routing: rendezvous hashing by "search", as requests are sent, or by "beam"; or "round robin".
     """
 
-    def __init__(self, work: Work, machine: Machine, policies: int, rewards: int, routing: str = "rendezvous") -> None:
+    def __init__(self, work: Work, machine: Machine, policies: int, rewards: int, routing: str = "search") -> None:
         self.work, self.routing, self.env, self.turn = work, routing, simpy.Environment(), count()
         self.policies = [Server(self.env, machine) for _ in range(policies)]
         self.rewards = [RewardServer(self.env, machine) for _ in range(rewards)]
@@ -260,7 +260,7 @@ class Simulation:
         # Without failures rendezvous hashing is a fixed random server for each key.
         if self.routing == "round robin":
             return servers[next(self.turn) % len(servers)]
-        return servers[derive(search, prompt if self.routing == "rendezvous" else 0) % len(servers)]
+        return servers[derive(search, prompt if self.routing == "beam" else 0) % len(servers)]
 
     def _generate(self, prefix: Node, tokens: int, search: int, prompt: int) -> tuple[simpy.Event, Callable[[], Node]]:
         server = self._route(self.policies, search, prompt)
@@ -338,28 +338,29 @@ def planned(work: Work, machine: Machine, prompts: int, gpus: int) -> Plan:
     return plan_batch(demand, machine.speeds(), prompts=prompts, gpus=gpus)
 
 
-def agreement(prompts: int = 1000) -> Json:
-    """Seconds by plan and by simulation, on 2, 8 and 32 GPUs."""
+def agreement(prompts: int = 200) -> Json:
+    """Seconds by plan and by simulation, on 2, 8 and 32 GPUs, so many prompts for each."""
     machine, rows = Machine(), []
     for name, work in WORKS.items():
-        for gpus in (2, 8, 32):
-            plan = planned(work, machine, prompts, gpus)
-            found = Simulation(work, machine, plan.policy_gpus, plan.reward_gpus).run(prompts, plan.prompts_in_flight)
+        for gpus in (2, 8, 32) if work.cycles < 3 else (2, 8):
+            plan = planned(work, machine, prompts * gpus, gpus)
+            simulation = Simulation(work, machine, plan.policy_gpus, plan.reward_gpus)
+            found = simulation.run(prompts * gpus, plan.prompts_in_flight)
             ratio = plan.seconds / found["seconds"]
             row = {"work": name, "gpus": f"{plan.policy_gpus}+{plan.reward_gpus}", "in_flight": plan.prompts_in_flight}
             row |= {"plan": plan.seconds, "simulated": found["seconds"], "ratio": ratio, "bottleneck": plan.bottleneck}
             rows.append(row | {key: found[key] for key in ("policy_busy", "reward_busy", "policy_hits", "reward_hits")})
             print(row, flush=True)
-    return {"prompts": prompts, "machine": asdict(machine), "rows": rows}
+    return {"prompts_a_gpu": prompts, "machine": asdict(machine), "rows": rows}
 
 
 def scale() -> Json:
-    """Replicas up to a thousand, one cycle, forty prompts a replica: prompts a second and hit rates by routing."""
+    """Replicas up to a thousand, one cycle, fifty prompts a replica: prompts a second and hit rates by routing."""
     machine, work, rows = Machine(), Work(cycles=1), []
     for policies in (1, 8, 100, 1000):
-        prompts, gpus = 40 * policies, policies + max(1, round(policies / 5))
+        prompts, gpus = 50 * policies, policies + max(1, round(policies / 3))
         plan = planned(work, machine, prompts, gpus)
-        for routing in ("rendezvous", "search", "round robin"):
+        for routing in ("search", "beam", "round robin") if policies > 1 else ("search",):
             found = Simulation(work, machine, policies, gpus - policies, routing).run(prompts, plan.prompts_in_flight)
             row = {"policies": policies, "rewards": gpus - policies, "routing": routing, "prompts": prompts}
             row |= {"per_second": prompts / found["seconds"], "in_flight": plan.prompts_in_flight}

@@ -32,7 +32,7 @@ def test_a_plan_is_the_same_from_a_dry_run_and_from_a_batchs_summary(
     read = json.loads(capsys.readouterr().out)
     assert read["dry_run"] == 3
     assert read["demand"]["decoded"] == run["demand"]["decoded"]
-    assert read["demand"]["width"] == 3
+    assert read["demand"]["width"] == 0.75 * 3
     assert read["policy_gpus"] + read["reward_gpus"] == 8
     assert main(["plan", "--usage", str(tmp_path / "usage.json"), *SPEEDS, *QUICK]) == 0
     text = capsys.readouterr().out

@@ -71,8 +71,8 @@ class EndpointPolicy(Policy):
 
     Args:
         base_url: ``http://host:port`` or a provider's address, with or without ``/v1``; or several that serve the same
-            model, which then share the work and stand in for each other: all chunks of a beam go to the one whose cache
-            has its prefix.
+            model, which then share the work and stand in for each other: all requests of a search go to the one whose
+            cache has their prefixes.
         model: the model's name on the server; ``None`` takes the only one.
         dialect: "auto", or one of :data:`~darwin_align.backends.endpoint.dialects.DIALECTS`.
         continuation: "auto", "ids", "text" or "prefill".

@@ -15,13 +15,16 @@ from darwin_align.core.types import Request
 __all__ = ["home", "prefix_of", "score"]
 
 
-def prefix_of(request: Request) -> int:
-    """A digest of a conversation: what all chunks of a beam, or all responses of a search, begin with.
+def prefix_of(request: Request, search_id: str = "") -> int:
+    """A digest of what a search's requests share: its id, where a policy is told it, else the conversation.
+
+    Beams are not spread: in the simulation of ``benchmarks.replicas`` that is no faster with short prompts, and slower
+    with long ones, whose common beginning every replica would read.
 
     >>> len({prefix_of(Request.of(text)) for text in ("Hi", "Hi", "Ho")})
     2
     """
-    return derive(0, "prefix", repr(request.conversation))
+    return derive(0, "prefix", search_id or repr(request.conversation))
 
 
 def score(prefix: int, replica: str) -> int:

@@ -56,8 +56,8 @@ class PendingRow:
 
     @cached_property
     def prefix(self) -> int:
-        """Digest of the conversation, which all chunks of the answer share."""
-        return prefix_of(self.row.request)
+        """What the row's server is chosen by: its search, whose beams begin alike; else its conversation."""
+        return prefix_of(self.row.request, self.row.search_id)
 
     @property
     def has_state(self) -> bool:

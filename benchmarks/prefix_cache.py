@@ -1,0 +1,311 @@
+"""Are prefix caches really used? Real searches on vLLM (CPU), counted by its own ``/metrics``.
+
+    policy   uncached prompt tokens against the common-prefix bound, by block size and replacement period
+    reward   the same at the reward server, by block size and by how the answer's turn ends
+    workers  one and two vLLM processes with the policy: hit rate by rendezvous hashing and by round robin
+    plan     `darwin-align plan` against a real batch, in CPU seconds of one core that all processes share
+
+The bound: of every request, in the order in which they were sent, the tokens behind the longest prefix that any request
+or reply before it had; at least one, for the last token is always computed.
+
+    taskset -c 0 python -m benchmarks.prefix_cache [--sections policy reward workers plan]
+
+Needs the environment of vLLM (``make .venv-vllm/.ready``). Writes ``benchmarks/results/prefix_cache.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+import httpx
+
+from benchmarks.servers.launch import Server, vllm_server
+from darwin_align import DarwinSearch, SearchConfig, __version__
+from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, Limits
+from darwin_align.backends.endpoint.client import Endpoint, gather_all
+from darwin_align.batch import run_batch
+from darwin_align.batch.throughput import Demand, Speeds, plan_batch
+from darwin_align.core import Request, Response, Sampling
+from darwin_align.operators.policy import Row
+from darwin_align.operators.portal import call
+from darwin_align.pocket import held_out, policy_path, reward_path
+from darwin_align.pocket.pair import pocket_search
+
+RESULTS = Path(__file__).parent / "results"
+Json = dict[str, Any]
+CONFIG = SearchConfig(cycles=1, max_new_tokens=120)
+LIMITS = Limits(concurrency=64, attempt_timeout=600)
+
+
+# -- counting
+
+
+class Prefixes:
+    """All texts so far, as a tree of token ids."""
+
+    def __init__(self) -> None:
+        self._root: dict[int, Any] = {}
+        self.sent = self.bound = 0
+
+    def request(self, prompt: Sequence[int], times: int = 1) -> None:
+        """Note a prompt that was sent, for one choice or several."""
+        self.sent += len(prompt) * times
+        self.bound += max(1, len(prompt) - self._add(prompt)) + times - 1
+
+    def reply(self, prompt: Sequence[int], ids: Sequence[int]) -> None:
+        """Note tokens that were decoded: of the last one there are no keys and values yet."""
+        self._add([*prompt, *ids[:-1]])
+
+    def _add(self, ids: Sequence[int]) -> int:
+        """Add a text; return how much of it there was."""
+        node, known = self._root, 0
+        for number, token in enumerate(ids):
+            if token in node and known == number:
+                known += 1
+            node = node.setdefault(token, {})
+        return known
+
+
+@contextmanager
+def noted(endpoint: Endpoint) -> Iterator[Prefixes]:
+    """Note what goes through an endpoint."""
+    prefixes, post = Prefixes(), endpoint.post
+
+    async def noting(path: str, body: Mapping[str, Any], **more: Any) -> Any:
+        listed = body.get("prompt", body.get("input"))
+        prompts = listed if isinstance(listed[0], list) else [listed]
+        for prompt in prompts:
+            prefixes.request(prompt, body.get("n", 1))
+        reply = await post(path, body, **more)
+        for i, choice in enumerate(reply.data.get("choices", ())):
+            prefixes.reply(prompts[i // body.get("n", 1)], choice["token_ids"])
+        return reply
+
+    endpoint.post = noting  # type: ignore[method-assign]
+    try:
+        yield prefixes
+    finally:
+        del endpoint.post  # type: ignore[method-assign]
+
+
+def counters(*servers: Server) -> tuple[float, float]:
+    """Tokens that were looked up in the servers' prefix caches, and found."""
+    texts = [httpx.get(f"{server.url}/metrics", trust_env=False, timeout=60).text for server in servers]
+
+    def total(name: str) -> float:
+        lines = (re.findall(rf"^vllm:prefix_cache_{name}_total\S* (\S+)$", text, re.MULTILINE) for text in texts)
+        return sum(float(value) for values in lines for value in values)
+
+    return total("queries"), total("hits")
+
+
+def cpu_seconds(*servers: Server) -> float:
+    """CPU time of this process and of the servers' process groups."""
+    groups, ticks = {server.process.pid for server in servers}, 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) in groups or stat.parent.name == str(os.getpid()):
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def served(role: str, block: int, context: int = 1024) -> Iterator[Server]:
+    """The embedded policy or reward model on vLLM."""
+    options = ["--enable-prefix-caching", "--block-size", str(block)]
+    folder = policy_path() if role == "policy" else reward_path()
+    with vllm_server(folder, pooling=role == "reward", served_name=role, options=options, context=context) as server:
+        yield server
+
+
+def search_over(policy: Any = None, scorer: Any = None, config: SearchConfig = CONFIG) -> DarwinSearch:
+    """The embedded search with one or two of its models behind URLs."""
+    pocket = pocket_search(config)
+    return pocket.model_copy(update={"policy": policy or pocket.policy, "scorer": scorer or pocket.scorer})
+
+
+def policy_at(*servers: Server) -> EndpointPolicy:
+    """The policy on one server or several."""
+    return EndpointPolicy([server.url for server in servers], tokenizer=policy_path(), limits=LIMITS)
+
+
+def measured(search: DarwinSearch, endpoint: Endpoint, prompts: Sequence[str], *servers: Server) -> Json:
+    """Prompt tokens of searches, one after another: sent, not cached, and the bound."""
+    search.invoke("Say hello.", seed=1)  # what the server is, is found out
+    before = counters(*servers)
+    with noted(endpoint) as prefixes:
+        for number, prompt in enumerate(prompts):
+            search.invoke(prompt, seed=number)
+    queries, hits = (now - then for now, then in zip(counters(*servers), before, strict=True))
+    row = {"sent": prefixes.sent, "queries": queries, "uncached": queries - hits, "bound": prefixes.bound}
+    return row | {"uncached_over_bound": (queries - hits) / prefixes.bound, "hit_rate": hits / queries}
+
+
+# -- sections
+
+
+def policy(prompts: int = 6) -> Json:
+    """The policy server, at replacement periods that are no multiple of the block and at one that is."""
+    rows = []
+    for block in (16, 32, 128):
+        with served("policy", block) as server:
+            for period in (20, 32, 50):
+                remote = policy_at(server)
+                search = search_over(policy=remote, config=CONFIG.replace(replacement_period=period))
+                row = {"block": block, "period": period, **measured(search, remote.endpoint, held_out(prompts), server)}
+                rows.append(row)
+                print(row, flush=True)
+    return {"prompts": prompts, "rows": rows}
+
+
+def reward(prompts: int = 6) -> Json:
+    """The reward server: turns closed as the template does, or left open behind the answer."""
+    rows = []
+    for block in (16, 32, 128):
+        with served("reward", block) as server:
+            for period, turn in itertools.product((20, 50), ("closed", "open")):
+                remote = EndpointScorer(base_url=server.url, tokenizer=reward_path(), turn=turn, limits=LIMITS)
+                search = search_over(scorer=remote, config=CONFIG.replace(replacement_period=period))
+                row = {"block": block, "period": period, "turn": turn}
+                row |= measured(search, remote._endpoint, held_out(prompts), server)
+                rows.append(row)
+                print(row, flush=True)
+    return {"prompts": prompts, "rows": rows}
+
+
+def workers(prompts: int = 6, block: int = 16) -> Json:
+    """One and two workers with the policy."""
+    rows = []
+    with ExitStack() as stack:
+        servers = [stack.enter_context(served("policy", block)) for _ in range(2)]
+        for number, routing in ((1, "rendezvous"), (2, "rendezvous"), (2, "round robin")):
+            remote = policy_at(*servers[:number])
+            if routing == "round robin":
+                remote.endpoint.post = _round_robin(remote.endpoint)  # type: ignore[method-assign]
+            texts = held_out(prompts * (len(rows) + 1))[-prompts:]  # new ones: the caches are warm
+            search = search_over(policy=remote, config=CONFIG.replace(replacement_period=20))
+            search.invoke("Say hello.", seed=1)
+            before = counters(*servers[:number])
+            search.batch(list(texts), seed=1)
+            queries, hits = (now - then for now, then in zip(counters(*servers[:number]), before, strict=True))
+            rows.append({"workers": number, "routing": routing, "hit_rate": hits / queries, "uncached": queries - hits})
+            print(rows[-1], flush=True)
+    return {"prompts": prompts, "block": block, "period": 20, "rows": rows}
+
+
+def _round_robin(endpoint: Endpoint) -> Callable[..., Any]:
+    """Without a prefix a request goes to the server with the fewest in flight, in turn."""
+    post = endpoint.post
+
+    async def without(path: str, body: Mapping[str, Any], **_: Any) -> Any:
+        return await post(path, body)
+
+    return without
+
+
+def speeds(policy: EndpointPolicy, scorer: EndpointScorer, rows: int, *servers: Server) -> Speeds:
+    """Tokens a CPU second, client included: decoded by many requests at once, prefilled, and read for rewards."""
+    texts = held_out(40)
+    request = Request.of(texts[0], sampling=Sampling(temperature=1.0, top_k=None))
+
+    def timed(work: Callable[[], float]) -> float:
+        start = cpu_seconds(*servers)
+        tokens = work()
+        return tokens / (cpu_seconds(*servers) - start)
+
+    def decode() -> float:
+        todo = [Row(request.with_instruction(texts[i % 40]), 24, i) for i in range(4 * rows)]
+
+        async def all_at_once() -> list[Any]:
+            chunks = [todo[i::rows] for i in range(rows)]
+            return await gather_all([one_after_another(chunk) for chunk in chunks])
+
+        async def one_after_another(chunk: Sequence[Row]) -> int:
+            return sum([c.new_tokens for row in chunk for c in (await policy.generate([row])).answer])
+
+        return float(sum(call(all_at_once)))
+
+    def score(prefix: str) -> float:
+        read = 0
+        for text in texts:
+            responses = [Response(text=f"{prefix} {number}. {text} " * 4) for number in range(5)]
+            read += call(scorer.score, Request.of(text), responses).usage.reward_tokens
+        return float(read)
+
+    call(policy.generate, [Row(request, 1, 0)])
+    call(scorer.score, request, [Response(text="Yes.")])
+    rate = timed(partial(score, "One"))
+    return Speeds(policy=timed(decode), reward=rate, prefill=rate, rows=rows)
+
+
+def plan(prompts: int = 200, seconds: float = 720, rows: int = 32) -> Json:
+    """A batch on one core, as planned from a dry run of 20 prompts and from speeds that were measured before it."""
+    with served("policy", 16) as one, served("reward", 16) as two, TemporaryDirectory() as folder:
+        remote, scorer = policy_at(one), EndpointScorer(base_url=two.url, tokenizer=reward_path(), limits=LIMITS)
+        search, servers = search_over(remote, scorer), (one, two)
+        measured_speeds = speeds(remote, scorer, rows, *servers)
+        texts = held_out(prompts + 20)
+        before = [counters(server) for server in servers]
+        dry = run_batch(search, texts[:20], Path(folder) / "dry.jsonl", concurrency=4)
+        hits = [_hit_rate(counters(server), then) for server, then in zip(servers, before, strict=True)]
+        demand = Demand.of(dry.usage, 20, CONFIG, policy_hits=hits[0], reward_hits=hits[1])
+        planned = plan_batch(demand, measured_speeds, prompts=prompts, gpus=1)
+        start, cpu = monotonic(), cpu_seconds(*servers)
+        done = 0
+        for at in range(0, prompts, 50):  # in pieces, so that the clock can end it
+            piece = texts[20 + at : 20 + min(at + 50, prompts)]
+            report = run_batch(
+                search, piece, Path(folder) / f"{at}.jsonl", concurrency=planned.prompts_in_flight, give_up_after=3
+            )
+            done += report.new
+            if monotonic() - start > seconds:
+                break
+        spent, wall = cpu_seconds(*servers) - cpu, monotonic() - start
+    expected = done / planned.per_second
+    row = {"prompts": done, "planned_cpu_seconds": expected, "cpu_seconds": spent, "ratio": expected / spent}
+    row |= {"wall_seconds": wall, "prompts_in_flight": planned.prompts_in_flight, "hits": hits}
+    row |= {"demand": vars(demand), "speeds": vars(measured_speeds)}
+    print(row, flush=True)
+    return row
+
+
+def _hit_rate(now: tuple[float, float], then: tuple[float, float]) -> float:
+    return (now[1] - then[1]) / (now[0] - then[0])
+
+
+SECTIONS: dict[str, Callable[[], Json]] = {"policy": policy, "reward": reward, "workers": workers, "plan": plan}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    chosen = parser.parse_args()
+    path = RESULTS / "prefix_cache.json"
+    for name in chosen.sections:
+        found = SECTIONS[name]()
+        figures: Json = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        figures |= {name: found, "version": __version__}
+        figures["machine"] = f"{platform.machine()}, one of {os.cpu_count()} processors, shared; vLLM 0.32 on the CPU"
+        path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
