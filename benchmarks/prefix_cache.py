@@ -46,6 +46,8 @@ from darwin_align.pocket.pair import pocket_search
 RESULTS = Path(__file__).parent / "results"
 Json = dict[str, Any]
 CONFIG = SearchConfig(cycles=1, max_new_tokens=120)
+BLOCKS = (32, 64, 128)
+"""Tokens: vLLM on the CPU takes multiples of 32 and has 128 by default; on GPUs 16 is the default."""
 LIMITS = Limits(concurrency=64, attempt_timeout=600)
 
 
@@ -162,7 +164,7 @@ def measured(search: DarwinSearch, endpoint: Endpoint, prompts: Sequence[str], *
 def policy(prompts: int = 6) -> Json:
     """The policy server, at replacement periods that are no multiple of the block and at one that is."""
     rows = []
-    for block in (16, 32, 128):
+    for block in BLOCKS:
         with served("policy", block) as server:
             for period in (20, 32, 50):
                 remote = policy_at(server)
@@ -176,7 +178,7 @@ def policy(prompts: int = 6) -> Json:
 def reward(prompts: int = 6) -> Json:
     """The reward server: turns closed as the template does, or left open behind the answer."""
     rows = []
-    for block in (16, 32, 128):
+    for block in BLOCKS:
         with served("reward", block) as server:
             for period, turn in itertools.product((20, 50), ("closed", "open")):
                 remote = EndpointScorer(base_url=server.url, tokenizer=reward_path(), turn=turn, limits=LIMITS)
@@ -188,7 +190,7 @@ def reward(prompts: int = 6) -> Json:
     return {"prompts": prompts, "rows": rows}
 
 
-def workers(prompts: int = 6, block: int = 16) -> Json:
+def workers(prompts: int = 6, block: int = 32) -> Json:
     """One and two workers with the policy."""
     rows = []
     with ExitStack() as stack:
@@ -255,7 +257,7 @@ def speeds(policy: EndpointPolicy, scorer: EndpointScorer, rows: int, *servers: 
 
 def plan(prompts: int = 200, seconds: float = 720, rows: int = 32) -> Json:
     """A batch on one core, as planned from a dry run of 20 prompts and from speeds that were measured before it."""
-    with served("policy", 16) as one, served("reward", 16) as two, TemporaryDirectory() as folder:
+    with served("policy", 32) as one, served("reward", 32) as two, TemporaryDirectory() as folder:
         remote, scorer = policy_at(one), EndpointScorer(base_url=two.url, tokenizer=reward_path(), limits=LIMITS)
         search, servers = search_over(remote, scorer), (one, two)
         measured_speeds = speeds(remote, scorer, rows, *servers)
