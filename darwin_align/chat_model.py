@@ -42,6 +42,7 @@ from darwin_align.langchain.structured import Method, Schema, Structure
 from darwin_align.langchain.tokens import token_ids
 from darwin_align.langchain.tools import Tool, ToolChoice, bound_tools, profile_of
 from darwin_align.operators.coerce import PolicyLike, ScorerLike
+from darwin_align.operators.observers import MODEL
 from darwin_align.operators.portal import acall
 from darwin_align.operators.together import RunsTogether
 from darwin_align.search import DarwinSearch
@@ -508,7 +509,8 @@ class DarwinChatModel(RunsTogether[LanguageModelInput, AIMessage], BaseChatModel
         return config, model
 
     def _search_config(self, call: Call, run_manager: RunManager | None) -> RunnableConfig:
-        return call.config(self._children if run_manager is None else children_of(run_manager))
+        config = call.config(self._children if run_manager is None else children_of(run_manager))
+        return {**config, "metadata": {MODEL: self.model_name, **(config.get("metadata") or {})}}
 
     def _call(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> Call:
         call = Call(given, stop or self.stop, lambda: [spec.id for spec in self.search.config_specs])

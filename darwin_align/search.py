@@ -65,6 +65,7 @@ from darwin_align.operators.decoder import Decoder
 from darwin_align.operators.guarded import guarded
 from darwin_align.operators.mutator import Check, Mutator
 from darwin_align.operators.mutators.named import mutator_of
+from darwin_align.operators.observers import MODEL, SearchObserver, observed_search
 from darwin_align.operators.policy import Policy, check_ranks
 from darwin_align.operators.portal import OutOfTime, acall, call
 from darwin_align.operators.prompts import MANY, MutationPrompt, MutationPromptField
@@ -276,37 +277,52 @@ class DarwinSearch(RunsTogether[SearchInput, SearchResult], TracedRunnable[Searc
         self, input: SearchInput, config: RunnableConfig, settings: SearchSettings
     ) -> Generator[Event | SearchResult, None, None]:
         spec = _Call(self, input, **settings)
-        run = _Run(self, spec, self._max_response_tokens(spec.request, config), config)
-        with run.released():
-            for judge in run.judges:
-                preflight(judge, spec.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
-            for question, operator in run:
-                with run.answering(question):
-                    if prepare := run.preparation(operator):
-                        call(prepare)
-                        run.start_clock()
-                    run.reply = operator.invoke(question.population, marked(config, question.operator))
-                send(run.progress, config)
-                yield run.answer
+        with observed_search(self._reported_name(config), spec.request, spec.config) as seen:
+            with seen.observer.within():
+                limit = self._max_response_tokens(spec.request, config)
+            run = _Run(self, spec, limit, config, seen.observer)
+            with run.released():
+                for judge in run.judges:
+                    with seen.observer.within():
+                        preflight(judge, spec.request).invoke(SHORT_ANSWER.text, marked(config, "score"))
+                for question, operator in run:
+                    with run.answering(question):
+                        if prepare := run.preparation(operator):
+                            call(prepare)
+                            run.start_clock()
+                        run.reply = operator.invoke(question.population, marked(config, question.operator))
+                    send(run.progress, config)
+                    yield run.answer
+            seen.result = run.result
         yield run.result
 
     async def _asteps(
         self, input: SearchInput, config: RunnableConfig, settings: SearchSettings
     ) -> AsyncGenerator[Event | SearchResult, None]:
         spec = _Call(self, input, **settings)
-        run = _Run(self, spec, await acall(self._max_response_tokens, spec.request, config), config)
-        with run.released():
-            for judge in run.judges:
-                await preflight(judge, spec.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
-            for question, operator in run:
-                with run.answering(question):
-                    if prepare := run.preparation(operator):
-                        await acall(prepare)
-                        run.start_clock()
-                    run.reply = await operator.ainvoke(question.population, marked(config, question.operator))
-                await asend(run.progress, config)
-                yield run.answer
+        with observed_search(self._reported_name(config), spec.request, spec.config) as seen:
+            with seen.observer.within():
+                limit = await acall(self._max_response_tokens, spec.request, config)
+            run = _Run(self, spec, limit, config, seen.observer)
+            with run.released():
+                for judge in run.judges:
+                    with seen.observer.within():
+                        await preflight(judge, spec.request).ainvoke(SHORT_ANSWER.text, marked(config, "score"))
+                for question, operator in run:
+                    with run.answering(question):
+                        if prepare := run.preparation(operator):
+                            await acall(prepare)
+                            run.start_clock()
+                        run.reply = await operator.ainvoke(question.population, marked(config, question.operator))
+                    await asend(run.progress, config)
+                    yield run.answer
+            seen.result = run.result
         yield run.result
+
+    def _reported_name(self, config: RunnableConfig) -> str:
+        """The name under which observers report a search: the chat model's or the server's, if they give one."""
+        given = (config.get("metadata") or {}).get(MODEL)
+        return str(given or self.name or (self._policy.model_name if self._policy else type(self._decoder).__name__))
 
     def _max_response_tokens(self, request: Request, config: RunnableConfig) -> int | None:
         """Tokens of an answer that the scorer can read; this may need a request to a server."""
@@ -407,8 +423,14 @@ class _Run:
     """
 
     def __init__(
-        self, search: DarwinSearch, spec: _Call, max_response_tokens: int | None, run_config: RunnableConfig
+        self,
+        search: DarwinSearch,
+        spec: _Call,
+        max_response_tokens: int | None,
+        run_config: RunnableConfig,
+        observer: SearchObserver,
     ) -> None:
+        self.observer = observer
         config, notes = readable(spec.config, max_response_tokens)
         self.operators = search.operators(config)
         parts = search._parts(self.operators.values(), run_config)
@@ -475,6 +497,11 @@ class _Run:
     @contextmanager
     def answering(self, question: Question) -> Iterator[None]:
         """Time an operator and record what it replies, or that it failed for good and the search ends."""
+        with self.observer.operator(question):
+            yield from self._answered(question)
+            self.observer.answered(self.answer, question.fold(self.answer))
+
+    def _answered(self, question: Question) -> Iterator[None]:
         self.start_clock()
         try:
             yield

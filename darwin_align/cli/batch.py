@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from darwin_align.cli.activity import working
 from darwin_align.cli.options import add_models, add_settings, build_search, check_models, read_settings
@@ -20,6 +20,7 @@ from darwin_align.core.terminal import printable, printable_json
 
 if TYPE_CHECKING:
     from darwin_align.batch.job import BatchReport, Stop
+    from darwin_align.batch.prompt import Fields
     from darwin_align.chat_model import DarwinChatModel
     from darwin_align.search import DarwinSearch
 
@@ -57,6 +58,9 @@ def add_batch(commands: Commands) -> argparse.ArgumentParser:
     batch.add_argument(
         "--accept-changes", action="store_true", help="go on although settings or input are others than OUT's"
     )
+    batch.add_argument(
+        "--metrics-port", type=int, metavar="N", help="serve figures for Prometheus at 127.0.0.1:N/metrics meanwhile"
+    )
     batch.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_models(batch)
     add_settings(batch, seed="0; every prompt's own is derived from it")
@@ -87,7 +91,7 @@ def run(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Darw
         ConfigError: bad usage, exit code 2.
     """
     with working("starting"):
-        from darwin_align.batch.job import Stop, check_sink, run_batch
+        from darwin_align.batch.job import check_sink
         from darwin_align.batch.prompt import Fields
         from darwin_align.batch.source import source_of
 
@@ -95,7 +99,16 @@ def run(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Darw
     source = sys.stdin.buffer if arguments.input == "-" else Path(arguments.input)
     source_of(source, names)  # a missing file is an error before models are loaded
     check_sink(arguments.out, source)
-    model, stop = make(arguments), Stop()
+    with _figures(arguments.metrics_port):
+        return _answered(arguments, source, names, make(arguments))
+
+
+def _answered(
+    arguments: argparse.Namespace, source: Path | BinaryIO, names: Fields, model: DarwinChatModel | DarwinSearch
+) -> int:
+    from darwin_align.batch.job import Stop, run_batch
+
+    stop = Stop()
     with _signals(stop):
         report = run_batch(
             model,
@@ -111,6 +124,15 @@ def run(arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Darw
         )
     sys.stdout.write((_as_json(report) if arguments.json else printable(_in_words(report))) + "\n")
     return report.code
+
+
+def _figures(port: int | None) -> AbstractContextManager[None]:
+    """Serve figures while prompts are answered, if a port is given."""
+    if port is None:
+        return nullcontext()
+    from darwin_align.telemetry.prometheus import serving_metrics
+
+    return serving_metrics(port)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class ChatJudge:
     def __post_init__(self) -> None:
         from darwin_align.backends.endpoint.client import Endpoint
 
-        self._endpoint = Endpoint(self.base_url, api_key=self.api_key, limits=self.limits)
+        self._endpoint = Endpoint(self.base_url, role="judge", api_key=self.api_key, limits=self.limits)
         self._dropped: dict[str, str] = {}
 
     @property

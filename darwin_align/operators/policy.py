@@ -243,6 +243,11 @@ class Policy(ABC):
         return Capabilities(reads_tool_calls=self.reads_tool_calls)
 
     @property
+    def model_name(self) -> str:
+        """The model's name in telemetry; no request to a server is made for it."""
+        return type(self).__name__
+
+    @property
     def remembered_by(self) -> object:
         """The object that stands for the model: what was measured of the model is kept as long as this object lives."""
         return self

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from darwin_align import Population
 from darwin_align.core import Event, SearchResult
 from darwin_align.langchain.model_errors import model_errors
+from darwin_align.operators.observers import MODEL, observing
 from darwin_align.operators.portal import acall
 
 from .answers import DONE, Answers, Reply, event
@@ -100,7 +101,6 @@ class _Search:
         async with asyncio.timeout(resolved.seconds + self.settings.late_seconds):
             answers = await self._answers(resolved)
         _check_decoded(answers.result)
-        self.metrics.searched(self.served.id, answers.result)
         return answers
 
     @property
@@ -111,10 +111,11 @@ class _Search:
 
     async def _answers(self, resolved: ResolvedRequest) -> Answers:
         model = self.served.model
-        config = RunnableConfig(callbacks=model.callbacks, tags=model.tags or [], metadata=model.metadata or {})
+        metadata = {**(model.metadata or {}), MODEL: self.served.id}
+        config = RunnableConfig(callbacks=model.callbacks, tags=model.tags or [], metadata=metadata)
         if model.rate_limiter is not None:
             await model.rate_limiter.aacquire(blocking=True)
-        with model_errors():
+        with model_errors(), observing(self.metrics.observer):
             result = await model.search.ainvoke(resolved.request, config, **resolved.settings, on_event=self._on_event)
             answers: Answers = await acall(Answers.of, result, resolved.n, model.search.policy_for())
         return answers

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: requests, searches, tokens, rewards, and the memory of the process."""
+"""Metrics for Prometheus: requests, what the library measures of searches and servers, and the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from darwin_align import Policy, Scorer
 from darwin_align.backends.local import LocalPolicy, LocalScorer
-from darwin_align.core import SearchResult
+from darwin_align.telemetry.measurements import TOKENS, Measuring
+from darwin_align.telemetry.prometheus import PrometheusRecord
 
 __all__ = ["Metrics"]
 
@@ -27,17 +28,11 @@ class Metrics:
             "darwin_request_seconds", "Time to the end of an answer", ["route"], buckets=_SECONDS, **made
         )
         self.busy = Gauge("darwin_requests_in_flight", "Searches and scorings under way", ["kind"], **made)
-        self.searches = Counter("darwin_searches", "Searches that ended", ["model", "stop_reason"], **made)
         self.cancelled = Counter("darwin_cancelled", "Searches given up because the client left", ["kind"], **made)
-        self.tokens = Counter("darwin_tokens", "Prefilled and decoded tokens", ["model", "kind"], **made)
-        self.gain = Histogram(
-            "darwin_reward_gain",
-            "Reward of the answer less that of the plain sample",
-            ["model"],
-            buckets=(0, 0.25, 0.5, 1, 2, 4, 8, 16),
-            **made,
-        )
         self.rewards = Counter("darwin_rewards", "Responses scored for clients", ["model"], **made)
+        self._record = PrometheusRecord(self.registry)
+        self.observer = Measuring(self._record)
+        """Sees the searches and scorings of this application."""
         self._slots = Gauge("darwin_engine_slots_in_use", "KV slots in use by searches", ["model"], **made)
 
     def watch_engine(self, name: str, part: Policy | Scorer | None) -> None:
@@ -47,10 +42,7 @@ class Metrics:
         elif isinstance(part, LocalScorer):
             self._slots.labels(name).set_function(lambda: part.reward_model.engine.slots_in_use)
 
-    def searched(self, model: str, result: SearchResult) -> None:
-        """Record a search that ended."""
-        self.searches.labels(model, result.stop_reason).inc()
-        for kind in ("prefilled_tokens", "decoded_tokens", "reward_tokens"):
-            self.tokens.labels(model, kind.removesuffix("_tokens")).inc(getattr(result.usage, kind))
-        if result.reward is not None and result.first_response.reward is not None:
-            self.gain.labels(model).observe(result.reward - result.first_response.reward)
+    def scored(self, model: str, rewards: int, tokens: int) -> None:
+        """Record responses that were scored for a client."""
+        self.rewards.labels(model).inc(rewards)
+        self._record(TOKENS, tokens, {"model": model, "operator": "score", "kind": "reward"})

@@ -18,6 +18,7 @@ from darwin_align import Request as Conversation
 from darwin_align.backends.local import LocalScorer, RewardModel
 from darwin_align.core import Beam, Message
 from darwin_align.core.errors import RewardError
+from darwin_align.operators.observers import observing
 from darwin_align.operators.policy import current_search
 from darwin_align.operators.portal import acall, off_loop
 from darwin_align.operators.resources import released, resources_of
@@ -138,14 +139,14 @@ class Rewards:
         except ClientGone:
             self.metrics.cancelled.labels("reward").inc()
             raise
-        self.metrics.rewards.labels(name).inc(len(rewards))
-        self.metrics.tokens.labels(name, "reward").inc(tokens)
+        self.metrics.scored(name, len(rewards), tokens)
         return rewards, tokens
 
     async def _in_time(self, prepare: Callable[[], Work]) -> Scored:
         async with asyncio.timeout(self.settings.limits.seconds):
             work: Work = await acall(prepare)
-            return await work()
+            with observing(self.metrics.observer):
+                return await work()
 
     def _name(self, name: str | None) -> str:
         return chosen({name: name for name in self.scorers}, name)

@@ -32,6 +32,11 @@ class Breaker:
     """Number of the trial call in flight, or 0."""
     _next_pause: float = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether no calls pass, but for a trial."""
+        return self._open_until is not None
+
     def ready_in(self, now: float) -> float:
         """Seconds until a call may be sent: 0 if it may be now. A caller that waited must check again."""
         if self._open_until is None:

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import inf
 from time import monotonic
@@ -23,8 +23,15 @@ from darwin_align.backends.endpoint.faults import Fault, error_of_response, faul
 from darwin_align.backends.endpoint.limits import Limits
 from darwin_align.backends.endpoint.pool import borrowed_client
 from darwin_align.backends.endpoint.rendezvous import score
-from darwin_align.core.errors import ConfigError, DarwinError, EndpointServerError, EndpointTimeoutError
+from darwin_align.core.errors import (
+    ConfigError,
+    DarwinError,
+    EndpointError,
+    EndpointServerError,
+    EndpointTimeoutError,
+)
 from darwin_align.core.json_types import Json
+from darwin_align.operators.observers import Attempt, CallObserver, observed_call
 
 __all__ = ["Endpoint", "Reply", "gather_all"]
 
@@ -46,6 +53,7 @@ class Reply:
     headers: Mapping[str, str]
     url: str
     """Base URL of the server that sent it."""
+    status: int = 200
 
 
 class _KeyAuth(httpx.Auth):
@@ -103,6 +111,7 @@ class _Call:
     prefix: int | None = None
     deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
     attempts: int = 0
+    observer: CallObserver = field(default_factory=CallObserver)
     failed: list[tuple[_Host, Fault]] = field(default_factory=list)
     tried: list[_Host] = field(default_factory=list)
     """The servers that it failed on since it last waited."""
@@ -122,6 +131,7 @@ class Endpoint:
 
     Args:
         base_url: ``http://host:port``, with or without ``/v1``; or several of them.
+        role: "policy", "reward" or "judge": observers report it.
         api_key: sent as a bearer token, unless it is empty. ``None`` reads the provider's own variable for its own
             host by https, else ``DARWIN_ALIGN_API_KEY``.
         headers: further headers; their values are secrets.
@@ -140,6 +150,7 @@ class Endpoint:
         self,
         base_url: str | Sequence[str],
         *,
+        role: str = "policy",
         api_key: str | SecretStr | None = None,
         headers: Mapping[str, str | SecretStr] | None = None,
         limits: Limits | None = None,
@@ -149,7 +160,7 @@ class Endpoint:
         if not urls:
             raise ConfigError("base_url is empty: give the server's address, e.g. 'http://127.0.0.1:8000'")
         self.roots = tuple(dict.fromkeys(base_url_of(url, exact=exact) for url in urls))
-        self.limits = limits or Limits()
+        self.role, self.limits = role, limits or Limits()
         self._key = secret_of(api_key, "api_key") if api_key is not None else key_from_environment(self.roots)
         self._headers = {
             header_name(name): secret_of(value, f"header {name}") for name, value in (headers or {}).items()
@@ -193,6 +204,10 @@ class Endpoint:
         return self._state_of_loop().lock
 
     async def _call(self, call: _Call) -> Reply:
+        with observed_call(self.role, call.method, call.path, call.body or {}) as call.observer:
+            return await self._answered(call)
+
+    async def _answered(self, call: _Call) -> Reply:
         state = self._state_of_loop()
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.limits.attempts),
@@ -226,20 +241,29 @@ class Endpoint:
         host.in_flight += 1
         call.attempts += 1
         self.counts["requests"] += 1
+        call.observer.sent(host.root)
+        attempt = Attempt(host.root, "cancelled", call.attempts, monotonic())
         try:
             reply = await self._reply_of(host, call)
         except Fault as fault:
+            attempt = replace(attempt, outcome=fault.kind, status=fault.status)
             self._note_fault(state, host, call, fault, number)
             raise
-        except DarwinError:
+        except DarwinError as error:
+            status = error.status if isinstance(error, EndpointError) else None
+            attempt = replace(attempt, outcome="refused", status=status)
             host.mark_working()  # a refusal is a reply: the request is at fault, not the server
             raise
         except BaseException:
             host.breaker.abandoned(number)
             raise
+        else:
+            attempt = replace(attempt, outcome="answered", status=reply.status, data=reply.data)
+            host.mark_working()
         finally:
             host.in_flight -= 1
-        host.mark_working()
+            seconds, is_open = monotonic() - attempt.seconds, host.breaker.is_open
+            call.observer.attempted(replace(attempt, seconds=seconds, breaker_open=is_open))
         self.counts["answers"] += 1
         return reply
 
@@ -257,7 +281,7 @@ class Endpoint:
         response = await self._request(host, call)
         if response.is_success:
             with suppress(ValueError):
-                return Reply(response.json(), response.headers, host.root)
+                return Reply(response.json(), response.headers, host.root, response.status_code)
         response = self._without_secrets(response)
         if call.method == "GET" and response.is_success and "html" in response.headers.get("content-type", ""):
             # A page for a browser, at a path that is no API call: another attempt would return the same.
@@ -278,7 +302,9 @@ class Endpoint:
         try:
             with borrowed_client(host.root) as client:
                 async with asyncio.timeout(limits.attempt_timeout):
-                    return await client.request(call.method, url, json=call.body, timeout=timeout, auth=auth)
+                    return await client.request(
+                        call.method, url, json=call.body, timeout=timeout, auth=auth, headers=call.observer.headers()
+                    )
         except (httpx.RequestError, TimeoutError) as error:
             raise fault_of_exception(error) from error
 

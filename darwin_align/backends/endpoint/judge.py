@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from langchain_core.runnables import Runnable
 from pydantic import Field, field_validator, model_validator
@@ -75,6 +75,7 @@ class JudgeScorer(RemoteScorer):
     """Of an endpoint: the first sample's; a LangChain model has its own."""
     max_tokens: int = Field(1024, gt=0)
     """Of an endpoint: length of a reply, including the model's thoughts before it."""
+    server_role: ClassVar[str] = "judge"
     trial: bool = True
     """Whether the judge rates a short answer at the start of its first search, before anything is decoded."""
 

@@ -132,7 +132,7 @@ class EndpointPolicy(Policy):
             extra,
             switches,
         )
-        self.endpoint = Endpoint(base_url, api_key=api_key, headers=headers, limits=limits)
+        self.endpoint = Endpoint(base_url, role="policy", api_key=api_key, headers=headers, limits=limits)
         self._profile: ServerProfile | None = None
         self._failure: DarwinError | None = None
 
@@ -221,6 +221,12 @@ class EndpointPolicy(Policy):
             supports_tools=self.supports_tools,
             reads_tool_calls=True,
         )
+
+    @property
+    def model_name(self) -> str:
+        """As the server names it; before the first use, as it was given."""
+        found = self._options.model if self._profile is None else self._profile.served.id
+        return found or super().model_name
 
     def describe(self) -> str:
         """Say how the server continues answers, and why not otherwise. Blocks: the first use sends requests to it.

@@ -190,6 +190,12 @@ class LocalPolicy(SharedModel, Policy):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._loaded.name!r}, device={str(self._loaded.device)!r})"
 
+    @property
+    def model_name(self) -> str:
+        """The hub id, or the folder's name."""
+        name = self._loaded.name
+        return Path(name).name if Path(name).exists() else name
+
     def describe(self) -> str:
         """Name the model, its size, type and device."""
         model, loaded = self._loaded.model, self._loaded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
@@ -61,6 +61,8 @@ class RemoteScorer(Scorer):
     """A scorer behind base URLs. Its settings are frozen: ``model_copy(update=…)`` makes another one."""
 
     model_config = ConfigDict(frozen=True)
+    server_role: ClassVar[str] = "reward"
+    """What observers call its servers."""
     api_key: SecretStr | None = Field(None, repr=False)
     """Bearer token; see :class:`~darwin_align.backends.endpoint.client.Endpoint` for the environment."""
     headers: dict[str, SecretStr] = Field(default_factory=dict, repr=False)
@@ -134,7 +136,12 @@ class RemoteScorer(Scorer):
         if (base_url := getattr(self, "base_url", None)) is None:
             return None
         return Endpoint(
-            base_url, api_key=self.api_key, headers=self.headers, limits=self.limits, exact=self._calls_address()
+            base_url,
+            role=self.server_role,
+            api_key=self.api_key,
+            headers=self.headers,
+            limits=self.limits,
+            exact=self._calls_address(),
         )
 
     def _calls_address(self) -> bool:
