@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from darwin_align.telemetry import instrument, uninstrument
 
 __all__ = ["DarwinInstrumentor"]
 
 
-class DarwinInstrumentor(BaseInstrumentor):
+class DarwinInstrumentor(BaseInstrumentor):  # type: ignore[misc] # its file is not type-checked
     """Calls :func:`~darwin_align.telemetry.instrument`."""
 
     def instrumentation_dependencies(self) -> Collection[str]:

@@ -29,6 +29,8 @@ class Metrics:
         )
         self.busy = Gauge("darwin_requests_in_flight", "Searches and scorings under way", ["kind"], **made)
         self.cancelled = Counter("darwin_cancelled", "Searches given up because the client left", ["kind"], **made)
+        for kind in ("search", "reward"):
+            self.cancelled.labels(kind)  # a series that begins at 0 has a rate
         self.rewards = Counter("darwin_rewards", "Responses scored for clients", ["model"], **made)
         self._record = PrometheusRecord(self.registry)
         self.observer = Measuring(self._record)

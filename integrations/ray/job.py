@@ -19,8 +19,11 @@ from darwin_align import DarwinChatModel, DarwinSearch
 from darwin_align.batch import Answerer, BadPromptError, Errors, Fields, Index, Prompt, RunFile, lock
 from darwin_align.core.errors import ConfigError
 from darwin_align.integrations.ray.answers_file import failure_row, rows_of, table_of
+from darwin_align.integrations.ray.metrics import RayRecord
 from darwin_align.integrations.ray.plan import Plan, read_part
+from darwin_align.operators.observers import observing
 from darwin_align.operators.portal import call
+from darwin_align.telemetry.measurements import Measuring
 
 __all__ = ["Answering", "RayReport", "answer_on_ray"]
 
@@ -52,11 +55,13 @@ class Answering:
 
     def __init__(self, make: Make, seed: int | None, concurrency: int) -> None:
         self._answerer, self._concurrency = Answerer(make(), seed), concurrency
+        self._observer = Measuring(RayRecord())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Answer the parts whose paths are in the table."""
         prompts = [prompt for path in table.column("part").to_pylist() for prompt in read_part(path)]
-        return table_of(call(partial(self._all, prompts)))
+        with observing(self._observer):
+            return table_of(call(partial(self._all, prompts)))
 
     async def _all(self, prompts: list[Prompt]) -> list[dict[str, Any]]:
         places = asyncio.Semaphore(self._concurrency)

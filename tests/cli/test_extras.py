@@ -66,6 +66,7 @@ def slow(*values: str) -> Any:
     [
         ("darwin-align demo", "rich", "cli"),
         ("darwin-align batch in.parquet --out out.jsonl", "pyarrow", "parquet"),
+        ("darwin-align batch in.jsonl --out out.jsonl --metrics-port 9", "prometheus_client", "metrics"),
         ("darwin-align serve", "fastapi", "serve"),
         slow("darwin-align serve", "uvicorn", "serve"),
         slow("darwin-align serve", "openai", "serve"),
