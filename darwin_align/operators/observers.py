@@ -40,7 +40,7 @@ class Attempt:
     server: str
     """Base URL."""
     outcome: str
-    """"answered", "refused" (the request is at fault), "cancelled", or the kind of the fault, e.g. "rate_limit"."""
+    """"answered", "rejected" (the request is at fault), "cancelled", or the kind of the fault, e.g. "rate_limit"."""
     number: int
     """1 for the first of its call; others are retries."""
     seconds: float

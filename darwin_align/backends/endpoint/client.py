@@ -242,7 +242,7 @@ class Endpoint:
         call.attempts += 1
         self.counts["requests"] += 1
         call.observer.sent(host.root)
-        attempt = Attempt(host.root, "cancelled", call.attempts, monotonic())
+        began, attempt = monotonic(), Attempt(host.root, "cancelled", call.attempts, seconds=0.0)
         try:
             reply = await self._reply_of(host, call)
         except Fault as fault:
@@ -251,7 +251,7 @@ class Endpoint:
             raise
         except DarwinError as error:
             status = error.status if isinstance(error, EndpointError) else None
-            attempt = replace(attempt, outcome="refused", status=status)
+            attempt = replace(attempt, outcome="rejected", status=status)
             host.mark_working()  # a refusal is a reply: the request is at fault, not the server
             raise
         except BaseException:
@@ -262,7 +262,7 @@ class Endpoint:
             host.mark_working()
         finally:
             host.in_flight -= 1
-            seconds, is_open = monotonic() - attempt.seconds, host.breaker.is_open
+            seconds, is_open = monotonic() - began, host.breaker.is_open
             call.observer.attempted(replace(attempt, seconds=seconds, breaker_open=is_open))
         self.counts["answers"] += 1
         return reply
