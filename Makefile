@@ -10,10 +10,11 @@ ALPACA_BIN := .venv-alpaca/bin
 ALPACA_READY := .venv-alpaca/.ready
 # Tests run in a random order, files and what is in them: `make test SEED=2` takes another.
 SEED ?= 1
+GPU_PACKAGES := filelock httpx jsonschema langchain-core pydantic tenacity transformers llguidance hypothesis pytest pytest-asyncio gguf
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo small test test-slow test-gpu test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check dist notebooks pair clean
+.PHONY: demo small test test-slow test-gpu gpu-check gpu-wheels test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check dist notebooks pair clean
 
 demo: $(DEMO_READY)
 	$(BIN)/darwin-align demo
@@ -35,6 +36,18 @@ test-slow: $(READY) $(SMALL_READY) $(VLLM_READY) $(ALPACA_READY)
 # Where there is a CUDA device and a torch that knows it.
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+# Eight minutes on a GPU machine: tests, equality, speed, one JSON. torch with CUDA is that machine's own; what else is missing
+# comes from the registry, or without one from WHEELS, a folder that `make gpu-wheels` filled on a machine of its kind.
+WHEELS ?=
+gpu-check:
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv --system-site-packages .venv-gpu
+	.venv-gpu/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "torch %s finds no CUDA device here" % torch.__version__)'
+	.venv-gpu/bin/python -m pip install -q --disable-pip-version-check $(if $(WHEELS),--no-index --find-links $(WHEELS)) -c constraints.txt $(GPU_PACKAGES)
+	.venv-gpu/bin/python -m benchmarks.gpu_check
+
+gpu-wheels: $(READY)
+	$(BIN)/python -m pip download -q --disable-pip-version-check --only-binary :all: -d .wheels -c constraints.txt $(GPU_PACKAGES)
 
 # The wheel in an environment of its own, with the newest versions that pyproject.toml allows, and with its lower bounds.
 # SHORT=--short takes the demo and a part of the tests.
@@ -133,4 +146,4 @@ $(ALPACA_READY): constraints-alpaca.txt
 	touch $(ALPACA_READY)
 
 clean:
-	rm -rf .venv .venv-vllm .venv-alpaca build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-alpaca .venv-gpu .wheels build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

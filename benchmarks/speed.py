@@ -29,7 +29,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cache, cached_property, wraps
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time, thread_time
@@ -124,6 +124,7 @@ def words(n: int, seed: int) -> list[str]:
     return ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(n)]
 
 
+@cache
 def make_tokenizer(vocabulary: int = 4096) -> PreTrainedTokenizerFast:
     """A real byte-level BPE tokenizer with a chat template, trained on random words."""
     core = Tokenizer(models.BPE())
@@ -151,6 +152,15 @@ def build(kind: type, config: LlamaConfig, device: str, dtype: torch.dtype, seed
         torch.set_default_dtype(before)
 
 
+def silence(policy: Any, tokenizer: Any) -> None:
+    """Let a random policy write tokens that are text alone: its answers reach their length."""
+    with torch.no_grad():
+        # A logit of 0 is never among the 40 largest.
+        policy.lm_head.weight[tokenizer.all_special_ids] = 0
+        policy.lm_head.weight[tokenizer.convert_tokens_to_ids(["<|start|>", "<|eot|>"])] = 0
+        policy.lm_head.weight[len(tokenizer) :] = 0
+
+
 class Pair:
     """A random policy and a random reward model."""
 
@@ -158,11 +168,7 @@ class Pair:
         tokenizer = make_tokenizer()
         policy = build(LlamaForCausalLM, shape.config(tokenizer), device, dtype, seed=1)
         reward = build(LlamaForSequenceClassification, shape.config(tokenizer, num_labels=1), device, dtype, seed=2)
-        with torch.no_grad():
-            # A logit of 0 is never among the 40 largest: answers reach their length, in tokens that are text.
-            policy.lm_head.weight[tokenizer.all_special_ids] = 0
-            policy.lm_head.weight[tokenizer.convert_tokens_to_ids(["<|start|>", "<|eot|>"])] = 0
-            policy.lm_head.weight[len(tokenizer) :] = 0
+        silence(policy, tokenizer)
         self.models = policy, reward
         self.policy = LocalPolicy(policy, tokenizer)
         self.scorer = LocalScorer(reward_model=RewardModel(reward, tokenizer))

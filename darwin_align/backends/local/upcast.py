@@ -29,7 +29,8 @@ class _Linear(nn.Linear):
 
 def multiplies_bfloat16() -> bool:
     """Whether torch multiplies bfloat16 matrices by oneDNN here, as on CPUs with AVX-512 or AMX."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def upcast_long_passes(model: Any) -> None:
