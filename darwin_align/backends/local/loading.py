@@ -73,7 +73,7 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         self.model.eval()
-        plain = self.model.dtype == torch.bfloat16 and not getattr(self.model, "is_quantized", False)
+        plain = getattr(self.model, "dtype", None) == torch.bfloat16 and not getattr(self.model, "is_quantized", False)
         if plain and self.device.type == "cpu" and not multiplies_bfloat16():
             upcast_long_passes(self.model)
 
