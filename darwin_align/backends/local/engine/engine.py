@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import cycle
 from threading import Lock
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -29,8 +30,8 @@ T = TypeVar("T")
 
 _TINY = 20_000_000
 """Parameters below which a step is too short to be shared among threads."""
-_MEASURED_TOKENS = 8
-"""Tokens of the pass by which numbers of threads are compared: as many products as a step of a search has."""
+_MEASURED_ROWS = 8
+"""Rows of the products by which numbers of threads are compared: about as many as a step of a search has."""
 
 _on_cpu: WeakSet[Engine] = WeakSet()
 
@@ -191,12 +192,25 @@ class Engine:
         if self._device.type != "cpu" or most == 1:
             return most
         if most not in self._threads:
-            base = self._model.base_model
-            tiny = sum(weight.numel() for weight in base.parameters()) < _TINY
-            ids = torch.arange(_MEASURED_TOKENS)[None]
-            self._threads[most] = 1 if tiny else fastest_threads(lambda: base(input_ids=ids, use_cache=False), most)
+            self._threads[most] = self._fastest_threads(most)
             logger.info("%s computes on %d of %d CPU threads", type(self._model).__name__, self._threads[most], most)
         return self._threads[most]
+
+    def _fastest_threads(self, most: int) -> int:
+        base, looked_up = self._model.base_model, self._model.get_input_embeddings().weight
+        if sum(weight.numel() for weight in base.parameters()) < _TINY:
+            return 1
+        weights = [w for w in base.parameters() if w.ndim == 2 and w.is_floating_point() and w is not looked_up]
+        if not weights:
+            return most
+        # One product after another: even on a busy machine each is short, a whole pass is not.
+        rows, following = torch.ones(_MEASURED_ROWS, max(map(len, weights)), dtype=weights[0].dtype), cycle(weights)
+
+        def product() -> None:
+            weight = next(following)
+            rows[:, : len(weight)].to(weight.dtype) @ weight
+
+        return fastest_threads(product, most)
 
     def _shares_its_cores(self, threads: int) -> bool:
         """Whether another model computes on the same cores while this one waits: then waiting costs nothing."""
