@@ -6,7 +6,6 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -45,4 +44,4 @@ def test_sdist_and_wheel(tmp_path: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md", "pyproject.toml", "setup.py"} <= names
     assert not any("tests" in Path(name).parts for name in names)
-    assert version("darwin_align") == darwin_align.__version__
+    assert wheel.name == f"darwin_align-{darwin_align.__version__}-py3-none-any.whl"
