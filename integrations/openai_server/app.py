@@ -26,16 +26,17 @@ from .faults import Fault, fault_of, refusal, validation_fault
 from .gate import ClientGone
 from .metrics import Metrics
 from .middleware import BoundedBody, HostAllowed, KeyRequired, PacedReads, Watched
+from .readiness import Readiness, endpoints_of
 from .rewards import Rewards
 from .served import SearchModel, chosen, reward_models, search_models
-from .settings import LOOPBACK_NAMES, ServerSettings
+from .settings import HEALTH, LOOPBACK_NAMES, ServerSettings
 from .wire import ChatRequest, ClassifyRequest, GetRewardRequest, RewardsRequest
 
 __all__ = ["create_app"]
 
 logger = logging.getLogger(__name__)
 
-_HEALTH, _METRICS = "/healthz", "/metrics"
+_READY, _METRICS = "/readyz", "/metrics"
 
 
 def create_app(
@@ -74,9 +75,10 @@ def create_app(
         app, {**{name: one.card for name, one in served.items()}, **{n: scorers.card(n) for n in scorers.scorers}}
     )
     _route_rewards(app, scorers)
-    _route_operations(app, metrics)
+    app.state.registry = metrics.registry
+    _route_operations(app, Readiness(endpoints_of(models, scorers.scorers)))
     _route_schema(app)
-    free = {_HEALTH, *([_METRICS] if settings.open_metrics else [])}
+    free = {*HEALTH, _READY, *([_METRICS] if settings.open_metrics else [])}
     paths = {path for route in app.routes if "{" not in (path := getattr(route, "path", "{"))}
     app.add_middleware(BoundedBody, most=settings.body_bytes, seconds=settings.body_seconds)
     app.add_middleware(PacedReads, free=free)
@@ -85,7 +87,7 @@ def create_app(
     if settings.allowed_hosts or not settings.api_keys:
         names = {*LOOPBACK_NAMES, *settings.allowed_hosts}
         # Behind keys a probe may come by any address.
-        app.add_middleware(HostAllowed, names=names, free={_HEALTH} if settings.api_keys else ())
+        app.add_middleware(HostAllowed, names=names, free={*HEALTH, _READY} if settings.api_keys else ())
     app.add_middleware(Watched, metrics=metrics, routes=paths)
     return app
 
@@ -177,13 +179,22 @@ def _route_schema(app: FastAPI) -> None:
         return Response(rendered(), media_type="application/json")
 
 
-def _route_operations(app: FastAPI, metrics: Metrics) -> None:
-    @app.get(_HEALTH)
-    async def healthz() -> JSONResponse:
+def _route_operations(app: FastAPI, readiness: Readiness) -> None:
+    async def health() -> JSONResponse:
         """Whether the server listens."""
         return JSONResponse({"status": "ok"})
+
+    for path in sorted(HEALTH):
+        app.add_api_route(path, health, operation_id=path[1:])
+
+    @app.get(_READY)
+    async def readyz() -> JSONResponse:
+        """Whether the policy and reward servers behind it answer, too (503 if not)."""
+        ready, backends = await readiness.verdict()
+        content = {"status": "ready" if ready else "not ready", "backends": backends}
+        return JSONResponse(content, status_code=200 if ready else 503)
 
     @app.get(_METRICS, response_class=Response)
     async def prometheus() -> Response:
         """What Prometheus reads."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(app.state.registry), media_type=CONTENT_TYPE_LATEST)

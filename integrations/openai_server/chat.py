@@ -28,6 +28,8 @@ from .wire import ChatRequest, ignored_names
 __all__ = ["Chats"]
 
 _KEEPALIVE = b": searching\n\n"
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""nginx, too, passes a stream on at once."""
 
 
 class Chats:
@@ -160,7 +162,7 @@ class _Stream(StreamingResponse):
     def __init__(
         self, events: AsyncIterator[bytes], task: asyncio.Task[Answers], metrics: Metrics, headers: Mapping[str, str]
     ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
+        super().__init__(events, media_type="text/event-stream", headers={**_UNBUFFERED, **headers})
         self._task, self._metrics = task, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import socket
-from collections.abc import Callable
+from time import monotonic
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .faults import Fault, refusal
-from .settings import ServerSettings
+from .settings import HEALTH, ServerSettings
 
 __all__ = ["server"]
+
+logger = logging.getLogger(__name__)
 
 _RESERVE = 64
 """Connections beyond the limit, on which only health checks are answered."""
@@ -29,8 +32,9 @@ def server(app: ASGIApp, settings: ServerSettings) -> uvicorn.Server:
     """
     limits = {name: getattr(settings, name) for name in ("head_seconds", "write_seconds")}
     protocol = type("_DeadlineProtocol", (_DeadlineProtocol,), {**limits, "most": settings.max_connections + _RESERVE})
+    admission = _Admission(app, settings.max_connections)
     config = uvicorn.Config(
-        _Admission(app, settings.max_connections, lambda: len(made.server_state.connections)),
+        admission,
         host=settings.host,
         port=settings.port,
         http=protocol,
@@ -40,40 +44,73 @@ def server(app: ASGIApp, settings: ServerSettings) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=settings.idle_seconds,
-        timeout_graceful_shutdown=settings.grace_seconds,
     )
-    made = _Server(config)
-    return made
+    return _Server(config, admission, settings.drain_seconds)
 
 
 class _Server(uvicorn.Server):
-    """A server whose garbage collector leaves alone what was there before the first request.
+    """A server that goes on listening while its last requests end.
 
-    Models and libraries are a million objects: looking through them stops every request for half a second, and large
-    bodies make it happen often.
+    Its garbage collector leaves alone what was there before the first request. Models and libraries are a million
+    objects: looking through them stops every request for half a second, and large bodies make it happen often.
     """
+
+    def __init__(self, config: uvicorn.Config, admission: _Admission, drain_seconds: float) -> None:
+        super().__init__(config)
+        self.admission, self.drain_seconds = admission, drain_seconds
+        admission.state = self.server_state
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         gc.collect()
         gc.freeze()
         await super().startup(sockets)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new requests until the running ones have ended, then close the port.
+
+        A balancer sees ``/readyz`` fail before it would see refused connections.
+        """
+        end = monotonic() + self.drain_seconds
+        self.admission.draining = True
+        logger.info("draining: %d requests have %g s to end", self.admission.busy, self.drain_seconds)
+        while self.admission.busy and not self.force_exit and monotonic() < end:
+            await asyncio.sleep(0.05)
+        self.config.timeout_graceful_shutdown = max(1, round(end - monotonic()))
+        await super().shutdown(sockets)
+
 
 class _Admission:
-    """Refuses requests on more connections than allowed, but answers health checks (uvicorn's own limit does not)."""
+    """Refuses requests that are too many, or too late, but answers health checks (uvicorn's own limit does not)."""
 
-    def __init__(self, app: ASGIApp, most: int, connections: Callable[[], int]) -> None:
-        self.app, self.most, self.connections = app, most, connections
+    state: uvicorn.server.ServerState
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most, self.busy, self.draining = app, most, 0, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it (503)."""
-        if scope["type"] != "http" or scope["path"] == "/healthz" or self.connections() <= self.most:
+        if scope["type"] != "http" or scope["path"] in HEALTH:
             await self.app(scope, receive, send)
-            return
-        message = f"the server has {self.most} open connections, the most that it takes: come back in 5 s"
+        elif (fault := self._fault()) is not None:
+            await refusal(fault)(scope, receive, send)
+        else:
+            self.busy += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.busy -= 1
+
+    def _fault(self) -> Fault | None:
         headers = {"Retry-After": "5", "Connection": "close"}
-        fault = Fault(503, message, kind="rate_limit_error", code="too_many_connections", headers=headers)
-        await refusal(fault)(scope, receive, send)
+        if self.draining:
+            message = (
+                "the server is about to end and takes no new requests: send it to another one, or come back in 5 s"
+            )
+            return Fault(503, message, kind="server_error", code="draining", headers=headers)
+        if len(self.state.connections) > self.most:
+            message = f"the server has {self.most} open connections, the most that it takes: come back in 5 s"
+            return Fault(503, message, kind="rate_limit_error", code="too_many_connections", headers=headers)
+        return None
 
 
 class _DeadlineProtocol(H11Protocol):

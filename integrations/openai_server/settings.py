@@ -11,19 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from darwin_align.core import PRESETS, Budget, SearchConfig
 from darwin_align.core.record import did_you_mean
 
-__all__ = ["LOOPBACK_NAMES", "SHORTEST_KEY", "SearchLimits", "ServerSettings", "host_name"]
+__all__ = ["HEALTH", "LOOPBACK_NAMES", "SHORTEST_KEY", "SearchLimits", "ServerSettings", "host_name"]
 
 SHORTEST_KEY = 16
 """Letters of an API key at least."""
 
 
+HEALTH = frozenset({"/health", "/healthz"})
+"""Paths that say whether the server listens, whatever else it refuses."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.%]+\]|[a-z0-9_.-]+)(:[0-9]*)?")
 
 
 class _Settings(BaseModel):
     # Inputs stay out of error messages: keys are among them.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
 
 
 class SearchLimits(_Settings):
@@ -126,7 +128,7 @@ class ServerSettings(_Settings):
     """Open requests of one API key, also those whose body is still arriving; by default half of ``max_connections``
     where there are several keys."""
     max_connections: int = Field(1024, gt=0)
-    """Open connections: on more of them all but ``/healthz`` is refused (503), and on 64 more nothing is answered."""
+    """Open connections: on more of them all but ``/health`` is refused (503), and on 64 more nothing is answered."""
     body_bytes: int = Field(1 << 20, gt=0)
     """Size of a request's body at most (413)."""
     body_seconds: float = Field(20.0, gt=0)
@@ -142,8 +144,8 @@ class ServerSettings(_Settings):
     """Time beyond ``limits.seconds`` after which a search that did not end by itself is cancelled (504)."""
     silence_seconds: float = Field(10.0, gt=0)
     """A stream without an answer yet sends a comment so often."""
-    grace_seconds: int = Field(30, ge=0)
-    """Time that requests have to finish when the server is terminated."""
+    drain_seconds: int = Field(30, ge=0)
+    """Time that requests have to finish when the server is terminated; new ones are refused meanwhile (503)."""
 
     def per_key(self, name: str) -> int:
         """The most that one key may have of ``max_searches``, ``max_scorings`` or ``max_connections``.

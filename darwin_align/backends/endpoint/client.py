@@ -27,6 +27,7 @@ from darwin_align.core.errors import (
     ConfigError,
     DarwinError,
     EndpointError,
+    EndpointAuthenticationError,
     EndpointServerError,
     EndpointTimeoutError,
 )
@@ -41,6 +42,9 @@ T = TypeVar("T")
 
 _SHORTEST_SECRET = 6
 """Shorter header values are no keys, and removing them from messages would make these unreadable."""
+_REFUSED = frozenset({401, 403})
+_AWAY = frozenset({502, 503, 504})
+"""Statuses of a gateway without its server, and of a server that is not ready."""
 _MAX_ATTEMPTS_UNSEEN_HOST = 4
 """Attempts on a server that refuses connections and has never replied: its address is probably wrong."""
 
@@ -198,6 +202,35 @@ class Endpoint:
             ContextLengthError: the server reports that the prompt is too long.
         """
         return await self._call(_Call("POST", path, body, prefix))
+
+    async def probe(self, seconds: float = 2.0) -> dict[str, Fault | None]:
+        """Ask every server, once, whether it is there. To be awaited on the portal's loop.
+
+        A server without ``/health`` or ``/v1/models`` is there if it answers that it has none.
+
+        Args:
+            seconds: for its answer.
+
+        Returns:
+            What is wrong with each base URL; ``None`` if nothing is.
+        """
+        found = await asyncio.gather(*(self._probe(root, seconds) for root in self.roots))
+        return dict(zip(self.roots, found, strict=True))
+
+    async def _probe(self, root: str, seconds: float) -> Fault | None:
+        auth = _KeyAuth(self._key, self._headers)
+        try:
+            with borrowed_client(root) as client:
+                async with asyncio.timeout(seconds):
+                    for path in ("/health", "/v1/models"):
+                        status = (await client.get(root + path, timeout=seconds, auth=auth)).status_code
+                        if status in _REFUSED:
+                            return Fault("key", f"it refuses the key (status {status})", EndpointAuthenticationError)
+                        if status in _AWAY:
+                            return Fault("unavailable", f"status {status} at {path}", EndpointServerError)
+        except (httpx.RequestError, TimeoutError) as error:
+            return fault_of_exception(error)
+        return None
 
     def lock(self) -> asyncio.Lock:
         """Guards what is detected once about the servers. To be used on the portal's loop."""

@@ -93,7 +93,7 @@ def test_it_does_not_start_without_a_key_where_strangers_can_reach_it():
 def test_it_starts_there_with_keys_of_a_file_and_ends_gracefully(tmp_path):
     file = tmp_path / "keys"
     file.write_text(f"\n{KEY}\n")
-    with serving("--host", "0.0.0.0", "--api-keys-file", str(file), "--grace-seconds", "60", key="") as server:  # noqa: S104
+    with serving("--host", "0.0.0.0", "--api-keys-file", str(file), "--drain-seconds", "60", key="") as server:  # noqa: S104
         headers = {"Authorization": f"Bearer {KEY}"}
         with httpx.Client(base_url=server.url, headers=headers, timeout=90, trust_env=False) as web:
             replies: dict[str, httpx.Response] = {}
@@ -123,7 +123,7 @@ def test_it_starts_there_with_keys_of_a_file_and_ends_gracefully(tmp_path):
 
 @pytest.mark.slow
 def test_what_outlasts_the_grace_period_is_given_up():
-    with serving("--grace-seconds", "1") as server, connected(server.url) as client:
+    with serving("--drain-seconds", "1") as server, connected(server.url) as client:
         client.sendall(request_bytes(LONG))
         time.sleep(2)
         terminated = time.monotonic()

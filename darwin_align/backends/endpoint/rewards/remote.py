@@ -102,6 +102,11 @@ class RemoteScorer(Scorer):
         return copied
 
     @property
+    def endpoint(self) -> Endpoint | None:
+        """Its servers; ``None`` for a scorer without a URL."""
+        return self._state.endpoint
+
+    @property
     def resources(self) -> tuple[Resource, ...]:
         """The notes that it keeps for each search."""
         return (self._state,)
