@@ -14,7 +14,7 @@ GPU_PACKAGES := filelock httpx jsonschema langchain-core pydantic tenacity trans
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo small test test-slow test-gpu gpu-check gpu-wheels test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check dist notebooks pair clean
+.PHONY: demo small test test-slow test-gpu gpu-check gpu-wheels test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check dist notebooks pair image clean
 
 demo: $(DEMO_READY)
 	$(BIN)/darwin-align demo
@@ -108,6 +108,11 @@ dist: $(READY)
 
 pair: $(READY)
 	$(BIN)/python -m training
+
+# The server as a container image, which then checks its own default settings.
+image:
+	docker build -f integrations/openai_server/deploy/Dockerfile -t darwin-align .
+	docker run --rm darwin-align --check
 
 # What the demo needs. torch first, by its pin: any other request for it may fetch a build with gigabytes of CUDA.
 $(DEMO_READY): pyproject.toml setup.py constraints.txt

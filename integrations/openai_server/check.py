@@ -39,9 +39,9 @@ def describe(settings: ServeConfig, models: Mapping[str, argparse.Namespace] | s
 
 
 def _where(one: argparse.Namespace, role: str) -> str:
-    if (url := getattr(one, f"{role}_url")) is not None:
+    if (urls := getattr(one, f"{role}_url")) is not None:
         name = getattr(one, f"{role}_model")
-        return f"{name} at {url}" if name else str(url)
+        return f"{f'{name} at ' if name else ''}{' and '.join(urls)}"
     return getattr(one, role) or f"of the {one.pair or 'embedded'} pair"
 
 

@@ -188,6 +188,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check is not None:
         return _check(serving, load=arguments.check == "load")
     if serving.settings.workers > 1:
+        _log_to_stderr()
         return run_workers(partial(_work, serving), serving.settings)
     return _serve(serving)
 

@@ -43,6 +43,7 @@ class ModelConfig(BaseModel):
     reward_tokenizer: str | None = None
     reward_dialect: str | None = None
     api_key_env: str | None = None
+    requests_in_flight: int | None = None
     device: str | None = None
     dtype: str | None = None
     threads: int | None = None
@@ -54,7 +55,8 @@ class ModelConfig(BaseModel):
     def arguments(self) -> argparse.Namespace:
         """What the command line's parser would have read."""
         changes = [f"{name}={json.dumps(value)}" for name, value in self.set.items()]
-        return argparse.Namespace(**{**self.model_dump(), "set": changes})
+        urls = {name: [url] for name in ("policy_url", "reward_url") if isinstance(url := getattr(self, name), str)}
+        return argparse.Namespace(**{**self.model_dump(), **urls, "set": changes})
 
 
 Models = Annotated[

@@ -83,6 +83,8 @@ def run_workers(work: Work, settings: ServeConfig) -> int:
     """
     with _bound(settings) as listening, TemporaryDirectory(prefix="darwin-align-") as folder:
         workers = _Workers(partial(work, listening, folder=Path(folder)), settings)
+        host, port, *_ = listening.getsockname()
+        logger.info("%d workers for http://%s:%d", settings.workers, host, port)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, workers.end)
         return workers.run()
@@ -132,7 +134,7 @@ class _Workers:
                 logger.error("worker %d failed: all end", number)
                 self.code = process.exitcode
             else:
-                logger.warning("worker %d was ended by signal %d and is replaced", number, -process.exitcode)
+                logger.warning("worker %d was ended (signal %d) and is replaced", number, -process.exitcode)
                 sleep(1)
                 self._start(number)
 

@@ -18,7 +18,7 @@ TEA = "How do I brew green tea?"
 
 
 @contextmanager
-def serving(*options: str, key: str = KEY, deadline: float = 60, grace: float = 10) -> Iterator[Server]:
+def serving(*options: str, key: str = KEY, deadline: float = 180, grace: float = 10) -> Iterator[Server]:
     """The command itself, as a process."""
     port = free_port()
     command = [sys.executable, "-m", "darwin_align.integrations.openai_server", "--port", str(port), *options]

@@ -158,7 +158,7 @@ def test_check_asks_the_servers_and_serves_nothing(file, capsys, server):
         out = capsys.readouterr().out
         assert f"m:policy: {server.url} answers" in out
         assert f"m:reward: http://127.0.0.1:{free} does not answer: no connection" in out
-        models["m"]["reward_url"] = server.url
+        models["m"]["reward_url"] = [server.url, f"http://127.0.0.1:{free}"]  # one of them is enough
         assert command.main(["--config", file(yaml.safe_dump({"models": models})), "--check"]) == 0
         patch.setenv("THE_KEY", "a-wrong-key-of-some-length")
         assert command.main(["--config", file(yaml.safe_dump({"models": models})), "--check"]) == 2
