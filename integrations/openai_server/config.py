@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from .settings import SearchLimits, ServerSettings
 __all__ = ["ConfigFile", "ModelConfig", "ServeConfig", "json_schema", "read_file", "serve_config"]
 
 KeyPath = tuple[str | int, ...]
+Urls = str | list[str] | None
 _SECRET = ("key", "keys", "token", "secret", "password")
 """What the names of settings end with that nobody should write into a file."""
 
@@ -34,11 +35,11 @@ class ModelConfig(BaseModel):
     pair: str | None = None
     policy: str | None = None
     reward: str | None = None
-    policy_url: str | None = None
+    policy_url: Urls = None
     policy_model: str | None = None
     policy_tokenizer: str | None = None
     policy_dialect: str | None = None
-    reward_url: str | None = None
+    reward_url: Urls = None
     reward_model: str | None = None
     reward_tokenizer: str | None = None
     reward_dialect: str | None = None
@@ -181,11 +182,15 @@ def serve_config(file: ConfigFile, given: Mapping[str, Any], keys: Sequence[Secr
 def _mistake(file: ConfigFile, values: Any, detail: ErrorDetails) -> str:
     path: KeyPath = ()
     for part in detail["loc"]:  # which also has the tags of unions
-        if part in (range(len(values)) if isinstance(values, list | tuple) else values or ()):
+        if part in _keys(values):
             path, values = (*path, part), values[part]
     if detail["type"] == "extra_forbidden":
         return file.located(path, _unknown(path))
     return file.located(path, str(detail["msg"]).removeprefix("Value error, "))
+
+
+def _keys(values: Any) -> Collection[Any]:
+    return range(len(values)) if isinstance(values, list | tuple) else values if isinstance(values, Mapping) else ()
 
 
 def _unknown(path: KeyPath) -> str:

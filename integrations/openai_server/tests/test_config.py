@@ -99,6 +99,7 @@ def test_options_change_the_only_model(file):
         ("models:\n  a:\n    policy_url: http://x", "serve.yaml:2: models.a: --policy and --reward go together"),
         ("models:\n  a:\n    set: {cycle: 1}", "serve.yaml:2: models.a: --set 'cycle' is unknown"),
         ("models:\n  a:\n    threads: many", "serve.yaml:3: models.a.threads: Input should be a valid integer"),
+        ("models:\n  a:\n    policy_url: 5", "serve.yaml:3: models.a.policy_url: Input should be a valid string"),
         ("models:\n- a", "serve.yaml:1: models: Input should be a valid dictionary"),
         ("models: [1\n", "serve.yaml:2: this is no YAML"),
         ("- port", "write settings as in"),

@@ -123,7 +123,7 @@ def test_models_in_this_process_are_always_ready(web, server):
 
 def test_sigterm_lets_running_searches_end_and_refuses_new_ones():
     with serving("--drain-seconds", "60") as server, httpx.Client(base_url=server.url, timeout=90) as web:
-        web.headers |= HEADERS
+        web.headers.update(HEADERS)
         replies: list[httpx.Response] = []
         body = {**LONG, "darwin": {"cycles": 1}, "stream": True}
         searching = threading.Thread(target=lambda: replies.append(web.post(CHAT, json=body)))
@@ -172,8 +172,8 @@ def workers(number: int, policy: Server, reward: Server, folder: Path):
 
 def children(pid: int) -> list[int]:
     """The workers of a server: its children beside Python's resource tracker."""
-    listed = ran("ps", "-o", "pid=,args=", "--ppid", str(pid))
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(one) for one in pids if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()]
 
 
 @pytest.mark.slow
