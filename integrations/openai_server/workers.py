@@ -91,10 +91,14 @@ def run_workers(work: Work, settings: ServeConfig) -> int:
 
 
 def _bound(settings: ServeConfig) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    """A socket that does not listen: the first worker that can answer lets it, and until then clients are refused."""
+    bound = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        bound.bind((settings.host, settings.port))
+        return bound
     except OSError as error:
+        bound.close()
         raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
 
 
