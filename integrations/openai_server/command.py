@@ -198,7 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _serving(arguments: argparse.Namespace, file: ConfigFile) -> _Serving:
     own = (*_OWN, "presets", "allowed_hosts", "open_metrics", "api_keys_file")
-    given = {name: value for name in own if (value := getattr(arguments, name)) not in (None, False)}
+    given = {name: value for name in own if not ((value := getattr(arguments, name)) is None or value is False)}
     limits = {name: value for name in _LIMITS if (value := getattr(arguments, f"limit_{name}")) is not None}
     keys_file = arguments.api_keys_file or file.values.get("api_keys_file")
     keys = _keys(keys_file if isinstance(keys_file, str | Path) else None)
