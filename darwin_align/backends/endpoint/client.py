@@ -26,8 +26,8 @@ from darwin_align.backends.endpoint.rendezvous import score
 from darwin_align.core.errors import (
     ConfigError,
     DarwinError,
-    EndpointError,
     EndpointAuthenticationError,
+    EndpointError,
     EndpointServerError,
     EndpointTimeoutError,
 )
