@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from darwin_align import DarwinChatModel, DarwinSearch, SearchConfig
 from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
@@ -128,3 +131,20 @@ def test_a_missing_package_is_named_before_anything_is_spent(
     search = DarwinSearch(policy=policy, scorer=ScriptedScorer(), config=CONFIG, progress=True)
     with pytest.raises(MissingPackageError, match=r"darwin-align\[notebook\]" if notebook else r"\[progress\]"):
         search.invoke("Hi", on_event=lambda *_: pytest.fail("something was answered"))
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_it_in_the_cell() -> None:
+    cell = """
+from darwin_align import DarwinSearch
+from darwin_align.backends.scripted import ScriptedPolicy, ScriptedScorer
+search = DarwinSearch(policy=ScriptedPolicy(), scorer=ScriptedScorer(), progress=True)
+search.invoke("Say something good.", seed=1, mutator="identity", cycles=1).text
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the client's own event loop
+        NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    shown = str(notebook.cells[0].outputs) + str(notebook.metadata.get("widgets", ""))
+    assert "cycle 1/1" in shown
+    assert "Warning" not in shown

@@ -87,6 +87,7 @@ class _Display:
             if self._tasks:
                 self._progress.remove_task(task)
             else:
+                self._progress.refresh()  # in a notebook, stop() does not
                 self._progress.stop()
 
 

@@ -331,7 +331,7 @@ def test_who_cannot_answer_a_batch_is_refused(tmp_path: Path) -> None:
 
 def test_settings_tell_every_part_of_a_search() -> None:
     recorded = settings_of(scripted().model_copy(update=dict.fromkeys(("decoder", "mutator", "selector"), print)), 0)
-    assert recorded.keys() >= DarwinSearch.model_fields.keys() - {"name"}
+    assert recorded.keys() >= DarwinSearch.model_fields.keys() - {"name", "progress"}
     plain, grounded = (DarwinChatModel(search=scripted().model_copy(update={"grounded": g})) for g in (False, True))
     assert settings_of(plain, 0) != settings_of(grounded, 0)
 
