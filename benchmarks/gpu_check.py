@@ -357,7 +357,9 @@ def _child(section: Section, check: Check, sender: Connection) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sections, print and write their figures; 1 if any of them failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU: does it run?")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--out", type=Path, help="the JSON file")

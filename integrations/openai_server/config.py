@@ -14,6 +14,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import ErrorDetails
 
 from darwin_align.cli.options import add_models, add_settings
+from darwin_align.cli.parsing import Parser
 from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
 
@@ -85,7 +86,7 @@ class ServeConfig(ServerSettings):
 def json_schema() -> dict[str, Any]:
     """The JSON schema of the file, for editors and other programs."""
     schema = ServeConfig.model_json_schema()
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(add_help=False)
     add_models(parser)
     add_settings(parser, seed="drawn anew for each request")
     of_model = schema["$defs"][ModelConfig.__name__]["properties"]

@@ -1,6 +1,5 @@
 """The configuration file: what it takes, what it refuses and where, and what the command line makes of it."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import yaml
 
 from benchmarks.servers.launch import free_port
+from darwin_align.cli.parsing import Parser
 from darwin_align.integrations.openai_server import command
 from darwin_align.integrations.openai_server.config import ModelConfig, ServeConfig, json_schema
 from darwin_align.integrations.openai_server.settings import SearchLimits
@@ -45,14 +45,14 @@ def file(tmp_path):
 
 
 def serving(*options: str) -> command._Serving:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     command.add_arguments(parser)
     arguments = parser.parse_args(options)
     return command._serving(arguments, command.read_file(arguments.config))
 
 
 def test_the_file_has_every_option_of_the_command_line():
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(add_help=False)
     command.add_arguments(parser)
     options = {action.dest.removeprefix("limit_") for action in parser._actions}
     known = {*ServeConfig.model_fields, *ModelConfig.model_fields, *SearchLimits.model_fields}
