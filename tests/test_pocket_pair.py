@@ -124,6 +124,7 @@ PARTS: dict[str, Any] = {
     "grounded": "where_possible",
     "mutation_prompt": MutationPrompt("Reword this: {instruction}"),
     "guard": None,
+    "progress": True,
 }
 SMALL: dict[str, Any] = {"cycles": 1, "mutations": 2, "max_tokens": 6, "seed": 1}
 

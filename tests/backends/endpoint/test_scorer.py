@@ -768,6 +768,9 @@ def test_several_servers_share_the_work():
         both = EndpointScorer(base_url=[one.url, two.url], tokenizer=REWARD, batch_size=1, limits=LENIENT)
         assert repr(both).startswith(f"EndpointScorer('{one.url}', '{two.url}', ")
         report = call(both.score, REQUEST, responses())
+        assert not one.bodies("/classify") or not two.bodies("/classify"), "one conversation has one server's cache"
+        for number in range(24):
+            call(both.score, Request.of(f"Which tea is number {number}?"), responses()[:1])
         assert one.bodies("/classify")
         assert two.bodies("/classify")
     assert report.answer == pytest.approx(call(local().score, REQUEST, responses()).answer, abs=1e-3)
