@@ -84,10 +84,10 @@ def test_an_error_ends_it(ended: None, error: BaseException) -> None:
 
 
 async def test_a_cancelled_and_an_abandoned_search_end_it(ended: None) -> None:
-    begun = asyncio.Event()
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
 
     async def slow(request: object, responses: list[str]) -> list[float]:
-        begun.set()
+        loop.call_soon_threadsafe(begun.set)  # this runs in another thread's loop
         await asyncio.sleep(60)
         return [0.0] * len(responses)
 

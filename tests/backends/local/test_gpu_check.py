@@ -13,7 +13,7 @@ import pytest
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Check, run_section
 
-MODELS = ["equality", "decode_1b", "compiled_8b", "reading", "search", "generate", "vllm"]
+MODELS = ["equality", "decode_1b", "search", "generate"]
 
 
 def rehearse(*arguments):
