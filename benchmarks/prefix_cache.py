@@ -3,7 +3,7 @@
     policy   uncached prompt tokens against the common-prefix bound, by block size and replacement period
     reward   the same at the reward server, by block size and by how the answer's turn ends
     workers  one and two vLLM processes with the policy: hit rate by rendezvous hashing and by round robin
-    plan     `darwin-align plan` against a real batch, in CPU seconds of one core that all processes share
+    plan     `darwin-align plan` against a real batch, in CPU seconds of the two servers on one core
 
 The bound: of every request, in the order in which they were sent, the tokens behind the longest prefix that any request
 or reply before it had; at least one, for the last token is always computed.
@@ -16,17 +16,15 @@ Needs the environment of vLLM (``make .venv-vllm/.ready``). Writes ``benchmarks/
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import httpx
@@ -46,8 +44,11 @@ from darwin_align.pocket.pair import pocket_search
 RESULTS = Path(__file__).parent / "results"
 Json = dict[str, Any]
 CONFIG = SearchConfig(cycles=1, max_new_tokens=120)
-BLOCKS = (32, 64, 128)
+BLOCKS = (32, 128)
 """Tokens: vLLM on the CPU takes multiples of 32 and has 128 by default; on GPUs 16 is the default."""
+COMPUTED = (8, 16, 32, 64, 128)
+"""Block sizes for which uncached tokens are computed from what was sent."""
+HISTORY = " ".join(f"Step {i}: boil some fresh water in the kettle for the tea." for i in range(60))
 LIMITS = Limits(concurrency=64, attempt_timeout=600)
 
 
@@ -59,12 +60,18 @@ class Prefixes:
 
     def __init__(self) -> None:
         self._root: dict[int, Any] = {}
+        self.by_block = dict.fromkeys(COMPUTED, 0)
+        """Uncached tokens with a cache of such blocks that forgets nothing."""
         self.sent = self.bound = 0
 
     def request(self, prompt: Sequence[int], times: int = 1) -> None:
         """Note a prompt that was sent, for one choice or several."""
         self.sent += len(prompt) * times
-        self.bound += max(1, len(prompt) - self._add(prompt)) + times - 1
+        known = min(self._add(prompt), len(prompt) - 1)
+        self.bound += len(prompt) - known + times - 1
+        for block in self.by_block:
+            again = (len(prompt) - 1) // block * block  # what the other choices find
+            self.by_block[block] += len(prompt) - known // block * block + (times - 1) * (len(prompt) - again)
 
     def reply(self, prompt: Sequence[int], ids: Sequence[int]) -> None:
         """Note tokens that were decoded: of the last one there are no keys and values yet."""
@@ -114,14 +121,14 @@ def counters(*servers: Server) -> tuple[float, float]:
 
 
 def cpu_seconds(*servers: Server) -> float:
-    """CPU time of this process and of the servers' process groups."""
+    """CPU time of the servers' process groups."""
     groups, ticks = {server.process.pid for server in servers}, 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[2]) in groups or stat.parent.name == str(os.getpid()):
+        if int(fields[2]) in groups:
             ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -138,7 +145,8 @@ def served(role: str, block: int, context: int = 1024) -> Iterator[Server]:
 def search_over(policy: Any = None, scorer: Any = None, config: SearchConfig = CONFIG) -> DarwinSearch:
     """The embedded search with one or two of its models behind URLs."""
     pocket = pocket_search(config)
-    return pocket.model_copy(update={"policy": policy or pocket.policy, "scorer": scorer or pocket.scorer})
+    parts = {name: getattr(pocket, name) for name in ("mutation_prompt", "guard", "clauses", "config")}
+    return DarwinSearch(policy=policy or pocket.policy, scorer=scorer or pocket.scorer, **parts)
 
 
 def policy_at(*servers: Server) -> EndpointPolicy:
@@ -146,7 +154,7 @@ def policy_at(*servers: Server) -> EndpointPolicy:
     return EndpointPolicy([server.url for server in servers], tokenizer=policy_path(), limits=LIMITS)
 
 
-def measured(search: DarwinSearch, endpoint: Endpoint, prompts: Sequence[str], *servers: Server) -> Json:
+def measured(search: DarwinSearch, endpoint: Endpoint, prompts: Sequence[Any], *servers: Server) -> Json:
     """Prompt tokens of searches, one after another: sent, not cached, and the bound."""
     search.invoke("Say hello.", seed=1)  # what the server is, is found out
     before = counters(*servers)
@@ -155,22 +163,29 @@ def measured(search: DarwinSearch, endpoint: Endpoint, prompts: Sequence[str], *
             search.invoke(prompt, seed=number)
     queries, hits = (now - then for now, then in zip(counters(*servers), before, strict=True))
     row = {"sent": prefixes.sent, "queries": queries, "uncached": queries - hits, "bound": prefixes.bound}
-    return row | {"uncached_over_bound": (queries - hits) / prefixes.bound, "hit_rate": hits / queries}
+    row |= {"uncached_over_bound": (queries - hits) / prefixes.bound, "hit_rate": hits / queries}
+    return row | {"computed_over_bound": {block: n / prefixes.bound for block, n in prefixes.by_block.items()}}
 
 
 # -- sections
+
+
+def long(prompts: Sequence[str]) -> list[Any]:
+    """Prompts behind a long conversation."""
+    return [[("human", f"{HISTORY} Is that right? {i}"), ("ai", "Yes."), ("human", p)] for i, p in enumerate(prompts)]
 
 
 def policy(prompts: int = 6) -> Json:
     """The policy server, at replacement periods that are no multiple of the block and at one that is."""
     rows = []
     for block in BLOCKS:
-        with served("policy", block) as server:
-            for period in (20, 32, 50):
+        with served("policy", block, context=2048) as server:
+            for period, history in ((20, False), (32, False), (50, False), (20, True)):
                 remote = policy_at(server)
                 search = search_over(policy=remote, config=CONFIG.replace(replacement_period=period))
-                row = {"block": block, "period": period, **measured(search, remote.endpoint, held_out(prompts), server)}
-                rows.append(row)
+                texts = long(held_out(prompts)) if history else held_out(prompts)
+                row = {"block": block, "period": period, "history": history}
+                rows.append(row := row | measured(search, remote.endpoint, texts, server))
                 print(row, flush=True)
     return {"prompts": prompts, "rows": rows}
 
@@ -179,12 +194,18 @@ def reward(prompts: int = 6) -> Json:
     """The reward server: turns closed as the template does, or left open behind the answer."""
     rows = []
     for block in BLOCKS:
-        with served("reward", block) as server:
-            for period, turn in itertools.product((20, 50), ("closed", "open")):
+        with served("reward", block, context=2048) as server:
+            for period, turn, history in (
+                (20, "closed", False),
+                (20, "open", False),
+                (50, "closed", False),
+                (20, "closed", True),
+            ):
                 remote = EndpointScorer(base_url=server.url, tokenizer=reward_path(), turn=turn, limits=LIMITS)
                 search = search_over(scorer=remote, config=CONFIG.replace(replacement_period=period))
-                row = {"block": block, "period": period, "turn": turn}
-                row |= measured(search, remote._endpoint, held_out(prompts), server)
+                texts = long(held_out(prompts)) if history else held_out(prompts)
+                row = {"block": block, "period": period, "turn": turn, "history": history}
+                row |= measured(search, remote._endpoint, texts, server)
                 rows.append(row)
                 print(row, flush=True)
     return {"prompts": prompts, "rows": rows}
@@ -211,7 +232,7 @@ def workers(prompts: int = 6, block: int = 32) -> Json:
 
 
 def _round_robin(endpoint: Endpoint) -> Callable[..., Any]:
-    """Without a prefix a request goes to the server with the fewest in flight, in turn."""
+    """Without a prefix a request goes to the server with the fewest requests in flight, in turn."""
     post = endpoint.post
 
     async def without(path: str, body: Mapping[str, Any], **_: Any) -> Any:
@@ -220,39 +241,41 @@ def _round_robin(endpoint: Endpoint) -> Callable[..., Any]:
     return without
 
 
-def speeds(policy: EndpointPolicy, scorer: EndpointScorer, rows: int, *servers: Server) -> Speeds:
-    """Tokens a CPU second, client included: decoded by many requests at once, prefilled, and read for rewards."""
-    texts = held_out(40)
-    request = Request.of(texts[0], sampling=Sampling(temperature=1.0, top_k=None))
+def speeds(policy: EndpointPolicy, scorer: EndpointScorer, rows: int, servers: Sequence[Server]) -> Speeds:
+    """Tokens a CPU second of the servers, for requests like a search's: decoded in chunks, and read for rewards.
 
-    def timed(work: Callable[[], float]) -> float:
-        start = cpu_seconds(*servers)
-        tokens = work()
-        return tokens / (cpu_seconds(*servers) - start)
+    Answers grow by a chunk between two scorings; only what the prefix caches do not hold counts as read.
+    """
+    texts, period = held_out(30), CONFIG.replacement_period
+    requests = [Request.of(text, sampling=Sampling(temperature=1.0, top_k=None)) for text in texts]
 
-    def decode() -> float:
-        todo = [Row(request.with_instruction(texts[i % 40]), 24, i) for i in range(4 * rows)]
+    async def decode(number: int) -> int:
+        tokens = 0
+        for i in range(number, 4 * rows, rows):
+            tokens += (await policy.generate([Row(requests[i % 30], period, i)])).answer[0].new_tokens
+        return tokens
 
-        async def all_at_once() -> list[Any]:
-            chunks = [todo[i::rows] for i in range(rows)]
-            return await gather_all([one_after_another(chunk) for chunk in chunks])
+    async def many() -> int:
+        return sum(await gather_all([decode(i) for i in range(rows)]))
 
-        async def one_after_another(chunk: Sequence[Row]) -> int:
-            return sum([c.new_tokens for row in chunk for c in (await policy.generate([row])).answer])
+    async def score(request: Request) -> None:
+        words = f"{request.instruction} " * 8
+        for length in range(period * 4, period * 20, period * 4):  # about a chunk of tokens longer each time
+            await scorer.score(request, [Response(text=f"{number} {words[:length]}") for number in range(5)])
 
-        return float(sum(call(all_at_once)))
+    async def scorings() -> None:
+        for at in range(0, 30, 6):
+            await gather_all([score(request) for request in requests[at : at + 6]])
 
-    def score(prefix: str) -> float:
-        read = 0
-        for text in texts:
-            responses = [Response(text=f"{prefix} {number}. {text} " * 4) for number in range(5)]
-            read += call(scorer.score, Request.of(text), responses).usage.reward_tokens
-        return float(read)
-
-    call(policy.generate, [Row(request, 1, 0)])
-    call(scorer.score, request, [Response(text="Yes.")])
-    rate = timed(partial(score, "One"))
-    return Speeds(policy=timed(decode), reward=rate, prefill=rate, rows=rows)
+    call(policy.generate, [Row(requests[0], 1, 0)])
+    call(scorer.score, requests[0], [Response(text="Yes.")])
+    start = cpu_seconds(servers[0])
+    decoded = call(many) / (cpu_seconds(servers[0]) - start)
+    start, before = cpu_seconds(servers[1]), counters(servers[1])
+    call(scorings)
+    queries, hits = (now - then for now, then in zip(counters(servers[1]), before, strict=True))
+    read = (queries - hits) / (cpu_seconds(servers[1]) - start)
+    return Speeds(policy=decoded, reward=read, prefill=read, rows=rows)
 
 
 def plan(prompts: int = 200, seconds: float = 720, rows: int = 32) -> Json:
@@ -260,14 +283,15 @@ def plan(prompts: int = 200, seconds: float = 720, rows: int = 32) -> Json:
     with served("policy", 32) as one, served("reward", 32) as two, TemporaryDirectory() as folder:
         remote, scorer = policy_at(one), EndpointScorer(base_url=two.url, tokenizer=reward_path(), limits=LIMITS)
         search, servers = search_over(remote, scorer), (one, two)
-        measured_speeds = speeds(remote, scorer, rows, *servers)
+        measured_speeds = speeds(remote, scorer, rows, servers)
         texts = held_out(prompts + 20)
         before = [counters(server) for server in servers]
         dry = run_batch(search, texts[:20], Path(folder) / "dry.jsonl", concurrency=4)
         hits = [_hit_rate(counters(server), then) for server, then in zip(servers, before, strict=True)]
         demand = Demand.of(dry.usage, 20, CONFIG, policy_hits=hits[0], reward_hits=hits[1])
         planned = plan_batch(demand, measured_speeds, prompts=prompts, gpus=1)
-        start, cpu = monotonic(), cpu_seconds(*servers)
+        start, client = monotonic(), process_time()
+        cpu = [cpu_seconds(server) for server in servers]
         done = 0
         for at in range(0, prompts, 50):  # in pieces, so that the clock can end it
             piece = texts[20 + at : 20 + min(at + 50, prompts)]
@@ -277,9 +301,11 @@ def plan(prompts: int = 200, seconds: float = 720, rows: int = 32) -> Json:
             done += report.new
             if monotonic() - start > seconds:
                 break
-        spent, wall = cpu_seconds(*servers) - cpu, monotonic() - start
+        wall, client = monotonic() - start, process_time() - client
+        spent = [cpu_seconds(server) - then for server, then in zip(servers, cpu, strict=True)]
     expected = done / planned.per_second
-    row = {"prompts": done, "planned_cpu_seconds": expected, "cpu_seconds": spent, "ratio": expected / spent}
+    row = {"prompts": done, "planned_cpu_seconds": expected, "cpu_seconds": sum(spent), "ratio": expected / sum(spent)}
+    row |= {"policy_cpu_seconds": spent[0], "reward_cpu_seconds": spent[1], "client_cpu_seconds": client}
     row |= {"wall_seconds": wall, "prompts_in_flight": planned.prompts_in_flight, "hits": hits}
     row |= {"demand": vars(demand), "speeds": vars(measured_speeds)}
     print(row, flush=True)

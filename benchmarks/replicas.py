@@ -1,10 +1,10 @@
 """From one prompt to ten thousand: what a prompt costs, and whether ``darwin-align plan`` agrees with a simulation.
 
-    usage      tokens decoded, prefilled and scored a prompt, for each preset: the embedded pair, measured
+    sizing     GPUs and hours for each method, from the tokens that ``benchmarks.quality`` measured
     agreement  `plan` against a discrete-event simulation (simpy) of servers with prefix caches and continuous batching
     scale      1, 8, 100 and 1,000 policy replicas, by simulation: rendezvous hashing by search and by beam, round robin
 
-    python -m benchmarks.replicas [--sections usage agreement scale]
+    python -m benchmarks.replicas [--sections sizing agreement scale]
 
 Writes ``benchmarks/results/replicas.json``. What is simulated is an estimate: no GPU was at hand, and the speeds of one
 are assumed (:class:`Machine`).
@@ -29,32 +29,15 @@ import simpy
 
 from darwin_align import SearchConfig, __version__
 from darwin_align.batch.throughput import Demand, Plan, Speeds, plan_batch
-from darwin_align.core import PRESETS, Usage
+from darwin_align.core import Usage
 from darwin_align.core.seeds import derive
-from darwin_align.pocket import held_out
+from darwin_align.langchain.assignments import settings_of
 
 RESULTS = Path(__file__).parent / "results"
 Json = dict[str, Any]
+_COUNTED = ("decoded_tokens", "prefilled_tokens", "reward_tokens")
 BLOCK = 16
 """Tokens of a cache's block: a part of one is computed anew."""
-
-
-# -- what a prompt costs
-
-
-def usage(prompts: int = 10) -> Json:
-    """Mean tokens of a prompt by preset, as the engine counts them: what its cache holds is not read again."""
-    from darwin_align.pocket.pair import pocket_search
-
-    found = {}
-    for name in PRESETS:
-        search, total = pocket_search(SearchConfig.preset(name)), Usage()
-        for prompt in held_out(prompts):
-            total += search.invoke(prompt, seed=1).usage
-        means = {key: value / prompts for key, value in total.model_dump(exclude={"seconds"}).items()}
-        found[name] = means
-        print(name, {key: round(value, 1) for key, value in found[name].items()}, flush=True)
-    return {"prompts": prompts, "models": "the embedded pair", "presets": found}
 
 
 # -- the simulated servers
@@ -338,6 +321,30 @@ def planned(work: Work, machine: Machine, prompts: int, gpus: int) -> Plan:
     return plan_batch(demand, machine.speeds(), prompts=prompts, gpus=gpus)
 
 
+def sizing(answer: int = 300, prompts: int = 10_000, gpus: int = 8) -> Json:
+    """What each method's measured tokens mean on GPUs: those of ``benchmarks.quality``, scaled to longer answers."""
+    standings = json.loads((RESULTS / "quality.json").read_text(encoding="utf-8"))["standings"]
+    speeds, rows = Machine().speeds(), []
+    plain = next(one["means"]["decoded_tokens"] for one in standings if one["text"] == "sample")
+    for one in standings:
+        preset, *changes = one["text"].split()
+        scaled = {key: one["means"][key] * answer / plain for key in _COUNTED}
+        usage = Usage(**{key: round(value * prompts) for key, value in scaled.items()})
+        demand = Demand.of(usage, prompts, settings_of(preset, changes)[0])
+        plan = plan_batch(demand, speeds, prompts=prompts, gpus=gpus)
+        # Equally busy sides: policy GPUs for each reward GPU.
+        share = (demand.decoded / speeds.policy + demand.prefilled / speeds.prefill) / (demand.scored / speeds.reward)
+        row = {"method": one["label"], **{key: value / answer for key, value in scaled.items()}}
+        row |= {"policy_for_each_reward": share, "hours": plan.seconds / 3600, "bottleneck": plan.bottleneck}
+        row |= {
+            "decoded_a_second": demand.decoded * plan.per_second,
+            "scored_a_second": demand.scored * plan.per_second,
+        }
+        rows.append(row | asdict(plan))
+        print(row, flush=True)
+    return {"answer": answer, "prompts": prompts, "gpus": gpus, "speeds": asdict(speeds), "rows": rows}
+
+
 def agreement(prompts: int = 200) -> Json:
     """Seconds by plan and by simulation, on 2, 8 and 32 GPUs, so many prompts for each."""
     machine, rows = Machine(), []
@@ -349,7 +356,7 @@ def agreement(prompts: int = 200) -> Json:
             ratio = plan.seconds / found["seconds"]
             row = {"work": name, "gpus": f"{plan.policy_gpus}+{plan.reward_gpus}", "in_flight": plan.prompts_in_flight}
             row |= {"plan": plan.seconds, "simulated": found["seconds"], "ratio": ratio, "bottleneck": plan.bottleneck}
-            rows.append(row | {key: found[key] for key in ("policy_busy", "reward_busy", "policy_hits", "reward_hits")})
+            rows.append(row)
             print(row, flush=True)
     return {"prompts_a_gpu": prompts, "machine": asdict(machine), "rows": rows}
 
@@ -360,7 +367,9 @@ def scale() -> Json:
     for policies in (1, 8, 100, 1000):
         prompts, gpus = 50 * policies, policies + max(1, round(policies / 3))
         plan = planned(work, machine, prompts, gpus)
-        for routing in ("search", "beam", "round robin") if policies > 1 else ("search",):
+        # Round robin keeps no prefixes, and a thousand replicas of it take hours to simulate.
+        routings = {1: ("search",), 1000: ("search", "beam")}.get(policies, ("search", "beam", "round robin"))
+        for routing in routings:
             found = Simulation(work, machine, policies, gpus - policies, routing).run(prompts, plan.prompts_in_flight)
             row = {"policies": policies, "rewards": gpus - policies, "routing": routing, "prompts": prompts}
             row |= {"per_second": prompts / found["seconds"], "in_flight": plan.prompts_in_flight}
@@ -370,7 +379,7 @@ def scale() -> Json:
     return {"machine": asdict(machine), "work": asdict(work), "rows": rows}
 
 
-SECTIONS: dict[str, Callable[[], Json]] = {"usage": usage, "agreement": agreement, "scale": scale}
+SECTIONS: dict[str, Callable[[], Json]] = {"sizing": sizing, "agreement": agreement, "scale": scale}
 
 
 def main() -> None:
