@@ -6,7 +6,9 @@
     plan     `darwin-align plan` against a real batch, in CPU seconds of the two servers on one core
 
 The bound: of every request, in the order in which they were sent, the tokens behind the longest prefix that any request
-or reply before it had; at least one, for the last token is always computed.
+or reply before it had; at least one, for the last token is always computed. From the same requests the uncached tokens are computed
+for caches of other block sizes. A server's later rows find prompts of its earlier ones in the cache, so only the first row
+with some prompts is held against these.
 
     taskset -c 0 python -m benchmarks.prefix_cache [--sections policy reward workers plan]
 
@@ -24,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from time import monotonic, process_time
 from typing import Any
 
@@ -48,7 +51,7 @@ BLOCKS = (32, 128)
 """Tokens: vLLM on the CPU takes multiples of 32 and has 128 by default; on GPUs 16 is the default."""
 COMPUTED = (8, 16, 32, 64, 128)
 """Block sizes for which uncached tokens are computed from what was sent."""
-HISTORY = " ".join(f"Step {i}: boil some fresh water in the kettle for the tea." for i in range(60))
+HISTORY = " ".join(f"Step {i}: boil some fresh water in the kettle for the tea." for i in range(30))
 LIMITS = Limits(concurrency=64, attempt_timeout=600)
 
 
@@ -179,7 +182,7 @@ def policy(prompts: int = 6) -> Json:
     """The policy server, at replacement periods that are no multiple of the block and at one that is."""
     rows = []
     for block in BLOCKS:
-        with served("policy", block, context=2048) as server:
+        with served("policy", block) as server:
             for period, history in ((20, False), (32, False), (50, False), (20, True)):
                 remote = policy_at(server)
                 search = search_over(policy=remote, config=CONFIG.replace(replacement_period=period))
@@ -194,7 +197,7 @@ def reward(prompts: int = 6) -> Json:
     """The reward server: turns closed as the template does, or left open behind the answer."""
     rows = []
     for block in BLOCKS:
-        with served("reward", block, context=2048) as server:
+        with served("reward", block) as server:
             for period, turn, history in (
                 (20, "closed", False),
                 (20, "open", False),
@@ -279,37 +282,61 @@ def speeds(policy: EndpointPolicy, scorer: EndpointScorer, rows: int, servers: S
 
 
 def plan(prompts: int = 200, seconds: float = 720, rows: int = 32) -> Json:
-    """A batch on one core, as planned from a dry run of 20 prompts and from speeds that were measured before it."""
+    """A batch on one core, as planned from a dry run of 20 prompts and from speeds that were measured before it.
+
+    The core is shared by both servers and the client, so fewer requests are in flight than on servers of their own:
+    their number is counted, and the plan is also made with the speeds that were measured with so many.
+    """
     with served("policy", 32) as one, served("reward", 32) as two, TemporaryDirectory() as folder:
         remote, scorer = policy_at(one), EndpointScorer(base_url=two.url, tokenizer=reward_path(), limits=LIMITS)
         search, servers = search_over(remote, scorer), (one, two)
-        measured_speeds = speeds(remote, scorer, rows, servers)
+        speed = speeds(remote, scorer, rows, servers)
         texts = held_out(prompts + 20)
         before = [counters(server) for server in servers]
         dry = run_batch(search, texts[:20], Path(folder) / "dry.jsonl", concurrency=4)
         hits = [_hit_rate(counters(server), then) for server, then in zip(servers, before, strict=True)]
         demand = Demand.of(dry.usage, 20, CONFIG, policy_hits=hits[0], reward_hits=hits[1])
-        planned = plan_batch(demand, measured_speeds, prompts=prompts, gpus=1)
-        start, client = monotonic(), process_time()
+        planned = plan_batch(demand, speed, prompts=prompts, gpus=1)
+        start, done, client = monotonic(), 0, process_time()
         cpu = [cpu_seconds(server) for server in servers]
-        done = 0
-        for at in range(0, prompts, 50):  # in pieces, so that the clock can end it
-            piece = texts[20 + at : 20 + min(at + 50, prompts)]
-            report = run_batch(
-                search, piece, Path(folder) / f"{at}.jsonl", concurrency=planned.prompts_in_flight, give_up_after=3
-            )
-            done += report.new
-            if monotonic() - start > seconds:
-                break
+        with in_flight(remote.endpoint) as counts:
+            for at in range(0, prompts, 50):  # in pieces, so that the clock can end it
+                piece, out = texts[20 + at : 20 + min(at + 50, prompts)], Path(folder) / f"{at}.jsonl"
+                done += run_batch(search, piece, out, concurrency=planned.prompts_in_flight, give_up_after=3).new
+                if monotonic() - start > seconds:
+                    break
         wall, client = monotonic() - start, process_time() - client
         spent = [cpu_seconds(server) - then for server, then in zip(servers, cpu, strict=True)]
-    expected = done / planned.per_second
-    row = {"prompts": done, "planned_cpu_seconds": expected, "cpu_seconds": sum(spent), "ratio": expected / sum(spent)}
+        mean = max(1, round(sum(counts) / len(counts)))
+        again = speeds(remote, scorer, mean, servers)
+    row: Json = {"prompts": done, "prompts_in_flight": planned.prompts_in_flight, "hits": hits}
     row |= {"policy_cpu_seconds": spent[0], "reward_cpu_seconds": spent[1], "client_cpu_seconds": client}
-    row |= {"wall_seconds": wall, "prompts_in_flight": planned.prompts_in_flight, "hits": hits}
-    row |= {"demand": vars(demand), "speeds": vars(measured_speeds)}
+    row |= {"wall_seconds": wall, "requests_in_flight": mean, "demand": vars(demand)}
+    for name, one_speed in (("planned", speed), ("planned_at_that_number", again)):
+        expected = done / plan_batch(demand, one_speed, prompts=prompts, gpus=1).per_second
+        row[name] = {"speeds": vars(one_speed), "cpu_seconds": expected, "ratio": expected / sum(spent)}
     print(row, flush=True)
     return row
+
+
+@contextmanager
+def in_flight(endpoint: Endpoint) -> Iterator[list[int]]:
+    """Sample how many requests an endpoint has in flight while there are any."""
+    counts, end = [], Event()
+
+    def sample() -> None:
+        while not end.wait(0.02):
+            state = endpoint._loop_state
+            if state is not None and (now := sum(host.in_flight for host in state.hosts)):
+                counts.append(now)
+
+    thread = Thread(target=sample)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        end.set()
+        thread.join()
 
 
 def _hit_rate(now: tuple[float, float], then: tuple[float, float]) -> float:

@@ -2,7 +2,7 @@
 
     sizing     GPUs and hours for each method, from the tokens that ``benchmarks.quality`` measured
     agreement  `plan` against a discrete-event simulation (simpy) of servers with prefix caches and continuous batching
-    scale      1, 8, 100 and 1,000 policy replicas, by simulation: rendezvous hashing by search and by beam, round robin
+    scale      1, 4, 8, 100 and 1,000 policy replicas, by simulation: rendezvous hashing by search and by beam, round robin
 
     python -m benchmarks.replicas [--sections sizing agreement scale]
 
@@ -364,7 +364,7 @@ def agreement(prompts: int = 200) -> Json:
 def scale() -> Json:
     """Replicas up to a thousand, one cycle, fifty prompts a replica: prompts a second and hit rates by routing."""
     machine, work, rows = Machine(), Work(cycles=1), []
-    for policies in (1, 8, 100, 1000):
+    for policies in (1, 4, 8, 100, 1000):
         prompts, gpus = 50 * policies, policies + max(1, round(policies / 3))
         plan = planned(work, machine, prompts, gpus)
         # Round robin keeps no prefixes, and a thousand replicas of it take hours to simulate.
