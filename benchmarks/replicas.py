@@ -2,7 +2,7 @@
 
     sizing     GPUs and hours for each method, from the tokens that ``benchmarks.quality`` measured
     agreement  `plan` against a discrete-event simulation (simpy) of servers with prefix caches and continuous batching
-    scale      1, 4, 8, 100 and 1,000 policy replicas, by simulation: rendezvous hashing by search and by beam, round robin
+    scale      1 to 1,000 policy replicas, by simulation: rendezvous hashing by search and by beam, round robin
 
     python -m benchmarks.replicas [--sections sizing agreement scale]
 
