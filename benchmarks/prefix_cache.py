@@ -6,8 +6,8 @@
     plan     `darwin-align plan` against a real batch, in CPU seconds of the two servers on one core
 
 The bound: of every request, in the order in which they were sent, the tokens behind the longest prefix that any request
-or reply before it had; at least one, for the last token is always computed. From the same requests the uncached tokens are
-computed for caches of other block sizes, cold ones: a server's later rows find prompts of its earlier ones.
+or reply before it had; at least one, for the last token is always computed. From the same requests the uncached tokens
+are computed for caches of other block sizes, cold ones: a server's later rows find prompts of its earlier ones.
 
     taskset -c 0 python -m benchmarks.prefix_cache [--sections policy reward workers plan]
 
