@@ -16,8 +16,6 @@ Needs the environment of vLLM (``make .venv-vllm/.ready``). Writes ``benchmarks/
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import re
@@ -31,8 +29,9 @@ from typing import Any
 
 import httpx
 
+from benchmarks.sections import run_sections
 from benchmarks.servers.launch import Server, vllm_server
-from darwin_align import DarwinSearch, SearchConfig, __version__
+from darwin_align import DarwinSearch, SearchConfig
 from darwin_align.backends.endpoint import EndpointPolicy, EndpointScorer, Limits
 from darwin_align.backends.endpoint.client import Endpoint, gather_all
 from darwin_align.batch import run_batch
@@ -347,18 +346,8 @@ SECTIONS: dict[str, Callable[[], Json]] = {"policy": policy, "reward": reward, "
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    chosen = parser.parse_args()
-    path = RESULTS / "prefix_cache.json"
-    for name in chosen.sections:
-        found = SECTIONS[name]()
-        figures: Json = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        figures |= {name: found, "version": __version__}
-        figures["machine"] = f"{platform.machine()}, one of {os.cpu_count()} processors, shared; vLLM 0.32 on the CPU"
-        path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    machine = f"{platform.machine()}, one of {os.cpu_count()} processors, shared; vLLM 0.32 on the CPU"
+    run_sections(__doc__, SECTIONS, RESULTS / "prefix_cache.json", machine)
 
 
 if __name__ == "__main__":

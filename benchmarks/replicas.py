@@ -12,7 +12,6 @@ are assumed (:class:`Machine`).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -27,7 +26,8 @@ from typing import Any
 
 import simpy
 
-from darwin_align import SearchConfig, __version__
+from benchmarks.sections import run_sections
+from darwin_align import SearchConfig
 from darwin_align.batch.throughput import Demand, Plan, Speeds, plan_batch
 from darwin_align.core import Usage
 from darwin_align.core.seeds import derive
@@ -384,17 +384,8 @@ SECTIONS: dict[str, Callable[[], Json]] = {"sizing": sizing, "agreement": agreem
 
 def main() -> None:
     """Measure, simulate, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    chosen = parser.parse_args()
-    path = RESULTS / "replicas.json"
-    figures: Json = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name in chosen.sections:
-        figures[name] = SECTIONS[name]()
-    figures |= {"version": __version__, "machine": f"{platform.machine()}, {os.cpu_count()} processors, no GPU"}
-    path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    machine = f"{platform.machine()}, {os.cpu_count()} processors, no GPU"
+    run_sections(__doc__, SECTIONS, RESULTS / "replicas.json", machine)
 
 
 if __name__ == "__main__":

@@ -499,7 +499,6 @@ class _Run:
         """Time an operator and record what it replies, or that it failed for good and the search ends."""
         with self.observer.operator(question):
             yield from self._answered(question)
-            self.observer.answered(self.answer, question.fold(self.answer))
 
     def _answered(self, question: Question) -> Iterator[None]:
         self.start_clock()
@@ -518,15 +517,17 @@ class _Run:
                 reply, self.notes = reply.note(*self.notes), ()
             self.event = question.answered(reply, perf_counter() - self.started)
         self.answer = self.event
-        self._report(self.event, question)
+        self.observer.answered(self.event, self._report(self.event, question))
 
-    def _report(self, event: Event, question: Question) -> None:
+    def _report(self, event: Event, question: Question) -> Population:
+        """Tell the caller of an event; returns the population that it led to."""
         population = question.fold(event).spend(Usage(seconds=event.seconds))
         self.progress = self.standing.after(event, population)
         if self.bar:
             self.bar.update(self.progress, population)
         if self.on_event:
             self.on_event(event, population)
+        return population
 
     @contextmanager
     def released(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.record import did_you_mean
 from darwin_align.langchain.assignments import settings_of
 
-__all__ = ["ANSWER_TOKENS", "Method", "check_labels", "with_defaults"]
+__all__ = ["ANSWER_TOKENS", "Method", "check_labels", "method_parts", "with_defaults"]
 
 ANSWER_TOKENS = 512
 """Length at which answers are cut, unless a method's ``max_new_tokens`` says otherwise."""
@@ -49,8 +49,7 @@ class Method:
         Raises:
             ConfigError: an unknown preset or setting, or an impossible value.
         """
-        label, colon, rest = text.partition(": ")
-        preset, *given = (rest if colon else text).split()
+        label, preset, given = method_parts(text)
         if preset not in PRESETS:
             raise ConfigError(f"unknown preset {preset!r}: {did_you_mean(preset, PRESETS)}")
         clauses = [pair.partition("=")[2] for pair in given if pair.startswith("clauses=")]
@@ -59,8 +58,7 @@ class Method:
         config, sampling = settings_of(preset, changes, **_DEFAULTS | own)
         if clauses:
             config = config.replace(clauses=read_clauses(clauses[0]))
-        plain = " ".join([preset, *sorted(given)])
-        return cls(label if colon else plain, plain, config, sampling)
+        return cls(label, " ".join([preset, *sorted(given)]), config, sampling)
 
     def until_spent(self, tokens: int | None = None, *, reward_ends: float | None = None) -> Self:
         """The method with one cycle after another until its tokens are spent; a plain sample stays one answer.
@@ -82,6 +80,17 @@ class Method:
         if not config.budget.limited:
             config = config.replace(budget={"tokens": tokens or _ANSWERS * config.max_new_tokens})
         return replace(self, config=config)
+
+
+def method_parts(text: str) -> tuple[str, str, list[str]]:
+    """Label, preset and settings of ``[LABEL:] PRESET [NAME=VALUE …]``; without a label it is all the rest in order.
+
+    >>> method_parts("wide: best_of_n mutations=8"), method_parts("darwin seed=1 cycles=2")[0]
+    (('wide', 'best_of_n', ['mutations=8']), 'darwin cycles=2 seed=1')
+    """
+    label, colon, rest = text.partition(": ")
+    preset, *given = (rest if colon else text).split()
+    return label if colon else " ".join([preset, *sorted(given)]), preset, given
 
 
 def check_labels(methods: Sequence[Method], against: Sequence[str] = ()) -> None:

@@ -20,7 +20,7 @@ from darwin_align.core.errors import ConfigError
 from darwin_align.core.seeds import derive
 from darwin_align.evaluation.intervals import Bootstrap, Estimate
 from darwin_align.evaluation.ledger import Ledger, Record
-from darwin_align.evaluation.methods import Method, check_labels
+from darwin_align.evaluation.methods import Method, check_labels, method_parts
 from darwin_align.evaluation.options import need_packages
 from darwin_align.evaluation.runner import run_jobs
 from darwin_align.pocket import dev, gold, held_out
@@ -78,8 +78,7 @@ class WorldMethod(Method):
         Raises:
             ConfigError: an unknown preset or setting, or an impossible value.
         """
-        label, colon, rest = text.partition(": ")
-        preset, *given = (rest if colon else text).split()
+        label, preset, given = method_parts(text)
         own = dict(pair.partition("=")[::2] for pair in given if pair.partition("=")[0] in _OWN)
         if (guard := own.get("guard", "on")) not in ("on", "off"):
             raise ConfigError(f"guard={guard} is unknown: use guard=on or guard=off")
@@ -87,11 +86,10 @@ class WorldMethod(Method):
             if role in own and not Path(own[role]).is_dir():
                 raise ConfigError(f"{role}={own[role]}: there is no such folder")
         searched = " ".join([preset, *(pair for pair in given if pair.partition("=")[0] not in _OWN)])
-        plain = " ".join([preset, *sorted(given)])
         return replace(
             super().of(searched, **{"max_new_tokens": SearchConfig().max_new_tokens, **defaults}),
-            label=label if colon else plain,
-            text=plain,
+            label=label,
+            text=" ".join([preset, *sorted(given)]),
             guard=guard == "on",
             policy=own.get("policy", ""),
             reward=own.get("reward", ""),

@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
+from threading import Thread
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -199,8 +199,8 @@ class _Written:
         write_to_textfile(str(self.file), self.registry)
 
     def write_repeatedly(self) -> None:
-        ended = Event()
-        while not ended.wait(_METRICS_SECONDS):
+        while True:
+            sleep(_METRICS_SECONDS)
             try:
                 self.write()
             except FileNotFoundError:  # the folder is gone: so are all workers
