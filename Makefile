@@ -23,11 +23,11 @@ demo: $(DEMO_READY)
 small: $(SMALL_READY)
 	$(BIN)/darwin-align chat --pair small
 
-# The README's snippets, the notebooks and the site are run by docs-check. One process a core: each file's tests stay together, so
-# that their servers start once.
+# The README's snippets, the notebooks and the site are run by docs-check, what mypy says of a user's code by lint. One process a
+# core: each file's tests stay together, so that their servers start once.
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile -p pytest_randomly --randomly-seed $(SEED) -m "not slow and not gpu" --durations 25 \
-		--ignore tests/test_readme.py --ignore tests/test_notebooks.py --ignore tests/test_site.py
+		--ignore tests/test_readme.py --ignore tests/test_notebooks.py --ignore tests/test_site.py --ignore tests/test_types.py
 
 test-slow: $(READY) $(SMALL_READY) $(VLLM_READY) $(ALPACA_READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
@@ -62,6 +62,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_types.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -3,13 +3,14 @@
     policy   uncached prompt tokens against the common-prefix bound, by block size and replacement period
     reward   the same at the reward server, by block size and by how the answer's turn ends
     workers  one and two vLLM processes with the policy: hit rate by rendezvous hashing and by round robin
-    plan     `darwin-align plan` against a real batch, in CPU seconds of the two servers on one core
+    plan     `darwin-align plan` against the seconds of a real batch, on two servers with a core each
 
 The bound: of every request, in the order in which they were sent, the tokens behind the longest prefix that any request
 or reply before it had; at least one, for the last token is always computed. From the same requests the uncached tokens
 are computed for caches of other block sizes, cold ones: a server's later rows find prompts of its earlier ones.
 
-    taskset -c 0 python -m benchmarks.prefix_cache [--sections policy reward workers plan]
+    taskset -c 0 python -m benchmarks.prefix_cache --sections policy reward workers
+    python -m benchmarks.prefix_cache --sections plan
 
 Needs the environment of vLLM (``make .venv-vllm/.ready``). Writes ``benchmarks/results/prefix_cache.json``.
 """
@@ -121,19 +122,6 @@ def counters(*servers: Server) -> tuple[float, float]:
     return total("queries"), total("hits")
 
 
-def cpu_seconds(*servers: Server) -> float:
-    """CPU time of the servers' process groups."""
-    groups, ticks = {server.process.pid for server in servers}, 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) in groups:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 @contextmanager
 def served(role: str, block: int, context: int = 1024) -> Iterator[Server]:
     """The embedded policy or reward model on vLLM."""
@@ -242,8 +230,8 @@ def _round_robin(endpoint: Endpoint) -> Callable[..., Any]:
     return without
 
 
-def speeds(policy: EndpointPolicy, scorer: EndpointScorer, rows: int, servers: Sequence[Server]) -> Speeds:
-    """Tokens a CPU second of the servers, for requests like a search's: decoded in chunks, and read for rewards.
+def speeds(policy: EndpointPolicy, scorer: EndpointScorer, rows: int, reward_server: Server) -> Speeds:
+    """Tokens a second of the servers, for requests like a search's: decoded in chunks, and read for rewards.
 
     Answers grow by a chunk between two scorings; only what the prefix caches do not hold counts as read.
     """
@@ -270,51 +258,59 @@ def speeds(policy: EndpointPolicy, scorer: EndpointScorer, rows: int, servers: S
 
     call(policy.generate, [Row(requests[0], 1, 0)])
     call(scorer.score, requests[0], [Response(text="Yes.")])
-    start = cpu_seconds(servers[0])
-    decoded = call(many) / (cpu_seconds(servers[0]) - start)
-    start, before = cpu_seconds(servers[1]), counters(servers[1])
+    start = monotonic()
+    decoded = call(many) / (monotonic() - start)
+    start, before = monotonic(), counters(reward_server)
     call(scorings)
-    queries, hits = (now - then for now, then in zip(counters(servers[1]), before, strict=True))
-    read = (queries - hits) / (cpu_seconds(servers[1]) - start)
+    seconds = monotonic() - start
+    queries, hits = (now - then for now, then in zip(counters(reward_server), before, strict=True))
+    read = (queries - hits) / seconds
     return Speeds(policy=decoded, reward=read, prefill=read, rows=rows)
 
 
-def plan(prompts: int = 200, seconds: float = 720, rows: int = 32) -> Json:
-    """A batch on one core, as planned from a dry run of 20 prompts and from speeds that were measured before it.
+def plan(prompts: int = 200, rows: int = 32) -> Json:
+    """Seconds of a batch, as planned from a dry run of 20 prompts and from speeds that were measured before it.
 
-    The core is shared by both servers and the client, so fewer requests are in flight than on servers of their own:
-    their number is counted, and the plan is also made with the speeds that were measured with so many.
+    The policy's server has the first core, the reward server the last one, which is less busy: so the client is there.
     """
-    with served("policy", 32) as one, served("reward", 32) as two, TemporaryDirectory() as folder:
+    cores = sorted(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        with pinned(cores[0]):
+            one = stack.enter_context(served("policy", 32))
+        stack.enter_context(pinned(cores[-1]))
+        two = stack.enter_context(served("reward", 32))
+        folder = Path(stack.enter_context(TemporaryDirectory()))
         remote, scorer = policy_at(one), EndpointScorer(base_url=two.url, tokenizer=reward_path(), limits=LIMITS)
         search, servers = search_over(remote, scorer), (one, two)
-        speed = speeds(remote, scorer, rows, servers)
+        speed = speeds(remote, scorer, rows, two)
         texts = held_out(prompts + 20)
         before = [counters(server) for server in servers]
-        dry = run_batch(search, texts[:20], Path(folder) / "dry.jsonl", concurrency=4)
+        dry = run_batch(search, texts[:20], folder / "dry.jsonl", concurrency=4)
         hits = [_hit_rate(counters(server), then) for server, then in zip(servers, before, strict=True)]
         demand = Demand.of(dry.usage, 20, CONFIG, policy_hits=hits[0], reward_hits=hits[1])
-        planned = plan_batch(demand, speed, prompts=prompts, gpus=1)
-        start, done, client = monotonic(), 0, process_time()
-        cpu = [cpu_seconds(server) for server in servers]
+        planned = plan_batch(demand, speed, prompts=prompts, gpus=2)
+        start, client = monotonic(), process_time()
         with in_flight(remote.endpoint) as counts:
-            for at in range(0, prompts, 50):  # in pieces, so that the clock can end it
-                piece, out = texts[20 + at : 20 + min(at + 50, prompts)], Path(folder) / f"{at}.jsonl"
-                done += run_batch(search, piece, out, concurrency=planned.prompts_in_flight, give_up_after=3).new
-                if monotonic() - start > seconds:
-                    break
+            done = run_batch(search, texts[20:], folder / "out.jsonl", concurrency=planned.prompts_in_flight).new
         wall, client = monotonic() - start, process_time() - client
-        spent = [cpu_seconds(server) - then for server, then in zip(servers, cpu, strict=True)]
-        mean = max(1, round(sum(counts) / len(counts)))
-        again = speeds(remote, scorer, mean, servers)
     row: Json = {"prompts": done, "prompts_in_flight": planned.prompts_in_flight, "hits": hits}
-    row |= {"policy_cpu_seconds": spent[0], "reward_cpu_seconds": spent[1], "client_cpu_seconds": client}
-    row |= {"wall_seconds": wall, "requests_in_flight": mean, "demand": vars(demand)}
-    for name, one_speed in (("planned", speed), ("planned_at_that_number", again)):
-        expected = done / plan_batch(demand, one_speed, prompts=prompts, gpus=1).per_second
-        row[name] = {"speeds": vars(one_speed), "cpu_seconds": expected, "ratio": expected / sum(spent)}
+    row |= {"seconds": wall, "planned_seconds": planned.seconds, "ratio": planned.seconds / wall}
+    row |= {"bottleneck": planned.bottleneck, "policy_busy": planned.policy_busy, "reward_busy": planned.reward_busy}
+    row |= {"client_cpu_seconds": client, "requests_in_flight": sum(counts) / len(counts)}
+    row |= {"demand": vars(demand), "speeds": vars(speed)}
     print(row, flush=True)
     return row
+
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Keep this thread, and the threads and processes that it starts, on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager

@@ -112,6 +112,13 @@ def test_the_tables_of_the_small_pair_are_what_was_measured() -> None:
     assert f"{explored['distinct_on_topic']} of {explored['places']} places" in " ".join(page.split())
 
 
+def test_what_a_plan_is_worth_is_what_was_measured() -> None:
+    found = results("prefix_cache.json")["plan"]
+    text = " ".join(text_of(ROOT / "docs" / "batch.md").split())
+    assert f"Against {found['prompts']} real prompts" in text
+    assert f"{found['planned_seconds']:.0f} seconds planned, {found['seconds']:.0f} taken" in text
+
+
 def test_the_table_of_tool_calls_is_what_was_measured() -> None:
     measured = json.loads((quality.RESULTS / "tools.json").read_text(encoding="utf-8"))["rows"]
     [table] = [table for table in TABLE.findall(text_of(ROOT / "docs" / "tools.md")) if table.startswith("| tools |")]
