@@ -13,6 +13,8 @@ SEED ?= 1
 GPU_PACKAGES := filelock httpx jsonschema langchain-core pydantic tenacity transformers llguidance hypothesis pytest pytest-asyncio gguf
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Tests start hundreds of processes: none of them should compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo small test test-slow test-gpu gpu-check gpu-wheels test-latest test-lowest lint format bench bench-quality bench-overoptimisation bench-gguf bench-faults docs docs-check dist notebooks pair image clean
 

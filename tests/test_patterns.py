@@ -169,8 +169,8 @@ def inputs(pattern: str, flags: int, size: int) -> Iterator[str]:
             prefixes["".join(pieces[:i])] = None
             for j in (i + 1, i + 2, i + 3, len(pieces)):
                 pumps["".join(pieces[i:j])] = None
-    for prefix in list(prefixes)[:12]:
-        for pump in list(pumps)[:60]:
+    for prefix in list(prefixes)[:8]:
+        for pump in list(pumps)[:40]:
             for end in ("", "\0", "!\n\0"):
                 yield (prefix + pump * (size // len(pump)) + end)[: size + len(prefix) + len(end)]
 
