@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def seed_torch(name: str) -> None:
-    """Seed the CPU's generator alone: ``torch.manual_seed`` also keeps the stack for every device that is not in use."""
+    """Seed the CPU's generator alone: ``torch.manual_seed`` keeps the stack for every device that is not in use."""
     torch.default_generator.manual_seed(crc32(name.encode()))
 
 

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Check, run_section
 
+
 def rehearsed(tmp_path, *sections):
     """What each section found in a dry run."""
     file = tmp_path / "check.json"
