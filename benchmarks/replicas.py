@@ -2,9 +2,10 @@
 
     sizing     GPUs and hours for each method, from the tokens that ``benchmarks.quality`` measured
     agreement  `plan` against a discrete-event simulation (simpy) of servers with prefix caches and continuous batching
+    ordering   one replica whose cache is small: searches one after another against many in turns
     scale      1 to 1,000 policy replicas, by simulation: rendezvous hashing by search and by beam, round robin
 
-    python -m benchmarks.replicas [--sections sizing agreement scale]
+    python -m benchmarks.replicas [--sections sizing agreement ordering scale]
 
 Writes ``benchmarks/results/replicas.json``. What is simulated is an estimate: no GPU was at hand, and the speeds of one
 are assumed (:class:`Machine`).
@@ -26,6 +27,7 @@ from typing import Any
 
 import simpy
 
+from benchmarks.quality import table
 from benchmarks.sections import run_sections
 from darwin_align import SearchConfig
 from darwin_align.batch.throughput import Demand, Plan, Speeds, plan_batch
@@ -361,6 +363,28 @@ def agreement(prompts: int = 200) -> Json:
     return {"prompts_a_gpu": prompts, "machine": asdict(machine), "rows": rows}
 
 
+def ordering(prompts: int = 96) -> Json:
+    """What the order of requests does to a cache: the more searches take turns, the more texts it has to hold."""
+    work, rows = Work(cycles=1), []
+    for cache in (5_000, 20_000, 80_000):
+        for in_flight in (1, 8, 32):
+            found = Simulation(work, Machine(cache=cache), 1, 1).run(prompts, in_flight)
+            row = {"cache": cache, "in_flight": in_flight, "policy_hits": found["policy_hits"]}
+            rows.append(row | {"reward_hits": found["reward_hits"], "seconds": found["seconds"]})
+            print(rows[-1], flush=True)
+    return {"prompts": prompts, "work": asdict(work), "rows": rows}
+
+
+def ordering_table(found: Json) -> str:
+    """The table as the documentation shows it."""
+    hits = {
+        (row["cache"], row["in_flight"]): f"{row['policy_hits']:.0%}, {row['reward_hits']:.0%}" for row in found["rows"]
+    }
+    caches, counts = (list(dict.fromkeys(key[i] for key in hits)) for i in range(2))
+    rows = [[f"{cache:,}", *(hits[cache, number] for number in counts)] for cache in caches]
+    return table(["tokens in each cache", *(f"{number} in flight" for number in counts)], rows)
+
+
 def scale() -> Json:
     """Replicas up to a thousand, one cycle, fifty prompts a replica: prompts a second and hit rates by routing."""
     machine, work, rows = Machine(), Work(cycles=1), []
@@ -379,7 +403,12 @@ def scale() -> Json:
     return {"machine": asdict(machine), "work": asdict(work), "rows": rows}
 
 
-SECTIONS: dict[str, Callable[[], Json]] = {"sizing": sizing, "agreement": agreement, "scale": scale}
+SECTIONS: dict[str, Callable[[], Json]] = {
+    "sizing": sizing,
+    "agreement": agreement,
+    "ordering": ordering,
+    "scale": scale,
+}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks import ifeval, overoptimisation, prompts, quality, real_tools
+from benchmarks import ifeval, overoptimisation, prompts, quality, real_tools, replicas
 from darwin_align.evaluation.world import WorldMethod
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +117,10 @@ def test_what_a_plan_is_worth_is_what_was_measured() -> None:
     text = " ".join(text_of(ROOT / "docs" / "batch.md").split())
     assert f"Against {found['prompts']} real prompts" in text
     assert f"{found['planned_seconds']:.0f} seconds planned, {found['seconds']:.0f} taken" in text
+
+
+def test_the_table_of_ordering_is_what_was_simulated() -> None:
+    assert replicas.ordering_table(results("replicas.json")["ordering"]) in text_of(ROOT / "docs" / "benchmarks.md")
 
 
 def test_the_table_of_tool_calls_is_what_was_measured() -> None:

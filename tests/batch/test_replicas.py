@@ -56,6 +56,14 @@ def test_a_plan_agrees_with_the_simulation() -> None:
     assert spread["policy_hits"] < found["policy_hits"] - 0.2
 
 
+def test_searches_that_take_turns_need_a_larger_cache() -> None:
+    def hits(cache: int, in_flight: int) -> float:
+        return float(Simulation(Work(cycles=1), Machine(cache=cache), 1, 1).run(24, in_flight)["policy_hits"])
+
+    assert hits(5_000, 12) < hits(5_000, 1) - 0.1
+    assert hits(80_000, 12) == pytest.approx(hits(80_000, 1), abs=0.01)
+
+
 def test_the_bound_counts_what_no_earlier_text_began_with() -> None:
     prefixes = Prefixes()
     prefixes.request([1, 2, 3])
