@@ -2,12 +2,12 @@
 
     python -m benchmarks.exploration PROMPTS.jsonl.gz --policy MODEL.gguf [--prompts 40] [--cycles 2]
 
-Searches each prompt once with ``mutator="auto"`` and once with ``mutator="policy"`` (the paper's), prints a table and
-writes ``benchmarks/results/exploration.json``. A place counts if its instruction is neither the prompt nor one of an
-earlier place of the same search, and if it passes the library's own guards (it keeps the topic, and it is no answer).
-Wasted tokens are those of the policy's rewordings that were missing or refused, for each token decoded for answers:
-answers are cut at ``--max-new-tokens``, and with longer ones the share falls. The one attempt by which "auto" finds out
-whether the policy can reword is counted apart.
+Searches each prompt once with ``mutator="auto"`` and once with ``mutator="policy"`` (the paper's), or with the one that
+``--mutators`` names, prints a table and keeps it in ``benchmarks/results/exploration.json``. A place counts if its
+instruction is neither the prompt nor one of an earlier place of the same search, and if it passes the library's own
+guards (it keeps the topic, and it is no answer). Wasted tokens are those of the policy's rewordings that were missing
+or refused, for each token decoded for answers: answers are cut at ``--max-new-tokens``, and with longer ones the share
+falls. The one attempt by which "auto" finds out whether the policy can reword is counted apart.
 
 Prompts: one JSON object a line with ``instruction`` or ``prompt``, drawn by a fixed seed.
 """
@@ -98,6 +98,13 @@ def measured(search: DarwinSearch, prompts: Sequence[str], mutator: str) -> Json
     }
 
 
+def _mutators_measured_so(file: Path, settings: Json) -> Json:
+    """What the file holds of other mutators, if it was measured with the same settings."""
+    kept: Json = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    mutators: Json = kept.pop("mutators", {})
+    return mutators if kept == settings else {}
+
+
 def show(report: Json) -> None:
     """Print the table."""
     print(
@@ -139,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "cycles": chosen.cycles,
         "mutations": settings.mutations,
         "max_new_tokens": chosen.max_new_tokens,
-        "mutators": {},
     }
+    report["mutators"] = _mutators_measured_so(chosen.out, report)
     for mutator in chosen.mutators:
         report["mutators"][mutator] = measured(search, prompts, mutator)
         chosen.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
