@@ -109,11 +109,14 @@ def _dry_run(arguments: argparse.Namespace) -> tuple[Usage, int]:
 def _read(path: Path) -> tuple[Usage, int]:
     try:
         report = json.loads(path.read_bytes())
-        return Usage(**report["usage"]), int(report["new"])
+        usage, new = Usage(**report["usage"]), int(report["new"])
     except OSError as error:
         raise ConfigError(f"--usage {path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"--usage {path} is not what `darwin-align batch … --json` prints: give its output") from None
+    if new < 1 or usage.decoded_tokens < 1:
+        raise ConfigError(f"--usage {path} is of a run that answered nothing new: give the output of the one that did")
+    return usage, new
 
 
 def _in_words(demand: Demand, speeds: Speeds, plan: Plan, arguments: argparse.Namespace, count: int) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -211,8 +212,18 @@ def _serving(arguments: argparse.Namespace, file: ConfigFile) -> _Serving:
             except ConfigError as error:
                 if ("models", name) not in file.lines:
                     raise
-                raise ConfigError(file.located(("models", name), str(error))) from None
+                place = ("models", name, *_setting_in(str(error)))
+                place = place if place in file.lines else ("models", name)
+                raise ConfigError(file.located(place, str(error))) from None
     return serving
+
+
+def _setting_in(message: str) -> tuple[str, ...]:
+    """The setting of a model that an error is about, by the words that it begins with."""
+    if found := re.match(r"--set '(\w+)'", message):
+        return ("set", found[1])
+    found = re.match(r"(?:--|unknown )([\w-]+)", message)
+    return (found[1].replace("-", "_"),) if found else ()
 
 
 def _models_of(arguments: argparse.Namespace, settings: ServeConfig) -> Mapping[str, argparse.Namespace] | str:

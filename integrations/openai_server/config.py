@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, SecretStr, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    SecretStr,
+    Tag,
+    ValidationError,
+    field_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import ErrorDetails
 
@@ -81,6 +91,14 @@ class ServeConfig(ServerSettings):
     """Processes. Limits on work at the same time are each process's own."""
     models: Models = Field(default_factory=dict)
     """Models by name, or where Python code has them, as ``package.module:name`` or ``FILE.py:name``."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _with_defaults(cls, models: Any) -> Any:
+        """A name without settings, ``small:``, is a model with the defaults."""
+        if not isinstance(models, Mapping):
+            return models
+        return {name: {} if model is None else model for name, model in models.items()}
 
 
 def json_schema() -> dict[str, Any]:
@@ -176,15 +194,18 @@ def serve_config(file: ConfigFile, given: Mapping[str, Any], keys: Sequence[Secr
     try:
         return ServeConfig.model_validate(merged)
     except ValidationError as error:
-        mistakes = [_mistake(file, merged, one) for one in error.errors(include_input=False)]
+        mistakes = [_mistake(file, merged, given, one) for one in error.errors(include_input=False)]
         raise ConfigError("\n".join(mistakes)) from None
 
 
-def _mistake(file: ConfigFile, values: Any, detail: ErrorDetails) -> str:
+def _mistake(file: ConfigFile, values: Any, given: Any, detail: ErrorDetails) -> str:
     path: KeyPath = ()
     for part in detail["loc"]:  # which also has the tags of unions
         if part in _keys(values):
-            path, values = (*path, part), values[part]
+            path, values, given = (*path, part), values[part], given[part] if part in _keys(given) else None
+    if path and given is not None:  # by an option, whatever the file says
+        option = "-".join(map(str, path)).replace("limits-", "limit-").replace("_", "-")
+        return f"--{option}: {str(detail['msg']).removeprefix('Value error, ')}"
     if detail["type"] == "extra_forbidden":
         return file.located(path, _unknown(path))
     return file.located(path, str(detail["msg"]).removeprefix("Value error, "))

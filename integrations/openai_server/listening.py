@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 from time import monotonic
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +20,8 @@ __all__ = ["server"]
 
 logger = logging.getLogger(__name__)
 
+_LAST_WORDS = 5.0
+"""Seconds that requests have to say that they were cancelled."""
 _RESERVE = 64
 """Connections beyond the limit, on which only health checks are answered."""
 
@@ -68,13 +71,16 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new requests until the running ones have ended, then close the port.
 
-        A balancer sees ``/readyz`` fail before it would see refused connections.
+        A balancer sees ``/readyz`` fail before it would see refused connections. Requests that still run at the end are
+        cancelled, and answered with that (503), or their streams end.
         """
         end = monotonic() + self.drain_seconds
         self.admission.draining = True
         logger.info("draining: %d requests have %g s to end", self.admission.busy, self.drain_seconds)
         while self.admission.busy and not self.force_exit and monotonic() < end:
             await asyncio.sleep(0.05)
+        if not self.force_exit:
+            await self.admission.cancel_running()
         self.config.timeout_graceful_shutdown = max(1, round(end - monotonic()))
         await super().shutdown(sockets)
 
@@ -85,7 +91,20 @@ class _Admission:
     state: uvicorn.server.ServerState
 
     def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most, self.busy, self.draining = app, most, 0, False
+        self.app, self.most, self.draining = app, most, False
+        self._running: set[asyncio.Task[Any]] = set()
+
+    @property
+    def busy(self) -> int:
+        """Requests that are being answered."""
+        return len(self._running)
+
+    async def cancel_running(self) -> None:
+        """Cancel all requests, and wait a moment for their last words."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=_LAST_WORDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it (503)."""
@@ -94,11 +113,16 @@ class _Admission:
         elif (fault := self._fault()) is not None:
             await refusal(fault)(scope, receive, send)
         else:
-            self.busy += 1
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - uvicorn runs every request in one
+            self._running.add(task)
             try:
                 await self.app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not self.draining:
+                    raise  # else it was cancelled here: a stream breaks off
             finally:
-                self.busy -= 1
+                self._running.discard(task)
 
     def _fault(self) -> Fault | None:
         headers = {"Retry-After": "5", "Connection": "close"}

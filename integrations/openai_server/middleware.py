@@ -75,6 +75,10 @@ class Watched:
 
         try:
             await self.app(scope, receive, named)
+        except asyncio.CancelledError:  # the server ends: a client that leaves cancels nothing here
+            if status:
+                raise
+            await refusal(_ended())(scope, receive, named)
         except Exception as error:  # nothing else can answer it
             if status:
                 raise
@@ -85,6 +89,12 @@ class Watched:
             self.metrics.requests.labels(route, str(status or 499)).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             logger.info("%s %s: %s in %.3f s, %s", scope["method"], route, status or "client left", seconds, request_id)
+
+
+def _ended() -> Fault:
+    message = "the server ended before this request did: send it to another one, or come back in 5 s"
+    headers = {"Retry-After": "5", "Connection": "close"}
+    return Fault(503, message, kind="server_error", code="draining", headers=headers)
 
 
 class HostAllowed:

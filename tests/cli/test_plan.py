@@ -74,6 +74,7 @@ def test_caches_lower_what_is_read_and_a_plain_sample_is_one_row() -> None:
         (["in.jsonl", "--usage", "x"], "one of them"),
         (["--usage", "in.jsonl"], "is not what `darwin-align batch … --json` prints"),
         (["--usage", "nowhere"], "cannot be read"),
+        (["--usage", "again.json"], "again.json is of a run that answered nothing new"),
         (["in.jsonl", "--dry-run", "0"], "give 1 or more"),
         (["in.jsonl", "--rows", "0"], "measure them on one GPU"),
     ],
@@ -83,5 +84,6 @@ def test_bad_usage_says_what_to_change(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "in.jsonl", [{"prompt": "Hi."}])
+    write_lines(tmp_path / "again.json", [{"new": 0, "usage": {"decoded_tokens": 0}}])
     assert main(["plan", *options, *SPEEDS]) == 2
     assert says in capsys.readouterr().err

@@ -97,7 +97,8 @@ def test_options_change_the_only_model(file):
             "serve.yaml:3: models.a.polcy_url: there is no such setting: did you mean 'policy_url'?",
         ),
         ("models:\n  a:\n    policy_url: http://x", "serve.yaml:2: models.a: --policy and --reward go together"),
-        ("models:\n  a:\n    set: {cycle: 1}", "serve.yaml:2: models.a: --set 'cycle' is unknown"),
+        ("models:\n  a:\n    set: {cycle: 1}", "serve.yaml:3: models.a.set.cycle: --set 'cycle' is unknown"),
+        ("models:\n  a:\n    seed: 1\n    preset: darwn", "serve.yaml:4: models.a.preset: unknown preset 'darwn'"),
         ("models:\n  a:\n    threads: many", "serve.yaml:3: models.a.threads: Input should be a valid integer"),
         ("models:\n  a:\n    policy_url: 5", "serve.yaml:3: models.a.policy_url: Input should be a valid string"),
         ("models:\n- a", "serve.yaml:1: models: Input should be a valid dictionary"),
@@ -109,6 +110,26 @@ def test_options_change_the_only_model(file):
 def test_mistakes_are_named_with_their_line(file, text, sentence, capsys):
     assert command.main(["--config", file(text), "--check"]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--port", "99999"], " --port: Input should be less than or equal to 65535"),
+        (["--limit-seconds", "-4"], " --limit-seconds: Input should be greater than 0"),
+    ],
+)
+def test_a_mistake_of_an_option_is_not_one_of_the_file(file, options, sentence, capsys):
+    assert command.main(["--config", file(TWO), "--check", *options]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "serve.yaml" not in error
+
+
+def test_a_model_without_settings_has_the_defaults(file):
+    assert (
+        serving("--config", file("models:\n  toy:\n")).models == serving("--config", file("models: {toy: {}}")).models
+    )
 
 
 @pytest.mark.parametrize("text", [f"api_keys: [{KEY}]", f"models:\n  a:\n    api_key: {KEY}"])

@@ -77,6 +77,10 @@ def test_metrics_tell_of_requests_searches_tokens_and_memory(web):
 # -- starting and ending
 
 
+def everything_from(client: socket.socket) -> bytes:
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
 def start_command(*options: str, **environment: str):
     command = [sys.executable, "-m", "darwin_align.integrations.openai_server", "--port", str(free_port()), *options]
     return run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
@@ -123,13 +127,21 @@ def test_it_starts_there_with_keys_of_a_file_and_ends_gracefully(tmp_path):
 
 @pytest.mark.slow
 def test_what_outlasts_the_grace_period_is_given_up():
-    with serving("--drain-seconds", "1") as server, connected(server.url) as client:
-        client.sendall(request_bytes(LONG))
+    with serving("--drain-seconds", "1") as server, connected(server.url) as whole, connected(server.url) as streamed:
+        whole.sendall(request_bytes(LONG))
+        streamed.sendall(request_bytes({**LONG, "stream": True}))
         time.sleep(2)
         terminated = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) in (0, -signal.SIGTERM)
         assert time.monotonic() - terminated < 10
+        answer = everything_from(whole)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b'"code":"draining"' in answer
+        assert not everything_from(streamed).endswith(b"data: [DONE]\n\n")
+        log = server.log.read_text()
+        assert "Traceback" not in log
+        assert "client left" not in log
 
 
 @pytest.mark.parametrize(
