@@ -109,7 +109,11 @@ def test_the_tables_of_the_small_pair_are_what_was_measured() -> None:
     assert prompts.markdown(results("prompts.json")) in page
     assert real_tools.markdown(results("real_tools.json")) in page
     explored = results("exploration.json")["mutators"]["auto"]
-    assert f"{explored['distinct_on_topic']} of {explored['places']} places" in " ".join(page.split())
+    words = " ".join(page.split())
+    assert f"{explored['distinct_on_topic']} of {explored['places']} places" in words
+    reworded = results("exploration.json")["mutators"]["policy"]
+    assert f"{reworded['distinct_on_topic']} of {reworded['places']} places does" in words
+    assert f"the first {reworded['searches']} of these prompts, and {reworded['wasted_share']:.2f} tokens" in words
 
 
 def test_what_a_plan_is_worth_is_what_was_measured() -> None:
