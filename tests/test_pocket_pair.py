@@ -28,6 +28,7 @@ def model() -> DarwinChatModel:
     return DarwinChatModel(config=SearchConfig(cycles=1, mutations=3, max_new_tokens=64, seed=5))
 
 
+@pytest.mark.slow
 def test_every_way_of_calling_gives_the_same_text(model: DarwinChatModel) -> None:
     prompt = ChatPromptTemplate([("system", "You are a helpful assistant."), ("human", "How do I {task}?")])
     chain = prompt | model | StrOutputParser()

@@ -31,10 +31,10 @@ def test_a_choice_is_what_runs(choice: dict[str, Any], ran: set[str], model: Dar
 @pytest.mark.parametrize(
     ("choice", "selector"),
     [
-        ({}, TopKReplacement(survivors=3)),
         ({"survivors": 1}, TopKReplacement(survivors=1)),
-        ({"selector": "tournament"}, Tournament()),
-        ({"selector": "smc"}, SMCSelector()),
+        pytest.param({}, TopKReplacement(survivors=3), marks=pytest.mark.slow),
+        pytest.param({"selector": "tournament"}, Tournament(), marks=pytest.mark.slow),
+        pytest.param({"selector": "smc"}, SMCSelector(), marks=pytest.mark.slow),
     ],
 )
 def test_a_swap_answers_as_a_model_built_so(choice: dict[str, Any], selector: Any, model: DarwinChatModel) -> None:

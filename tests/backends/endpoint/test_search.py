@@ -84,7 +84,9 @@ def exactly(result: SearchResult) -> list[Any]:
 # -- whole searches
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", [name if i < 1 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(STRATEGIES)]
+)
 def test_searches_over_llama(pocket, llama: Server, strategy):
     search = remote(pocket, llama.url, strategy)
     results = [search.invoke(QUESTION, seed=seed) for seed in range(4)]

@@ -184,6 +184,7 @@ def test_too_little_memory(embedded_gguf: Path, monkeypatch: pytest.MonkeyPatch)
         use(LlamaCppPolicy(embedded_gguf, slots=1, context=250))  # no other test has a server with these settings
 
 
+@pytest.mark.slow
 def test_memory_that_llama_cpp_does_not_get(embedded_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own reason, where no estimate of ours stops it before: the system refuses the child the memory."""
     monkeypatch.setattr("darwin_align.backends.llama_cpp.memory.available_memory", lambda: None)

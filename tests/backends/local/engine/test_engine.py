@@ -291,7 +291,7 @@ async def test_a_cancelled_search_leaves_no_rows_behind(folders):
     assert in_use(search) == 0
 
 
-@pytest.mark.parametrize("how", ["batch", "abatch"])
+@pytest.mark.parametrize("how", ["batch", pytest.param("abatch", marks=pytest.mark.slow)])
 async def test_a_batch_is_one_batch(folders, how):
     model = DarwinChatModel(search=search_of(folders, row_memory=10**8))
     questions, configs = [f"{text} {i}" for text in TEXTS for i in range(4)], None
