@@ -169,8 +169,8 @@ def inputs(pattern: str, flags: int, size: int) -> Iterator[str]:
             prefixes["".join(pieces[:i])] = None
             for j in (i + 1, i + 2, i + 3, len(pieces)):
                 pumps["".join(pieces[i:j])] = None
-    for prefix in list(prefixes)[:8]:
-        for pump in list(pumps)[:40]:
+    for prefix in list(prefixes)[:12]:
+        for pump in list(pumps)[:60]:
             for end in ("", "\0", "!\n\0"):
                 yield (prefix + pump * (size // len(pump)) + end)[: size + len(prefix) + len(end)]
 
@@ -193,12 +193,9 @@ def superlinear(found: Found) -> str:
         for short, long in texts:
             if seconds(compiled, long, method) < _SLOW:
                 continue
-            times: tuple[list[float], list[float]] = ([], [])
-            for _ in range(20):  # a busy machine is slow for a while, a quadratic pattern every time
-                for text, taken in zip((short, long), times, strict=True):
-                    taken.append(seconds(compiled, text, method))
-                few, many = map(min, times)
-                if many < _SLOW or many < 9 * few:
+            for times in (3, 20):  # a busy machine is slow for a while, a quadratic pattern every time
+                few, many = (min(seconds(compiled, text, method) for _ in range(times)) for text in (short, long))
+                if many <= _SLOW or many <= 9 * few:
                     break
             else:
                 return f"{method} of {long[:60]!r}…: {few:.4f} s for 500 characters, {many:.4f} s for 2000"

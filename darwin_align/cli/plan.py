@@ -114,7 +114,7 @@ def _read(path: Path) -> tuple[Usage, int]:
         raise ConfigError(f"--usage {path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"--usage {path} is not what `darwin-align batch … --json` prints: give its output") from None
-    if new < 1 or usage.decoded_tokens < 1:
+    if new < 1:
         raise ConfigError(f"--usage {path} is of a run that answered nothing new: give the output of the one that did")
     return usage, new
 

@@ -203,12 +203,13 @@ def _mistake(file: ConfigFile, values: Any, given: Any, detail: ErrorDetails) ->
     for part in detail["loc"]:  # which also has the tags of unions
         if part in _keys(values):
             path, values, given = (*path, part), values[part], given[part] if part in _keys(given) else None
+    message = str(detail["msg"]).removeprefix("Value error, ")
     if path and given is not None:  # by an option, whatever the file says
         option = "-".join(map(str, path)).replace("limits-", "limit-").replace("_", "-")
-        return f"--{option}: {str(detail['msg']).removeprefix('Value error, ')}"
+        return f"--{option}: {message}"
     if detail["type"] == "extra_forbidden":
         return file.located(path, _unknown(path))
-    return file.located(path, str(detail["msg"]).removeprefix("Value error, "))
+    return file.located(path, message)
 
 
 def _keys(values: Any) -> Collection[Any]:

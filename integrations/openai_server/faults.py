@@ -21,7 +21,7 @@ from darwin_align.core.errors import (
     RequestError,
 )
 
-__all__ = ["Fault", "fault_of", "invalid", "refusal", "unsupported", "validation_fault"]
+__all__ = ["Fault", "draining", "fault_of", "invalid", "refusal", "unsupported", "validation_fault"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,13 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 def unsupported(param: str, message: str) -> Fault:
     """A parameter that this server does not serve: refused, never ignored."""
     return invalid(message, param, "unsupported_parameter")
+
+
+def draining(message: str) -> Fault:
+    """The server ends: 503, for another one to answer."""
+    headers = {"Retry-After": "5", "Connection": "close"}
+    message = f"{message}: send it to another one, or come back in 5 s"
+    return Fault(503, message, kind="server_error", code="draining", headers=headers)
 
 
 def validation_fault(errors: Sequence[Mapping[str, Any]]) -> Fault:

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .faults import Fault, refusal
+from .faults import Fault, draining, refusal
 from .settings import HEALTH, ServerSettings
 
 __all__ = ["server"]
@@ -125,14 +125,11 @@ class _Admission:
                 self._running.discard(task)
 
     def _fault(self) -> Fault | None:
-        headers = {"Retry-After": "5", "Connection": "close"}
         if self.draining:
-            message = (
-                "the server is about to end and takes no new requests: send it to another one, or come back in 5 s"
-            )
-            return Fault(503, message, kind="server_error", code="draining", headers=headers)
+            return draining("the server is about to end and takes no new requests")
         if len(self.state.connections) > self.most:
             message = f"the server has {self.most} open connections, the most that it takes: come back in 5 s"
+            headers = {"Retry-After": "5", "Connection": "close"}
             return Fault(503, message, kind="rate_limit_error", code="too_many_connections", headers=headers)
         return None
 

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .faults import Fault, fault_of, refusal
+from .faults import Fault, draining, fault_of, refusal
 from .metrics import Metrics
 from .settings import host_name
 
@@ -78,7 +78,7 @@ class Watched:
         except asyncio.CancelledError:  # the server ends: a client that leaves cancels nothing here
             if status:
                 raise
-            await refusal(_ended())(scope, receive, named)
+            await refusal(draining("the server ended before this request did"))(scope, receive, named)
         except Exception as error:  # nothing else can answer it
             if status:
                 raise
@@ -89,12 +89,6 @@ class Watched:
             self.metrics.requests.labels(route, str(status or 499)).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             logger.info("%s %s: %s in %.3f s, %s", scope["method"], route, status or "client left", seconds, request_id)
-
-
-def _ended() -> Fault:
-    message = "the server ended before this request did: send it to another one, or come back in 5 s"
-    headers = {"Retry-After": "5", "Connection": "close"}
-    return Fault(503, message, kind="server_error", code="draining", headers=headers)
 
 
 class HostAllowed:
