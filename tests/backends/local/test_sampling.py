@@ -175,7 +175,7 @@ def wide_logits(kind: str) -> torch.Tensor:
     [Sampling(temperature=t, top_k=None, top_p=p) for t, p in ((0.7, None), (1, 0.5), (1, 0.95), (0.6, 0.99))],
 )
 def test_few_columns_of_a_wide_vocabulary_draw_what_all_would(kind, sampling):
-    logits, positions = wide_logits(kind), range(10)
+    logits, positions = wide_logits(kind), range(30)
     warped = warpers(sampling.model_copy(update={"top_p": None}))(None, logits).clone()
     if sampling.top_p is not None:
         # The smallest set of the likeliest that reaches top_p, summed exactly; of ties the higher ids.
